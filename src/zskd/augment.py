@@ -1,0 +1,115 @@
+"""Random changes of a batch, another one for every image, all in a few tensor operations.
+
+The numbers come from a generator that the caller keys by training step, so that a resumed run changes
+its images in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from zskd.config import Augment, Warp
+from zskd.types import Images
+
+
+def augment(images: Images, config: Augment, box: tuple[float, float], generator: Generator) -> Images:
+    """Return changed copies of a batch.
+
+    Moved and flipped first, then noisy, then mixed with each other. What comes in from outside the
+    picture is the low end of the box.
+
+    Args:
+        images: batch in [0, 1].
+        config: which changes, how strong, for which share of the images.
+        box: least and largest pixel value; the result stays inside.
+        generator: the only source of randomness.
+    """
+    changed = images
+    if config.moves and config.share:
+        changed = _warp(changed, config, box[0], generator)
+    if config.salt_pepper or config.gaussian:
+        changed = _noise(changed, config, box, generator)
+    if config.mixup or config.cutmix:
+        changed = _mix(changed, config, generator)
+    return changed
+
+
+def affine_matrices(uniform: Tensor, config: Warp) -> Tensor:
+    """Return one matrix per image (N, 2, 3), from output to input coordinates in [-1, 1].
+
+    Args:
+        uniform: six numbers of U(0, 1) per image (N, 6).
+        config: how far the maps may go.
+    """
+    angle, shift_x, shift_y, shear = (2 * uniform[:, :4] - 1).unbind(1)
+    angle = angle * math.radians(config.rotation)
+    low, high = math.log(config.scale[0]), math.log(config.scale[1])
+    size = torch.exp(low + (high - low) * uniform[:, 4])
+    mirrored = torch.where(uniform[:, 5] < config.flip, -1.0, 1.0)
+    shear = shear * config.shear
+    cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
+    # a shift of the whole side is 2 in these coordinates
+    rows = (
+        torch.stack([mirrored * cos, shear * cos - sin, 2 * config.shift * shift_x], dim=1),
+        torch.stack([mirrored * sin, shear * sin + cos, 2 * config.shift * shift_y], dim=1),
+    )
+    return torch.stack(rows, dim=1)
+
+
+def warp(images: Images, matrices: Tensor, outside: float) -> Images:
+    """Move images by one matrix each, bilinearly; `outside` comes in from beyond their edges.
+
+    Differentiable with respect to the images.
+    """
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    moved = F.grid_sample(
+        images - outside if outside else images,
+        grid,
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    return moved + outside if outside else moved
+
+
+def _warp(images: Images, config: Augment, outside: float, generator: Generator) -> Images:
+    matrices = affine_matrices(torch.rand(len(images), 6, generator=generator), config)
+    moved = torch.rand(len(images), 1, 1, generator=generator) < config.share
+    return warp(images, torch.where(moved, matrices, torch.eye(2, 3)), outside)
+
+
+def _noise(images: Images, config: Augment, box: tuple[float, float], generator: Generator) -> Images:
+    touched = (torch.rand(len(images), 1, 1, 1, generator=generator) < config.share).float()
+    noisy = images + config.gaussian * torch.randn(images.shape, generator=generator) * touched
+    draw = torch.rand(images.shape, generator=generator) / touched.clamp_min(1e-9)
+    noisy = torch.where(draw < config.salt_pepper, box[1], noisy)
+    noisy = torch.where(draw < config.salt_pepper / 2, box[0], noisy)
+    return noisy.clamp(*box)
+
+
+def _mix(images: Images, config: Augment, generator: Generator) -> Images:
+    """MixUp (Zhang et al. 2018) for some images and CutMix (Yun et al. 2019) for others.
+
+    The labels need no mixing: the teacher is asked about the mixture.
+    """
+    count, _, height, width = images.shape
+    partner = images[torch.randperm(count, generator=generator)]
+    kind = torch.rand(count, generator=generator)
+    weight = torch.rand(count, generator=generator)
+    blend = torch.where(kind < config.mixup, weight, 1.0).view(-1, 1, 1, 1)
+    cut = (kind >= config.mixup) & (kind < config.mixup + config.cutmix)
+    inside_y = _stripe(height, weight, generator)
+    inside_x = _stripe(width, weight, generator)
+    rectangle = (inside_y[:, :, None] & inside_x[:, None, :] & cut[:, None, None]).unsqueeze(1)
+    return torch.where(rectangle, partner, torch.lerp(partner, images, blend))
+
+
+def _stripe(side: int, weight: Tensor, generator: Generator) -> Tensor:
+    """One random interval per image (N, side); two of them cut out 1 − weight of the picture or less."""
+    half = side * (1 - weight).sqrt() / 2
+    centre = side * torch.rand(len(weight), generator=generator)
+    return (torch.arange(side) + 0.5 - centre[:, None]).abs() < half[:, None]

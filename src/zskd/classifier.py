@@ -1,0 +1,216 @@
+"""A trained network seen as a classifier of images in [0, 1].
+
+The wrapper owns everything that the network expects of its input (mean, standard deviation, size, box),
+so that no other part of the project ever mentions normalisation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from zskd.errors import ZskdError, one_line
+from zskd.types import Features, HeadWeight, Images, Logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What a network takes: size, normalisation and the range that its pixels may have."""
+
+    shape: tuple[int, int, int] = (1, 32, 32)
+    """Channels, height, width."""
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted from pixels in [0, 1]: one value, or one per channel."""
+    std: tuple[float, ...] = (1.0,)
+    """Divides the pixels afterwards: one value, or one per channel. 0.00392157 makes 0–255 of [0, 1]."""
+    box: tuple[float, float] = (0.0, 1.0)
+    """Least and largest pixel value of a valid image, inside [0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no image could meet."""
+        if min(self.shape) < 1:
+            raise ZskdError(f"input shape {self.shape}: channels, height and width must be at least 1")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.shape[0]):
+                raise ZskdError(
+                    f"{name} has {len(values)} values for {self.shape[0]} channels: give one, or one each"
+                )
+        if min(self.std) <= 0:
+            raise ZskdError(f"std {self.std} must be above 0")
+        low, high = self.box
+        if not 0 <= low < high <= 1:
+            raise ZskdError(f"box {self.box} must be two rising numbers inside [0, 1]")
+
+
+class Classifier(nn.Module):
+    """Any `nn.Module` that ends in a linear layer, with its input specification and class names.
+
+    Args:
+        module: maps normalised images (N, C, H, W) to one row of class scores per image.
+        spec: what the module takes.
+        class_names: one name per class; "0", "1", … when absent.
+        head: dotted name of the last linear layer; found by itself when absent.
+
+    Raises:
+        ZskdError: the head cannot be found or is ambiguous (the candidates are listed), the class names
+            do not fit, there is only one class, or the module cannot take such an input.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        spec: InputSpec | None = None,
+        class_names: tuple[str, ...] | None = None,
+        head: str | None = None,
+    ) -> None:
+        super().__init__()
+        # half the time of a step on a CPU; for other networks than convolutional ones it changes nothing
+        self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.spec = spec or InputSpec()
+        self.register_buffer("mean", torch.tensor(self.spec.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.spec.std).view(1, -1, 1, 1), persistent=False)
+        self.head_name, self._output_is_logits = _find_head(module, self._probe(), head)
+        classes = self.head.out_features
+        if classes < 2:
+            raise ZskdError(
+                f"the head {self.head_name!r} has one output: zero-shot distillation reads similarities "
+                "between class vectors and needs at least two classes"
+            )
+        self.class_names = class_names or tuple(str(k) for k in range(classes))
+        if len(self.class_names) != classes:
+            raise ZskdError(f"{len(self.class_names)} class names for {classes} classes of the network")
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer."""
+        layer = self.module.get_submodule(self.head_name)
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    @property
+    def head_weight(self) -> HeadWeight:
+        """One class vector per row (K, D), detached."""
+        return self.head.weight.detach()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def parameters_count(self) -> int:
+        """Number of trainable values in the network."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    def normalise(self, images: Images) -> Images:
+        """Map pixels in [0, 1] to what the module expects."""
+        if self.spec.mean == (0.0,) and self.spec.std == (1.0,):
+            return images
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Images) -> Logits:
+        """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""
+        if self._output_is_logits:
+            logits: Tensor = self.module(self.normalise(images))
+            return logits
+        return _call_seeing_head(self.module, self.head, self.normalise(images))[1]
+
+    def features(self, images: Images) -> Features:
+        """Return the penultimate features (N, D): the input of the head."""
+        return _call_seeing_head(self.module, self.head, self.normalise(images))[0]
+
+    def freeze(self) -> Self:
+        """Switch to evaluation mode and take all parameters out of the gradient."""
+        self.eval()
+        self.requires_grad_(False)
+        return self
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over weights, buffers, input specification and head: who this classifier is."""
+        digest = hashlib.sha256(repr((self.spec, self.head_name, self.class_names)).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _probe(self) -> Images:
+        """Two grey images that differ, enough to see what the network does with an input."""
+        low, high = self.spec.box
+        ramp = torch.linspace(low, high, 2).view(2, 1, 1, 1)
+        return self.normalise(ramp.expand(2, *self.spec.shape).contiguous())
+
+
+def _call_seeing_head(module: nn.Module, head: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the module and return what went into its head and what came out."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def note(_layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        seen.append((arguments[0], output))
+
+    handle = head.register_forward_hook(note)
+    try:
+        module(inputs)
+    finally:
+        handle.remove()
+    if not seen:
+        raise ZskdError("the head named is never used by the network's forward pass: name another one")
+    return seen[-1]
+
+
+def _find_head(module: nn.Module, probe: Tensor, wanted: str | None) -> tuple[str, bool]:
+    """Return the head's name and whether the module's output is the head's output.
+
+    Every linear layer is watched during one forward pass; the head is the one whose output the module
+    returns. A softmax behind it hides it, so that it must then be named.
+    """
+    linear = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+    listing = ", ".join(f"{name} ({layer.out_features} outputs)" for name, layer in linear.items())
+    if not linear:
+        raise ZskdError("the network has no linear layer: class similarity is read off a last linear layer")
+    if wanted is not None and wanted not in linear:
+        raise ZskdError(f"the head {wanted!r} is no linear layer of the network; candidates: {listing}")
+
+    outputs: dict[str, Tensor] = {}
+
+    def note_as(name: str) -> Any:
+        def note(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs[name] = output
+
+        return note
+
+    handles = [layer.register_forward_hook(note_as(name)) for name, layer in linear.items()]
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            returned = module(probe)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shape = tuple(probe.shape[1:])
+        raise ZskdError(
+            f"the network cannot take an input of {shape} (channels, height, width): give its own input "
+            f"shape ({one_line(error)})"
+        ) from error
+    finally:
+        module.train(training)
+        for handle in handles:
+            handle.remove()
+
+    same = [name for name, output in outputs.items() if isinstance(returned, Tensor) and output is returned]
+    if wanted is not None:
+        if wanted not in outputs:
+            raise ZskdError(f"the head {wanted!r} is not used by the forward pass; candidates: {listing}")
+        return wanted, same == [wanted]
+    if len(same) != 1:
+        raise ZskdError(
+            "the network's output is not the output of one linear layer (is there a softmax behind it, or "
+            f"are there several outputs?): name its head; candidates: {listing}"
+        )
+    return same[0], True

@@ -1,0 +1,331 @@
+"""Every setting of the project, as frozen dataclasses.
+
+A recipe file has the same keys, the command line the same names with dots: `synthesis.steps` is
+`--synthesis.steps`. What a value is chosen from, and where the three published readings of ZSKD put it,
+is told in docs/methods/zskd.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from zskd.errors import ZskdError
+
+
+def _check(name: str, value: float, low: float, high: float = float("inf"), *, above: bool = False) -> None:
+    """Refuse a number outside [low, high], or (low, high] when `above`."""
+    if not (low < value <= high if above else low <= value <= high):
+        bound = f"above {low:g}" if above else f"at least {low:g}"
+        top = f" and at most {high:g}" if high != float("inf") else ""
+        raise ZskdError(f"--{name} is {value}: it must be {bound}{top}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Real images: to train a teacher on, and to test on once at the end."""
+
+    name: Literal["digits", "mnist", "fashion-mnist", "folder", "none"] = "digits"
+    """Which data set: a known one, a folder of yours with one sub-folder per class, or none at all."""
+    dir: Annotated[Path | None, Parameter(name=("dir", "--data-dir"))] = None
+    """Folder with the files, in torchvision's layout for the MNISTs; absent: a cache filled by download."""
+    validation: float = 0.1
+    """Share of the training set kept for validation, split off by class; 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Refuse a share outside [0, 1)."""
+        _check("data.validation", self.validation, 0, 0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a network is trained: by plain Adam for a fixed number of steps."""
+
+    steps: int | None = None
+    """Training steps; they win over `epochs`."""
+    epochs: float | None = None
+    """Passes over the images, for when `steps` is absent."""
+    batch_size: int = 256
+    """Images per step."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate at the start."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate goes on: down to 0 along a half cosine, or not at all."""
+    l2: float = 0.0
+    """Adds l2/2 times the sum of squared weights, without biases, to the loss."""
+    weights: Literal["last", "ema"] = "last"
+    """Which weights are kept: those of the last step, or their exponential moving average."""
+    ema_decay: float = 0.999
+    """Decay of that average per step."""
+
+    def __post_init__(self) -> None:
+        """Refuse lengths and rates that cannot be."""
+        if self.steps is None and self.epochs is None:
+            raise ZskdError("training needs its length: give steps or epochs")
+        _check("steps", 1 if self.steps is None else self.steps, 1)
+        _check("epochs", 1 if self.epochs is None else self.epochs, 0, above=True)
+        _check("batch-size", self.batch_size, 1)
+        _check("learning-rate", self.learning_rate, 0, above=True)
+        _check("l2", self.l2, 0)
+        _check("ema-decay", self.ema_decay, 0, 0.999999)
+
+    def total_steps(self, images: int) -> int:
+        """Return the number of steps for a training set of `images` images."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * images / self.batch_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher(Fit):
+    """The trained classifier: a file of yours, or one that is trained on the data."""
+
+    epochs: float | None = 15
+    batch_size: int = 128
+    path: Path | None = None
+    """Checkpoint folder, `.safetensors`, `.pt` or `.mat`; absent: a teacher is trained."""
+    model: str = "lenet5"
+    """Architecture: lenet5, lenet5_half, lenet5_small, lenet5_bn, or package.module:factory."""
+    shape: tuple[int, int, int] = (1, 32, 32)
+    """Channels, height and width of its input."""
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted from pixels in [0, 1] before they enter the network."""
+    std: tuple[float, ...] = (1.0,)
+    """Divides them afterwards."""
+    box: tuple[float, float] = (0.0, 1.0)
+    """Least and largest pixel value of a valid image."""
+    class_names: tuple[str, ...] | None = None
+    """One name per class; absent: those of the data, or numbers."""
+    head: str | None = None
+    """Dotted name of the last linear layer; absent: found by itself."""
+    golden: Path | None = None
+    """File with `inputs` and the `logits` that the original network gave for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Softmax targets drawn from Dirichlet distributions (ZSKD, section 3.2)."""
+
+    betas: tuple[float, ...] = (1.0, 0.1)
+    """Scales of the concentration, each for an equal part of the set; small ones give peaked targets."""
+    normalise: Literal["row", "matrix"] = "row"
+    """Min-max each row of the class similarity, or first the whole matrix and then each row."""
+    rescale_after_beta: bool = False
+    """Min-max each row once more behind β, as the authors' release does: β then has no effect."""
+    concentration_floor: float = 0.0
+    """Added to every concentration before β. With two classes, where min-max leaves (1, 0), only this
+    gives mixed targets."""
+    redraws: int = 0
+    """How often a target whose largest entry is not its class is drawn again."""
+    priors: tuple[float, ...] | None = None
+    """Share of each class among the anchors, summing to 1; absent: equal."""
+    order: Literal["interleaved", "rows"] = "interleaved"
+    """Classes and β in turn, so that every prefix is balanced, or one block per class and β."""
+
+    def __post_init__(self) -> None:
+        """Refuse scales, floors and priors that no Dirichlet distribution has."""
+        if not self.betas:
+            raise ZskdError("--targets.betas needs at least one value")
+        for beta in self.betas:
+            _check("targets.betas", beta, 0, above=True)
+        _check("targets.concentration-floor", self.concentration_floor, 0)
+        _check("targets.redraws", self.redraws, 0)
+        if self.priors is not None:
+            for prior in self.priors:
+                _check("targets.priors", prior, 0)
+            if abs(sum(self.priors) - 1) > 1e-6:
+                raise ZskdError(f"--targets.priors sum to {sum(self.priors):g}: they must sum to 1")
+            if self.order == "rows":
+                raise ZskdError("--targets.priors needs --targets.order interleaved: rows are equal blocks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warp:
+    """Random affine maps, another one for every image."""
+
+    rotation: float = 0.0
+    """Largest rotation in degrees, either way."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Least and largest magnification."""
+    shift: float = 0.0
+    """Largest shift as a share of the image's side, in each direction."""
+    shear: float = 0.0
+    """Largest shear: how far the picture's edge moves, as a share of its height."""
+    flip: float = 0.0
+    """Probability of a mirrored image."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible magnitudes."""
+        for name in ("rotation", "shift", "shear"):
+            _check(name, getattr(self, name), 0)
+        _check("flip", self.flip, 0, 1)
+        _check("scale", self.scale[0], 0, self.scale[1], above=True)
+
+    @property
+    def moves(self) -> bool:
+        """Whether any image is changed at all."""
+        still = (self.rotation, self.shift, self.shear, self.flip) == (0, 0, 0, 0)
+        return not (still and self.scale == (1.0, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """How images are optimised until the teacher answers with their targets."""
+
+    start: Literal["smooth", "uniform", "gaussian"] = "smooth"
+    """First image: smooth multi-scale noise, or white noise drawn from U(0, 1) or from N(0, 1)."""
+    noise_share: float = 0.0
+    """Share of the set that stays as it started, without any optimisation."""
+    steps: int = 60
+    """Optimisation steps of one impression."""
+    learning_rate: float = 0.1
+    """Adam's learning rate, in units of the pixel range."""
+    tau: float = 4.0
+    """Temperature of the teacher's softmax that is matched to the target."""
+    l2: float = 0.0
+    """Adds l2/2 times the sum of squared pixels of an image to its loss."""
+    pixels: Literal["project", "free", "minmax"] = "project"
+    """Pixels are put back into the input box at every step, or only when stored, or the whole batch is
+    stretched to [0, 1] at every step."""
+    warp: Warp = field(default_factory=Warp)
+    """The teacher sees the image under another random map at every step, so that its answer does not
+    hang on single pixels."""
+    carry_images: bool = False
+    """A batch starts from the images of the batch before it, inside one shard."""
+    carry_moments: bool = False
+    """A batch goes on with Adam's moments and step count of the batch before it, inside one shard."""
+    batch_size: int = 100
+    """Images optimised together. Part of the result: another size rounds otherwise."""
+    shard_size: int = 1000
+    """Images in one file, the unit of work; with `targets.order: rows` a shard is one row instead."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and rates that cannot be."""
+        _check("synthesis.noise-share", self.noise_share, 0, 1)
+        _check("synthesis.steps", self.steps, 0)
+        _check("synthesis.learning-rate", self.learning_rate, 0, above=True)
+        _check("synthesis.tau", self.tau, 0, above=True)
+        _check("synthesis.l2", self.l2, 0)
+        _check("synthesis.batch-size", self.batch_size, 1)
+        _check("synthesis.shard-size", self.shard_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment(Warp):
+    """Random changes of each image of a batch; the teacher is asked again about the changed image."""
+
+    share: float = 1.0
+    """Share of the images of a batch that are moved or made noisy at all."""
+    salt_pepper: float = 0.0
+    """Share of the pixels set to the ends of the box."""
+    gaussian: float = 0.0
+    """Standard deviation of added pixel noise."""
+    mixup: float = 0.0
+    """Share of the images blended with another one of the batch, with a uniform weight."""
+    cutmix: float = 0.0
+    """Share of the images that get a rectangle of another one of the batch."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside [0, 1]."""
+        super().__post_init__()
+        for name in ("share", "salt_pepper", "mixup", "cutmix"):
+            _check(f"distill.augment.{name.replace('_', '-')}", getattr(self, name), 0, 1)
+        _check("distill.augment.mixup and cutmix together", self.mixup + self.cutmix, 0, 1)
+        _check("distill.augment.gaussian", self.gaussian, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Fit):
+    """How the student learns from the teacher on the transfer set."""
+
+    steps: int | None = 3000
+    batch_size: int = 256
+    loss: Literal["kl", "l1", "mse", "ce"] = "l1"
+    """Kullback–Leibler divergence of the softened answers, absolute or squared difference of the logits,
+    or cross-entropy with the teacher's class alone."""
+    tau: float = 4.0
+    """Temperature of both softmaxes, for `kl`."""
+    tau_squared: bool = True
+    """Multiplies `kl` by τ², so that its gradient does not shrink with τ."""
+    augment: Augment = field(default_factory=Augment)
+    """Random changes of the images."""
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature of 0."""
+        super().__post_init__()
+        _check("distill.tau", self.tau, 0, above=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that determines a run."""
+
+    name: str = "run"
+    """Name of the run; its folder is runs/<name> unless `--out` says otherwise."""
+    preset: str = "default"
+    """Settings of the method that this recipe starts from: default, paper, release or reproduction."""
+    seed: int = 0
+    """Seed of everything random."""
+    method: Literal["zskd", "class_impressions", "noise"] = "zskd"
+    """How the transfer set of the main arm is made."""
+    count: int | None = None
+    """Images in a transfer set, noise included; absent: taken from `rate`."""
+    rate: float | None = None
+    """The same as a percentage of the full training set, above 0 and at most 100."""
+    controls: tuple[Literal["class_impressions", "noise_smooth", "noise_white"], ...] = (
+        "class_impressions",
+        "noise_smooth",
+        "noise_white",
+    )
+    """Arms that are run beside the main one with equal size, steps and augmentation."""
+    held_out: int = 500
+    """Images of each kind made apart, to measure on them how far student and teacher agree."""
+    student: str = "half"
+    """Student: `half` for a narrower copy of the teacher, a built-in name, or package.module:factory."""
+    threads: int = 0
+    """Threads of training and distillation; 0 for one per core. A shard always uses one."""
+    data: Data = field(default_factory=Data)
+    """Real images."""
+    teacher: Teacher = field(default_factory=Teacher)
+    """The teacher."""
+    targets: Targets = field(default_factory=Targets)
+    """What the teacher is to answer."""
+    synthesis: Synthesis = field(default_factory=Synthesis)
+    """How images are made."""
+    distill: Distill = field(default_factory=Distill)
+    """How the student learns."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be."""
+        _check("seed", self.seed, 0, 2**63 - 1)
+        _check("held-out", self.held_out, 1)
+        _check("threads", self.threads, 0)
+        if self.count is not None:
+            _check("count", self.count, 1)
+        if self.rate is not None:
+            _check("rate", self.rate, 0, 100, above=True)
+        if self.count is not None and self.rate is not None:
+            raise ZskdError("--count and --rate both say how large the transfer set is: give one of them")
+
+    def size(self, train_size: int | None) -> int:
+        """Return the number of images in a transfer set.
+
+        Args:
+            train_size: images in the full training set, where there is one.
+
+        Raises:
+            ZskdError: neither count nor rate, or a rate without a training set.
+        """
+        if self.count is not None:
+            return self.count
+        if self.rate is None:
+            raise ZskdError("how large is the transfer set? give --count N, or --rate PERCENT")
+        if train_size is None:
+            raise ZskdError(
+                "--rate is a percentage of the training set, and there is no data: give --count N"
+            )
+        return max(1, round(train_size * self.rate / 100))

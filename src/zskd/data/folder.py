@@ -1,0 +1,65 @@
+"""Labelled images as a tree of folders: one folder per class, grey or RGB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from zskd.errors import ZskdError, one_line
+
+_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Read a picture as float32 in [0, 1] of `shape` (channels, height, width), resized bilinearly.
+
+    Raises:
+        ZskdError: no readable picture, or neither one nor three channels wanted.
+    """
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise ZskdError(f"pictures are read as grey or RGB; the network takes {channels} channels")
+    try:
+        with Image.open(path) as picture:
+            converted = picture.convert("L" if channels == 1 else "RGB")
+            if converted.size != (width, height):
+                converted = converted.resize((width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(converted, dtype=np.float32) / 255
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ZskdError(f"{path} is no readable picture ({one_line(error)})") from error
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1).copy()
+
+
+def class_folders(root: Path) -> tuple[str, ...]:
+    """Return the class names: the sorted names of the folders in `root`."""
+    return tuple(sorted(child.name for child in root.iterdir() if child.is_dir()))
+
+
+def read_folder(
+    root: Path, names: tuple[str, ...], shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read all pictures below `root/<class>/`.
+
+    Returns:
+        Images (N, C, H, W) float32 in [0, 1], and labels (N,) int64 by the order of `names`.
+
+    Raises:
+        ZskdError: a class folder is missing, unknown or empty, or a file is no picture.
+    """
+    found = class_folders(root)
+    if found != names:
+        odd = sorted(set(found) ^ set(names))
+        raise ZskdError(f"{root} has other class folders than expected: {', '.join(odd)}")
+    files = [
+        (path, label)
+        for label, name in enumerate(names)
+        for path in sorted((root / name).rglob("*"))
+        if path.suffix.lower() in _ENDINGS
+    ]
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    empty = [name for label, name in enumerate(names) if not (labels == label).any()]
+    if empty:
+        raise ZskdError(f"{root / empty[0]} holds no picture ({', '.join(sorted(_ENDINGS))})")
+    return np.stack([read_image(path, shape) for path, _ in files]), labels

@@ -1,0 +1,48 @@
+"""IDX files, the format of MNIST and Fashion-MNIST (yann.lecun.com/exdb/mnist), plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from zskd.errors import ZskdError, one_line
+
+_UNSIGNED_BYTE = 0x08
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read one IDX file of unsigned bytes.
+
+    Args:
+        path: the file without `.gz`; the gzipped one beside it is taken when the plain one is absent.
+
+    Returns:
+        An array of uint8 of the file's own shape.
+
+    Raises:
+        ZskdError: missing, wrong magic number, cut off, or too long.
+    """
+    packed = path.with_name(path.name + ".gz")
+    source = path if path.is_file() else packed
+    try:
+        raw = source.read_bytes()
+        if source == packed:
+            raw = gzip.decompress(raw)
+    except FileNotFoundError as error:
+        raise ZskdError(f"neither {path} nor {packed.name} is there") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ZskdError(f"{source} is damaged or cut off ({one_line(error)}): fetch it again") from error
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE or raw[3] == 0:
+        raise ZskdError(f"{source} is no IDX file of bytes: its magic number is {raw[:4].hex() or 'missing'}")
+    dimensions = raw[3]
+    start = 4 + 4 * dimensions
+    if len(raw) < start:
+        raise ZskdError(f"{source} is cut off inside its header: fetch it again")
+    shape = tuple(int(size) for size in np.frombuffer(raw, dtype=">u4", count=dimensions, offset=4))
+    size = int(np.prod(shape, dtype=np.int64))
+    if len(raw) - start != size:
+        raise ZskdError(f"{source} holds {len(raw) - start:,} values instead of {size:,}: fetch it again")
+    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,78 @@
+"""What is measured of a student: accuracy on labelled images, agreement with its teacher on any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import binomtest
+
+from zskd.classifier import Classifier
+from zskd.data import Split
+from zskd.errors import ZskdError
+from zskd.types import Images, Labels
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Share:
+    """A percentage of n images with its 95 % Wilson interval."""
+
+    percent: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.percent:.2f} % [{self.low:.2f}, {self.high:.2f}] of {self.n:,}"
+
+
+def share(hits: int, n: int) -> Share:
+    """Return hits/n as a percentage with its interval.
+
+    Raises:
+        ZskdError: n is 0.
+    """
+    if n == 0:
+        raise ZskdError("there are no images to measure on")
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return Share(100 * hits / n, 100 * interval.low, 100 * interval.high, n)
+
+
+@torch.inference_mode()
+def predict(classifier: Classifier, images: Images) -> Labels:
+    """Return the class of each image (N,)."""
+    classifier.eval()
+    return torch.cat([classifier(batch).argmax(1) for batch in torch.split(images, _BATCH)]).clone()
+
+
+def accuracy(classifier: Classifier, split: Split) -> Share:
+    """Return the share of images whose label the classifier gives.
+
+    Raises:
+        ZskdError: images of another size, or labels beyond its classes.
+    """
+    if split.images.shape[1:] != classifier.spec.shape:
+        raise ZskdError(
+            f"the images are {tuple(split.images.shape[1:])}, and the network takes {classifier.spec.shape}"
+        )
+    if len(split) and int(split.labels.max()) >= classifier.classes:
+        raise ZskdError(f"the data has more classes than the network's {classifier.classes}")
+    return share(int((predict(classifier, split.images) == split.labels).sum()), len(split))
+
+
+def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
+    """Return the percentage of each class's images that are recognised."""
+    hit = predict(classifier, split.images) == split.labels
+    return {
+        name: 100 * float(hit[split.labels == k].float().mean())
+        for k, name in enumerate(classifier.class_names)
+        if bool((split.labels == k).any())
+    }
+
+
+def agreement(student: Classifier, teacher: Classifier, images: Images) -> Share:
+    """Return the share of images for which student and teacher give the same class."""
+    same = predict(student, images) == predict(teacher, images)
+    return share(int(same.sum()), len(images))

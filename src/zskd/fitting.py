@@ -1,0 +1,198 @@
+"""The one training loop, for teachers and students alike; it resumes to the same bytes.
+
+A step is a function of the weights, the optimiser's state and the step's number: which images, which
+augmentation and which dropout mask all come from streams keyed by that number. Weights and state are
+saved after every pass over the images, so that a killed run redoes at most one pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Generator, Tensor, nn
+
+from zskd.checkpoint import read_tensors, save_tensors
+from zskd.config import Fit
+from zskd.errors import ZskdError
+from zskd.files import whole_file
+from zskd.progress import Progress
+from zskd.streams import torch_stream
+
+BatchLoss = Callable[[nn.Module, Tensor, Generator], Tensor]
+"""(network, rows of the training set, random numbers of this step) → loss."""
+
+
+def fit(
+    module: nn.Module,
+    batch_loss: BatchLoss,
+    config: Fit,
+    *,
+    images: int,
+    seed: int,
+    title: str,
+    state: Path | None = None,
+    key: str = "",
+    progress: Progress | None = None,
+) -> None:
+    """Train a network in place with Adam for the number of steps of its settings.
+
+    Args:
+        module: in training mode; left in evaluation mode.
+        batch_loss: loss of one batch.
+        config: length, batch, learning rate and which weights are kept.
+        images: size of the training set.
+        seed: of the order of the images and of the streams given to `batch_loss`.
+        title: what is trained, for messages.
+        state: file that the state is saved to after every pass and read from at the start.
+        key: identifies what is being trained; a state of another key is not used.
+        progress: told of every step.
+
+    Raises:
+        ZskdError: the loss is no longer finite.
+    """
+    total = config.total_steps(images)
+    weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
+    optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
+    average = {name: value.clone() for name, value in module.state_dict().items()}
+    done = _load(state, key, module, optimiser, average) if state else 0
+    per_pass = max(1, images // config.batch_size)
+    module.train()
+    with (
+        torch.random.fork_rng(devices=[]),
+        (progress or Progress()).task(title, total, "steps", done=done) as task,
+    ):
+        for step in range(done, total):
+            numbers = torch_stream(seed, "step", step)
+            torch.manual_seed(numbers.initial_seed())  # dropout draws from the global generator
+            for group in optimiser.param_groups:
+                group["lr"] = _learning_rate(config, step, total)
+            loss = batch_loss(module, _rows(step, config.batch_size, images, seed), numbers)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise ZskdError(
+                    f"{title}: the loss is not finite at step {step + 1} of {total}: lower the learning rate "
+                    f"({config.learning_rate:g})"
+                )
+            if config.l2:
+                loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            if config.weights == "ema":
+                _follow(average, module, config.ema_decay, step)
+            if state and (step + 1) % per_pass == 0 and step + 1 < total:
+                _save(state, key, module, optimiser, average, step + 1)
+            task.advance(1, f"loss {value:.4f}")
+    if config.weights == "ema":
+        module.load_state_dict(average)
+    module.eval()
+
+
+def fresh_weights(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a network whose random initial weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_stream(seed, "weights", 0).initial_seed())
+        return build()
+
+
+def _rows(step: int, batch: int, images: int, seed: int) -> Tensor:
+    """The rows of one batch, from an endless chain of random orders of all images.
+
+    Batches are always full and may reach over the end of a pass.
+    """
+    first = step * batch
+    parts, position = [], first
+    while position < first + batch:
+        turn, offset = divmod(position, images)
+        order = _order(turn, images, seed)
+        part = order[offset : offset + first + batch - position]
+        parts.append(part)
+        position += len(part)
+    return torch.cat(parts)
+
+
+_last_order: dict[tuple[int, int, int], Tensor] = {}
+
+
+def _order(turn: int, images: int, seed: int) -> Tensor:
+    """The random order of one pass; the last one asked for is kept."""
+    wanted = (turn, images, seed)
+    if wanted not in _last_order:
+        _last_order.clear()
+        _last_order[wanted] = torch.randperm(images, generator=torch_stream(seed, "order", turn))
+    return _last_order[wanted]
+
+
+def _learning_rate(config: Fit, step: int, total: int) -> float:
+    if config.schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
+    """Move the averaged weights; early on the average is over the steps so far. Counters are copied."""
+    decay = min(decay, (step + 1) / (step + 10))
+    for name, value in module.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)
+
+
+def _save(
+    path: Path,
+    key: str,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    done: int,
+) -> None:
+    tensors = {f"weights/{name}": value for name, value in module.state_dict().items()}
+    tensors |= {f"average/{name}": value for name, value in average.items()}
+    for i, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam/{i}/{name}": value for name, value in moments.items()}
+    # channels-last weights are stored row by row; where they lie does not matter to their values
+    with whole_file(path) as temporary:
+        save_tensors(
+            {name: value.detach().contiguous() for name, value in tensors.items()},
+            temporary,
+            metadata={"key": key, "done": str(done)},
+        )
+
+
+def _load(
+    path: Path, key: str, module: nn.Module, optimiser: torch.optim.Optimizer, average: dict[str, Tensor]
+) -> int:
+    """Put a saved state back and return the number of steps done; 0 without a state of this key."""
+    if not path.is_file():
+        return 0
+    tensors = read_tensors(path)
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata() or {}
+    if metadata.get("key") != key:
+        return 0
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}}
+    moments: dict[int, dict[str, Tensor]] = {}
+    parameters = list(module.parameters())
+    for name, value in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "adam":
+            number, _, field = rest.partition("/")
+            moments.setdefault(int(number), {})[field] = value
+        else:
+            groups[kind][rest] = value
+    module.load_state_dict(groups["weights"])
+    for name, value in groups["average"].items():
+        average[name].copy_(value)
+    for i, fields in moments.items():
+        for field, value in fields.items():
+            # fused Adam walks through memory: moments must lie as their parameter does
+            like = parameters[i] if value.shape == parameters[i].shape else value
+            fields[field] = torch.empty_like(like, requires_grad=False).copy_(value)
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+    return int(metadata["done"])

@@ -1,0 +1,47 @@
+"""The methods that fill a transfer set: one file each, one signature, one explicit table.
+
+A method says what the teacher shall answer for each index and which images are optimised towards it.
+Starts, optimisation and storage are the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zskd.classifier import Classifier
+from zskd.config import Targets
+from zskd.methods.class_impressions import class_impressions
+from zskd.methods.noise import noise
+from zskd.methods.wanted import Wanted
+from zskd.methods.zskd import zskd
+from zskd.targets import Place
+
+Method = Callable[[Classifier, list[Place], list[int], int, Targets], Wanted]
+"""(teacher, places in the plan, indices, seed, settings) → what is wanted of the teacher."""
+
+METHODS: dict[str, Method] = {
+    "zskd": zskd,
+    "class_impressions": class_impressions,
+    "noise": noise,
+}
+
+
+@dataclass(frozen=True)
+class Control:
+    """An arm that differs from the main one in its method alone."""
+
+    method: str
+    start: str | None
+    """First image, where it is not the main arm's."""
+    title: str
+    """How tables and figures call it."""
+
+
+CONTROLS: dict[str, Control] = {
+    "class_impressions": Control("class_impressions", None, "class impressions"),
+    "noise_smooth": Control("noise", "smooth", "smooth noise"),
+    "noise_white": Control("noise", "uniform", "white noise"),
+}
+
+__all__ = ["CONTROLS", "METHODS", "Control", "Method", "Wanted"]

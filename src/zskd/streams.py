@@ -1,0 +1,46 @@
+"""Random streams that depend on a key alone, never on what was drawn before.
+
+Every draw of the project is addressed by (seed, purpose, index). An impression, a batch or an
+augmentation therefore gets the same numbers whichever worker makes it, in whatever order, and after
+any interruption: there is no generator state to save.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+_MASK = (1 << 63) - 1
+
+
+def _purpose_key(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+
+
+def numpy_stream(seed: int, purpose: str, index: int) -> np.random.Generator:
+    """Return the NumPy generator of one index, e.g. of one impression.
+
+    Philox (Salmon et al. 2011) is counter-based: the key holds seed and purpose, the highest counter
+    word the index, so that streams of different indices can never overlap.
+
+    Args:
+        seed: run seed, at least 0.
+        purpose: what the numbers are for ("targets", "start", …).
+        index: at least 0.
+    """
+    key = np.array([seed & ((1 << 64) - 1), _purpose_key(purpose)], dtype=np.uint64)
+    counter = np.array([0, 0, 0, index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def torch_stream(seed: int, purpose: str, index: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return the torch generator of one index, e.g. of one training step.
+
+    The key is hashed to torch's 63-bit seed.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
+    generator = torch.Generator(device=device)
+    generator.manual_seed(int.from_bytes(digest[:8], "little") & _MASK)
+    return generator

@@ -1,0 +1,229 @@
+"""Transfer sets on disk: immutable safetensors shards and a manifest.
+
+The manifest is written anew after every shard and lists its SHA-256, so that whatever kills the writer,
+the shards listed are whole and the others are made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from zskd.checkpoint import read_tensors, save_tensors
+from zskd.errors import ZskdError
+from zskd.files import first_difference, make_folder, read_json, sha256_file, whole_file, write_json
+from zskd.types import Images, Labels, Logits, PerSample, SoftLabels
+from zskd.versions import processor, versions
+
+MANIFEST = "manifest.json"
+_FORMAT = "zskd-transfer-set/1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some images of a transfer set and what is known of each."""
+
+    images: Images
+    """Pixels inside the teacher's box."""
+    targets: SoftLabels
+    """What the teacher was to answer, y."""
+    logits: Logits
+    """What it does answer for the stored image."""
+    anchors: Labels
+    """The class k that the target was drawn for."""
+    steps: Tensor
+    """Optimisation steps used (N,), int32."""
+    kl: PerSample
+    """KL(y ‖ softmax(T(x)/τ)) of the stored image at the set's own τ, in nats."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name, as they are stored."""
+        return {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Put several together."""
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+    @staticmethod
+    def bytes_per_image(shape: tuple[int, int, int], classes: int) -> int:
+        """Return what one image takes on disk."""
+        channels, height, width = shape
+        return 4 * (channels * height * width + 2 * classes + 2) + 8
+
+
+class Writer:
+    """Adds shards to a folder; what is already there of the same provenance is kept.
+
+    Args:
+        folder: of one transfer set.
+        provenance: everything that determines its bytes.
+        class_names: of the teacher.
+        shape: channels, height and width.
+
+    Raises:
+        ZskdError: the folder holds a transfer set of another provenance.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        provenance: dict[str, Any],
+        *,
+        class_names: tuple[str, ...],
+        shape: tuple[int, int, int],
+    ) -> None:
+        self._folder = make_folder(folder)
+        self._provenance: dict[str, Any] = json.loads(json.dumps(provenance))
+        self._head = {"class_names": list(class_names), "shape": list(shape)}
+        self.done: dict[int, dict[str, Any]] = {}
+        """The shards that are whole, by number."""
+        if (folder / MANIFEST).is_file():
+            self._continue(read_json(folder / MANIFEST, "the manifest of a transfer set"))
+
+    def add(self, number: int, shard: Shard) -> None:
+        """Write one shard and list it."""
+        path = self._folder / f"shard-{number:05d}.safetensors"
+        with whole_file(path) as temporary:
+            save_tensors(shard.tensors(), temporary)
+        self.done[number] = {
+            "file": path.name,
+            "count": len(shard),
+            "sha256": sha256_file(path),
+            "mean_kl": float(shard.kl.mean()),
+            "anchor_match": float((shard.logits.argmax(1) == shard.anchors).float().mean()),
+        }
+        self._write(complete=False)
+
+    def finish(self) -> None:
+        """Mark the set as complete."""
+        self._write(complete=True)
+
+    def _write(self, *, complete: bool) -> None:
+        shards = [self.done[number] for number in sorted(self.done)]
+        count = sum(shard["count"] for shard in shards)
+        write_json(
+            self._folder / MANIFEST,
+            {
+                "format": _FORMAT,
+                "complete": complete,
+                "count": count,
+                "mean_kl": sum(s["mean_kl"] * s["count"] for s in shards) / max(count, 1),
+                "anchor_match": sum(s["anchor_match"] * s["count"] for s in shards) / max(count, 1),
+                **self._head,
+                **self._provenance,
+                "resolved": {"threads_per_shard": 1, "device": "cpu", "dtype": "float32"},
+                "versions": versions(),
+                "processor": processor(),
+                "shards": shards,
+            },
+        )
+
+    def _continue(self, manifest: dict[str, Any]) -> None:
+        for key, value in self._provenance.items():
+            if manifest.get(key) != value:
+                what = first_difference(manifest.get(key), value, key)
+                raise ZskdError(
+                    f"{self._folder} holds a transfer set made with another {what}: choose another folder, "
+                    "or delete this one"
+                )
+        for shard in manifest.get("shards", ()):
+            path = self._folder / shard["file"]
+            if path.is_file() and sha256_file(path) == shard["sha256"]:
+                self.done[int(path.stem.split("-")[1])] = shard
+
+
+class TransferSet:
+    """A complete transfer set on disk, its shards mapped into memory and not copied.
+
+    Args:
+        folder: with manifest and shards.
+
+    Raises:
+        ZskdError: missing, damaged or unfinished.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        if not self.manifest["complete"]:
+            raise ZskdError(f"{folder} is not finished: run the command that makes it again and it goes on")
+        self._shards = []
+        for entry in self.manifest["shards"]:
+            tensors = read_tensors(folder / entry["file"])
+            if tensors.keys() != {f.name for f in fields(Shard)} or len(tensors["images"]) != entry["count"]:
+                raise ZskdError(f"{folder / entry['file']} is not the shard that the manifest lists")
+            self._shards.append(Shard(**tensors))
+        self._starts = torch.tensor([0] + [len(shard) for shard in self._shards]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __iter__(self) -> Iterator[Shard]:
+        return iter(self._shards)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.manifest["class_names"])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        channels, height, width = self.manifest["shape"]
+        return channels, height, width
+
+    def images(self, rows: Tensor) -> Images:
+        """Return the images of the given rows (N,), in that order."""
+        gathered = torch.empty(len(rows), *self.shape)
+        owner = torch.bucketize(rows, self._starts[1:], right=True)
+        for number in set(owner.tolist()):
+            here = owner == number
+            gathered[here] = self._shards[number].images[rows[here] - self._starts[number]]
+        return gathered
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a transfer set.
+
+    Raises:
+        ZskdError: missing, damaged, or of another format.
+    """
+    manifest = read_json(folder / MANIFEST, "the manifest of a transfer set")
+    needed = {"format", "complete", "count", "class_names", "shape", "shards", "spec", "teacher_sha256"}
+    if manifest.get("format") != _FORMAT or not needed <= manifest.keys():
+        raise ZskdError(f"{folder / MANIFEST} is not a manifest of format {_FORMAT}: make the set again")
+    return manifest
+
+
+def verify_transfer_set(folder: Path) -> int:
+    """Hash every shard again and compare with the manifest.
+
+    Returns:
+        The number of shards.
+
+    Raises:
+        ZskdError: a shard is missing, damaged, or has been changed.
+    """
+    manifest = read_manifest(folder)
+    for entry in manifest["shards"]:
+        path = folder / entry["file"]
+        if not path.is_file():
+            raise ZskdError(f"{path} is missing: run the command that made the set again")
+        if sha256_file(path) != entry["sha256"]:
+            raise ZskdError(f"{path} is not the file that was written: delete it and make the set again")
+    if not manifest["complete"]:
+        raise ZskdError(f"{folder} is not finished: run the command that makes it again and it goes on")
+    return len(manifest["shards"])

@@ -1,0 +1,45 @@
+"""What software and processor a result was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def zskd_version() -> str:
+    """Return the installed version of zskd."""
+    try:
+        return version("zskd")
+    except PackageNotFoundError:  # a source tree on the path that was never installed
+        return "0+uninstalled"
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions that can change a result's bytes."""
+    names = ("torch", "numpy", "scipy", "safetensors", "scikit-learn")
+    found = {name: version(name) for name in names}
+    return {"zskd": zskd_version(), "python": platform.python_version(), **found}
+
+
+@cache
+def processor() -> dict[str, str | int]:
+    """Return the processor's name and the number of cores that this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return {"name": name, "cores": usable_cores(), "system": platform.system()}
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
