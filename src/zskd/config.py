@@ -88,21 +88,21 @@ class Teacher(Fit):
     batch_size: int = 128
     path: Path | None = None
     """Checkpoint folder, `.safetensors`, `.pt` or `.mat`; absent: a teacher is trained."""
-    model: str = "lenet5"
+    model: Annotated[str, Parameter(name=("model", "--model"))] = "lenet5"
     """Architecture: lenet5, lenet5_half, lenet5_small, lenet5_bn, or package.module:factory."""
-    shape: tuple[int, int, int] = (1, 32, 32)
+    shape: Annotated[tuple[int, int, int], Parameter(name=("shape", "--shape"))] = (1, 32, 32)
     """Channels, height and width of its input."""
-    mean: tuple[float, ...] = (0.0,)
+    mean: Annotated[tuple[float, ...], Parameter(name=("mean", "--mean"))] = (0.0,)
     """Subtracted from pixels in [0, 1] before they enter the network."""
-    std: tuple[float, ...] = (1.0,)
+    std: Annotated[tuple[float, ...], Parameter(name=("std", "--std"))] = (1.0,)
     """Divides them afterwards."""
     box: tuple[float, float] = (0.0, 1.0)
     """Least and largest pixel value of a valid image."""
     class_names: tuple[str, ...] | None = None
     """One name per class; absent: those of the data, or numbers."""
-    head: str | None = None
+    head: Annotated[str | None, Parameter(name=("head", "--head"))] = None
     """Dotted name of the last linear layer; absent: found by itself."""
-    golden: Path | None = None
+    golden: Annotated[Path | None, Parameter(name=("golden", "--golden"))] = None
     """File with `inputs` and the `logits` that the original network gave for them."""
 
 
@@ -276,6 +276,8 @@ class Recipe:
     """Images in a transfer set, noise included; absent: taken from `rate`."""
     rate: float | None = None
     """The same as a percentage of the full training set, above 0 and at most 100."""
+    nominal_rates: dict[str, float] = field(default_factory=dict)
+    """Published rates whose name is not their size: the reproduction's 25 % are 12,000 of 60,000, 20 %."""
     controls: tuple[Literal["class_impressions", "noise_smooth", "noise_white"], ...] = (
         "class_impressions",
         "noise_smooth",
@@ -328,4 +330,5 @@ class Recipe:
             raise ZskdError(
                 "--rate is a percentage of the training set, and there is no data: give --count N"
             )
-        return max(1, round(train_size * self.rate / 100))
+        rate = self.nominal_rates.get(f"{self.rate:g}", self.rate)
+        return max(1, round(train_size * rate / 100))

@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from zskd.classifier import Classifier
 from zskd.config import Synthesis, Targets
-from zskd.errors import ZskdError
+from zskd.errors import ZskdError, one_line
 from zskd.inversion import Chain, draw_starts, draw_warps, invert
 from zskd.methods import METHODS
 from zskd.progress import Progress, readable_bytes, readable_seconds
-from zskd.targets import place, row_size
+from zskd.targets import Place, place, row_size
 from zskd.transfer_set import Shard, TransferSet, Writer
 
 HELD_OUT = 1 << 40
@@ -65,6 +68,18 @@ class SetSpec:
     def shards(self, classes: int) -> int:
         """Number of shards."""
         return -(-self.count // self.shard_size(classes))
+
+
+def read_spec(values: dict[str, Any]) -> SetSpec:
+    """Return the spec that a manifest holds.
+
+    Raises:
+        ZskdError: it is damaged.
+    """
+    try:
+        return TypeAdapter(SetSpec).validate_python(values)
+    except ValidationError as error:
+        raise ZskdError(f"the manifest's settings are damaged: {one_line(error)}") from error
 
 
 def build_transfer_set(
@@ -113,18 +128,68 @@ def make_shard(teacher: Classifier, spec: SetSpec, number: int) -> Shard:
     return Shard.join(parts)
 
 
-def _make_batch(teacher: Classifier, spec: SetSpec, indices: list[int], chain: Chain) -> Shard:
+@dataclass(frozen=True)
+class Frame:
+    """One moment in the making of an impression."""
+
+    step: int
+    image: Tensor
+    target: Tensor
+    kl: float
+
+
+def film(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> list[Frame]:
+    """Make one impression again, in its own batch, and return it at several moments.
+
+    Moments are closer together at the beginning, where most happens. In a set whose batches go on from
+    each other, what is shown is the first batch's image at that place.
+
+    Args:
+        teacher: frozen.
+        spec: of the set that the impression belongs to.
+        index: of the image in the set; an image that stays noise is passed over for the next that does not.
+        frames: how many moments, at least 2.
+
+    Raises:
+        ZskdError: the method optimises nothing.
+    """
+    if spec.method == "noise" or spec.synthesis.noise_share == 1:
+        raise ZskdError("noise is not optimised: there is nothing to film")
+    while not _place(teacher, spec, index).optimised:
+        index += 1
+    size, last = spec.synthesis.batch_size, spec.synthesis.steps
+    first = index // size * size
+    lane = sum(_place(teacher, spec, i).optimised for i in range(first, index))
+    moments = {round(last * (k / (frames - 1)) ** 2) for k in range(frames)}
+    seen: dict[int, Tensor] = {}
+
+    def note(step: int, images: Tensor) -> None:
+        if step in moments:
+            seen[step] = images[lane].clamp(*teacher.spec.box).clone()
+
+    with _one_thread(), torch.no_grad():
+        batch = _make_batch(teacher, spec, list(range(first, first + size)), Chain(), note)
+        target = batch.targets[index - first]
+        images = torch.stack([seen[step] for step in sorted(seen)])
+        answers = F.log_softmax(teacher(images) / spec.synthesis.tau, dim=1)
+        kl = F.kl_div(answers, target.expand_as(answers), reduction="none").sum(1)
+    return [Frame(step, seen[step], target, float(k)) for step, k in zip(sorted(seen), kl, strict=True)]
+
+
+def _place(teacher: Classifier, spec: SetSpec, index: int) -> Place:
+    share = spec.synthesis.noise_share
+    return place(index, count=spec.count, classes=teacher.classes, config=spec.targets, noise_share=share)
+
+
+def _make_batch(
+    teacher: Classifier,
+    spec: SetSpec,
+    indices: list[int],
+    chain: Chain,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Shard:
     config = spec.synthesis
-    places = [
-        place(
-            index,
-            count=spec.count,
-            classes=teacher.classes,
-            config=spec.targets,
-            noise_share=config.noise_share,
-        )
-        for index in indices
-    ]
+    places = [_place(teacher, spec, index) for index in indices]
     owned = [spec.first_index + index for index in indices]
     wanted = METHODS[spec.method](teacher, places, owned, spec.seed, spec.targets)
     images = draw_starts(
@@ -137,7 +202,7 @@ def _make_batch(teacher: Classifier, spec: SetSpec, indices: list[int], chain: C
         moved = [index for index, chosen in zip(owned, wanted.optimised, strict=True) if chosen]
         warps = draw_warps(moved, config.steps, seed=spec.seed) if config.warp.moves else None
         images[optimised] = invert(
-            teacher, images[optimised], targets[optimised], config, warps=warps, chain=chain
+            teacher, images[optimised], targets[optimised], config, warps=warps, chain=chain, on_step=on_step
         )
     images.clamp_(*teacher.spec.box)
     return label(teacher, images, targets, torch.tensor([spot.anchor for spot in places]), steps, config.tau)
@@ -145,10 +210,10 @@ def _make_batch(teacher: Classifier, spec: SetSpec, indices: list[int], chain: C
 
 def label(
     teacher: Classifier,
-    images: torch.Tensor,
-    targets: torch.Tensor,
-    anchors: torch.Tensor,
-    steps: torch.Tensor,
+    images: Tensor,
+    targets: Tensor,
+    anchors: Tensor,
+    steps: Tensor,
     tau: float,
 ) -> Shard:
     """Ask the teacher about finished images and return them as a shard.

@@ -9,12 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
-def zskd_version() -> str:
-    """Return the installed version of zskd."""
+def _installed() -> str:
     try:
         return version("zskd")
     except PackageNotFoundError:  # a source tree on the path that was never installed
         return "0+uninstalled"
+
+
+__version__ = _installed()
 
 
 @cache
@@ -22,7 +24,7 @@ def versions() -> dict[str, str]:
     """Return the versions that can change a result's bytes."""
     names = ("torch", "numpy", "scipy", "safetensors", "scikit-learn")
     found = {name: version(name) for name in names}
-    return {"zskd": zskd_version(), "python": platform.python_version(), **found}
+    return {"zskd": __version__, "python": platform.python_version(), **found}
 
 
 @cache

@@ -37,9 +37,11 @@ def invert(
 ) -> Images:
     """Optimise images until the teacher answers with their targets.
 
-    x* = argmin_x CE(y, softmax(T(A(x))/τ)) + l2/2·|x|²  (ZSKD, equation 5, where A is the identity and
-    there is no penalty, which is the reproduction's; random maps A are those of Athalye et al. 2018). The losses of a batch are added, not averaged: the gradient of an image is then its
-    own, whatever its neighbours are.
+    x* = argmin_x CE(y, softmax(T(A(x))/τ)) + l2/2·|x|²
+
+    ZSKD's equation 5 has neither the penalty, which is the reproduction's, nor the random maps A, which
+    are those of Athalye et al. 2018. The losses of a batch are added, not averaged: the gradient of an
+    image is then its own, whatever its neighbours are.
 
     Args:
         teacher: frozen, in evaluation mode.

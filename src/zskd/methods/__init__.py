@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from zskd.classifier import Classifier
 from zskd.config import Targets
@@ -32,7 +33,7 @@ class Control:
     """An arm that differs from the main one in its method alone."""
 
     method: str
-    start: str | None
+    start: Literal["smooth", "uniform", "gaussian"] | None
     """First image, where it is not the main arm's."""
     title: str
     """How tables and figures call it."""

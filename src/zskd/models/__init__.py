@@ -62,6 +62,15 @@ def describe_half(teacher: nn.Module) -> Architecture:
     return {"layers": [[name, arguments] for name, arguments in narrow(read_layers(teacher))]}
 
 
+def half(teacher: nn.Module) -> nn.Module:
+    """Build a copy with half the filters of a plain sequential convolutional teacher, untrained.
+
+    Raises:
+        ZskdError: the teacher's forward pass is not one plain chain of layers.
+    """
+    return build(describe_half(teacher), run_code=False)
+
+
 def build(architecture: Mapping[str, Any], *, run_code: bool) -> nn.Module:
     """Build the network that an architecture names, with fresh weights.
 

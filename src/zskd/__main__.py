@@ -1,0 +1,20 @@
+"""The command `zskd`: environment first, then the rest."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    # OpenMP reads this once, when torch is imported: threads that spin while they wait make a step on a
+    # shared machine up to twenty times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from zskd.cli import run
+
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""A run from end to end: teacher, similarity, transfer sets, students, measurements, pictures, page.
+
+Every stage writes a whole artefact and is skipped when that artefact is there, so that the same command
+goes on wherever a run was killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from zskd.checkpoint import Card, load_checkpoint, save_checkpoint
+from zskd.classifier import Classifier
+from zskd.config import Recipe
+from zskd.data import Dataset, load_data
+from zskd.distillation import distill
+from zskd.errors import ZskdError
+from zskd.evaluate import accuracy, accuracy_by_class, agreement
+from zskd.files import (
+    first_difference,
+    folder_lock,
+    make_folder,
+    read_json,
+    sha256_json,
+    write_json,
+    write_text,
+)
+from zskd.inspection import count_multiply_adds
+from zskd.methods import CONTROLS
+from zskd.progress import Progress
+from zskd.recipes import to_values, to_yaml
+from zskd.run_page import draw_run
+from zskd.similarity import class_similarity, concentration
+from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set
+from zskd.teachers import describe_student, fresh_student, make_teacher
+from zskd.transfer_set import TransferSet
+from zskd.versions import processor, usable_cores, versions
+
+NOT_MEASURED = "accuracy not measured: no data"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the run's table."""
+
+    name: str
+    title: str
+    spec: SetSpec
+
+
+def run_recipe(recipe: Recipe, folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Run a recipe in a folder, or go on with it, and return its metrics.
+
+    Args:
+        recipe: everything that determines the run.
+        folder: of this run alone: recipe.yaml, teacher/, sets/, students/, figures/, metrics.json,
+            README.md.
+        progress: told of every stage.
+
+    Raises:
+        ZskdError: the folder is in use or belongs to another configuration, or a stage fails.
+    """
+    progress = progress or Progress()
+    with folder_lock(folder), use_threads(recipe.threads):
+        _claim(recipe, folder)
+        clock = _Clock(folder / "timings.json")
+        with clock("teacher"):
+            teacher, data = make_teacher(recipe, folder / "teacher", progress)
+        write_similarity(teacher, folder / "similarity.json")
+        arms = plan_arms(recipe, set_size(recipe, data))
+        sets, students = {}, {}
+        for arm in arms:
+            with clock(f"set {arm.name}"):
+                sets[arm.name] = build_transfer_set(
+                    teacher, arm.spec, folder / "sets" / arm.name, progress=progress
+                )
+            with clock(f"student {arm.name}"):
+                students[arm.name] = make_student(
+                    recipe, teacher, sets[arm.name], folder / "students" / arm.name, progress
+                )
+        held_out = _held_out(recipe, teacher, folder, progress)
+        metrics = _measure(recipe, teacher, arms, students, held_out, data)
+        metrics |= {
+            "sets": {name: _set_facts(one) for name, one in sets.items()},
+            "seconds": clock.seconds,
+            "versions": versions(),
+            "processor": processor(),
+        }
+        write_json(folder / "metrics.json", metrics)
+        draw_run(recipe, folder, metrics, teacher, sets, arms[0].spec)
+    return metrics
+
+
+def plan_arms(recipe: Recipe, count: int) -> list[Arm]:
+    """Return the main arm and its controls, all of the same size."""
+    main = SetSpec(
+        method=recipe.method,
+        count=count,
+        seed=recipe.seed,
+        targets=recipe.targets,
+        synthesis=recipe.synthesis,
+    )
+    arms = [Arm(recipe.method, f"{recipe.method.upper()} ({recipe.preset})", main)]
+    for name in recipe.controls:
+        control = CONTROLS[name]
+        synthesis = replace(main.synthesis, start=control.start or main.synthesis.start)
+        arms.append(Arm(name, control.title, replace(main, method=control.method, synthesis=synthesis)))
+    return arms
+
+
+def _claim(recipe: Recipe, folder: Path) -> None:
+    """Write the recipe into a new folder; refuse a folder of another one."""
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        write_text(path, to_yaml(recipe))
+        return
+    there, now = yaml.safe_load(path.read_text(encoding="utf-8")), to_values(recipe)
+    for values in (there, now):
+        values["data"]["dir"] = None  # where the files lie does not change what they are
+    if there != now:
+        what = first_difference(there, now, "")
+        raise ZskdError(
+            f"{folder} was made with another {what}: choose another folder with --out, or delete this one"
+        )
+
+
+def set_size(recipe: Recipe, data: Dataset | None) -> int:
+    """Return the number of images in each transfer set; data are loaded only where a rate needs them."""
+    if recipe.count is not None or recipe.data.name == "none":
+        return recipe.size(None)
+    return recipe.size((data or load_data(recipe.data, recipe.teacher.shape)).train_size)
+
+
+def write_similarity(teacher: Classifier, path: Path) -> None:
+    """Write class names, class similarity and concentration as JSON."""
+    similarity = class_similarity(teacher.head_weight)
+    write_json(
+        path,
+        {
+            "class_names": list(teacher.class_names),
+            "similarity": similarity.tolist(),
+            "concentration": concentration(similarity).tolist(),
+        },
+    )
+
+
+def make_student(
+    recipe: Recipe, teacher: Classifier, transfer_set: TransferSet, folder: Path, progress: Progress
+) -> Classifier:
+    """Return the student that a recipe asks for, from `folder` if it is there already."""
+    factory = recipe.student if ":" in recipe.student else None
+    if (folder / "card.json").is_file():
+        return load_checkpoint(folder, model=factory)[0].freeze()
+    architecture = describe_student(recipe.student, teacher)
+    untrained = fresh_student(architecture, teacher, recipe.seed)
+    make_folder(folder)
+    student = distill(
+        teacher,
+        transfer_set,
+        untrained.module,
+        recipe.distill,
+        seed=recipe.seed,
+        state=folder / "training.safetensors",
+        progress=progress,
+    )
+    origin = {
+        "how": "distilled",
+        "teacher_sha256": teacher.fingerprint(),
+        "transfer_set_sha256": sha256_json({"shards": transfer_set.manifest["shards"]}),
+        "method": transfer_set.manifest["spec"]["method"],
+        "seed": recipe.seed,
+        "distill": to_values(recipe)["distill"],
+        "threads": torch.get_num_threads(),
+    }
+    save_checkpoint(folder, student, Card(architecture=architecture, origin=origin))
+    (folder / "training.safetensors").unlink(missing_ok=True)
+    return student
+
+
+def _held_out(
+    recipe: Recipe, teacher: Classifier, folder: Path, progress: Progress
+) -> dict[str, TransferSet]:
+    """Images that no student has seen: impressions and two kinds of noise."""
+    impressions = SetSpec(
+        method="zskd",
+        count=recipe.held_out,
+        seed=recipe.seed,
+        first_index=HELD_OUT,
+        targets=recipe.targets,
+        synthesis=replace(recipe.synthesis, noise_share=0.0),
+    )
+    specs = {"impressions": impressions}
+    for name in ("noise_smooth", "noise_white"):
+        start = CONTROLS[name].start
+        assert start is not None
+        specs[name] = replace(impressions, method="noise", synthesis=replace(recipe.synthesis, start=start))
+    return {
+        name: build_transfer_set(teacher, spec, folder / "held_out" / name, progress=progress)
+        for name, spec in specs.items()
+    }
+
+
+def _measure(
+    recipe: Recipe,
+    teacher: Classifier,
+    arms: list[Arm],
+    students: dict[str, Classifier],
+    held_out: dict[str, TransferSet],
+    data: Dataset | None,
+) -> dict[str, Any]:
+    """Measure everything once. The test images are touched here and nowhere before."""
+    if recipe.data.name != "none":
+        data = data or load_data(recipe.data, teacher.spec.shape)
+    rows = []
+    for arm in arms:
+        student = students[arm.name]
+        agrees = {
+            name: asdict(agreement(student, teacher, torch.cat([shard.images for shard in images])))
+            for name, images in held_out.items()
+        }
+        row = {"arm": arm.name, "title": arm.title, "count": arm.spec.count, "agreement": agrees}
+        rows.append(row | {"parameters": student.parameters_count} | _accuracies(student, data))
+    return {
+        "run": recipe.name,
+        "preset": recipe.preset,
+        "selection": recipe.distill.weights,
+        "student_steps": recipe.distill.total_steps(arms[0].spec.count),
+        "data": recipe.data.name,
+        "accuracy": "measured" if data else NOT_MEASURED,
+        "teacher": {
+            "parameters": teacher.parameters_count,
+            "multiply_adds": count_multiply_adds(teacher),
+            "sha256": teacher.fingerprint(),
+        }
+        | _accuracies(teacher, data),
+        "student": {"multiply_adds": count_multiply_adds(students[arms[0].name])},
+        "arms": rows,
+    }
+
+
+def _accuracies(classifier: Classifier, data: Dataset | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    found: dict[str, Any] = {
+        "test_accuracy": asdict(accuracy(classifier, data.test)),
+        "test_accuracy_by_class": accuracy_by_class(classifier, data.test),
+    }
+    if len(data.validation):
+        found["validation_accuracy"] = asdict(accuracy(classifier, data.validation))
+    return found
+
+
+def _set_facts(transfer_set: TransferSet) -> dict[str, Any]:
+    manifest = transfer_set.manifest
+    return {key: manifest[key] for key in ("count", "mean_kl", "anchor_match")}
+
+
+class _Clock:
+    """Seconds per stage, added up over interruptions."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = read_json(path, "the timings of a run") if path.is_file() else {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + spent, 3)
+            write_json(self._path, self.seconds)
+
+
+@contextmanager
+def use_threads(wanted: int) -> Iterator[None]:
+    """Use so many threads for training and distillation; 0 for one per core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or usable_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,175 @@
+"""What a finished run shows: pictures, a README that holds them, and a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from zskd.classifier import Classifier
+from zskd.config import Recipe
+from zskd.errors import ZskdError
+from zskd.evaluate import Share
+from zskd.figures import (
+    Bar,
+    bars_figure,
+    caption,
+    filmstrip_figure,
+    grid_figure,
+    save_figure,
+    similarity_figure,
+)
+from zskd.files import write_text
+from zskd.progress import readable_seconds
+from zskd.similarity import class_similarity, concentration
+from zskd.synthesis import SetSpec, film
+from zskd.transfer_set import TransferSet
+
+_KINDS = {"impressions": "held-out impressions", "noise_smooth": "smooth noise", "noise_white": "white noise"}
+
+
+def draw_run(
+    recipe: Recipe,
+    folder: Path,
+    metrics: dict[str, Any],
+    teacher: Classifier,
+    sets: dict[str, TransferSet],
+    main: SetSpec,
+) -> None:
+    """Write figures/ and README.md of a run."""
+    figures = folder / "figures"
+    values = concentration(class_similarity(teacher.head_weight))
+    save_figure(
+        similarity_figure(values, teacher.class_names, "concentration (class similarity, row min-max)"),
+        figures / "similarity.png",
+    )
+    for name, transfer_set in sets.items():
+        save_figure(samples_figure(transfer_set, per_class=2), figures / f"samples-{name}.png")
+    if main.method != "noise":
+        save_figure(film_figure(teacher, main), figures / "filmstrip.png")
+    save_figure(_chart(metrics), figures / "arms.png")
+    write_text(folder / "README.md", _page(recipe, metrics, list(sets)))
+
+
+def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | None = None) -> Figure:
+    """Draw the first optimised images of each class, or of one class, with their two strongest classes.
+
+    A set without optimised images shows what it has.
+    """
+    chosen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    wanted = range(len(transfer_set.class_names)) if only is None else [only]
+    left = dict.fromkeys(wanted, per_class)
+    anything_optimised = any(bool((shard.steps > 0).any()) for shard in transfer_set)
+    for shard in transfer_set:
+        for row in range(len(shard)):
+            anchor = int(shard.anchors[row])
+            if left.get(anchor, 0) and (int(shard.steps[row]) > 0 or not anything_optimised):
+                left[anchor] -= 1
+                chosen.append((anchor, shard.images[row], shard.targets[row]))
+        if not any(left.values()):
+            break
+    if not chosen:
+        raise ZskdError("the set holds no image of that class")
+    chosen.sort(key=lambda one: one[0])
+    images = torch.stack([image for _, image, _ in chosen])
+    captions = [caption(target, transfer_set.class_names) for _, _, target in chosen]
+    method = transfer_set.manifest["spec"]["method"]
+    return grid_figure(images, captions, f"{method}: images and the two strongest classes of their targets")
+
+
+def film_figure(teacher: Classifier, spec: SetSpec, index: int = 0) -> Figure:
+    """Draw one impression from its first image to its last."""
+    frames = film(teacher, spec, index)
+    images = torch.stack([frame.image for frame in frames])
+    captions = [f"step {frame.step}, KL {frame.kl:.3f}" for frame in frames]
+    return filmstrip_figure(images, captions, f"towards {caption(frames[0].target, teacher.class_names)}")
+
+
+def summary_lines(metrics: dict[str, Any]) -> list[str]:
+    """Return the run's table for a terminal, one line each."""
+    heads, rows = _table(metrics)
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (heads, *rows)
+    ]
+    return [line.rstrip() for line in (*lines, "", *_notes(metrics))]
+
+
+def _table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    measured = "test_accuracy" in metrics["teacher"]
+    heads = ["arm", "parameters", "images", "steps"]
+    heads += ["test accuracy"] if measured else []
+    heads += [f"agreement on {kind}" for kind in _KINDS.values()]
+    teacher = metrics["teacher"]
+    rows = [["teacher", f"{teacher['parameters']:,}", "", ""]]
+    rows[0] += [_share(teacher["test_accuracy"])] if measured else []
+    rows[0] += [""] * len(_KINDS)
+    for arm in metrics["arms"]:
+        row = [arm["title"], f"{arm['parameters']:,}", f"{arm['count']:,}", f"{metrics['student_steps']:,}"]
+        row += [_share(arm["test_accuracy"])] if measured else []
+        rows.append(row + [_share(arm["agreement"][kind]) for kind in _KINDS])
+    return heads, rows
+
+
+def _notes(metrics: dict[str, Any]) -> list[str]:
+    """What the numbers mean, in words."""
+    seconds = readable_seconds(sum(metrics["seconds"].values()))
+    small, large = (metrics[who]["multiply_adds"] for who in ("student", "teacher"))
+    lines = [
+        f"The student makes {small:,} multiply-adds per image, the teacher {large:,}. {seconds} in all.",
+        f"Weights kept: {metrics['selection']}; nothing was chosen on test images.",
+        "Brackets are 95 % Wilson intervals: they hold test sampling alone, not the spread over seeds.",
+    ]
+    if "test_accuracy" in metrics["teacher"]:
+        return lines
+    return [
+        f"{metrics['accuracy']}.",
+        "Known instead: how often the student gives its teacher's class on images that it has not seen.",
+        "High agreement there is needed for a good student and does not prove one; the teacher's own errors",
+        "cannot be seen at all.",
+        *lines,
+    ]
+
+
+def _page(recipe: Recipe, metrics: dict[str, Any], arms: Iterable[str]) -> str:
+    heads, rows = _table(metrics)
+    table = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
+    parts = [
+        f"# Run {recipe.name}",
+        f"Preset `{recipe.preset}`, seed {recipe.seed}, data `{recipe.data.name}`. Everything is in "
+        "[recipe.yaml](recipe.yaml) and [metrics.json](metrics.json).",
+        "\n".join(table),
+        "\n".join(_notes(metrics)),
+        "![arms](figures/arms.png)",
+        "## What the teacher's last layer says",
+        "Row k shows how strongly a target of class k may mix with each other class.",
+        "![concentration](figures/similarity.png)",
+        "## What the student learned from",
+        "The images look like noise because only the teacher's answer to them was asked for. Nothing in that "
+        "answer asks for strokes or smooth areas; the student needs the answers, not the looks.",
+        *(f"![samples](figures/samples-{name}.png)" for name in arms),
+    ]
+    if recipe.method != "noise":
+        parts += ["One impression from its first image to its last:", "![filmstrip](figures/filmstrip.png)"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _chart(metrics: dict[str, Any]) -> Figure:
+    measured = "test_accuracy" in metrics["teacher"]
+
+    def value(arm: dict[str, Any]) -> Share:
+        return Share(**(arm["test_accuracy"] if measured else arm["agreement"]["impressions"]))
+
+    bars = [Bar(arm["title"], value(arm), i == 0) for i, arm in enumerate(metrics["arms"])]
+    if not measured:
+        return bars_figure(bars, None, "agreement with the teacher on held-out impressions")
+    ceiling = ("teacher", Share(**metrics["teacher"]["test_accuracy"]))
+    return bars_figure(bars, ceiling, f"test accuracy, {metrics['data']}")
+
+
+def _share(value: dict[str, Any]) -> str:
+    return f"{value['percent']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
