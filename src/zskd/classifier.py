@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +127,7 @@ class Classifier(nn.Module):
         """Return the penultimate features (N, D): the input of the head."""
         return _call_seeing_head(self.module, self.head, self.normalise(images))[0]
 
-    def freeze(self) -> Self:
+    def freeze(self) -> Classifier:
         """Switch to evaluation mode and take all parameters out of the gradient."""
         self.eval()
         self.requires_grad_(False)

@@ -116,10 +116,10 @@ class Targets:
     """Min-max each row of the class similarity, or first the whole matrix and then each row."""
     rescale_after_beta: bool = False
     """Min-max each row once more behind β, as the authors' release does: β then has no effect."""
-    concentration_floor: float = 0.0
+    concentration_floor: float = 0.05
     """Added to every concentration before β. With two classes, where min-max leaves (1, 0), only this
     gives mixed targets."""
-    redraws: int = 0
+    redraws: int = 100
     """How often a target whose largest entry is not its class is drawn again."""
     priors: tuple[float, ...] | None = None
     """Share of each class among the anchors, summing to 1; absent: equal."""
@@ -178,9 +178,9 @@ class Synthesis:
 
     start: Literal["smooth", "uniform", "gaussian"] = "smooth"
     """First image: smooth multi-scale noise, or white noise drawn from U(0, 1) or from N(0, 1)."""
-    noise_share: float = 0.0
+    noise_share: float = 0.5
     """Share of the set that stays as it started, without any optimisation."""
-    steps: int = 60
+    steps: int = 50
     """Optimisation steps of one impression."""
     learning_rate: float = 0.1
     """Adam's learning rate, in units of the pixel range."""
@@ -191,7 +191,7 @@ class Synthesis:
     pixels: Literal["project", "free", "minmax"] = "project"
     """Pixels are put back into the input box at every step, or only when stored, or the whole batch is
     stretched to [0, 1] at every step."""
-    warp: Warp = field(default_factory=Warp)
+    warp: Warp = field(default_factory=lambda: Warp(rotation=15.0, scale=(0.84, 1.2), shift=0.06, shear=0.18))
     """The teacher sees the image under another random map at every step, so that its answer does not
     hang on single pixels."""
     carry_images: bool = False
@@ -242,16 +242,20 @@ class Augment(Warp):
 class Distill(Fit):
     """How the student learns from the teacher on the transfer set."""
 
-    steps: int | None = 3000
-    batch_size: int = 256
-    loss: Literal["kl", "l1", "mse", "ce"] = "l1"
+    steps: int | None = 4000
+    learning_rate: float = 4e-3
+    loss: Literal["kl", "l1", "mse", "ce"] = "kl"
     """Kullback–Leibler divergence of the softened answers, absolute or squared difference of the logits,
     or cross-entropy with the teacher's class alone."""
     tau: float = 4.0
     """Temperature of both softmaxes, for `kl`."""
     tau_squared: bool = True
     """Multiplies `kl` by τ², so that its gradient does not shrink with τ."""
-    augment: Augment = field(default_factory=Augment)
+    augment: Augment = field(
+        default_factory=lambda: Augment(
+            rotation=35.0, scale=(0.66, 1.52), shift=0.14, shear=0.42, mixup=0.25, cutmix=0.25
+        )
+    )
     """Random changes of the images."""
 
     def __post_init__(self) -> None:

@@ -74,7 +74,7 @@ def caption(target: Tensor, class_names: Sequence[str]) -> str:
     return "  ".join(f"'{class_names[k]}' {value:.2f}" for k, value in pairs)
 
 
-def grid_figure(images: Images, captions: Sequence[str], title: str, columns: int = 8) -> Figure:
+def grid_figure(images: Images, captions: Sequence[str], title: str, columns: int) -> Figure:
     """Draw images in rows, each with its caption below."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -111,17 +111,16 @@ def bars_figure(bars: Sequence[Bar], ceiling: tuple[str, Share] | None, title: s
     values = [bar.value for bar in bars]
     error = np.array([[v.percent - v.low for v in values], [v.high - v.percent for v in values]])
     axes.barh(
-        [bar.title for bar in bars],
+        [f"{bar.title}  {bar.value.percent:.2f}" for bar in bars],
         [v.percent for v in values],
         xerr=error,
         color=[_MAIN if bar.main else _CONTROL for bar in bars],
         capsize=3,
     )
-    for i, value in enumerate(values):
-        axes.text(1.0, i, f"{value.percent:.2f}", va="center", ha="left", color="black", fontsize=9)
     if ceiling is not None:
-        axes.axvline(ceiling[1].percent, color="black", linestyle="--", linewidth=1)
-        axes.text(ceiling[1].percent, -0.62, f"{ceiling[0]} {ceiling[1].percent:.2f}", ha="right", fontsize=9)
+        label = f"{ceiling[0]}  {ceiling[1].percent:.2f}"
+        axes.axvline(ceiling[1].percent, color="black", linestyle="--", linewidth=1, label=label)
+        axes.legend(loc="lower left")
     axes.set_xlim(0, 100)
     axes.set_xlabel("%")
     axes.set_title(title)

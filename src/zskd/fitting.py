@@ -87,6 +87,7 @@ def fit(
             if state and (step + 1) % per_pass == 0 and step + 1 < total:
                 _save(state, key, module, optimiser, average, step + 1)
             task.advance(1, f"loss {value:.4f}")
+    optimiser.zero_grad()
     if config.weights == "ema":
         module.load_state_dict(average)
     module.eval()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from zskd.classifier import Classifier
 from zskd.config import Recipe
@@ -28,6 +29,7 @@ from zskd.similarity import class_similarity, concentration
 from zskd.synthesis import SetSpec, film
 from zskd.transfer_set import TransferSet
 
+_COLUMNS = 10
 _KINDS = {"impressions": "held-out impressions", "noise_smooth": "smooth noise", "noise_white": "white noise"}
 
 
@@ -59,25 +61,31 @@ def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | Non
 
     A set without optimised images shows what it has.
     """
-    chosen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-    wanted = range(len(transfer_set.class_names)) if only is None else [only]
-    left = dict.fromkeys(wanted, per_class)
+    names = transfer_set.class_names
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {
+        k: [] for k in (range(len(names)) if only is None else [only])
+    }
     anything_optimised = any(bool((shard.steps > 0).any()) for shard in transfer_set)
     for shard in transfer_set:
         for row in range(len(shard)):
-            anchor = int(shard.anchors[row])
-            if left.get(anchor, 0) and (int(shard.steps[row]) > 0 or not anything_optimised):
-                left[anchor] -= 1
-                chosen.append((anchor, shard.images[row], shard.targets[row]))
-        if not any(left.values()):
+            of_class = found.get(int(shard.anchors[row]), [])
+            fits = int(shard.steps[row]) > 0 or not anything_optimised
+            if fits and len(of_class) < per_class:
+                of_class.append((shard.images[row], shard.targets[row]))
+        if all(len(of_class) == per_class for of_class in found.values()):
             break
-    if not chosen:
-        raise ZskdError("the set holds no image of that class")
-    chosen.sort(key=lambda one: one[0])
-    images = torch.stack([image for _, image, _ in chosen])
-    captions = [caption(target, transfer_set.class_names) for _, _, target in chosen]
-    method = transfer_set.manifest["spec"]["method"]
-    return grid_figure(images, captions, f"{method}: images and the two strongest classes of their targets")
+    # one column per class, unless they are too many or one alone
+    turns = [of_class[i] for i in range(per_class) for of_class in found.values() if i < len(of_class)]
+    if not turns:
+        raise ZskdError("the set holds no such image")
+    every_class_full = all(len(of_class) == per_class for of_class in found.values())
+    columns = len(found) if 1 < len(found) <= _COLUMNS and every_class_full else _COLUMNS
+    return grid_figure(
+        torch.stack([image for image, _ in turns]),
+        [caption(target, names) for _, target in turns],
+        f"{transfer_set.manifest['spec']['method']}: images and the two strongest classes of their targets",
+        columns,
+    )
 
 
 def film_figure(teacher: Classifier, spec: SetSpec, index: int = 0) -> Figure:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Shard:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice) -> Shard:
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def tensors(self) -> dict[str, Tensor]:
@@ -53,7 +53,7 @@ class Shard:
         return {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
 
     @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
+    def join(cls, parts: Sequence[Shard]) -> Shard:
         """Put several together."""
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 

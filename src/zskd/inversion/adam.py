@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ class LaneAdam:
     """Steps taken by each lane (N,), int32."""
 
     @classmethod
-    def fresh(cls, images: Images) -> Self:
+    def fresh(cls, images: Images) -> LaneAdam:
         """Return a state for images that have not been moved yet."""
         return cls(
             torch.zeros_like(images), torch.zeros_like(images), torch.zeros(len(images), dtype=torch.int32)

@@ -1,0 +1,83 @@
+"""Shapes and types are checked at run time in tests; one thread, so that workers do not fight for cores."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("zskd", "type_check.check")
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from zskd.checkpoint import Card, save_checkpoint
+from zskd.classifier import Classifier, InputSpec
+from zskd.config import Data, Synthesis, Targets, Teacher
+from zskd.data import Dataset, load_data
+from zskd.models import describe
+from zskd.synthesis import SetSpec, build_transfer_set
+from zskd.training import train_teacher
+from zskd.transfer_set import TransferSet
+
+torch.set_num_threads(1)
+
+SHAPE = (1, 32, 32)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load_data(Data(name="digits"), SHAPE)
+
+
+@pytest.fixture(scope="session")
+def teacher(digits: Dataset) -> Classifier:
+    """LeNet-5 trained on real digits for a few seconds."""
+    architecture = describe("lenet5", shape=SHAPE, classes=10)
+    config = Teacher(epochs=10, batch_size=32)
+    return train_teacher(digits, architecture, InputSpec(), config, seed=0)
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "teacher"
+    architecture = describe("lenet5", shape=SHAPE, classes=10)
+    return save_checkpoint(folder, teacher, Card(architecture=architecture, origin={"how": "trained"}))
+
+
+@pytest.fixture(scope="session")
+def small_spec() -> SetSpec:
+    """Two shards, the second not full, its last batch not full either."""
+    return SetSpec(
+        count=50,
+        seed=3,
+        targets=Targets(redraws=5, concentration_floor=0.05),
+        synthesis=Synthesis(steps=8, noise_share=0.4, batch_size=20, shard_size=40),
+    )
+
+
+@pytest.fixture(scope="session")
+def small_set(
+    teacher: Classifier, small_spec: SetSpec, tmp_path_factory: pytest.TempPathFactory
+) -> TransferSet:
+    return build_transfer_set(teacher, small_spec, tmp_path_factory.mktemp("set") / "set")
+
+
+def run_zskd(
+    *arguments: object, cwd: Path | None = None, timeout: float = 240, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "zskd", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        check=False,
+    )

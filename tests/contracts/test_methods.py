@@ -1,0 +1,160 @@
+"""What every method and every preset must keep."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from zskd.classifier import Classifier
+from zskd.config import Synthesis, Targets
+from zskd.errors import ZskdError
+from zskd.inversion import loop
+from zskd.methods import CONTROLS, METHODS
+from zskd.recipes import load_recipe, preset_names
+from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set, film, make_shard
+from zskd.transfer_set import Shard, TransferSet
+
+
+def spec_of(method: str, preset: str = "default", count: int = 60) -> SetSpec:
+    recipe = load_recipe(None, {"preset": preset, "count": count})
+    synthesis = replace(recipe.synthesis, steps=4, batch_size=20, shard_size=40)
+    return SetSpec(method=method, count=count, seed=1, targets=recipe.targets, synthesis=synthesis)
+
+
+EVERY = [(method, preset) for method in METHODS for preset in preset_names()]
+
+
+def same(one: Shard, other: Shard) -> bool:
+    return all(torch.equal(value, other.tensors()[name]) for name, value in one.tensors().items())
+
+
+@pytest.mark.parametrize(("method", "preset"), EVERY)
+def test_same_seed_same_bytes_and_another_seed_other_ones(
+    teacher: Classifier, method: str, preset: str
+) -> None:
+    spec = spec_of(method, preset)
+    first = make_shard(teacher, spec, 0)
+    assert same(first, make_shard(teacher, spec, 0))
+    assert not torch.equal(first.images, make_shard(teacher, replace(spec, seed=2), 0).images)
+
+
+@pytest.mark.parametrize(("method", "preset"), EVERY)
+def test_pixels_targets_and_records_are_what_they_claim(
+    teacher: Classifier, method: str, preset: str
+) -> None:
+    spec = spec_of(method, preset)
+    shard = make_shard(teacher, spec, 0)
+    assert 0 <= float(shard.images.min()) <= float(shard.images.max()) <= 1
+    torch.testing.assert_close(shard.targets.sum(1), torch.ones(len(shard)))
+    with torch.no_grad():
+        logits = teacher(shard.images)
+    torch.testing.assert_close(shard.logits, logits, atol=1e-4, rtol=1e-4)
+    log_answers = torch.log_softmax(shard.logits / spec.synthesis.tau, 1)
+    kl = torch.special.xlogy(shard.targets, shard.targets).sum(1) - (shard.targets * log_answers).sum(1)
+    torch.testing.assert_close(shard.kl, kl, atol=1e-5, rtol=1e-4)
+    untouched = shard.steps == 0
+    assert set(shard.steps.tolist()) <= {0, spec.synthesis.steps}
+    assert torch.equal(shard.anchors[untouched], shard.logits[untouched].argmax(1))
+    assert float(shard.kl[untouched].abs().max() if untouched.any() else 0) < 1e-5
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_the_teacher_is_left_as_it_was(teacher: Classifier, method: str) -> None:
+    before = teacher.fingerprint()
+    make_shard(teacher, spec_of(method), 0)
+    assert teacher.fingerprint() == before
+    assert not teacher.training
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_no_hook_stays_behind_even_after_an_exception(
+    teacher: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hooks() -> int:
+        return sum(
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+            for m in teacher.modules()
+        )
+
+    def stop(_step: int, _images: torch.Tensor) -> None:
+        raise KeyboardInterrupt
+
+    before = hooks()
+    with pytest.raises(KeyboardInterrupt):
+        loop.invert(teacher, torch.rand(2, 1, 32, 32), torch.eye(10)[:2], Synthesis(), on_step=stop)
+    with pytest.raises(RuntimeError):
+        teacher.features(torch.rand(2, 1, 5, 5))
+    teacher.features(torch.rand(2, 1, 32, 32))
+    assert hooks() == before
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_set_is_the_beginning_of_a_larger_one(teacher: Classifier, method: str, tmp_path: Path) -> None:
+    small = build_transfer_set(teacher, spec_of(method, count=50), tmp_path / "small")
+    large = build_transfer_set(teacher, spec_of(method, count=130), tmp_path / "large")
+    assert (len(small), len(large)) == (50, 130)
+    rows = torch.arange(50)
+    assert torch.equal(small.images(rows), large.images(rows))
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_shards_are_the_same_in_any_order_and_in_another_process(
+    teacher: Classifier, teacher_folder: Path, tmp_path: Path, preset: str
+) -> None:
+    spec = spec_of("zskd", preset, count=120)
+    shards = spec.shards(10)
+    assert shards > 2
+    backwards = {number: make_shard(teacher, spec, number) for number in reversed(range(shards))}
+    made = build_transfer_set(teacher, spec, tmp_path / "set")
+    assert all(same(shard, backwards[number]) for number, shard in enumerate(made))
+    code = (
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(2)\n"
+        "from zskd import load_checkpoint; from zskd.synthesis import build_transfer_set, read_spec\n"
+        "from zskd.transfer_set import read_manifest\n"
+        "spec = read_spec(read_manifest(Path(sys.argv[2]))['spec'])\n"
+        "build_transfer_set(load_checkpoint(Path(sys.argv[1]))[0], spec, Path(sys.argv[3]))\n"
+    )
+    arguments = [str(teacher_folder), str(tmp_path / "set"), str(tmp_path / "other")]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=120)
+    other = TransferSet(tmp_path / "other")
+    assert other.manifest == made.manifest
+
+
+def test_held_out_images_are_not_those_of_the_set(teacher: Classifier) -> None:
+    spec = spec_of("zskd")
+    apart = make_shard(teacher, replace(spec, first_index=HELD_OUT), 0)
+    assert not torch.equal(make_shard(teacher, spec, 0).images, apart.images)
+
+
+def test_controls_differ_from_the_main_arm_in_their_method_alone() -> None:
+    from zskd.pipeline import plan_arms
+
+    recipe = load_recipe("digits")
+    main, *controls = plan_arms(recipe, 100)
+    assert [arm.name for arm in controls] == list(CONTROLS)
+    for arm in controls:
+        assert arm.spec.count == main.spec.count
+        assert replace(arm.spec.synthesis, start=main.spec.synthesis.start) == main.spec.synthesis
+        assert arm.spec.targets == main.spec.targets
+
+
+def test_a_film_ends_in_the_stored_image(teacher: Classifier, small_set: TransferSet) -> None:
+    spec = SetSpec(
+        count=50,
+        seed=3,
+        targets=Targets(redraws=5, concentration_floor=0.05),
+        synthesis=Synthesis(steps=8, noise_share=0.4, batch_size=20, shard_size=40),
+    )
+    frames = film(teacher, spec, 21, frames=4)
+    assert [frame.step for frame in frames] == [0, 1, 4, 8]
+    assert frames[0].kl > frames[-1].kl
+    row = next(row for row in range(21, 40) if int(next(iter(small_set)).steps[row]) > 0)
+    assert torch.equal(frames[-1].image, small_set.images(torch.tensor([row]))[0])
+
+
+def test_noise_has_no_film(teacher: Classifier) -> None:
+    with pytest.raises(ZskdError, match="nothing to film"):
+        film(teacher, spec_of("noise"), 0)

@@ -1,0 +1,192 @@
+"""Inversion against teachers whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zskd.classifier import Classifier, InputSpec
+from zskd.config import Synthesis, Warp
+from zskd.errors import ZskdError
+from zskd.inversion import Chain, draw_starts, draw_warps, invert
+from zskd.inversion.adam import LaneAdam
+
+
+def linear_teacher(classes: int = 5, scale: float = 1.0) -> Classifier:
+    """Softmax regression with full-row-rank weights: every target can be answered exactly."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    with torch.no_grad():
+        module[1].weight.copy_(scale * torch.linalg.qr(torch.randn(64, classes))[0].T)
+    return Classifier(module, spec=InputSpec(shape=(1, 8, 8))).freeze()
+
+
+def some(n: int, teacher: Classifier, seed: int = 0) -> tuple[Tensor, Tensor]:
+    starts = draw_starts("uniform", list(range(n)), seed=seed, shape=teacher.spec.shape, box=(0.0, 1.0))
+    y = np.random.default_rng(seed).dirichlet([0.8] * teacher.classes, n).astype(np.float32)
+    return starts, torch.from_numpy(y)
+
+
+def still(**settings: object) -> Synthesis:
+    """Settings without random maps."""
+    return Synthesis(warp=Warp(), **settings)  # type: ignore[arg-type]
+
+
+def kl(teacher: Classifier, images: Tensor, targets: Tensor, tau: float) -> Tensor:
+    return F.kl_div(F.log_softmax(teacher(images) / tau, 1), targets, reduction="none").sum(1)
+
+
+@pytest.mark.parametrize("pixels", ["project", "free"])
+def test_a_linear_teacher_is_inverted_exactly(pixels: str) -> None:
+    teacher = linear_teacher(scale=8.0)
+    starts, targets = some(12, teacher)
+    config = still(steps=800, learning_rate=0.02, tau=1.0, pixels=pixels)
+    chain = Chain()
+    invert(teacher, starts, targets, config, chain=chain)
+    assert chain.images is not None
+    assert float(kl(teacher, chain.images, targets, 1.0).max()) < 1e-4
+
+
+def test_adam_of_lanes_is_adam() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.randn(3, 1, 4, 4, generator=generator)
+    theirs = ours.clone().requires_grad_(True)
+    lanes, reference = LaneAdam.fresh(ours), torch.optim.Adam([theirs], lr=0.07)
+    for _ in range(25):
+        gradient = torch.randn(3, 1, 4, 4, generator=generator)
+        lanes.update(ours, gradient, 0.07)
+        theirs.grad = gradient.clone()
+        reference.step()
+    torch.testing.assert_close(ours, theirs.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_a_replaced_lane_starts_anew_and_leaves_its_neighbours_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(20, 2, 1, 3, 3, generator=generator)
+    fresh, kept = torch.randn(2, 1, 3, 3, generator=generator)
+    images = torch.stack([torch.zeros(1, 3, 3), kept])
+    lanes = LaneAdam.fresh(images)
+    for gradient in gradients[:10]:
+        lanes.update(images, gradient, 0.1)
+    images[0] = fresh
+    lanes.first[0] = lanes.second[0] = 0
+    lanes.steps[0] = 0
+    for gradient in gradients[10:]:
+        lanes.update(images, gradient, 0.1)
+
+    alone_new, alone_old = fresh[None].clone(), kept[None].clone()
+    state = LaneAdam.fresh(alone_new)
+    for gradient in gradients[10:]:
+        state.update(alone_new, gradient[:1], 0.1)
+    state = LaneAdam.fresh(alone_old)
+    for gradient in gradients:
+        state.update(alone_old, gradient[1:], 0.1)
+    torch.testing.assert_close(images, torch.cat([alone_new, alone_old]), rtol=0, atol=0)
+
+
+def test_an_image_does_not_depend_on_its_neighbours_or_its_place(teacher: Classifier) -> None:
+    starts, targets = some(16, teacher)
+    config = still(steps=10)
+    whole = invert(teacher, starts, targets, config)
+    turned = invert(teacher, starts.flip(0), targets.flip(0), config).flip(0)
+    torch.testing.assert_close(whole, turned, rtol=0, atol=0)
+    others = starts.clone()
+    others[1:] = 0.5
+    torch.testing.assert_close(invert(teacher, others, targets, config)[0], whole[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("pixels", ["project", "free", "minmax"])
+def test_stored_pixels_lie_in_the_box(teacher: Classifier, pixels: str) -> None:
+    starts, targets = some(8, teacher)
+    images = invert(teacher, starts, targets, still(steps=5, learning_rate=1.0, pixels=pixels))
+    assert float(images.min()) >= 0
+    assert float(images.max()) <= 1
+
+
+def test_minmax_stretches_the_whole_batch(teacher: Classifier) -> None:
+    starts, targets = some(8, teacher)
+    images = invert(teacher, starts, targets, still(steps=3, pixels="minmax"))
+    assert (float(images.min()), float(images.max())) == (0, 1)
+    assert sum(float(image.max()) == 1 for image in images) < 8
+
+
+def test_the_penalty_draws_pixels_towards_zero(teacher: Classifier) -> None:
+    starts, targets = some(8, teacher)
+    plain = invert(teacher, starts, targets, still(steps=30, pixels="free"))
+    small = invert(teacher, starts, targets, still(steps=30, pixels="free", l2=10.0))
+    assert float(small.square().sum()) < 0.7 * float(plain.square().sum())
+
+
+def test_more_steps_come_closer_to_the_targets(teacher: Classifier) -> None:
+    starts, targets = some(20, teacher)
+    far, near = (
+        kl(teacher, invert(teacher, starts, targets, still(steps=n)), targets, 4.0).mean() for n in (5, 50)
+    )
+    assert float(near) < 0.3 * float(far)
+
+
+def test_random_maps_make_the_answer_hold_under_other_maps(teacher: Classifier) -> None:
+    starts, targets = some(20, teacher)
+    warp = Warp(rotation=15, shift=0.08)
+    plain, robust = still(steps=60), Synthesis(steps=60, warp=warp)
+    uniform = draw_warps(list(range(20)), 60, seed=0)
+    from zskd.augment import affine_matrices
+    from zskd.augment import warp as move
+
+    other = affine_matrices(draw_warps(list(range(100, 120)), 1, seed=0)[:, 0], warp)
+    losses = [
+        float(kl(teacher, move(images, other, 0.0), targets, 4.0).mean())
+        for images in (
+            invert(teacher, starts, targets, plain),
+            invert(teacher, starts, targets, robust, warps=uniform),
+        )
+    ]
+    assert losses[1] < 0.6 * losses[0]
+
+
+def test_chains_carry_what_the_settings_say(teacher: Classifier) -> None:
+    starts, targets = some(6, teacher)
+    chain = Chain()
+    config = still(steps=4, carry_images=True, carry_moments=True)
+    first = invert(teacher, starts, targets, config, chain=chain)
+    second = invert(teacher, starts, targets, config, chain=chain)
+    twice = invert(teacher, starts, targets, still(steps=8))
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(second, twice, rtol=0, atol=0)
+    assert chain.adam is not None
+    assert chain.adam.steps.tolist() == [8] * 6
+
+
+@pytest.mark.parametrize("kind", ["smooth", "uniform", "gaussian"])
+def test_starts_depend_on_their_index_alone(kind: str) -> None:
+    both = draw_starts(kind, [4, 9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
+    alone = draw_starts(kind, [9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
+    torch.testing.assert_close(both[1:], alone, rtol=0, atol=0)
+    assert both.shape == (2, 3, 16, 12)
+
+
+def test_starts_have_the_distribution_of_their_name() -> None:
+    rows = list(range(64))
+    uniform = draw_starts("uniform", rows, seed=0, shape=(1, 32, 32), box=(0.2, 0.6))
+    assert 0.2 <= float(uniform.min()) < 0.21
+    assert 0.59 < float(uniform.max()) <= 0.6
+    gaussian = draw_starts("gaussian", rows, seed=0, shape=(1, 32, 32), box=(0.0, 1.0))
+    assert float(gaussian.mean()) == pytest.approx(0, abs=0.02)
+    assert float(gaussian.std()) == pytest.approx(1, abs=0.02)
+    smooth = draw_starts("smooth", rows, seed=0, shape=(1, 32, 32), box=(0.0, 1.0))
+
+    def neighbours(images: Tensor) -> float:
+        return float((images[..., 1:] - images[..., :-1]).abs().mean() / images.std())
+
+    assert neighbours(smooth) < 0.5 * neighbours(uniform)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_setting() -> None:
+    teacher = linear_teacher()
+    with torch.no_grad():
+        teacher.head.bias[0] = float("inf")
+    starts, targets = some(4, teacher)
+    with pytest.raises(ZskdError, match=r"not finite at step 1 of 5: lower --synthesis.learning-rate"):
+        invert(teacher, starts, targets, still(steps=5))

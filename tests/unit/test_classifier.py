@@ -1,0 +1,110 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zskd.classifier import Classifier, InputSpec
+from zskd.errors import ZskdError
+
+SPEC = InputSpec(shape=(1, 8, 8))
+
+
+class Functional(nn.Module):
+    """Layers defined out of order and two linear ones of the same width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(12, 5)
+        self.aside = nn.Linear(12, 5)
+        self.first = nn.Linear(64, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x.flatten(1)).relu()
+        return self.last(hidden + 0 * self.aside(hidden).sum())
+
+
+class WithSoftmax(Functional):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(dim=1)
+
+
+class TwoOutputs(Functional):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        hidden = self.first(x.flatten(1)).relu()
+        return self.last(hidden), self.aside(hidden)
+
+
+def test_the_head_is_the_layer_whose_output_is_returned() -> None:
+    module = Functional()
+    classifier = Classifier(module, spec=SPEC)
+    assert classifier.head_name == "last"
+    assert classifier.classes == 5
+    x = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(classifier(x), module(x))
+    features = classifier.features(x)
+    torch.testing.assert_close(module.last(features), classifier(x))
+
+
+@pytest.mark.parametrize("module", [WithSoftmax(), TwoOutputs()])
+def test_a_hidden_head_is_asked_for_with_its_candidates(module: nn.Module) -> None:
+    with pytest.raises(ZskdError, match=r"candidates: last \(5 outputs\), aside \(5 outputs\)"):
+        Classifier(module, spec=SPEC)
+
+
+@pytest.mark.parametrize("module", [WithSoftmax(), TwoOutputs()])
+def test_a_named_head_gives_the_logits_behind_a_softmax(module: Functional) -> None:
+    classifier = Classifier(module, spec=SPEC, head="last")
+    x = torch.rand(3, 1, 8, 8)
+    expected = module.last(module.first(x.flatten(1)).relu())
+    torch.testing.assert_close(classifier(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.ReLU()), {}, "no linear layer"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), {}, "at least two classes"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), {"class_names": ("a", "b")}, "2 class names for 3"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), {"head": "2"}, r"'2' is no linear layer.*1 \(3"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(50, 3)), {}, "cannot take an input of"),
+        (nn.Conv2d(3, 4, 3), {}, "no linear layer"),
+    ],
+)
+def test_unusable_networks_are_refused(module: nn.Module, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ZskdError, match=message):
+        Classifier(module, spec=SPEC, **arguments)  # type: ignore[arg-type]
+
+
+def test_normalisation_belongs_to_the_wrapper() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    spec = InputSpec(shape=(3, 2, 2), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    x = torch.rand(2, 3, 2, 2)
+    by_hand = torch.stack(
+        [(x[:, c] - m) / s for c, (m, s) in enumerate(zip(spec.mean, spec.std, strict=True))], 1
+    )
+    torch.testing.assert_close(Classifier(module, spec=spec)(x), module(by_hand))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shape": (0, 8, 8)}, "at least 1"),
+        ({"shape": (3, 8, 8), "mean": (0.1, 0.2)}, "2 values for 3 channels"),
+        ({"std": (0.0,)}, "above 0"),
+        ({"box": (0.5, 0.5)}, "two rising numbers"),
+        ({"box": (0.0, 255.0)}, "inside"),
+    ],
+)
+def test_impossible_inputs_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ZskdError, match=message):
+        InputSpec(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_fingerprint_sees_weights_and_input() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    first = Classifier(module, spec=SPEC).fingerprint()
+    assert first == Classifier(module, spec=SPEC).fingerprint()
+    other_input = InputSpec(shape=(1, 8, 8), mean=(0.1,))
+    assert first != Classifier(module, spec=other_input).fingerprint()
+    with torch.no_grad():
+        module[1].weight[0, 0] += 1
+    assert first != Classifier(module, spec=SPEC).fingerprint()
