@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from zskd.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.classifier import Classifier
@@ -35,13 +34,13 @@ from zskd.files import (
 from zskd.inspection import count_multiply_adds
 from zskd.methods import CONTROLS
 from zskd.progress import Progress
-from zskd.recipes import to_values, to_yaml
+from zskd.recipes import load_recipe, to_values, to_yaml
 from zskd.run_page import draw_run
 from zskd.similarity import class_similarity, concentration
 from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set
 from zskd.teachers import describe_student, fresh_student, make_teacher
 from zskd.transfer_set import TransferSet
-from zskd.versions import processor, usable_cores, versions
+from zskd.versions import processor, source_commit, usable_cores, versions
 
 NOT_MEASURED = "accuracy not measured: no data"
 
@@ -55,7 +54,9 @@ class Arm:
     spec: SetSpec
 
 
-def run_recipe(recipe: Recipe, folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def run_recipe(
+    recipe: Recipe, folder: Path, *, progress: Progress | None = None, command: str | None = None
+) -> dict[str, Any]:
     """Run a recipe in a folder, or go on with it, and return its metrics.
 
     Args:
@@ -63,6 +64,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, progress: Progress | None = None
         folder: of this run alone: recipe.yaml, teacher/, sets/, students/, figures/, metrics.json,
             README.md.
         progress: told of every stage.
+        command: how the run was started, for its record.
 
     Raises:
         ZskdError: the folder is in use or belongs to another configuration, or a stage fails.
@@ -90,8 +92,13 @@ def run_recipe(recipe: Recipe, folder: Path, *, progress: Progress | None = None
         metrics |= {
             "sets": {name: _set_facts(one) for name, one in sets.items()},
             "seconds": clock.seconds,
+            "seed": recipe.seed,
+            "threads": torch.get_num_threads(),
             "versions": versions(),
             "processor": processor(),
+            "commit": source_commit(),
+            "command": command,
+            "recipe_sha256": sha256_json(_identity(recipe)),
         }
         write_json(folder / "metrics.json", metrics)
         draw_run(recipe, folder, metrics, teacher, sets, arms[0].spec)
@@ -121,14 +128,23 @@ def _claim(recipe: Recipe, folder: Path) -> None:
     if not path.is_file():
         write_text(path, to_yaml(recipe))
         return
-    there, now = yaml.safe_load(path.read_text(encoding="utf-8")), to_values(recipe)
-    for values in (there, now):
-        values["data"]["dir"] = None  # where the files lie does not change what they are
+    try:
+        there = _identity(load_recipe(path))
+    except ZskdError as error:
+        raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
+    now = _identity(recipe)
     if there != now:
         what = first_difference(there, now, "")
         raise ZskdError(
             f"{folder} was made with another {what}: choose another folder with --out, or delete this one"
         )
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """What a run is made of; where its data lie does not belong to it."""
+    values = to_values(recipe)
+    values["data"]["dir"] = None
+    return values
 
 
 def set_size(recipe: Recipe, data: Dataset | None) -> int:

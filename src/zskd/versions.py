@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +39,28 @@ def processor() -> dict[str, str | int]:
                 name = line.split(":", 1)[1].strip()
                 break
     return {"name": name, "cores": usable_cores(), "system": platform.system()}
+
+
+@cache
+def source_commit() -> str | None:
+    """Return the commit of the checkout that this code runs from; None when it is installed from a wheel.
+
+    A `+` behind it tells that files were changed since.
+    """
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != here.parents[1]:
+            return None  # a virtual environment inside somebody else's repository
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def usable_cores() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -63,7 +64,8 @@ def run(
     from zskd.run_page import summary_lines
 
     folder = out or Path("runs") / full.name
-    metrics = run_recipe(full, folder, progress=default_progress(quiet))
+    command = shlex.join(["zskd", *sys.argv[1:]])
+    metrics = run_recipe(full, folder, progress=default_progress(quiet), command=command)
     for line in summary_lines(metrics):
         _print(line)
     _print(f"\nPictures and tables: {folder / 'README.md'}")

@@ -1,0 +1,43 @@
+# Set-up, demonstration and tests. The only requirements are make and Python 3.11 or newer.
+#
+#   make run                  the digits recipe from end to end
+#   make test                 lint, types and tests
+#   make run PYTHON=python3.13
+#   make run PIP_ARGS="--no-index --find-links wheels"    without internet, see the README
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+
+.PHONY: run test lint types tests clean
+
+run: $(VENV)/.installed
+	$(BIN)/zskd run digits
+
+test: lint types tests
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+# Two workers: one process per core of a small machine; a file of tests stays together.
+tests: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) hatchling editables
+	$(INSTALL) --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) --no-build-isolation -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist build
