@@ -269,7 +269,7 @@ class Recipe:
     """Everything that determines a run."""
 
     name: str = "run"
-    """Name of the run; its folder is runs/<name> unless `--out` says otherwise."""
+    """Name of the run; its folder is runs/NAME unless `--out` says otherwise."""
     preset: str = "default"
     """Settings of the method that this recipe starts from: default, paper, release or reproduction."""
     seed: int = 0

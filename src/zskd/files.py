@@ -138,13 +138,13 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """
     make_folder(folder)
     lock = FileLock(folder / ".lock")
-    try:
-        with readable_errors(folder, "lock"):
+    with readable_errors(folder, "lock"):
+        try:
             lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ZskdError(
-            f"{folder} is in use by another zskd process: wait for it, or choose another folder"
-        ) from error
+        except Timeout as error:  # an OSError as well
+            raise ZskdError(
+                f"{folder} is in use by another zskd process: wait for it, or choose another folder"
+            ) from error
     try:
         yield
     finally:

@@ -108,3 +108,21 @@ def test_the_fingerprint_sees_weights_and_input() -> None:
     with torch.no_grad():
         module[1].weight[0, 0] += 1
     assert first != Classifier(module, spec=SPEC).fingerprint()
+
+
+def test_channels_lie_last_unless_the_network_reshapes_by_view() -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(144, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.conv(x).view(x.size(0), -1))
+
+    viewing = Classifier(Viewing(), spec=SPEC)
+    assert viewing.module.conv.weight.is_contiguous()
+    assert viewing(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+    flattening = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    classifier = Classifier(flattening, spec=InputSpec(shape=(2, 8, 8)))
+    assert flattening[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert classifier(torch.rand(2, 2, 8, 8)).shape == (2, 3)

@@ -6,13 +6,19 @@ import os
 import shlex
 import sys
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from zskd.cli.settings import note_given
 from zskd.errors import ZskdError, one_line
 from zskd.versions import __version__
 
 USER_ERROR, INTERRUPTED = 2, 130
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a help page."""
+    return "Examples:\n\n" + "\n\n".join(f"`{command}`" for command in commands)
+
 
 app = App(
     name="zskd",
@@ -21,14 +27,16 @@ app = App(
         "Start with `zskd run digits`, then `zskd run mnist`, then a network of your own with "
         "`zskd run my-teacher`. `zskd COMMAND --help` tells the settings of each step."
     ),
-    help_epilogue=(
-        "Examples:\n\n"
-        "`zskd run digits`\n\n"
-        "`zskd run my-teacher --teacher.path net.pt --model my_net.py:MyNet --count 20000`\n\n"
-        "`zskd teacher import teacher.mat --out teacher/ && zskd inspect teacher/`"
+    help_epilogue=examples(
+        "zskd run digits",
+        "zskd run my-teacher --teacher.path net.pt --model my_net.py:MyNet --count 20000",
+        "zskd teacher import teacher.mat --out teacher/",
     ),
     version=__version__,
     config=note_given,
+    suppress_keyboard_interrupt=False,
+    # `--mean 0.5 0.4 0.3`, as well as `--mean 0.5 --mean 0.4 --mean 0.3`
+    default_parameter=Parameter(consume_multiple=True),
 )
 
 

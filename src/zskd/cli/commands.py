@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from zskd.cli import app
+from zskd.cli import app, examples
 from zskd.cli.settings import resolve
 from zskd.config import Data, Distill, Recipe, Synthesis, Targets, Teacher
 from zskd.errors import ZskdError
 from zskd.progress import default_progress
 
+Flag = Annotated[bool, Parameter(negative="")]
 Method = Literal["zskd", "class_impressions", "noise"]
 
 teacher_app = App(name="teacher", help="Train a teacher, or import one from elsewhere.")
@@ -24,31 +25,28 @@ app.command(teacher_app)
 app.command(show_app)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "zskd run digits",
+        "zskd run mnist --data-dir data --rate 10 --seed 1 --out runs/mnist-10",
+        "zskd run mnist --preset reproduction --distill.steps 6000 --out runs/mnist-reproduction",
+        "zskd run my-teacher --print-config > mine.yaml",
+    )
+)
 def run(
     recipe: str,
     /,
     *,
     out: Path | None = None,
-    print_config: bool = False,
-    quiet: bool = False,
+    print_config: Flag = False,
+    quiet: Flag = False,
     settings: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008
 ) -> None:
     """Run a recipe from end to end, or go on with it: teacher, sets, students, table, pictures.
 
-    Examples:
-
-    `zskd run digits`
-
-    `zskd run mnist --data-dir data --rate 10 --seed 1 --out runs/mnist-10`
-
-    `zskd run mnist --preset reproduction --distill.steps 6000 --out runs/mnist-reproduction`
-
-    `zskd run my-teacher --print-config > mine.yaml`
-
     Args:
         recipe: digits, mnist, fashion-mnist, my-teacher, or a YAML file.
-        out: Folder of the run; absent: runs/<name>.
+        out: Folder of the run; absent: runs/NAME.
         print_config: Print the resolved recipe and do nothing.
         quiet: Print the result only.
     """
@@ -71,7 +69,12 @@ def run(
     _print(f"\nPictures and tables: {folder / 'README.md'}")
 
 
-@teacher_app.command(name="train")
+@teacher_app.command(
+    name="train",
+    help_epilogue=examples(
+        "zskd teacher train --data.name mnist --data-dir data --out teacher/",
+    ),
+)
 def train(
     *,
     out: Path,
@@ -80,13 +83,9 @@ def train(
     teacher: Teacher = Teacher(),  # noqa: B008
     seed: int = 0,
     threads: int = 0,
-    quiet: bool = False,
+    quiet: Flag = False,
 ) -> None:
     """Train a teacher on real images; the weights of the last step are kept.
-
-    Example:
-
-    `zskd teacher train --data.name mnist --data-dir data --out teacher/`
 
     Args:
         out: Folder of the checkpoint.
@@ -113,7 +112,13 @@ def train(
     _print(f"teacher in {out}")
 
 
-@teacher_app.command(name="import")
+@teacher_app.command(
+    name="import",
+    help_epilogue=examples(
+        "zskd teacher import Lenet5.mat --out teacher/",
+        "zskd teacher import net.pt --model my_net.py:MyNet --shape 3 32 32 --golden g.npz --out teacher/",
+    ),
+)
 def import_(
     file: Path,
     /,
@@ -124,12 +129,6 @@ def import_(
     """Import a teacher: .safetensors, a plain state_dict (.pt, .pth), or the reproduction's .mat.
 
     Nothing in the file is run. Golden pairs are the only check of mean and standard deviation.
-
-    Examples:
-
-    `zskd teacher import Lenet5.mat --out teacher/`
-
-    `zskd teacher import net.pt --model my_net.py:MyNet --shape 3 32 32 --golden golden.npz --out teacher/`
 
     Args:
         file: The weights.
@@ -148,13 +147,13 @@ def import_(
     _print(f"teacher in {out}: {made.parameters_count:,} parameters, {made.classes} classes, {checked}")
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "zskd inspect teacher/",
+    )
+)
 def inspect(teacher: Path, /, *, model: str | None = None) -> None:
     """Tell what a teacher is and what will not work with it.
-
-    Example:
-
-    `zskd inspect teacher/`
 
     Args:
         teacher: Checkpoint folder.
@@ -187,13 +186,13 @@ def inspect(teacher: Path, /, *, model: str | None = None) -> None:
         _print(f"note: {warning}")
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "zskd similarity teacher/ --out similarity.json",
+    )
+)
 def similarity(teacher: Path, /, *, out: Path | None = None, model: str | None = None) -> None:
     """Print the class similarity of a teacher and the concentration made of it, or write both as JSON.
-
-    Example:
-
-    `zskd similarity teacher/ --out similarity.json`
 
     Args:
         teacher: Checkpoint folder.
@@ -214,7 +213,12 @@ def similarity(teacher: Path, /, *, out: Path | None = None, model: str | None =
     _print_matrix("concentration", concentration(matrix), classifier.class_names)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "zskd synthesize teacher/ --count 24000 --out set/",
+        "zskd synthesize teacher/ --count 24000 --method noise --out noise/",
+    )
+)
 def synthesize(
     teacher: Path,
     /,
@@ -230,15 +234,9 @@ def synthesize(
     synthesis: Synthesis = Synthesis(),  # noqa: B008
     data: Data = Data(),  # noqa: B008
     model: str | None = None,
-    quiet: bool = False,
+    quiet: Flag = False,
 ) -> None:
     """Make a transfer set, or go on with one that was interrupted.
-
-    Examples:
-
-    `zskd synthesize teacher/ --count 24000 --out set/`
-
-    `zskd synthesize teacher/ --count 24000 --method noise --out noise/`
 
     Args:
         teacher: Checkpoint folder.
@@ -285,7 +283,11 @@ def synthesize(
     _print(f"{len(made):,} images in {out}: mean KL {kl:.4f}, {match:.1f} % of their class")
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "zskd distill teacher/ set/ --student half --distill.steps 6000 --out student/",
+    )
+)
 def distill(
     teacher: Path,
     transfer_set: Path,
@@ -299,13 +301,9 @@ def distill(
     threads: int = 0,
     distill: Distill = Distill(),  # noqa: B008
     model: str | None = None,
-    quiet: bool = False,
+    quiet: Flag = False,
 ) -> None:
     """Train a student on a transfer set, or go on where that was interrupted.
-
-    Example:
-
-    `zskd distill teacher/ set/ --student half --distill.steps 6000 --out student/`
 
     Args:
         teacher: Checkpoint folder.
@@ -334,7 +332,12 @@ def distill(
     _print(f"student in {out}: {made.parameters_count:,} parameters")
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "zskd evaluate student/ --data.name mnist --data-dir data --teacher teacher/",
+        "zskd evaluate student/ --teacher teacher/ --set held-out/",
+    )
+)
 def evaluate(
     checkpoint: Path,
     /,
@@ -346,12 +349,6 @@ def evaluate(
     model: str | None = None,
 ) -> None:
     """Measure a student: accuracy on test images, agreement with its teacher on any images.
-
-    Examples:
-
-    `zskd evaluate student/ --data.name mnist --data-dir data --teacher teacher/`
-
-    `zskd evaluate student/ --teacher teacher/ --set held-out/`
 
     Args:
         checkpoint: Checkpoint folder.
@@ -396,13 +393,13 @@ def evaluate(
         write_json(out, found)
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "zskd predict student/ three.png eight.png --top 2",
+    )
+)
 def predict(checkpoint: Path, /, *pictures: Path, top: int = 3, model: str | None = None) -> None:
     """Print the most probable classes of pictures, resized to the network's input.
-
-    Example:
-
-    `zskd predict student/ three.png eight.png --top 2`
 
     Args:
         checkpoint: Checkpoint folder.
@@ -429,15 +426,16 @@ def predict(checkpoint: Path, /, *pictures: Path, top: int = 3, model: str | Non
         _print(f"{path}  {answers}")
 
 
-@show_app.command(name="similarity")
+@show_app.command(
+    name="similarity",
+    help_epilogue=examples(
+        "zskd show similarity teacher/ --out similarity.svg",
+    ),
+)
 def show_similarity(
-    teacher: Path, /, *, out: Path = Path("similarity.png"), raw: bool = False, model: str | None = None
+    teacher: Path, /, *, out: Path = Path("similarity.png"), raw: Flag = False, model: str | None = None
 ) -> None:
     """Draw the concentration matrix as a labelled heat map.
-
-    Example:
-
-    `zskd show similarity teacher/ --out similarity.svg`
 
     Args:
         teacher: Checkpoint folder.
@@ -456,7 +454,12 @@ def show_similarity(
     _print(f"picture in {save_figure(figure, out)}")
 
 
-@show_app.command(name="samples")
+@show_app.command(
+    name="samples",
+    help_epilogue=examples(
+        "zskd show samples set/ --class 3 --per-class 16 --out threes.png",
+    ),
+)
 def show_samples(
     transfer_set: Path,
     /,
@@ -466,10 +469,6 @@ def show_samples(
     per_class: int = 2,
 ) -> None:
     """Draw a grid of impressions, each with the two strongest classes of its target.
-
-    Example:
-
-    `zskd show samples set/ --class 3 --per-class 16 --out threes.png`
 
     Args:
         transfer_set: Folder of the set.
@@ -491,7 +490,12 @@ def show_samples(
     _print(f"picture in {save_figure(figure, out)}")
 
 
-@show_app.command(name="filmstrip")
+@show_app.command(
+    name="filmstrip",
+    help_epilogue=examples(
+        "zskd show filmstrip teacher/ set/ --index 3",
+    ),
+)
 def show_filmstrip(
     teacher: Path,
     transfer_set: Path,
@@ -502,10 +506,6 @@ def show_filmstrip(
     model: str | None = None,
 ) -> None:
     """Draw one impression from its first image to its last, made again from the set's settings.
-
-    Example:
-
-    `zskd show filmstrip teacher/ set/ --index 3`
 
     Args:
         teacher: Checkpoint folder.
@@ -530,7 +530,12 @@ def show_filmstrip(
     _print(f"picture in {save_figure(figure, out)}")
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "zskd export set/ --to mat --out DI-40.mat",
+        "zskd export set/ --to png --teacher teacher/ --out pictures/",
+    )
+)
 def export(
     transfer_set: Path,
     /,
@@ -541,12 +546,6 @@ def export(
     model: str | None = None,
 ) -> None:
     """Write a transfer set for other programs: the reproduction's MATLAB layout, or a tree of PNG files.
-
-    Examples:
-
-    `zskd export set/ --to mat --out DI-40.mat`
-
-    `zskd export set/ --to png --teacher teacher/ --out pictures/`
 
     Args:
         transfer_set: Folder of the set.
@@ -569,13 +568,13 @@ def export(
     _print(f"exported to {export_png(loaded, classifier.freeze(), out)}")
 
 
-@app.command
+@app.command(
+    help_epilogue=examples(
+        "zskd verify runs/digits",
+    )
+)
 def verify(*folders: Path) -> None:
     """Hash transfer sets, checkpoints and whole runs again and compare with what was recorded.
-
-    Example:
-
-    `zskd verify runs/digits`
 
     Args:
         folders: Of transfer sets, checkpoints or runs.

@@ -20,8 +20,8 @@ from zskd.errors import ZskdError, one_line
 
 DEFAULT_PRESET = "default"
 _HERE = Path(__file__).parent
-_RIVALS = (("count", "rate"), ("steps", "epochs"))
-"""Pairs of settings that say the same thing in two ways: the one set last counts."""
+_RIVALS = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "steps", "epochs"))
+"""Group and two settings that say the same thing in two ways: the one set last counts."""
 _RATES = "rates"
 """Key of a preset's table of settings that belong to one rate each."""
 
@@ -114,10 +114,14 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_rivals(values: Mapping[str, Any]) -> dict[str, Any]:
     """Add a None for each setting whose rival is set, so that it also leaves the layers below."""
-    result = {key: _without_rivals(v) if isinstance(v, Mapping) else v for key, v in values.items()}
-    for one, other in (*_RIVALS, *((b, a) for a, b in _RIVALS)):
-        if values.get(one) is not None and other not in values:
-            result[other] = None
+    result = dict(values)
+    for group, one, other in _RIVALS:
+        level = dict(result.get(group, {})) if group else result
+        for mine, theirs in ((one, other), (other, one)):
+            if level.get(mine) is not None and theirs not in level:
+                level[theirs] = None
+        if group and level:
+            result[group] = level
     return result
 
 

@@ -1,0 +1,296 @@
+"""The command line: help, errors, exit codes, start-up times. Most of it in this process, for speed."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scipy.io import savemat
+
+from conftest import run_zskd
+from zskd.cli import run
+
+VERBS = [
+    ("run",),
+    ("teacher", "train"),
+    ("teacher", "import"),
+    ("inspect",),
+    ("similarity",),
+    ("synthesize",),
+    ("distill",),
+    ("evaluate",),
+    ("predict",),
+    ("show", "similarity"),
+    ("show", "samples"),
+    ("show", "filmstrip"),
+    ("export",),
+    ("verify",),
+]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_tells_what_the_verb_does_and_gives_an_example(
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Usage: zskd {' '.join(verb)}" in text
+    assert re.search(rf"Examples?:\s+zskd {' '.join(verb)} ", text)
+
+
+def test_every_setting_of_a_run_is_an_option(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    from dataclasses import fields, is_dataclass
+    from typing import get_type_hints
+
+    from zskd.config import Recipe
+
+    def options(kind: type, prefix: str) -> list[str]:
+        hints = get_type_hints(kind)
+        found = []
+        for field in fields(kind):
+            name = f"{prefix}{field.name.replace('_', '-')}"
+            hint = hints[field.name]
+            found += options(hint, f"{name}.") if is_dataclass(hint) else [f"--{name}"]
+        return found
+
+    run(["run", "--help"])
+    text = capsys.readouterr().out
+    missing = [option for option in options(Recipe, "") if option not in text]
+    assert not missing
+
+
+def test_every_field_of_the_settings_has_a_docstring_below_it() -> None:
+    import ast
+
+    import zskd.config
+
+    tree = ast.parse(Path(zskd.config.__file__).read_text(encoding="utf-8"))
+    bare = []
+    inherited = {"epochs", "batch_size", "steps", "learning_rate"}  # repeated for another default only
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+                told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and not told:
+                    bare += [f"{node.name}.{field.target.id}"] * (field.target.id not in inherited)
+    assert not bare
+
+
+def test_help_version_and_import_are_quick() -> None:
+    def best(command: list[str]) -> float:
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *command], check=True, capture_output=True)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    assert best(["-m", "zskd", "--help"]) < 1.0
+    assert best(["-m", "zskd", "--version"]) < 1.0
+    assert best(["-c", "import zskd"]) < 0.5
+
+
+def test_torch_is_not_imported_for_help() -> None:
+    code = (
+        "import sys, zskd.cli.commands, zskd.cli; zskd.cli.run(['--help']); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+BAD = {
+    "unknown verb": (["rum", "digits"], "run"),
+    "unknown recipe": (["run", "digit"], "did you mean digits?"),
+    "unknown option": (["run", "digits", "--synthesis.stpes", "3"], "--synthesis.steps"),
+    "wrong type": (["run", "digits", "--synthesis.steps", "many"], "synthesis.steps"),
+    "unknown choice": (["run", "digits", "--distill.loss", "l3"], "l1"),
+    "unknown preset": (["run", "digits", "--preset", "papr"], "did you mean paper?"),
+    "count of zero": (["run", "digits", "--count", "0"], "--count is 0"),
+    "negative count": (["run", "digits", "--count", "-5"], "--count is -5"),
+    "rate of zero": (["run", "digits", "--rate", "0"], "--rate is 0"),
+    "rate above 100": (["run", "digits", "--rate", "101"], "--rate is 101"),
+    "count and rate": (["run", "digits", "--rate", "10", "--count", "5"], "give one of them"),
+    "rate without data": (["run", "my-teacher", "--rate", "10", "--teacher.path", "x"], "x"),
+    "no teacher and no data": (["run", "digits", "--data.name", "none"], "--teacher.path"),
+    "missing teacher file": (["run", "my-teacher", "--teacher.path", "no.safetensors"], "no.safetensors"),
+    "missing data": (["run", "mnist", "--data-dir", "nowhere"], "nowhere/MNIST/raw"),
+    "unknown student": (["run", "digits", "--student", "lenet5_hlf"], "lenet5_half"),
+    "missing checkpoint": (["inspect", "nowhere"], "zskd teacher import"),
+    "missing set": (["verify", "nowhere"], "neither a transfer set nor a checkpoint"),
+    "missing argument": (["run"], "RECIPE"),
+    "no picture": (["predict", "nowhere"], "at least one picture"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_a_mistake_ends_with_one_line_and_code_2(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = BAD[name]
+    if name == "unknown student":
+        arguments = [*arguments, "--teacher.epochs", "0.1", "--count", "10", "--synthesis.steps", "1"]
+    if arguments[:1] == ["run"]:
+        arguments = [*arguments, "--quiet"]
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("zskd: error: ")
+    assert expected in lines[0]
+
+
+def test_a_mistake_in_a_process_of_its_own_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("synthesis: {stesp: 4}\n")
+    done = run_zskd("run", "mine.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip()
+        == "zskd: error: mine.yaml: unknown key synthesis.stesp: did you mean synthesis.steps?"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "run",
+        "mnist",
+        "--preset",
+        "paper",
+        "--synthesis.steps",
+        "7",
+        "--seed",
+        "4",
+        "--print-config",
+    ]
+    assert run(arguments) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "again.yaml").write_text(printed)
+    assert run(["run", str(tmp_path / "again.yaml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+    assert "steps: 7" in printed
+    assert "tau: 20.0" in printed
+
+
+def test_a_folder_of_another_configuration_is_refused_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zskd.recipes import load_recipe, to_yaml
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    text = to_yaml(load_recipe("digits", {"seed": 1}))
+    (folder / "recipe.yaml").write_text(text)
+    assert run(["run", "digits", "--out", str(folder), "--quiet"]) == 2
+    assert "seed (1 there, 0 now)" in capsys.readouterr().err
+    assert (folder / "recipe.yaml").read_text() == text
+    (folder / "recipe.yaml").write_text(text[:100])
+    assert run(["run", "digits", "--out", str(folder), "--quiet"]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_verbs_on_files(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each verb alone on the files of the one before."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+
+    def ok(*arguments: object) -> str:
+        code = run([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        return captured.out
+
+    teacher = teacher_folder
+    facts = ok("inspect", teacher)
+    for fact in ("fc2, 84 features", "61,706", "416,520", "35,820 parameters", "no batch-norm"):
+        assert fact in facts
+    assert "concentration" in ok("similarity", teacher)
+    ok("similarity", teacher, "--out", "similarity.json")
+    quick = ("--synthesis.steps", 3, "--quiet")
+    made = ok("synthesize", teacher, "--count", 60, "--out", "set", "--recipe", "digits", *quick)
+    assert made.startswith("60 images in set")
+    ok("synthesize", teacher, "--rate", 5, "--method", "noise", "--out", "noise", "--quiet")
+    distilled = ok("distill", teacher, "set", "--out", "student", "--distill.steps", 5, "--quiet")
+    assert "35,820" in distilled
+    assert "accuracy not measured: no data" in ok(
+        "evaluate", "student", "--teacher", teacher, "--set", "noise"
+    )
+    measured = ok("evaluate", "student", "--data.name", "digits", "--teacher", teacher, "--out", "m.json")
+    assert re.search(r"test accuracy +\d+\.\d\d % \[", measured)
+    Image.new("L", (50, 40), 120).save("grey.png")
+    assert re.search(
+        r"grey\.png  \d 0\.\d{3}  \d 0\.\d{3}\n", ok("predict", "student", "grey.png", "--top", 2)
+    )
+    ok("show", "similarity", teacher, "--out", "similarity.svg")
+    ok("show", "samples", "set", "--class", 3, "--out", "threes.png")
+    ok("show", "filmstrip", teacher, "set", "--index", 5)
+    ok("export", "set", "--to", "mat", "--out", "set.mat")
+    ok("export", "set", "--to", "png", "--teacher", teacher, "--out", "pictures")
+    assert "3 shards" not in ok("verify", "set", "student", teacher)
+    assert "every" not in ok("verify", ".")
+    for file in ("similarity.json", "m.json", "similarity.svg", "threes.png", "filmstrip.png", "set.mat"):
+        assert Path(file).stat().st_size > 100
+
+    # what is finished is never written over
+    assert run(["distill", str(teacher), "set", "--out", "student", "--quiet"]) == 2
+    assert "finished already" in capsys.readouterr().err
+    assert run(["synthesize", str(teacher), "--count", "61", "--out", "set", "--quiet"]) == 2
+    assert "another spec.count (60 there, 61 now)" in capsys.readouterr().err
+
+
+def test_golden_pairs_and_own_code_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.ReLU(), nn.Linear(9, 3))\n"
+    )
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("own_for_test", "own.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network = module.build()
+    torch.save(network.state_dict(), "net.pt")
+    x = torch.rand(3, 3, 4, 4)
+    np.savez("golden.npz", inputs=x.numpy(), logits=network((x - 0.5) / 0.25).detach().numpy())
+    file = ["teacher", "import", "net.pt", "--model", "own.py:build", "--shape", "3", "4", "4"]
+    assert run([*file, "--golden", "golden.npz", "--out", "t"]) == 2
+    assert "mean, std" in capsys.readouterr().err
+    assert not Path("t").exists()
+    right = ["--mean", "0.5", "--std", "0.25", "--golden", "golden.npz", "--out", "t"]
+    assert run([*file, *right]) == 0
+    assert "golden pairs agree" in capsys.readouterr().out
+    assert run(["inspect", "t"]) == 2
+    assert "a card may not run" in capsys.readouterr().err
+    assert run(["inspect", "t", "--model", "own.py:build"]) == 0
+    assert "3 golden pairs agree" in capsys.readouterr().out
+
+
+def test_unwritable_folders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["run", "digits", "--quiet", "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot create the folder" in capsys.readouterr().err
+
+
+def test_a_matlab_file_of_another_network_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    savemat(tmp_path / "x.mat", {"a": [1, 2]})
+    assert run(["teacher", "import", str(tmp_path / "x.mat"), "--out", str(tmp_path / "t")]) == 2
+    assert "no file of the reproduction" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""From real digits to a student: the claim of the method, over three seeds."""
+
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zskd.pipeline import run_recipe
+from zskd.recipes import load_recipe
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str, Any]]]:
+    """The shipped recipe with the two noise controls."""
+    found = []
+    for seed in SEEDS:
+        folder = tmp_path_factory.mktemp("runs") / f"digits-{seed}"
+        overrides = {"seed": seed, "threads": 1, "controls": ["noise_smooth", "noise_white"]}
+        found.append((folder, run_recipe(load_recipe("digits", overrides), folder)))
+    return found
+
+
+def accuracies(runs: list[tuple[Path, dict[str, Any]]], arm: str) -> list[float]:
+    return [
+        row["test_accuracy"]["percent"] for _, metrics in runs for row in metrics["arms"] if row["arm"] == arm
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("digits")
+def test_the_student_beats_noise_and_closes_half_of_its_gap_to_the_teacher(
+    runs: list[tuple[Path, dict[str, Any]]],
+) -> None:
+    teacher = statistics.mean(metrics["teacher"]["test_accuracy"]["percent"] for _, metrics in runs)
+    student = accuracies(runs, "zskd")
+    controls = [accuracies(runs, name) for name in ("noise_smooth", "noise_white")]
+    noise = max(controls, key=statistics.mean)
+    pooled = ((statistics.variance(student) + statistics.variance(noise)) / 2) ** 0.5
+    lead = statistics.mean(student) - statistics.mean(noise)
+    assert teacher > 95
+    assert lead >= 2 * pooled
+    assert lead >= 0.5 * (teacher - statistics.mean(noise))
+
+
+@pytest.mark.xdist_group("digits")
+def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, dict[str, Any]]]) -> None:
+    from PIL import Image
+
+    from zskd.verification import verify_folder
+
+    folder, metrics = runs[0]
+    page = (folder / "README.md").read_text()
+    pictures = sorted((folder / "figures").iterdir())
+    assert [p.name for p in pictures] == [
+        "arms.png",
+        "filmstrip.png",
+        "samples-noise_smooth.png",
+        "samples-noise_white.png",
+        "samples-zskd.png",
+        "similarity.png",
+    ]
+    for picture in pictures:
+        assert f"figures/{picture.name}" in page
+        with Image.open(picture) as opened:
+            assert opened.width > 300
+    assert f"{metrics['arms'][0]['test_accuracy']['percent']:.2f}" in page
+    assert len(verify_folder(folder)) == 3 + 3 + 3 + 1
+    assert metrics["student_steps"] == 500
+    assert {arm["count"] for arm in metrics["arms"]} == {2000}
+    assert metrics["versions"]["zskd"]
+    assert not list(folder.glob("**/training.safetensors"))
+    assert not [p for p in folder.glob("**/.*") if p.name != ".lock"]
+
+
+@pytest.mark.xdist_group("digits")
+def test_a_finished_run_is_not_made_again(runs: list[tuple[Path, dict[str, Any]]]) -> None:
+    folder, metrics = runs[0]
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("**/*.safetensors")}
+    recipe = load_recipe(folder / "recipe.yaml")
+    again = run_recipe(replace(recipe), folder)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("**/*.safetensors")} == before
+    assert again["arms"] == metrics["arms"]

@@ -1,0 +1,290 @@
+"""The training loop: it resumes to the same bytes, sees every image, and does what its settings say."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from zskd.classifier import Classifier, InputSpec
+from zskd.config import Fit
+from zskd.errors import ZskdError
+from zskd.fitting import BatchLoss, fit, fresh_weights
+
+IMAGES, BATCH, STEPS = 13, 4, 11
+CONFIG = Fit(steps=STEPS, batch_size=BATCH, learning_rate=0.01)
+NUMBERS = torch.Generator().manual_seed(0)
+X = torch.rand(IMAGES, 2, 8, 8, generator=NUMBERS)
+Y = torch.arange(IMAGES) % 3
+
+
+def network() -> nn.Module:
+    """Everything with a state of its own: batch-norm, dropout, and convolutions that lie channels-last."""
+    module = fresh_weights(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, bias=False),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(64, 3),
+        ),
+        seed=0,
+    )
+    return Classifier(module, spec=InputSpec(shape=(2, 8, 8))).module
+
+
+def batch_loss(module: nn.Module, rows: Tensor, numbers: Generator) -> Tensor:
+    noise = torch.rand(len(rows), 2, 8, 8, generator=numbers)
+    return F.cross_entropy(module(X[rows] + 0.1 * noise), Y[rows])
+
+
+def stopping_at(step: int, loss: BatchLoss = batch_loss) -> BatchLoss:
+    """A loss that ends the process's work at one step, as a killed run does."""
+    count = iter(range(10**6))
+
+    def stop(module: nn.Module, rows: Tensor, numbers: Generator) -> Tensor:
+        if next(count) == step:
+            raise KeyboardInterrupt
+        return loss(module, rows, numbers)
+
+    return stop
+
+
+def run(
+    config: Fit = CONFIG,
+    loss: BatchLoss = batch_loss,
+    *,
+    state: Path | None = None,
+    key: str = "k",
+    seed: int = 1,
+) -> dict[str, Tensor]:
+    module = network()
+    fit(module, loss, config, images=IMAGES, seed=seed, title="test", state=state, key=key)
+    assert not module.training
+    return module.state_dict()
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def counting(loss: BatchLoss = batch_loss) -> tuple[list[Tensor], BatchLoss]:
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, rows: Tensor, numbers: Generator) -> Tensor:
+        seen.append(rows)
+        return loss(module, rows, numbers)
+
+    return seen, note
+
+
+def test_the_network_of_these_tests_lies_channels_last() -> None:
+    weight = network()[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 3, 5, 6, 9, 10])
+@pytest.mark.parametrize("weights", ["last", "ema"])
+def test_a_stopped_training_goes_on_to_the_same_weights_bit_for_bit(
+    tmp_path: Path, stop: int, weights: str
+) -> None:
+    config = replace(CONFIG, weights=weights, ema_decay=0.7, l2=0.01)
+    straight = run(config)
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(config, stopping_at(stop), state=state)
+    assert state.exists() == (stop >= IMAGES // BATCH)
+    torch.rand(5)  # what the process drew in between does not matter
+    steps, loss = counting()
+    assert same(straight, run(config, loss, state=state))
+    assert len(steps) == STEPS - stop // 3 * 3
+
+
+def test_a_training_stopped_again_and_again_ends_in_the_same_weights(tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run(loss=stopping_at(4), state=state)
+    assert same(run(), run(state=state))
+
+
+def test_saving_a_state_changes_nothing(tmp_path: Path) -> None:
+    assert same(run(), run(state=tmp_path / "state.safetensors"))
+
+
+def test_the_state_of_another_training_is_not_used(tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(CONFIG, learning_rate=0.05), stopping_at(7), state=state, key="other")
+    steps, loss = counting()
+    assert same(run(), run(loss=loss, state=state, key="k"))
+    assert len(steps) == STEPS
+
+
+def test_a_state_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(loss=stopping_at(7), state=state)
+    state.write_bytes(state.read_bytes()[:-5])
+    with pytest.raises(ZskdError, match=r"state\.safetensors is no whole safetensors file"):
+        run(state=state)
+
+
+def test_seeds_decide_and_nothing_else() -> None:
+    torch.manual_seed(5)
+    first = run()
+    torch.manual_seed(6)
+    assert same(first, run())
+    assert not torch.equal(first["0.weight"], run(seed=2)["0.weight"])
+
+
+def test_the_global_random_numbers_are_left_as_they_were() -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    run()
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_dropout_and_the_batchs_own_numbers_are_not_the_same_numbers() -> None:
+    """An augmentation and a dropout mask drawn from one stream would go together."""
+    pairs = []
+
+    def loss(module: nn.Module, _rows: Tensor, numbers: Generator) -> Tensor:
+        pairs.append((torch.rand(50, generator=numbers), torch.rand(50)))
+        return next(module.parameters()).sum()
+
+    run(replace(CONFIG, steps=3), loss)
+    assert not any(torch.equal(own, drawn) for own, drawn in pairs)
+
+
+def test_every_pass_sees_each_image_exactly_once_in_another_order() -> None:
+    seen, loss = counting()
+    run(replace(CONFIG, steps=13), loss)  # 13 batches of 4 are 4 passes of 13
+    assert {len(rows) for rows in seen} == {BATCH}
+    passes = torch.cat(seen).view(4, IMAGES)
+    for one in passes:
+        assert sorted(one.tolist()) == list(range(IMAGES))
+    assert len({tuple(one.tolist()) for one in passes}) == 4
+
+
+def test_a_batch_larger_than_the_set_goes_through_it_more_than_once() -> None:
+    seen, loss = counting()
+    run(replace(CONFIG, steps=2, batch_size=2 * IMAGES), loss)
+    for rows in seen:
+        assert rows.bincount().tolist() == [2] * IMAGES
+
+
+@pytest.mark.parametrize(
+    ("config", "steps"),
+    [
+        (Fit(epochs=2, batch_size=4), 6),
+        (Fit(epochs=0.01, batch_size=4), 1),
+        (Fit(steps=5, epochs=100, batch_size=4), 5),
+    ],
+)
+def test_training_is_as_long_as_its_settings_say(config: Fit, steps: int) -> None:
+    seen, loss = counting()
+    run(config, loss)
+    assert len(seen) == steps
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_with_step_and_learning_rate(bad: float) -> None:
+    seen, loss = counting(lambda module, rows, numbers: batch_loss(module, rows, numbers) * factor(len(seen)))
+
+    def factor(step: int) -> float:
+        return bad if step == 4 else 1.0
+
+    with pytest.raises(
+        ZskdError, match=r"^test: the loss is not finite at step 4 of 11: lower the learning rate \(0\.01\)$"
+    ):
+        run(loss=loss)
+    assert len(seen) == 4
+
+
+class Scalars(nn.Module):
+    """A weight, a bias and a norm's scale, each of one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(1, 1), nn.BatchNorm1d(1)
+        for value in self.parameters():
+            nn.init.constant_(value, 1.0)
+
+
+def follow(config: Fit, loss_of: Callable[[Scalars], Tensor]) -> tuple[Scalars, list[float]]:
+    """Train and return the weight before every step."""
+    module, path = Scalars(), []
+
+    def loss(_module: nn.Module, _rows: Tensor, _numbers: Generator) -> Tensor:
+        path.append(float(module.linear.weight.detach()))
+        return loss_of(module)
+
+    fit(module, loss, config, images=8, seed=0, title="test")
+    return module, path
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_learning_rate_follows_its_schedule(schedule: str) -> None:
+    """Under a constant gradient Adam moves by exactly the learning rate."""
+    config = Fit(steps=8, batch_size=4, learning_rate=0.1, schedule=schedule)  # type: ignore[arg-type]
+    module, path = follow(config, lambda m: m.linear.weight.sum())
+    moves = [a - b for a, b in zip(path, [*path[1:], float(module.linear.weight.detach())], strict=True)]
+    wanted = [0.05 * (1 + math.cos(math.pi * s / 8)) if schedule == "cosine" else 0.1 for s in range(8)]
+    assert moves == pytest.approx(wanted, abs=1e-5)
+
+
+def test_l2_pulls_at_weights_alone_and_by_half_the_square() -> None:
+    config = Fit(steps=400, batch_size=4, learning_rate=0.05, l2=0.5)
+    module, _ = follow(config, lambda m: -0.2 * m.linear.weight.sum())
+    assert float(module.linear.weight) == pytest.approx(0.2 / 0.5, abs=1e-3)  # where 0.5·w = 0.2
+    assert float(module.linear.bias) == 1.0
+    assert float(module.norm.weight) == 1.0
+    assert float(module.norm.bias) == 1.0
+
+
+def test_the_average_is_kept_instead_of_the_last_weights() -> None:
+    last, path = follow(Fit(steps=40, batch_size=4, learning_rate=0.1), lambda m: m.linear.weight.sum())
+    config = Fit(steps=40, batch_size=4, learning_rate=0.1, weights="ema", ema_decay=0.8)
+    kept, same_path = follow(config, lambda m: m.linear.weight.sum())
+    assert path == same_path, "the average must not change the training"
+    average = 1.0
+    for step, value in enumerate([*path[1:], float(last.linear.weight.detach())]):
+        decay = min(0.8, (step + 1) / (step + 10))
+        average = decay * average + (1 - decay) * value
+    assert float(kept.linear.weight) == pytest.approx(average, abs=1e-5)
+    assert float(last.linear.weight) + 0.01 < float(kept.linear.weight)
+
+
+def test_the_average_covers_statistics_and_copies_counters() -> None:
+    last, average = run(), run(replace(CONFIG, weights="ema", ema_decay=0.9))
+    for name in ("0.weight", "1.weight", "1.running_mean", "6.bias"):
+        assert not torch.equal(last[name], average[name]), name
+    assert int(average["1.num_batches_tracked"]) == int(last["1.num_batches_tracked"]) == STEPS
+
+
+def test_no_gradient_is_left_behind() -> None:
+    module = network()
+    fit(module, batch_loss, CONFIG, images=IMAGES, seed=0, title="test")
+    assert all(value.grad is None for value in module.parameters())
+
+
+def test_fresh_weights_depend_on_the_seed_alone() -> None:
+    def build() -> nn.Module:
+        return nn.Linear(3, 2)
+
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    one = fresh_weights(build, 4).weight
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(one, fresh_weights(build, 4).weight)
+    assert not torch.equal(one, fresh_weights(build, 5).weight)

@@ -1,0 +1,413 @@
+"""Recipes, presets, their layers and the settings that are refused."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from zskd.config import Augment, Distill, Recipe, Synthesis, Targets, Warp
+from zskd.errors import ZskdError
+from zskd.recipes import load_recipe, preset_names, read_preset, recipe_names, to_yaml
+
+PUBLISHED = ["paper", "release", "reproduction"]
+
+
+def keys(kind: type) -> set[str]:
+    return {one.name for one in fields(kind)}
+
+
+def file(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """{"a.b": v} as nested values."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def setting(recipe: Recipe, name: str) -> Any:
+    value: Any = recipe
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def test_the_shipped_names_are_those_that_the_documents_tell() -> None:
+    assert recipe_names() == ["digits", "fashion-mnist", "mnist", "my-teacher"]
+    assert preset_names() == ["default", *PUBLISHED]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_loads_and_says_how_large_its_set_is(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.size(60_000) >= 2000
+    assert recipe.preset == "default"
+
+
+def test_without_a_recipe_there_are_the_defaults() -> None:
+    assert load_recipe() == Recipe()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_spells_out_every_setting_so_that_no_default_leaks_in(name: str) -> None:
+    values = read_preset(name)
+    assert set(values["targets"]) == keys(Targets)
+    assert set(values["synthesis"]) == keys(Synthesis)
+    assert set(values["synthesis"]["warp"]) == keys(Warp)
+    assert set(values["distill"]) == keys(Distill)
+    assert set(values["distill"]["augment"]) == keys(Augment)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_sets_nothing_of_the_data_or_the_teacher(name: str) -> None:
+    assert set(read_preset(name)) <= {"targets", "synthesis", "distill", "nominal_rates", "rates"}
+    loaded = load_recipe(None, {"preset": name})
+    assert (loaded.data, loaded.teacher) == (Recipe().data, Recipe().teacher)
+
+
+def test_published_presets_use_the_published_method() -> None:
+    for name in PUBLISHED:
+        recipe = load_recipe(None, {"preset": name})
+        assert (recipe.synthesis.steps, recipe.synthesis.tau, recipe.distill.tau) == (1500, 20, 20)
+        assert set(recipe.targets.betas) == {0.1, 1.0}
+        assert (recipe.synthesis.noise_share, recipe.targets.redraws) == (0, 0)
+        assert not recipe.synthesis.warp.moves
+
+
+def test_each_layer_wins_over_the_one_below(tmp_path: Path) -> None:
+    """default < preset < recipe < overrides, for settings that all of them or only the lower ones set."""
+    mine = file(tmp_path, "preset: paper\nsynthesis: {learning_rate: 0.5, l2: 0.25}\n")
+    recipe = load_recipe(mine, {"synthesis": {"l2": 0.75}})
+    assert recipe.synthesis.l2 == 0.75  # the overrides'
+    assert recipe.synthesis.learning_rate == 0.5  # the recipe's
+    assert recipe.synthesis.start == "uniform"  # the preset's
+    assert recipe.held_out == Recipe().held_out  # the default
+    again = load_recipe(mine, {"preset": "reproduction"})
+    assert (again.synthesis.start, again.synthesis.learning_rate, again.preset) == (
+        "gaussian",
+        0.5,
+        "reproduction",
+    )
+
+
+def test_groups_are_merged_and_lists_replaced(tmp_path: Path) -> None:
+    mine = file(tmp_path, "synthesis: {warp: {rotation: 3}}\ntargets: {betas: [2, 3, 4]}\n")
+    recipe = load_recipe(mine, {"targets": {"betas": [5]}})
+    assert recipe.synthesis.warp.rotation == 3
+    assert recipe.targets.betas == (5,)
+    preset = load_recipe(mine, {"preset": "paper", "synthesis": {"warp": {"shift": 0.5}}})
+    assert preset.synthesis.warp == Warp(rotation=3, shift=0.5)
+
+
+def test_a_warp_given_in_part_keeps_the_rest_of_the_default_one() -> None:
+    whole = Synthesis().warp
+    changed = load_recipe(None, {"synthesis": {"warp": {"rotation": 3}}}).synthesis.warp
+    assert changed == Warp(
+        rotation=3, scale=whole.scale, shift=whole.shift, shear=whole.shear, flip=whole.flip
+    )
+    augment = load_recipe(None, {"distill": {"augment": {"rotation": 3}}}).distill.augment
+    assert (augment.rotation, augment.mixup) == (3, Distill().augment.mixup)
+
+
+def test_of_count_and_rate_the_one_set_last_counts(tmp_path: Path) -> None:
+    by_rate, by_count = file(tmp_path, "rate: 40\n"), tmp_path / "count.yaml"
+    by_count.write_text("count: 100\n")
+    one = load_recipe(by_rate, {"count": 7})
+    assert (one.count, one.rate, one.size(60_000)) == (7, None, 7)
+    other = load_recipe(by_count, {"rate": 5})
+    assert (other.count, other.rate, other.size(60_000)) == (None, 5, 3000)
+    for given in ({"count": 7, "rate": 5}, {"rate": 5, "count": 7}):
+        with pytest.raises(ZskdError, match="--count and --rate both say"):
+            load_recipe(by_rate, given)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_of_steps_and_epochs_the_one_set_last_counts(tmp_path: Path, preset: str) -> None:
+    mine = file(tmp_path, f"preset: {preset}\ndistill: {{steps: 11}}\nteacher: {{steps: 12}}\n")
+    recipe = load_recipe(mine)
+    assert (recipe.distill.steps, recipe.distill.epochs) == (11, None)
+    assert (recipe.teacher.steps, recipe.teacher.epochs) == (12, None)
+    over = load_recipe(mine, {"distill": {"epochs": 2.5}, "teacher": {"epochs": 3}})
+    assert (over.distill.steps, over.distill.epochs) == (None, 2.5)
+    assert over.distill.total_steps(100 * over.distill.batch_size) == 250
+    assert (over.teacher.steps, over.teacher.epochs) == (None, 3)
+
+
+@pytest.mark.parametrize(("rate", "count"), [(1, 600), (5, 3_000), (10, 6_000), (25, 12_000), (40, 24_000)])
+def test_the_reproductions_sets_have_their_published_sizes(rate: float, count: int) -> None:
+    assert load_recipe(None, {"preset": "reproduction", "rate": rate}).size(60_000) == count
+
+
+@pytest.mark.parametrize(
+    ("rate", "batch", "learning_rate"),
+    [(1, 10, 0.1), (5, 10, 0.1), (10, 100, 1.0), (25, 100, 2.0), (40, 100, 3.0)],
+)
+def test_the_reproduction_chooses_batch_and_learning_rate_by_its_rate(
+    tmp_path: Path, rate: float, batch: int, learning_rate: float
+) -> None:
+    shown = load_recipe(file(tmp_path, f"preset: reproduction\nrate: {rate}\n"))
+    for recipe in (shown, load_recipe("mnist", {"preset": "reproduction", "rate": float(rate)})):
+        assert (recipe.synthesis.batch_size, recipe.synthesis.learning_rate) == (batch, learning_rate)
+        assert recipe.synthesis.steps == 1500
+    mine = load_recipe(None, {"preset": "reproduction", "rate": rate, "synthesis": {"learning_rate": 9.0}})
+    assert (mine.synthesis.batch_size, mine.synthesis.learning_rate) == (batch, 9.0)
+
+
+@pytest.mark.parametrize("spelling", ["1", "1.0", "'1'", "1e0", "0.1e1"])
+def test_a_rate_means_the_same_however_it_is_spelled(tmp_path: Path, spelling: str) -> None:
+    """YAML reads 1e0 as text; the value is a number all the same."""
+    recipe = load_recipe(file(tmp_path, f"preset: reproduction\nrate: {spelling}\n"))
+    assert recipe.rate == 1
+    assert (recipe.synthesis.batch_size, recipe.synthesis.learning_rate) == (10, 0.1)
+
+
+def test_only_the_reproductions_25_percent_are_20() -> None:
+    for preset in ("default", "paper", "release"):
+        assert load_recipe(None, {"preset": preset, "rate": 25}).size(60_000) == 15_000
+    assert load_recipe(None, {"preset": "reproduction", "rate": 20}).size(60_000) == 12_000
+
+
+def test_a_size_is_needed_and_a_rate_needs_a_training_set() -> None:
+    with pytest.raises(ZskdError, match="give --count N, or --rate PERCENT"):
+        load_recipe().size(60_000)
+    with pytest.raises(ZskdError, match="there is no data: give --count N"):
+        load_recipe(None, {"rate": 5}).size(None)
+    assert load_recipe(None, {"rate": 0.0001}).size(100) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sede": 1}, r"unknown key sede: did you mean seed\?"),
+        ({"synthesis": {"step": 1}}, r"unknown key synthesis\.step: did you mean synthesis\.steps\?"),
+        ({"distill": {"augment": {"mixupp": 1}}}, r"did you mean distill\.augment\.mixup\?"),
+        ({"synthesis": {"learning-rate": 1}}, r"did you mean synthesis\.learning_rate\?"),
+        ({"qqq": 1}, "unknown key qqq: choose one of name, preset"),
+        ({"preset": "reprodction"}, r"unknown preset 'reprodction': did you mean reproduction\?"),
+        ({"preset": "xyz"}, "unknown preset 'xyz': choose one of default, paper, release, reproduction"),
+        ({"rates": {1: {}}}, "unknown key rates"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ZskdError, match=message):
+        load_recipe(None, values)
+    mine = file(tmp_path, yaml.safe_dump(values))
+    with pytest.raises(ZskdError, match=message) as caught:
+        load_recipe(mine)
+    assert "preset" in values or "mine.yaml" in str(caught.value)
+
+
+def test_unknown_recipes_suggest_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(
+        ZskdError, match=r"no recipe 'fashion_mnist': did you mean fashion-mnist\?; or name a"
+    ):
+        load_recipe("fashion_mnist")
+    with pytest.raises(ZskdError, match="there is no recipe"):
+        load_recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a: [1", "is no YAML file"),
+        (b"just words", "must hold settings as"),
+        (b"- a\n- b", "must hold settings as"),
+        (b"", "must hold settings as"),
+        (b"name: \xff\xfe", "cannot read"),
+    ],
+)
+def test_files_that_are_no_recipes_are_named(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "mine.yaml").write_bytes(text)
+    with pytest.raises(ZskdError, match=rf"mine\.yaml.*{message}|{message} .*mine\.yaml") as caught:
+        load_recipe(tmp_path / "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_cannot_run_code(tmp_path: Path) -> None:
+    mine = file(tmp_path, f"name: !!python/object/apply:os.system ['touch {tmp_path}/ran']\n")
+    with pytest.raises(ZskdError, match="is no YAML file"):
+        load_recipe(mine)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("synthesis.steps", "many", r"synthesis\.steps is 'many': .*valid integer"),
+        ("synthesis.steps", 1.5, r"synthesis\.steps is 1\.5: .*valid integer"),
+        ("synthesis.steps", None, r"synthesis\.steps is None: .*valid integer"),
+        ("distill.augment.mixup", [1], r"distill\.augment\.mixup is \[1\]: .*valid number"),
+        ("targets.betas", [1, "x"], r"targets\.betas\.1 is 'x': .*valid number"),
+        ("targets.order", "columns", r"targets\.order is 'columns': .*'interleaved' or 'rows'"),
+        ("controls", ["noise"], r"controls\.0 is 'noise'"),
+        ("method", "dafl", r"method is 'dafl'"),
+        ("count", "ten", r"count is 'ten': .*valid integer"),
+        ("rate", [1], r"rate is \[1\]"),
+        ("synthesis", 3, "synthesis is a group of settings, not 3"),
+        ("distill.augment", None, r"distill\.augment is a group of settings, not None"),
+        ("data.name", "cifar", r"data\.name is 'cifar'"),
+    ],
+)
+def test_wrong_types_name_the_setting_and_the_value(
+    tmp_path: Path, name: str, value: Any, message: str
+) -> None:
+    for recipe, given in (
+        (None, nested(name, value)),
+        (file(tmp_path, yaml.safe_dump(nested(name, value))), {}),
+    ):
+        with pytest.raises(ZskdError, match=message):
+            load_recipe(recipe, given)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
+    assert load_recipe(file(tmp_path, "distill: {learning_rate: 1e-3}\n")).distill.learning_rate == 0.001
+
+
+@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_resolved_recipe_survives_the_way_through_a_file(tmp_path: Path, name: str, preset: str) -> None:
+    recipe = load_recipe(name, {"preset": preset})
+    assert load_recipe(file(tmp_path, to_yaml(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rate": 5, "preset": "reproduction"},
+        {"rate": 12.5, "preset": "reproduction", "synthesis": {"batch_size": 7}},
+        {"count": 9, "distill": {"learning_rate": 1e-7, "epochs": 0.3}},
+        {"data": {"name": "folder", "dir": "a b/ü: {x}"}, "name": "yes", "teacher": {"head": "null"}},
+        {"teacher": {"class_names": ["no", "1", "'"], "mean": [0.1, 0.2, 0.3], "shape": [3, 8, 8]}},
+        {"targets": {"priors": [0.1, 0.2, 0.7]}, "controls": [], "seed": 2**63 - 1},
+    ],
+)
+def test_unusual_settings_survive_it_too(tmp_path: Path, values: dict[str, Any]) -> None:
+    recipe = load_recipe(None, values)
+    text = to_yaml(recipe)
+    assert load_recipe(file(tmp_path, text)) == recipe
+    assert to_yaml(load_recipe(tmp_path / "mine.yaml")) == text
+
+
+def test_every_setting_stands_in_the_printed_recipe() -> None:
+    values = yaml.safe_load(to_yaml(load_recipe("digits")))
+    assert set(values) == keys(Recipe)
+    assert set(values["distill"]["augment"]) == keys(Augment)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("count", 0),
+        ("count", -1),
+        ("rate", 0),
+        ("rate", -5),
+        ("rate", 101),
+        ("rate", NAN),
+        ("seed", -1),
+        ("held_out", 0),
+        ("threads", -1),
+        ("data.validation", -0.1),
+        ("data.validation", 1),
+        ("targets.betas", [1.0, 0.0]),
+        ("targets.betas", []),
+        ("targets.concentration_floor", -0.1),
+        ("targets.redraws", -1),
+        ("targets.priors", [0.5, 0.6]),
+        ("targets.priors", [1.5, -0.5]),
+        ("synthesis.noise_share", 2),
+        ("synthesis.noise_share", -0.1),
+        ("synthesis.steps", -1),
+        ("synthesis.learning_rate", 0),
+        ("synthesis.learning_rate", NAN),
+        ("synthesis.tau", 0),
+        ("synthesis.l2", -1),
+        ("synthesis.batch_size", 0),
+        ("synthesis.shard_size", 0),
+        ("distill.tau", 0),
+        ("distill.augment.share", 1.1),
+        ("distill.augment.salt_pepper", -0.1),
+        ("distill.augment.mixup", 1.5),
+        ("distill.augment.cutmix", -1),
+        ("distill.augment.gaussian", -1),
+    ],
+)
+def test_settings_out_of_range_are_refused_with_their_flag(name: str, value: Any) -> None:
+    with pytest.raises(ZskdError, match=f"--{name.replace('_', '-')} "):
+        load_recipe(None, nested(name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("distill.steps", 0),
+        ("distill.epochs", 0),
+        ("distill.batch_size", 0),
+        ("distill.learning_rate", 0),
+        ("distill.l2", -1),
+        ("distill.ema_decay", 1),
+        ("teacher.steps", 0),
+        ("teacher.epochs", -1),
+        ("teacher.batch_size", 0),
+        ("synthesis.warp.rotation", -1),
+        ("synthesis.warp.shift", -1),
+        ("synthesis.warp.shear", -1),
+        ("synthesis.warp.flip", 1.5),
+        ("synthesis.warp.scale", [0, 1]),
+        ("synthesis.warp.scale", [1.2, 0.8]),
+        ("distill.augment.rotation", -1),
+    ],
+)
+def test_settings_that_several_groups_share_are_refused_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(ZskdError, match=f"--(.*\\.)?{name.split('.')[-1].replace('_', '-')} is .*must be"):
+        load_recipe(None, nested(name, value))
+
+
+@pytest.mark.parametrize("name", ["synthesis.learning_rate", "synthesis.tau", "distill.learning_rate"])
+def test_rates_that_are_not_finite_are_refused(name: str) -> None:
+    with pytest.raises(ZskdError, match="learning-rate|tau"):
+        load_recipe(None, nested(name, float("inf")))
+
+
+def test_mixup_and_cutmix_share_the_images_of_a_batch() -> None:
+    with pytest.raises(ZskdError, match="mixup and cutmix together"):
+        load_recipe(None, {"distill": {"augment": {"mixup": 0.6, "cutmix": 0.6}}})
+
+
+def test_priors_and_rows_exclude_each_other() -> None:
+    with pytest.raises(ZskdError, match=r"--targets\.priors needs --targets\.order interleaved"):
+        load_recipe(None, {"targets": {"priors": [0.5, 0.5], "order": "rows"}})
+
+
+def test_training_needs_a_length() -> None:
+    with pytest.raises(ZskdError, match="give steps or epochs"):
+        load_recipe(None, {"distill": {"steps": None}})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate", 100),
+        ("rate", 0.01),
+        ("synthesis.steps", 0),
+        ("synthesis.noise_share", 1),
+        ("synthesis.noise_share", 0),
+        ("data.validation", 0),
+        ("targets.priors", [1 / 3, 1 / 3, 1 / 3]),
+        ("distill.augment.share", 0),
+        ("seed", 0),
+        ("threads", 0),
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(name: str, value: Any) -> None:
+    found = setting(load_recipe(None, nested(name, value)), name)
+    assert found == (tuple(value) if isinstance(value, list) else value)

@@ -1,0 +1,394 @@
+"""Transfer sets on disk: going on, refusing, verifying, gathering rows, and both exports."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from scipy.io import loadmat
+from torch import nn
+
+from zskd.classifier import Classifier, InputSpec
+from zskd.config import Synthesis
+from zskd.errors import ZskdError
+from zskd.export import export_mat, export_png
+from zskd.files import sha256_file, write_json
+from zskd.models import MODELS
+from zskd.progress import Progress, Task
+from zskd.synthesis import SetSpec, build_transfer_set
+from zskd.transfer_set import Shard, TransferSet, Writer, read_manifest, verify_transfer_set
+
+SIZES = (4, 3, 5)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in sorted(folder.glob("shard-*"))}
+
+
+def made_up(count: int, seed: int, shape: tuple[int, int, int] = (1, 4, 4), classes: int = 3) -> Shard:
+    numbers = torch.Generator().manual_seed(seed)
+    return Shard(
+        images=torch.rand(count, *shape, generator=numbers),
+        targets=torch.rand(count, classes, generator=numbers).softmax(1),
+        logits=torch.randn(count, classes, generator=numbers),
+        anchors=torch.arange(count) % classes,
+        steps=torch.full((count,), 7, dtype=torch.int32),
+        kl=torch.rand(count, generator=numbers),
+    )
+
+
+def writer(folder: Path, names: tuple[str, ...] = ("a", "b", "c"), **provenance: Any) -> Writer:
+    given = {"spec": {"count": sum(SIZES), "seed": 1}, "teacher_sha256": "0" * 64} | provenance
+    return Writer(folder, given, class_names=names, shape=(1, 4, 4))
+
+
+def write(folder: Path, names: tuple[str, ...] = ("a", "b", "c")) -> TransferSet:
+    one = writer(folder, names)
+    for number, size in enumerate(SIZES):
+        one.add(number, made_up(size, number))
+    one.finish()
+    return TransferSet(folder)
+
+
+@pytest.fixture
+def copy(small_set: TransferSet, tmp_path: Path) -> Path:
+    """A set of two shards that a test may damage."""
+    return Path(shutil.copytree(small_set.folder, tmp_path / "copy"))
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def change(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGES = [remove, cut, change, empty]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("number", [0, 1])
+def test_going_on_keeps_whole_shards_and_makes_the_others_again_to_the_same_bytes(
+    teacher: Classifier, small_spec: SetSpec, copy: Path, damage: Any, number: int
+) -> None:
+    before = hashes(copy)
+    damage(copy / f"shard-{number:05d}.safetensors")
+    kept = (copy / f"shard-{1 - number:05d}.safetensors").stat()
+    build_transfer_set(teacher, small_spec, copy)
+    assert hashes(copy) == before
+    after = (copy / f"shard-{1 - number:05d}.safetensors").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+    assert verify_transfer_set(copy) == 2
+
+
+class Stopping(Progress):
+    """Ends the work behind its first shard, as Ctrl-C does."""
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        class One:
+            def advance(self, done: int = 1, note: str = "") -> None:
+                raise KeyboardInterrupt
+
+        yield One()
+
+
+def test_a_set_that_was_interrupted_is_refused_until_it_is_finished(
+    teacher: Classifier, small_spec: SetSpec, small_set: TransferSet, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build_transfer_set(teacher, small_spec, tmp_path, progress=Stopping())
+    assert list(hashes(tmp_path)) == ["shard-00000.safetensors"]
+    for refuse in (TransferSet, verify_transfer_set):
+        with pytest.raises(ZskdError, match="is not finished: run the command that makes it again"):
+            refuse(tmp_path)
+    finished = build_transfer_set(teacher, small_spec, tmp_path)
+    assert hashes(tmp_path) == hashes(small_set.folder)
+    assert finished.manifest == small_set.manifest
+
+
+def test_a_finished_set_is_not_touched_again(teacher: Classifier, small_spec: SetSpec, copy: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in copy.glob("shard-*")}
+    build_transfer_set(teacher, small_spec, copy)
+    assert {path.name: path.stat().st_mtime_ns for path in copy.glob("shard-*")} == before
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"seed": 4}, r"spec\.seed \(3 there, 4 now\)"),
+        ({"count": 51}, r"spec\.count \(50 there, 51 now\)"),
+        ({"method": "noise"}, r"spec\.method \(zskd there, noise now\)"),
+        (
+            {"synthesis": Synthesis(steps=9, noise_share=0.4, batch_size=20, shard_size=40)},
+            r"spec\.synthesis\.steps \(8 there, 9 now\)",
+        ),
+    ],
+)
+def test_a_folder_of_another_set_is_refused_and_left_alone(
+    teacher: Classifier, small_spec: SetSpec, copy: Path, other: dict[str, Any], named: str
+) -> None:
+    before = hashes(copy) | {"manifest": sha256_file(copy / "manifest.json")}
+    with pytest.raises(ZskdError, match=rf"made with another {named}: choose another folder"):
+        build_transfer_set(teacher, replace(small_spec, **other), copy)
+    assert hashes(copy) | {"manifest": sha256_file(copy / "manifest.json")} == before
+
+
+def test_a_folder_of_another_teacher_is_refused(small_spec: SetSpec, copy: Path) -> None:
+    with pytest.raises(ZskdError, match="made with another teacher_sha256: choose another folder"):
+        build_transfer_set(Classifier(MODELS["lenet5"]()), small_spec, copy)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_verifying_notices_every_damage(copy: Path, damage: Any) -> None:
+    assert verify_transfer_set(copy) == 2
+    damage(copy / "shard-00001.safetensors")
+    wanted = "is missing" if damage is remove else "is not the file that was written"
+    with pytest.raises(ZskdError, match=rf"shard-00001\.safetensors {wanted}"):
+        verify_transfer_set(copy)
+
+
+@pytest.mark.parametrize("damage", [remove, cut, empty])
+def test_a_set_with_a_shard_that_is_not_whole_is_not_opened(copy: Path, damage: Any) -> None:
+    damage(copy / "shard-00001.safetensors")
+    with pytest.raises(ZskdError, match=r"shard-00001\.safetensors"):
+        TransferSet(copy)
+
+
+def test_a_shard_with_other_contents_is_not_opened(copy: Path) -> None:
+    path = copy / "shard-00001.safetensors"
+    tensors = load_file(path)
+    for wrong in (
+        {name: value for name, value in tensors.items() if name != "kl"},
+        {name: value[:-1].contiguous() for name, value in tensors.items()},
+        {**tensors, "more": torch.zeros(10)},
+    ):
+        save_file(wrong, path)
+        with pytest.raises(ZskdError, match="is not the shard that the manifest lists"):
+            TransferSet(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is missing: it should be the manifest of a transfer set"),
+        ('{"format": ', "is damaged"),
+        ('{"format": "zskd-transfer-set/9"}', "is not a manifest of format zskd-transfer-set/1"),
+        ('{"format": "zskd-transfer-set/1"}', "is not a manifest of format zskd-transfer-set/1"),
+    ],
+)
+def test_manifests_that_cannot_be_used_are_named(copy: Path, text: str | None, message: str) -> None:
+    (copy / "manifest.json").unlink()
+    if text is not None:
+        (copy / "manifest.json").write_text(text)
+    for read in (read_manifest, TransferSet, verify_transfer_set):
+        with pytest.raises(ZskdError, match=rf"manifest\.json.*{message}"):
+            read(copy)
+
+
+def test_a_manifest_whose_list_of_shards_is_damaged_is_named(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    write_json(copy / "manifest.json", manifest | {"shards": [{"name": "shard-00000.safetensors"}]})
+    for read in (TransferSet, verify_transfer_set):
+        with pytest.raises(ZskdError, match=r"manifest\.json"):
+            read(copy)
+
+
+def test_the_manifest_sums_up_its_shards(tmp_path: Path) -> None:
+    made = write(tmp_path)
+    shards = list(made)
+    assert (len(made), made.manifest["count"]) == (12, 12)
+    kl = torch.cat([shard.kl for shard in shards])
+    match = torch.cat([shard.logits.argmax(1) == shard.anchors for shard in shards])
+    assert made.manifest["mean_kl"] == pytest.approx(float(kl.mean()), abs=1e-6)
+    assert made.manifest["anchor_match"] == pytest.approx(float(match.float().mean()), abs=1e-6)
+    assert [entry["count"] for entry in made.manifest["shards"]] == list(SIZES)
+    assert (made.class_names, made.shape) == (("a", "b", "c"), (1, 4, 4))
+
+
+def test_shards_come_back_as_they_were_written_in_any_order_of_writing(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    for number in (2, 0, 1):
+        one.add(number, made_up(SIZES[number], number))
+    one.finish()
+    for number, shard in enumerate(TransferSet(tmp_path)):
+        wanted = made_up(SIZES[number], number).tensors()
+        assert all(torch.equal(value, wanted[name]) for name, value in shard.tensors().items())
+
+
+def test_a_writer_that_goes_on_knows_what_is_there(tmp_path: Path) -> None:
+    writer(tmp_path).add(1, made_up(3, 1))
+    assert list(writer(tmp_path).done) == [1]
+    cut(tmp_path / "shard-00001.safetensors")
+    assert list(writer(tmp_path).done) == []
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        list(range(12)),
+        list(range(11, -1, -1)),
+        [3, 4, 6, 7],
+        [0, 11, 0, 5, 5, 4, 11],
+        [7, 2, 9, 4, 0, 10, 1, 3],
+        [6],
+        [],
+    ],
+)
+def test_images_come_in_the_order_asked_for_across_shards(tmp_path: Path, rows: list[int]) -> None:
+    made = write(tmp_path)
+    together = torch.cat([shard.images for shard in made])
+    wanted = torch.tensor(rows, dtype=torch.int64)
+    assert torch.equal(made.images(wanted), together[wanted])
+
+
+@pytest.mark.parametrize("row", [12, -1])
+def test_rows_that_are_not_there_are_refused(tmp_path: Path, row: int) -> None:
+    with pytest.raises((IndexError, ZskdError)):
+        write(tmp_path).images(torch.tensor([0, row]))
+
+
+def test_the_space_of_an_image_is_what_it_takes_on_disk(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    one.add(0, made_up(1000, 0))
+    size = (tmp_path / "shard-00000.safetensors").stat().st_size
+    assert 0 <= size - 1000 * Shard.bytes_per_image((1, 4, 4), 3) < 2000
+
+
+def test_the_matlab_file_has_the_layout_of_the_reproduction(small_set: TransferSet, tmp_path: Path) -> None:
+    export_mat(small_set, tmp_path / "set.mat")
+    read = loadmat(tmp_path / "set.mat")
+    images, labels = read["train_images"], read["train_labels"]
+    assert (images.shape, images.dtype) == ((50, 32, 32, 1), np.float32)
+    assert (labels.shape, labels.dtype) == ((50, 10), np.float32)
+    together = torch.cat([shard.images for shard in small_set])
+    np.testing.assert_array_equal(images[:, :, :, 0], together[:, 0].numpy() * np.float32(255))
+    np.testing.assert_array_equal(labels, torch.cat([shard.targets for shard in small_set]).numpy())
+    assert 200 < images.max() <= 255
+    assert images.min() >= 0
+    with pytest.raises(ZskdError, match=r"name a file that ends in \.mat"):
+        export_mat(small_set, tmp_path / "set.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["set.mat"]
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
+
+
+def test_pictures_are_the_images_in_8_bits_with_the_teachers_own_answers(
+    teacher: Classifier, small_set: TransferSet, tmp_path: Path
+) -> None:
+    folder = export_png(small_set, teacher, tmp_path / "png")
+    lines = records(folder)
+    together = torch.cat([shard.images for shard in small_set])
+    targets = torch.cat([shard.targets for shard in small_set])
+    anchors = torch.cat([shard.anchors for shard in small_set])
+    assert len(lines) == 50
+    assert {line["file"] for line in lines} == {
+        p.relative_to(folder).as_posix() for p in folder.rglob("*.png")
+    }
+    for row, line in enumerate(lines):
+        assert line["file"] == f"{int(anchors[row])}/{row:06d}.png"
+        with Image.open(folder / line["file"]) as picture:
+            assert (picture.mode, picture.size) == ("L", (32, 32))
+            pixels = torch.from_numpy(np.array(picture)).float() / 255
+        assert float((pixels - together[row, 0]).abs().max()) <= 0.5 / 255 + 1e-6
+        with torch.no_grad():
+            answer = teacher(pixels[None, None])[0]
+        torch.testing.assert_close(torch.tensor(line["logits"]), answer, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(line["target"], targets[row].numpy(), atol=1e-7)
+
+
+def linear(names: tuple[str, ...], channels: int = 1) -> Classifier:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16 * channels, len(names)))
+    return Classifier(module, spec=InputSpec(shape=(channels, 4, 4)), class_names=names).freeze()
+
+
+def set_of(names: tuple[str, ...], folder: Path, channels: int = 1) -> TransferSet:
+    provenance = {"spec": {}, "teacher_sha256": ""}
+    one = Writer(folder, provenance, class_names=names, shape=(channels, 4, 4))
+    one.add(0, made_up(2 * len(names), 0, (channels, 4, 4), len(names)))
+    one.finish()
+    return TransferSet(folder)
+
+
+def test_colour_pictures_keep_their_channels(tmp_path: Path) -> None:
+    made = set_of(("a", "b"), tmp_path / "set", channels=3)
+    folder = export_png(made, linear(("a", "b"), 3), tmp_path / "png")
+    with Image.open(folder / records(folder)[0]["file"]) as picture:
+        assert picture.mode == "RGB"
+        pixels = np.array(picture)
+    np.testing.assert_allclose(
+        pixels / 255, next(iter(made)).images[0].permute(1, 2, 0), atol=0.5 / 255 + 1e-6
+    )
+
+
+def test_images_of_two_channels_are_no_pictures(tmp_path: Path) -> None:
+    made = set_of(("a", "b"), tmp_path / "set", channels=2)
+    with pytest.raises(ZskdError, match="grey or RGB; these images have 2 channels"):
+        export_png(made, linear(("a", "b"), 2), tmp_path / "png")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("T-shirt/top", "Trouser", "Ankle boot"),
+        ("..", ".", "../../outside"),
+        ("/absolute", "C:\\x", "a\nb"),
+        ("a/b", "a:b", "a_b"),
+        (".hidden", "ends.", "größe"),
+        ("", "b", "c"),
+    ],
+)
+def test_class_names_become_folders_of_their_own_inside_the_export(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    folder = export_png(set_of(names, tmp_path / "set"), linear(names), tmp_path / "in" / "png")
+    files = [line["file"] for line in records(folder)]
+    anchors = next(iter(TransferSet(tmp_path / "set"))).anchors.tolist()
+    assert len(list(folder.rglob("*.png"))) == len(files) == 6
+    owners: dict[str, set[int]] = {}
+    for file, anchor in zip(files, anchors, strict=True):
+        assert len(Path(file).parts) == 2, "one folder per class, right inside the export"
+        owners.setdefault(Path(file).parts[0], set()).add(anchor)
+    assert sorted(map(sorted, owners.values())) == [[0], [1], [2]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "set"]
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["png"]
+
+
+def test_plain_class_names_are_kept_and_others_numbered(tmp_path: Path) -> None:
+    names = ("T-shirt/top", "Trouser", "Ankle boot")
+    folder = export_png(set_of(names, tmp_path / "set"), linear(names), tmp_path / "png")
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == [
+        "0_T-shirt_top",
+        "Ankle boot",
+        "Trouser",
+    ]
+
+
+def test_a_folder_that_is_not_empty_is_not_filled(
+    teacher: Classifier, small_set: TransferSet, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(ZskdError, match="is not empty: choose another folder"):
+        export_png(small_set, teacher, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
