@@ -7,6 +7,7 @@ is told in docs/methods/zskd.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,8 +18,8 @@ from zskd.errors import ZskdError
 
 
 def _check(name: str, value: float, low: float, high: float = float("inf"), *, above: bool = False) -> None:
-    """Refuse a number outside [low, high], or (low, high] when `above`."""
-    if not (low < value <= high if above else low <= value <= high):
+    """Refuse a number outside [low, high], or (low, high] when `above`, and one that is not finite."""
+    if not math.isfinite(value) or not (low < value <= high if above else low <= value <= high):
         bound = f"above {low:g}" if above else f"at least {low:g}"
         top = f" and at most {high:g}" if high != float("inf") else ""
         raise ZskdError(f"--{name} is {value}: it must be {bound}{top}")
@@ -63,14 +64,15 @@ class Fit:
 
     def __post_init__(self) -> None:
         """Refuse lengths and rates that cannot be."""
+        section = type(self).__name__.lower()
         if self.steps is None and self.epochs is None:
-            raise ZskdError("training needs its length: give steps or epochs")
-        _check("steps", 1 if self.steps is None else self.steps, 1)
-        _check("epochs", 1 if self.epochs is None else self.epochs, 0, above=True)
-        _check("batch-size", self.batch_size, 1)
-        _check("learning-rate", self.learning_rate, 0, above=True)
-        _check("l2", self.l2, 0)
-        _check("ema-decay", self.ema_decay, 0, 0.999999)
+            raise ZskdError(f"training needs its length: give --{section}.steps or --{section}.epochs")
+        _check(f"{section}.steps", 1 if self.steps is None else self.steps, 1)
+        _check(f"{section}.epochs", 1 if self.epochs is None else self.epochs, 0, above=True)
+        _check(f"{section}.batch-size", self.batch_size, 1)
+        _check(f"{section}.learning-rate", self.learning_rate, 0, above=True)
+        _check(f"{section}.l2", self.l2, 0)
+        _check(f"{section}.ema-decay", self.ema_decay, 0, 0.999999)
 
     def total_steps(self, images: int) -> int:
         """Return the number of steps for a training set of `images` images."""
@@ -160,10 +162,11 @@ class Warp:
 
     def __post_init__(self) -> None:
         """Refuse impossible magnitudes."""
+        section = "distill.augment" if isinstance(self, Augment) else "synthesis.warp"
         for name in ("rotation", "shift", "shear"):
-            _check(name, getattr(self, name), 0)
-        _check("flip", self.flip, 0, 1)
-        _check("scale", self.scale[0], 0, self.scale[1], above=True)
+            _check(f"{section}.{name}", getattr(self, name), 0)
+        _check(f"{section}.flip", self.flip, 0, 1)
+        _check(f"{section}.scale", self.scale[0], 0, self.scale[1], above=True)
 
     @property
     def moves(self) -> bool:
@@ -307,6 +310,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be."""
+        if Path(self.name).name != self.name or self.name.startswith("."):
+            raise ZskdError(f"--name is {self.name!r}: it must be a plain folder name")
+        if len(set(self.controls)) != len(self.controls):
+            raise ZskdError("--controls names an arm twice")
         _check("seed", self.seed, 0, 2**63 - 1)
         _check("held-out", self.held_out, 1)
         _check("threads", self.threads, 0)

@@ -70,20 +70,23 @@ def distill(
         config,
         images=len(transfer_set),
         seed=seed,
-        title="distillation",
+        section="distill",
         state=state,
-        key=_key(teacher, transfer_set, config, seed) if state else "",
+        key=_key(teacher, transfer_set, student, config, seed) if state else "",
         progress=progress,
     )
     return classifier.freeze()
 
 
-def _key(teacher: Classifier, transfer_set: TransferSet, config: Distill, seed: int) -> str:
+def _key(
+    teacher: Classifier, transfer_set: TransferSet, student: nn.Module, config: Distill, seed: int
+) -> str:
     """What a saved state must have been made with to be gone on with."""
     return sha256_json(
         {
             "teacher": teacher.fingerprint(),
             "shards": [shard["sha256"] for shard in transfer_set.manifest["shards"]],
+            "student": [[name, list(value.shape)] for name, value in student.state_dict().items()],
             "config": repr(config),
             "seed": seed,
             "threads": torch.get_num_threads(),

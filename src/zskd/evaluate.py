@@ -40,11 +40,19 @@ def share(hits: int, n: int) -> Share:
     return Share(100 * hits / n, 100 * interval.low, 100 * interval.high, n)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(classifier: Classifier, images: Images) -> Labels:
-    """Return the class of each image (N,)."""
+    """Return the class of each image (N,).
+
+    Raises:
+        ZskdError: images of another size than the classifier's.
+    """
     classifier.eval()
-    return torch.cat([classifier(batch).argmax(1) for batch in torch.split(images, _BATCH)]).clone()
+    if tuple(images.shape[1:]) != classifier.spec.shape:
+        raise ZskdError(
+            f"the images are {tuple(images.shape[1:])}, and the network takes {classifier.spec.shape}"
+        )
+    return torch.cat([classifier(batch).argmax(1) for batch in torch.split(images, _BATCH)])
 
 
 def accuracy(classifier: Classifier, split: Split) -> Share:
@@ -53,10 +61,6 @@ def accuracy(classifier: Classifier, split: Split) -> Share:
     Raises:
         ZskdError: images of another size, or labels beyond its classes.
     """
-    if split.images.shape[1:] != classifier.spec.shape:
-        raise ZskdError(
-            f"the images are {tuple(split.images.shape[1:])}, and the network takes {classifier.spec.shape}"
-        )
     if len(split) and int(split.labels.max()) >= classifier.classes:
         raise ZskdError(f"the data has more classes than the network's {classifier.classes}")
     return share(int((predict(classifier, split.images) == split.labels).sum()), len(split))
@@ -73,6 +77,12 @@ def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
 
 
 def agreement(student: Classifier, teacher: Classifier, images: Images) -> Share:
-    """Return the share of images for which student and teacher give the same class."""
+    """Return the share of images for which student and teacher give the same class.
+
+    Raises:
+        ZskdError: images of another size, or networks of other numbers of classes.
+    """
+    if student.classes != teacher.classes:
+        raise ZskdError(f"the student has {student.classes} classes and its teacher {teacher.classes}")
     same = predict(student, images) == predict(teacher, images)
     return share(int(same.sum()), len(images))

@@ -71,4 +71,4 @@ def _write_png(pixels: np.ndarray, path: Path) -> None:
 def _safe(name: str, number: int) -> str:
     """A class's folder; names that are no plain file name (`T-shirt/top`) get their number."""
     cleaned = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(". ")
-    return cleaned if cleaned == name else f"{number}_{cleaned}"
+    return cleaned if cleaned and cleaned == name else f"{number}_{cleaned}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -30,22 +31,28 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """
     if path.suffix.lower() not in _ENDINGS:
         raise ZskdError(f"{path}: pictures are written as {', '.join(_ENDINGS)}")
-    with whole_file(path) as temporary:
-        # no date and no version inside, so that the same picture is the same file
-        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
+    # no date and no random names inside, so that the same picture is the same file
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
+    with whole_file(path) as temporary, rc_context({"svg.hashsalt": "zskd"}):
         figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata=metadata)
     return path
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib shall not read as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def similarity_figure(values: Similarity, class_names: Sequence[str], title: str) -> Figure:
     """Draw a (K, K) matrix as a labelled heat map."""
     k = len(class_names)
+    names = [_plain(name) for name in class_names]
     side = max(4.5, min(12.0, 0.55 * k + 1.5))
     figure = Figure(figsize=(side * 1.15, side))
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap="viridis")
-    axes.set_xticks(range(k), class_names, rotation=45 if max(map(len, class_names)) > 3 else 0, ha="center")
-    axes.set_yticks(range(k), class_names)
+    axes.set_xticks(range(k), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="center")
+    axes.set_yticks(range(k), names)
     axes.set_xlabel("class j")
     axes.set_ylabel("class k")
     axes.set_title(title)
@@ -80,11 +87,11 @@ def grid_figure(images: Images, captions: Sequence[str], title: str, columns: in
     rows = -(-len(images) // columns)
     longest = max(map(len, captions), default=0)
     figure = Figure(figsize=(columns * max(1.3, 0.082 * longest), rows * 1.6 + 0.5))
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     for i, (image, text) in enumerate(zip(images, captions, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1)
         _show(axes, image)
-        axes.set_title(text, fontsize=7, y=-0.18)
+        axes.set_title(_plain(text), fontsize=7, y=-0.18)
     figure.tight_layout()
     return figure
 

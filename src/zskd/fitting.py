@@ -8,6 +8,7 @@ saved after every pass over the images, so that a killed run redoes at most one 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +20,11 @@ from zskd.checkpoint import read_tensors, save_tensors
 from zskd.config import Fit
 from zskd.errors import ZskdError
 from zskd.files import whole_file
-from zskd.progress import Progress
+from zskd.progress import Progress, readable_seconds
 from zskd.streams import torch_stream
+
+_PROBE_STEPS = 10
+"""After so many steps the time of all is estimated and said."""
 
 BatchLoss = Callable[[nn.Module, Tensor, Generator], Tensor]
 """(network, rows of the training set, random numbers of this step) → loss."""
@@ -33,7 +37,7 @@ def fit(
     *,
     images: int,
     seed: int,
-    title: str,
+    section: str,
     state: Path | None = None,
     key: str = "",
     progress: Progress | None = None,
@@ -46,7 +50,7 @@ def fit(
         config: length, batch, learning rate and which weights are kept.
         images: size of the training set.
         seed: of the order of the images and of the streams given to `batch_loss`.
-        title: what is trained, for messages.
+        section: group of settings that `config` came from, for messages.
         state: file that the state is saved to after every pass and read from at the start.
         key: identifies what is being trained; a state of another key is not used.
         progress: told of every step.
@@ -54,6 +58,7 @@ def fit(
     Raises:
         ZskdError: the loss is no longer finite.
     """
+    progress = progress or Progress()
     total = config.total_steps(images)
     weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
     optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
@@ -61,21 +66,23 @@ def fit(
     done = _load(state, key, module, optimiser, average) if state else 0
     per_pass = max(1, images // config.batch_size)
     module.train()
+    started = time.perf_counter()
     with (
         torch.random.fork_rng(devices=[]),
-        (progress or Progress()).task(title, total, "steps", done=done) as task,
+        progress.task(section, total, "steps", done=done) as task,
     ):
         for step in range(done, total):
             numbers = torch_stream(seed, "step", step)
-            torch.manual_seed(numbers.initial_seed())  # dropout draws from the global generator
+            # dropout draws from the global generator
+            torch.manual_seed(torch_stream(seed, "dropout", step).initial_seed())
             for group in optimiser.param_groups:
                 group["lr"] = _learning_rate(config, step, total)
             loss = batch_loss(module, _rows(step, config.batch_size, images, seed), numbers)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise ZskdError(
-                    f"{title}: the loss is not finite at step {step + 1} of {total}: lower the learning rate "
-                    f"({config.learning_rate:g})"
+                    f"{section}: the loss is not finite at step {step + 1} of {total}: lower "
+                    f"--{section}.learning-rate ({config.learning_rate:g})"
                 )
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
@@ -87,6 +94,12 @@ def fit(
             if state and (step + 1) % per_pass == 0 and step + 1 < total:
                 _save(state, key, module, optimiser, average, step + 1)
             task.advance(1, f"loss {value:.4f}")
+            if step == done + _PROBE_STEPS:
+                left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
+                progress.say(
+                    f"{section}: {total - done:,} steps of {config.batch_size} images, "
+                    f"about {readable_seconds(left)}"
+                )
     optimiser.zero_grad()
     if config.weights == "ema":
         module.load_state_dict(average)

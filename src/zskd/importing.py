@@ -79,6 +79,8 @@ def check_golden(classifier: Classifier, path: Path) -> dict[str, Any]:
             f"{path}: inputs {tuple(inputs.shape)} and logits {tuple(expected.shape)} do not fit a network "
             f"of input {classifier.spec.shape} and {classifier.classes} classes"
         )
+    if not 0 <= float(inputs.min()) <= float(inputs.max()) <= 1:
+        raise ZskdError(f"{path}: inputs must be pixels in [0, 1], as they are before mean and std")
     with torch.no_grad():
         found = classifier(inputs)
     scale = max(1.0, float(expected.abs().max()))

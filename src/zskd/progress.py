@@ -48,7 +48,7 @@ def readable_seconds(seconds: float) -> str:
 def readable_bytes(size: float) -> str:
     """Return a size as people say it, in powers of 1,000: `98 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
+        if round(size) < 1000:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"

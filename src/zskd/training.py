@@ -59,7 +59,7 @@ def train_teacher(
         config,
         images=len(split),
         seed=seed,
-        title="teacher",
+        section="teacher",
         state=state,
         key=key,
         progress=progress,

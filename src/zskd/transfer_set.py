@@ -186,7 +186,13 @@ class TransferSet:
         return channels, height, width
 
     def images(self, rows: Tensor) -> Images:
-        """Return the images of the given rows (N,), in that order."""
+        """Return the images of the given rows (N,), in that order.
+
+        Raises:
+            ZskdError: a row is negative or beyond the set.
+        """
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise ZskdError(f"{self.folder} holds rows 0 to {len(self) - 1}")
         gathered = torch.empty(len(rows), *self.shape)
         owner = torch.bucketize(rows, self._starts[1:], right=True)
         for number in set(owner.tolist()):
@@ -205,6 +211,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     needed = {"format", "complete", "count", "class_names", "shape", "shards", "spec", "teacher_sha256"}
     if manifest.get("format") != _FORMAT or not needed <= manifest.keys():
         raise ZskdError(f"{folder / MANIFEST} is not a manifest of format {_FORMAT}: make the set again")
+    if any(not {"file", "count", "sha256"} <= shard.keys() for shard in manifest["shards"]):
+        raise ZskdError(f"{folder / MANIFEST} is damaged: a shard is not fully described; make the set again")
     return manifest
 
 

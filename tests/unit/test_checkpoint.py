@@ -173,6 +173,7 @@ def test_golden_files_that_do_not_fit(teacher: Classifier, tmp_path: Path) -> No
     pairs = golden(teacher)
     cases = {
         "must hold": {"inputs": pairs["inputs"]},
+        r"pixels in \[0, 1\]": {"inputs": pairs["inputs"] - 0.5, "logits": pairs["logits"]},
         "do not fit": {"inputs": pairs["inputs"], "logits": pairs["logits"][:, :5].contiguous()},
     }
     for message, tensors in cases.items():

@@ -65,7 +65,7 @@ def run(
     seed: int = 1,
 ) -> dict[str, Tensor]:
     module = network()
-    fit(module, loss, config, images=IMAGES, seed=seed, title="test", state=state, key=key)
+    fit(module, loss, config, images=IMAGES, seed=seed, section="test", state=state, key=key)
     assert not module.training
     return module.state_dict()
 
@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_ends_with_step_and_learning_rate(bad: float) 
         return bad if step == 4 else 1.0
 
     with pytest.raises(
-        ZskdError, match=r"^test: the loss is not finite at step 4 of 11: lower the learning rate \(0\.01\)$"
+        ZskdError, match=r"^test: the loss is not finite at step 4 of 11: lower --test.learning-rate \(0\.01\)$"
     ):
         run(loss=loss)
     assert len(seen) == 4
@@ -228,7 +228,7 @@ def follow(config: Fit, loss_of: Callable[[Scalars], Tensor]) -> tuple[Scalars, 
         path.append(float(module.linear.weight.detach()))
         return loss_of(module)
 
-    fit(module, loss, config, images=8, seed=0, title="test")
+    fit(module, loss, config, images=8, seed=0, section="test")
     return module, path
 
 
@@ -273,7 +273,7 @@ def test_the_average_covers_statistics_and_copies_counters() -> None:
 
 def test_no_gradient_is_left_behind() -> None:
     module = network()
-    fit(module, batch_loss, CONFIG, images=IMAGES, seed=0, title="test")
+    fit(module, batch_loss, CONFIG, images=IMAGES, seed=0, section="test")
     assert all(value.grad is None for value in module.parameters())
 
 

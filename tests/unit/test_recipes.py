@@ -389,7 +389,7 @@ def test_priors_and_rows_exclude_each_other() -> None:
 
 
 def test_training_needs_a_length() -> None:
-    with pytest.raises(ZskdError, match="give steps or epochs"):
+    with pytest.raises(ZskdError, match="training needs its length"):
         load_recipe(None, {"distill": {"steps": None}})
 
 

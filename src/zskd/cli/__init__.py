@@ -42,7 +42,9 @@ app = App(
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
-    import zskd.cli.commands  # noqa: F401  registers the commands
+    import zskd.cli.looking
+    import zskd.cli.making
+    import zskd.cli.using  # noqa: F401  each registers its verbs
 
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")

@@ -121,6 +121,8 @@ def _load_folder(data: Data, shape: tuple[int, int, int]) -> tuple[Split, Split,
     train_root = root / "train"
     test_root = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     divided = train_root.is_dir() and test_root is not None
+    if train_root.is_dir() != (test_root is not None):
+        raise ZskdError(f"{root} needs both train/ and test/ (or val/), or neither and one folder per class")
     names = class_folders(train_root if divided else root)
     if len(names) < 2:
         raise ZskdError(f"{root} needs at least two class folders, found: {', '.join(names) or 'none'}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from zskd.errors import ZskdError
+from zskd.files import make_folder
 
 _LAYOUT = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
 """The folder layout of torchvision, so that its downloads can be used as they are."""
@@ -72,7 +73,7 @@ def _fill_cache(name: str) -> Path:
     import pooch  # only here: its HTTP libraries are slow to import
 
     pooch.get_logger().setLevel(logging.ERROR)
-    folder = cache_folder() / _LAYOUT[name]
+    folder = make_folder(cache_folder() / _LAYOUT[name])
     for file, md5 in _MD5[name].items():
         tried = []
         for mirror in _MIRRORS[name]:
@@ -81,7 +82,9 @@ def _fill_cache(name: str) -> Path:
                 pooch.retrieve(mirror + file, f"md5:{md5}", file, folder, downloader=downloader)
                 break
             except Exception as error:  # every network library below raises its own kinds
-                tried.append(f"{mirror + file} ({type(error).__name__})")
+                # pooch tells a wrong checksum by a plain ValueError
+                why = "wrong checksum" if type(error) is ValueError else type(error).__name__
+                tried.append(f"{mirror + file} ({why})")
         else:
             raise ZskdError(
                 f"cannot download {name}; tried {' and '.join(tried)}. Without internet, put "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from zskd.errors import ZskdError, one_line
 
@@ -23,18 +23,23 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         raise ZskdError(f"pictures are read as grey or RGB; the network takes {channels} channels")
     try:
         with Image.open(path) as picture:
-            converted = picture.convert("L" if channels == 1 else "RGB")
+            opened: Image.Image = picture
+            if picture.mode.startswith("I"):  # 16 bits, which `convert` would cut at 255
+                opened = Image.fromarray(np.asarray(picture, dtype=np.float32) / 257)
+            converted = opened.convert("L" if channels == 1 else "RGB")
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(converted, dtype=np.float32) / 255
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ZskdError(f"{path} is no readable picture ({one_line(error)})") from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1).copy()
 
 
 def class_folders(root: Path) -> tuple[str, ...]:
     """Return the class names: the sorted names of the folders in `root`."""
-    return tuple(sorted(child.name for child in root.iterdir() if child.is_dir()))
+    return tuple(
+        sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+    )
 
 
 def read_folder(
@@ -56,7 +61,7 @@ def read_folder(
         (path, label)
         for label, name in enumerate(names)
         for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in _ENDINGS
+        if path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
     ]
     labels = np.array([label for _, label in files], dtype=np.int64)
     empty = [name for label, name in enumerate(names) if not (labels == label).any()]

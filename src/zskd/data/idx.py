@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from zskd.errors import ZskdError, one_line
+from zskd.files import readable_errors
 
 _UNSIGNED_BYTE = 0x08
 
@@ -27,13 +28,14 @@ def read_idx(path: Path) -> np.ndarray:
     """
     packed = path.with_name(path.name + ".gz")
     source = path if path.is_file() else packed
-    try:
+    if not source.exists():
+        raise ZskdError(f"neither {path} nor {packed.name} is there")
+    with readable_errors(source, "read"):
         raw = source.read_bytes()
+    try:
         if source == packed:
             raw = gzip.decompress(raw)
-    except FileNotFoundError as error:
-        raise ZskdError(f"neither {path} nor {packed.name} is there") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ZskdError(f"{source} is damaged or cut off ({one_line(error)}): fetch it again") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE or raw[3] == 0:
         raise ZskdError(f"{source} is no IDX file of bytes: its magic number is {raw[:4].hex() or 'missing'}")

@@ -57,8 +57,10 @@ def layers(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str,
     top = merge(file, _without_rivals(overrides))
     preset = read_preset(str(top.get("preset", DEFAULT_PRESET)))
     by_rate = preset.pop(_RATES, {})
-    at_rate = by_rate.get(top.get("rate"), {})
-    return merge(merge(preset, at_rate), _without_rivals(top))
+    at_rate = by_rate.get(_number(top.get("rate")), {})
+    # a setting given inside a group leaves the others of that group at their defaults, not at zero
+    below = merge(merge(to_values(Recipe()), preset), at_rate)
+    return merge(below, _without_rivals(top))
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -110,6 +112,14 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
+
+
+def _number(value: Any) -> float | None:
+    """A rate as a number, for looking it up; what is none is told by the validation."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _without_rivals(values: Mapping[str, Any]) -> dict[str, Any]:

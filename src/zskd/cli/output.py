@@ -1,0 +1,35 @@
+"""What the verbs print, and their small common parts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from cyclopts import Parameter
+
+from zskd.errors import ZskdError
+
+Flag = Annotated[bool, Parameter(negative="")]
+"""A switch that is either given or not."""
+
+
+def say(text: str) -> None:
+    """Print a result on standard output."""
+    print(text, file=sys.stdout, flush=True)
+
+
+def print_matrix(title: str, values: np.ndarray, names: tuple[str, ...]) -> None:
+    """Print a (K, K) matrix with its class names, two digits behind the point."""
+    width = max(6, *(len(name) + 1 for name in names))
+    say(f"{title}:")
+    say(" " * width + "".join(name.rjust(width) for name in names))
+    for name, row in zip(names, values, strict=True):
+        say(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
+
+
+def must_be_new(folder: Path) -> None:
+    """Refuse to write over a finished checkpoint."""
+    if (folder / "card.json").exists():
+        raise ZskdError(f"{folder} is finished already: choose another folder, or delete it")

@@ -1,0 +1,111 @@
+"""The README does what it says: its commands and its Python are run, its tables are fresh."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import run_zskd
+from zskd.cli import run
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
+
+
+def commands(language: str) -> list[list[str]]:
+    lines = "".join(blocks(language)).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("zskd ")]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_shell_blocks_runs(tmp_path: Path) -> None:
+    """In order, in one folder; these blocks are written so that they need nothing but digits."""
+    found = commands("bash")
+    assert len(found) >= 14
+    (tmp_path / "zskd").write_text(f'#!/bin/sh\nexec {sys.executable} -m zskd "$@"\n')
+    (tmp_path / "zskd").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for block in blocks("bash"):
+        done = subprocess.run(
+            ["bash", "-e", "-c", block],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=250,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    for picture in ("similarity.png", "threes.png", "filmstrip.png"):
+        assert (tmp_path / picture).is_file()
+
+
+def test_the_other_commands_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    """They need data of the reader's; what can be checked is that every option exists and is valid."""
+    found = [command for command in commands("") if command[1] == "run"]
+    assert len(found) >= 5
+    for command in found:
+        assert run([*command[1:], "--print-config"]) == 0, capsys.readouterr().err
+
+
+def test_the_python_runs(tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    assert len(code.strip().splitlines()) <= 12
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d % \[", done.stdout)
+
+
+def test_the_make_targets_that_are_named_exist() -> None:
+    named = set(re.findall(r"\bmake (run|test|\w+)\b", " ".join(blocks(""))))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {"run"} <= named
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in named)
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_tables_are_those_of_the_records() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "tables.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_links_inside_the_documentation_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    broken = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http") and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert not broken
+
+
+def test_the_modules_of_the_architecture_page_exist_and_are_all_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+(?:\.py|/))`", page))
+    source = ROOT / "src" / "zskd"
+    there = {
+        path.name + ("/" if path.is_dir() else "")
+        for path in source.iterdir()
+        if (path.is_dir() and path.name != "__pycache__")
+        or (path.suffix == ".py" and not path.name.startswith("__"))
+    }
+    assert there <= named
+
+
+def test_no_command_line_needs_a_checkout(tmp_path: Path) -> None:
+    done = run_zskd("run", "my-teacher", "--print-config", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "name: my-teacher" in done.stdout
