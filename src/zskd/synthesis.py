@@ -27,7 +27,7 @@ from zskd.config import Synthesis, Targets
 from zskd.errors import ZskdError, one_line
 from zskd.inversion import Chain, draw_starts, draw_warps, invert
 from zskd.methods import METHODS
-from zskd.progress import Progress, readable_bytes, readable_seconds
+from zskd.progress import Progress, Task, readable_bytes, readable_seconds
 from zskd.targets import Place, place, row_size
 from zskd.transfer_set import Shard, TransferSet, Writer
 
@@ -107,15 +107,13 @@ def build_transfer_set(
     ready = sum(min(size, spec.count - k * size) for k in writer.done)
     with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
         for number in missing:
-            shard = make_shard(teacher, spec, number)
-            writer.add(number, shard)
-            task.advance(len(shard), f"KL {float(shard.kl.mean()):.4f}")
+            writer.add(number, make_shard(teacher, spec, number, task=task))
     writer.finish()
     return TransferSet(folder)
 
 
-def make_shard(teacher: Classifier, spec: SetSpec, number: int) -> Shard:
-    """Make one shard: a pure function of teacher, spec and number."""
+def make_shard(teacher: Classifier, spec: SetSpec, number: int, *, task: Task | None = None) -> Shard:
+    """Make one shard: a pure function of teacher, spec and number; `task` is told of every batch."""
     size = spec.shard_size(teacher.classes)
     first = number * size
     count = min(size, spec.count - first)
@@ -125,6 +123,8 @@ def make_shard(teacher: Classifier, spec: SetSpec, number: int) -> Shard:
         for start in range(0, count, spec.synthesis.batch_size):
             indices = list(range(first + start, first + start + spec.synthesis.batch_size))
             parts.append(_make_batch(teacher, spec, indices, chain)[: count - start])
+            if task is not None:
+                task.advance(len(parts[-1]), f"KL {float(parts[-1].kl.mean()):.4f}")
     return Shard.join(parts)
 
 

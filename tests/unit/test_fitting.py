@@ -198,13 +198,17 @@ def test_training_is_as_long_as_its_settings_say(config: Fit, steps: int) -> Non
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_with_step_and_learning_rate(bad: float) -> None:
-    seen, loss = counting(lambda module, rows, numbers: batch_loss(module, rows, numbers) * factor(len(seen)))
+    def worse(module: nn.Module, rows: torch.Tensor, numbers: torch.Generator) -> torch.Tensor:
+        return batch_loss(module, rows, numbers) * factor(len(seen))
+
+    seen, loss = counting(worse)
 
     def factor(step: int) -> float:
         return bad if step == 4 else 1.0
 
     with pytest.raises(
-        ZskdError, match=r"^test: the loss is not finite at step 4 of 11: lower --test.learning-rate \(0\.01\)$"
+        ZskdError,
+        match=r"^test: the loss is not finite at step 4 of 11: lower --test.learning-rate \(0\.01\)$",
     ):
         run(loss=loss)
     assert len(seen) == 4
