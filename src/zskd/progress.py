@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, runtime_checkable
 
 _LINE_EVERY_SECONDS = 5.0
 
 
+@runtime_checkable
 class Task(Protocol):
     """One piece of work that is advancing."""
 
