@@ -187,7 +187,7 @@ class Synthesis:
     """Optimisation steps of one impression."""
     learning_rate: float = 0.1
     """Adam's learning rate, in units of the pixel range."""
-    tau: float = 4.0
+    tau: float = 10.0
     """Temperature of the teacher's softmax that is matched to the target."""
     l2: float = 0.0
     """Adds l2/2 times the sum of squared pixels of an image to its loss."""
