@@ -17,7 +17,7 @@ from zskd.recipes import load_recipe, preset_names, to_values
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "methods" / "zskd.md")
-_BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _DATA = {"digits": "digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 
 
@@ -82,7 +82,7 @@ def rewritten(page: Path) -> str:
     """Return a page with its tables made anew."""
     makers = {"results": results, "provenance": provenance, "presets": presets}
     text = page.read_text(encoding="utf-8")
-    return _BLOCK.sub(lambda found: found[1] + makers[found[2]]() + found[3], text)
+    return _BLOCK.sub(lambda found: f"{found[1]}{makers[found[2]]()}\n{found[3]}", text)
 
 
 def _mean(values: list[float]) -> str:

@@ -20,7 +20,8 @@ from zskd.checkpoint import Card, save_checkpoint
 from zskd.classifier import Classifier, InputSpec
 from zskd.config import Data, Synthesis, Targets, Teacher
 from zskd.data import Dataset, load_data
-from zskd.models import describe
+from zskd.fitting import fresh_weights
+from zskd.models import build, describe
 from zskd.synthesis import SetSpec, build_transfer_set
 from zskd.training import train_teacher
 from zskd.transfer_set import TransferSet
@@ -39,8 +40,10 @@ def digits() -> Dataset:
 def teacher(digits: Dataset) -> Classifier:
     """LeNet-5 trained on real digits for a few seconds."""
     architecture = describe("lenet5", shape=SHAPE, classes=10)
+    module = fresh_weights(lambda: build(architecture, run_code=False), seed=0)
+    untrained = Classifier(module, spec=InputSpec(shape=SHAPE))
     config = Teacher(epochs=10, batch_size=32)
-    return train_teacher(digits, architecture, InputSpec(), config, seed=0)
+    return train_teacher(untrained, digits, config, seed=0)
 
 
 @pytest.fixture(scope="session")

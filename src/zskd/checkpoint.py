@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zskd.classifier import Classifier, InputSpec
 from zskd.errors import ZskdError, one_line
-from zskd.files import make_folder, read_json, readable_errors, sha256_file, whole_file, write_json
+from zskd.files import make_folder, read_json, sha256_file, whole_file, write_json
 from zskd.models import Architecture, build
+from zskd.tensors import read_tensors, save_tensors
 from zskd.versions import versions
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -79,17 +78,17 @@ def load_checkpoint(folder: Path, *, model: str | None = None) -> tuple[Classifi
     weights = folder / WEIGHTS
     if sha256_file(weights) != card["weights_sha256"]:
         raise ZskdError(f"{weights} is not the file that its card was written for: copy the folder again")
-    architecture = card["architecture"]
-    if model is not None and "factory" in architecture:
-        architecture = {"factory": model}
-    module = build(architecture, run_code=model is not None)
-    load_weights(module, read_tensors(weights), weights)
     try:
+        architecture = dict(card["architecture"])
+        if model is not None and "factory" in architecture:
+            architecture = {"factory": model}
+        module = build(architecture, run_code=model is not None)
+        load_weights(module, read_tensors(weights), weights)
         spec = InputSpec(**{key: _tuple(value) for key, value in card["input"].items()})
         classifier = Classifier(
             module, spec=spec, class_names=tuple(card["class_names"]), head=str(card["head"])
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ZskdError(f"{folder / CARD} is damaged ({one_line(error)}): make it again") from error
     return classifier, card
 
@@ -109,29 +108,6 @@ def read_card(folder: Path) -> dict[str, Any]:
     if card.get("format") != _FORMAT or not needed <= card.keys():
         raise ZskdError(f"{folder / CARD} is not a card of format {_FORMAT}: make the checkpoint again")
     return card
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors as safetensors; a full disk or missing right becomes one line."""
-    try:
-        save_file(dict(tensors), path, metadata=metadata)
-    except SafetensorError as error:
-        raise ZskdError(f"cannot write {path.parent}: {one_line(error)}") from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        ZskdError: missing, unreadable, or no whole safetensors file.
-    """
-    if not path.is_file():
-        raise ZskdError(f"there is no file {path}")
-    try:
-        with readable_errors(path, "read"):
-            return load_file(path)
-    except SafetensorError as error:
-        raise ZskdError(f"{path} is no whole safetensors file ({one_line(error)})") from error
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -155,8 +131,11 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path)
             f"{source} belongs to another architecture ({'; '.join(why)}): name the right one with --model"
         )
     for name, tensor in tensors.items():
+        if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
+            raise ZskdError(f"{source}: {name} holds {tensor.dtype}, and the network wants {own[name].dtype}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ZskdError(f"{source} holds values that are not finite in {name}: it cannot be used")
+    module.float()
     module.load_state_dict(dict(tensors))
 
 

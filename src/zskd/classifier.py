@@ -7,6 +7,7 @@ so that no other part of the project ever mentions normalisation.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,12 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         """Refuse values that no image could meet."""
-        if min(self.shape) < 1:
-            raise ZskdError(f"input shape {self.shape}: channels, height and width must be at least 1")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ZskdError(f"mean {self.mean} and std {self.std} must be finite numbers")
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ZskdError(
+                f"input shape {self.shape}: it must be channels, height and width, each at least 1"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.shape[0]):
                 raise ZskdError(
@@ -107,14 +112,22 @@ class Classifier(nn.Module):
         return len(self.class_names)
 
     @property
+    def layout(self) -> str:
+        """Where the channels lie in memory, which changes speed and rounding: "channels_last" or "first"."""
+        filters = [p for p in self.module.parameters() if p.ndim == 4 and p.shape[1] > 1]
+        last = any(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
+        return "channels_last" if last else "channels_first"
+
+    @property
     def parameters_count(self) -> int:
         """Number of trainable values in the network."""
         return sum(p.numel() for p in self.module.parameters())
 
     def normalise(self, images: Images) -> Images:
-        """Map pixels in [0, 1] to what the module expects."""
-        if self.spec.mean == (0.0,) and self.spec.std == (1.0,):
-            return images
+        """Map pixels in [0, 1] to what the module expects.
+
+        Always a new tensor: a network that works in place must not reach the caller's images.
+        """
         return (images - self.mean) / self.std
 
     def forward(self, images: Images) -> Logits:
@@ -155,8 +168,9 @@ def _lay_out(module: nn.Module, probe: Tensor) -> None:
     `x.view(len(x), -1)` behind a convolution does not: it needs channels first.
     """
     training = module.training
-    module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.eval()
     try:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
             module(probe)
     except Exception:  # whatever the reason, `_find_head` meets it again and tells it
@@ -195,10 +209,12 @@ def _find_head(module: nn.Module, probe: Tensor, wanted: str | None) -> tuple[st
         raise ZskdError(f"the head {wanted!r} is no linear layer of the network; candidates: {listing}")
 
     outputs: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
 
     def note_as(name: str) -> Any:
         def note(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
             outputs[name] = output
+            values[name] = output.clone()
 
         return note
 
@@ -208,7 +224,7 @@ def _find_head(module: nn.Module, probe: Tensor, wanted: str | None) -> tuple[st
     try:
         with torch.no_grad():
             returned = module(probe)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:  # whatever the user's forward pass raises
         shape = tuple(probe.shape[1:])
         raise ZskdError(
             f"the network cannot take an input of {shape} (channels, height, width): give its own input "
@@ -219,7 +235,12 @@ def _find_head(module: nn.Module, probe: Tensor, wanted: str | None) -> tuple[st
         for handle in handles:
             handle.remove()
 
-    same = [name for name, output in outputs.items() if isinstance(returned, Tensor) and output is returned]
+    # an activation in place returns the same tensor with other values; NaN is told elsewhere
+    same = [
+        name
+        for name, output in outputs.items()
+        if output is returned and torch.equal(output.nan_to_num(), values[name].nan_to_num())
+    ]
     if wanted is not None:
         if wanted not in outputs:
             raise ZskdError(f"the head {wanted!r} is not used by the forward pass; candidates: {listing}")

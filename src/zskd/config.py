@@ -215,6 +215,8 @@ class Synthesis:
         _check("synthesis.l2", self.l2, 0)
         _check("synthesis.batch-size", self.batch_size, 1)
         _check("synthesis.shard-size", self.shard_size, 1)
+        if (self.carry_images or self.carry_moments) and self.noise_share:
+            raise ZskdError("--synthesis.noise-share must be 0 where batches carry something on to the next")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +224,7 @@ class Augment(Warp):
     """Random changes of each image of a batch; the teacher is asked again about the changed image."""
 
     share: float = 1.0
-    """Share of the images of a batch that are moved or made noisy at all."""
+    """Share of the images that are moved, and, drawn apart, of those that are made noisy."""
     salt_pepper: float = 0.0
     """Share of the pixels set to the ends of the box."""
     gaussian: float = 0.0
@@ -310,8 +312,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be."""
-        if Path(self.name).name != self.name or self.name.startswith("."):
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ZskdError(f"--name is {self.name!r}: it must be a plain folder name")
+        for rate in self.nominal_rates.values():
+            _check("nominal-rates", rate, 0, 100, above=True)
         if len(set(self.controls)) != len(self.controls):
             raise ZskdError("--controls names an arm twice")
         _check("seed", self.seed, 0, 2**63 - 1)

@@ -20,6 +20,7 @@ from zskd.fitting import fit
 from zskd.losses import LOSSES
 from zskd.progress import Progress
 from zskd.transfer_set import TransferSet
+from zskd.versions import versions
 
 
 def distill(
@@ -89,6 +90,7 @@ def _key(
             "student": [[name, list(value.shape)] for name, value in student.state_dict().items()],
             "config": repr(config),
             "seed": seed,
+            "versions": versions(),
             "threads": torch.get_num_threads(),
         }
     )

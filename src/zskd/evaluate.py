@@ -66,6 +66,22 @@ def accuracy(classifier: Classifier, split: Split) -> Share:
     return share(int((predict(classifier, split.images) == split.labels).sum()), len(split))
 
 
+def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
+    """Refuse data whose classes are not the classifier's.
+
+    Raises:
+        ZskdError: another number of classes, or the same names in another order.
+    """
+    own = classifier.class_names
+    if len(own) != len(names):
+        raise ZskdError(f"the network has {len(own)} classes and the data {len(names)}: they do not fit")
+    if own != names and sorted(own) == sorted(names):
+        raise ZskdError(
+            f"the network's classes are {', '.join(own)}, and the data has them in another order: "
+            f"{', '.join(names)}"
+        )
+
+
 def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
     """Return the percentage of each class's images that are recognised."""
     hit = predict(classifier, split.images) == split.labels

@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 from zskd.errors import ZskdError, one_line
 
 _HASH_BLOCK = 1 << 20
+_TEMPORARY = ".zskd-"
+"""How the names of files begin that are being written."""
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     make_folder(path.parent)
     with readable_errors(path, "write"):
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -64,9 +66,20 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
             temporary.replace(path)
+            _flush_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -95,7 +108,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         with readable_errors(path, "read"):
             value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ZskdError(
             f"{path}, {what}, is damaged ({one_line(error)}): delete it and make it again"
         ) from error
@@ -146,6 +159,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by another zskd process: wait for it, or choose another folder"
             ) from error
     try:
+        for left_behind in folder.rglob(f"{_TEMPORARY}*"):  # by a writer that was killed
+            left_behind.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

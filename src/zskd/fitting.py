@@ -16,12 +16,12 @@ import torch
 from safetensors import safe_open
 from torch import Generator, Tensor, nn
 
-from zskd.checkpoint import read_tensors, save_tensors
 from zskd.config import Fit
 from zskd.errors import ZskdError
 from zskd.files import whole_file
 from zskd.progress import Progress, readable_seconds
 from zskd.streams import torch_stream
+from zskd.tensors import read_tensors, save_tensors
 
 _PROBE_STEPS = 10
 """After so many steps the time of all is estimated and said."""
@@ -59,6 +59,7 @@ def fit(
         ZskdError: the loss is no longer finite.
     """
     progress = progress or Progress()
+    order = _Order(config.batch_size, images, seed)
     total = config.total_steps(images)
     weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
     optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
@@ -77,7 +78,7 @@ def fit(
             torch.manual_seed(torch_stream(seed, "dropout", step).initial_seed())
             for group in optimiser.param_groups:
                 group["lr"] = _learning_rate(config, step, total)
-            loss = batch_loss(module, _rows(step, config.batch_size, images, seed), numbers)
+            loss = batch_loss(module, order.rows(step), numbers)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise ZskdError(
@@ -101,6 +102,11 @@ def fit(
                     f"about {readable_seconds(left)}"
                 )
     optimiser.zero_grad()
+    if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
+        raise ZskdError(
+            f"{section}: the last step left weights that are not finite: lower "
+            f"--{section}.learning-rate ({config.learning_rate:g})"
+        )
     if config.weights == "ema":
         module.load_state_dict(average)
     module.eval()
@@ -113,32 +119,25 @@ def fresh_weights(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         return build()
 
 
-def _rows(step: int, batch: int, images: int, seed: int) -> Tensor:
-    """The rows of one batch, from an endless chain of random orders of all images.
+class _Order:
+    """An endless chain of random orders of all images, cut into full batches that may span two passes."""
 
-    Batches are always full and may reach over the end of a pass.
-    """
-    first = step * batch
-    parts, position = [], first
-    while position < first + batch:
-        turn, offset = divmod(position, images)
-        order = _order(turn, images, seed)
-        part = order[offset : offset + first + batch - position]
-        parts.append(part)
-        position += len(part)
-    return torch.cat(parts)
+    def __init__(self, batch: int, images: int, seed: int) -> None:
+        self._batch, self._images, self._seed = batch, images, seed
+        self._turn, self._shuffled = -1, torch.empty(0, dtype=torch.int64)
 
-
-_last_order: dict[tuple[int, int, int], Tensor] = {}
-
-
-def _order(turn: int, images: int, seed: int) -> Tensor:
-    """The random order of one pass; the last one asked for is kept."""
-    wanted = (turn, images, seed)
-    if wanted not in _last_order:
-        _last_order.clear()
-        _last_order[wanted] = torch.randperm(images, generator=torch_stream(seed, "order", turn))
-    return _last_order[wanted]
+    def rows(self, step: int) -> Tensor:
+        """Return the rows of one batch, whatever was asked before."""
+        position, end = step * self._batch, (step + 1) * self._batch
+        parts = []
+        while position < end:
+            turn, offset = divmod(position, self._images)
+            if turn != self._turn:
+                stream = torch_stream(self._seed, "order", turn)
+                self._turn, self._shuffled = turn, torch.randperm(self._images, generator=stream)
+            parts.append(self._shuffled[offset : offset + end - position])
+            position += len(parts[-1])
+        return torch.cat(parts)
 
 
 def _learning_rate(config: Fit, step: int, total: int) -> float:

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zskd.checkpoint import Card, load_weights, read_tensors
+from zskd.checkpoint import Card, load_weights
 from zskd.classifier import Classifier, InputSpec
 from zskd.errors import ZskdError, one_line
 from zskd.files import sha256_file
 from zskd.models import build, describe
+from zskd.tensors import read_tensors
 
 _GOLDEN_TOLERANCE = 1e-3
 """Largest difference of two logits, relative to the largest golden logit, that counts as agreement."""
@@ -41,7 +42,7 @@ def import_teacher(
 
     Args:
         path: `.safetensors`, `.pt`/`.pth` with a plain state_dict, or `.mat` of the reproduction.
-        model: built-in name or `package.module:factory`; a `.mat` file is always `lenet5`.
+        model: built-in name or `package.module:factory`; a `.mat` file holds a LeNet-5.
         spec: size, normalisation and box of its input.
         classes: number of classes, for a built-in network; read off the names or the last tensor if absent.
         class_names: one per class.
@@ -98,13 +99,16 @@ def _read_golden(path: Path) -> dict[str, Tensor]:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 pairs = {key: torch.from_numpy(np.asarray(archive[key])) for key in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise ZskdError(f"{path} is no readable .npz of plain arrays ({one_line(error)})") from error
     else:
         pairs = read_tensors(path)
-    if not {"inputs", "logits"} <= pairs.keys() or pairs["inputs"].ndim != 4 or pairs["logits"].ndim != 2:
-        raise ZskdError(f"{path} must hold `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K)")
-    return {key: pairs[key].float() for key in ("inputs", "logits")}
+    shapes = {key: pairs[key].ndim for key in ("inputs", "logits") if key in pairs}
+    if shapes != {"inputs": 4, "logits": 2} or not len(pairs["inputs"]):
+        raise ZskdError(f"{path} must hold `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K), N at least 1")
+    if any(pairs[key].is_complex() or not bool(torch.isfinite(pairs[key]).all()) for key in shapes):
+        raise ZskdError(f"{path}: inputs and logits must be real, finite numbers")
+    return {key: pairs[key].float() for key in shapes}
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -131,17 +135,21 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} is refused: it is a pickle that would run code or holds more than tensors. Save only "
             "the weights in the program that made it: torch.save(model.state_dict(), 'teacher.pt')"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file fails in many ways
         raise ZskdError(f"{path} is no whole state_dict file ({one_line(error)[:200]})") from error
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    plain = isinstance(loaded, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        for name, value in loaded.items()
+    )
+    if not plain:
         raise ZskdError(f"{path} holds no plain state_dict: save model.state_dict() alone")
     prefix = "module."  # torch.nn.DataParallel
     if all(name.startswith(prefix) for name in loaded):
         loaded = {name.removeprefix(prefix): value for name, value in loaded.items()}
-    return loaded
+    return dict(loaded)
 
 
 def _read_matlab(path: Path) -> dict[str, Tensor]:
@@ -169,7 +177,7 @@ def _read_matlab(path: Path) -> dict[str, Tensor]:
             tensors[f"{layer}.weight"], tensors[f"{layer}.bias"] = weight.contiguous(), bias.reshape(-1)
     except KeyError as error:
         raise ZskdError(f"{path} is no file of the reproduction: {error} is missing") from error
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ZskdError(f"{path}: a layer has not the shape of the reproduction's LeNet-5") from error
     return tensors
 

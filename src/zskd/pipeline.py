@@ -38,10 +38,11 @@ from zskd.recipes import load_recipe, to_values, to_yaml
 from zskd.run_page import draw_run
 from zskd.similarity import class_similarity, concentration
 from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set
-from zskd.teachers import describe_student, fresh_student, make_teacher
+from zskd.teachers import describe_student, fresh_student, make_teacher, open_sources
 from zskd.transfer_set import TransferSet
 from zskd.versions import processor, source_commit, usable_cores, versions
 
+METRICS = "metrics.json"
 NOT_MEASURED = "accuracy not measured: no data"
 
 
@@ -71,12 +72,17 @@ def run_recipe(
     """
     progress = progress or Progress()
     with folder_lock(folder), use_threads(recipe.threads):
-        _claim(recipe, folder)
+        if (folder / METRICS).is_file():  # the last file: the run is finished, and its test is not repeated
+            _claim(recipe, folder, {})
+            return read_json(folder / METRICS, "the metrics of a run")
+        sources = open_sources(recipe)
+        _claim(recipe, folder, sources.hashes)
+        count = set_size(recipe, sources.data)
+        arms = plan_arms(recipe, count)
         clock = _Clock(folder / "timings.json")
         with clock("teacher"):
-            teacher, data = make_teacher(recipe, folder / "teacher", progress)
+            teacher = make_teacher(recipe, sources, folder / "teacher", progress)
         write_similarity(teacher, folder / "similarity.json")
-        arms = plan_arms(recipe, set_size(recipe, data))
         sets, students = {}, {}
         for arm in arms:
             with clock(f"set {arm.name}"):
@@ -88,7 +94,7 @@ def run_recipe(
                     recipe, teacher, sets[arm.name], folder / "students" / arm.name, progress
                 )
         held_out = _held_out(recipe, teacher, folder, progress)
-        metrics = _measure(recipe, teacher, arms, students, held_out, data)
+        metrics = _measure(recipe, teacher, arms, students, held_out, sources.data)
         metrics |= {
             "sets": {name: _set_facts(one) for name, one in sets.items()},
             "seconds": clock.seconds,
@@ -99,9 +105,10 @@ def run_recipe(
             "commit": source_commit(),
             "command": command,
             "recipe_sha256": sha256_json(_identity(recipe)),
+            "sources": sources.hashes,
         }
-        write_json(folder / "metrics.json", metrics)
         draw_run(recipe, folder, metrics, teacher, sets, arms[0].spec)
+        write_json(folder / METRICS, metrics)
     return metrics
 
 
@@ -118,21 +125,29 @@ def plan_arms(recipe: Recipe, count: int) -> list[Arm]:
     for name in recipe.controls:
         control = CONTROLS[name]
         synthesis = replace(main.synthesis, start=control.start or main.synthesis.start)
-        arms.append(Arm(name, control.title, replace(main, method=control.method, synthesis=synthesis)))
+        spec = replace(main, method=control.method, synthesis=synthesis)
+        if spec != main:  # a control that is run as the main arm is not run twice
+            arms.append(Arm(name, control.title, spec))
     return arms
 
 
-def _claim(recipe: Recipe, folder: Path) -> None:
-    """Write the recipe into a new folder; refuse a folder of another one."""
+def _claim(recipe: Recipe, folder: Path, hashes: dict[str, str]) -> None:
+    """Write recipe and sources into a new folder; refuse one that holds something of another run.
+
+    A folder where nothing has been made yet can be claimed again, so that a mistake in the command can be
+    mended.
+    """
     path = folder / "recipe.yaml"
-    if not path.is_file():
+    if not (folder / "teacher").exists():
         write_text(path, to_yaml(recipe))
+        write_json(folder / "sources.json", hashes)
         return
     try:
         there = _identity(load_recipe(path))
     except ZskdError as error:
         raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
-    now = _identity(recipe)
+    made_from = read_json(folder / "sources.json", "the hashes of a run's sources")
+    there, now = there | made_from, _identity(recipe) | (hashes or made_from)
     if there != now:
         what = first_difference(there, now, "")
         raise ZskdError(
@@ -141,14 +156,14 @@ def _claim(recipe: Recipe, folder: Path) -> None:
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
-    """What a run is made of; where its data lie does not belong to it."""
+    """What a run is made of; its sources are known by their hashes and not by where they lie."""
     values = to_values(recipe)
-    values["data"]["dir"] = None
+    values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
     return values
 
 
 def set_size(recipe: Recipe, data: Dataset | None) -> int:
-    """Return the number of images in each transfer set; data are loaded only where a rate needs them."""
+    """Return the number of images in each transfer set; data are loaded where a rate needs them."""
     if recipe.count is not None or recipe.data.name == "none":
         return recipe.size(None)
     return recipe.size((data or load_data(recipe.data, recipe.teacher.shape)).train_size)
@@ -209,14 +224,16 @@ def _held_out(
         count=recipe.held_out,
         seed=recipe.seed,
         first_index=HELD_OUT,
-        targets=recipe.targets,
-        synthesis=replace(recipe.synthesis, noise_share=0.0),
+        targets=replace(recipe.targets, order="interleaved"),
+        synthesis=replace(recipe.synthesis, noise_share=0.0, carry_images=False, carry_moments=False),
     )
     specs = {"impressions": impressions}
     for name in ("noise_smooth", "noise_white"):
         start = CONTROLS[name].start
         assert start is not None
-        specs[name] = replace(impressions, method="noise", synthesis=replace(recipe.synthesis, start=start))
+        specs[name] = replace(
+            impressions, method="noise", synthesis=replace(impressions.synthesis, start=start)
+        )
     return {
         name: build_transfer_set(teacher, spec, folder / "held_out" / name, progress=progress)
         for name, spec in specs.items()
@@ -232,8 +249,6 @@ def _measure(
     data: Dataset | None,
 ) -> dict[str, Any]:
     """Measure everything once. The test images are touched here and nowhere before."""
-    if recipe.data.name != "none":
-        data = data or load_data(recipe.data, teacher.spec.shape)
     rows = []
     for arm in arms:
         student = students[arm.name]

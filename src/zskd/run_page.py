@@ -50,10 +50,10 @@ def draw_run(
     )
     for name, transfer_set in sets.items():
         save_figure(samples_figure(transfer_set, per_class=2), figures / f"samples-{name}.png")
-    if main.method != "noise":
+    if main.optimises:
         save_figure(film_figure(teacher, main), figures / "filmstrip.png")
     save_figure(_chart(metrics), figures / "arms.png")
-    write_text(folder / "README.md", _page(recipe, metrics, list(sets)))
+    write_text(folder / "README.md", _page(recipe, metrics, list(sets), main.optimises))
 
 
 def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | None = None) -> Figure:
@@ -143,7 +143,7 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def _page(recipe: Recipe, metrics: dict[str, Any], arms: Iterable[str]) -> str:
+def _page(recipe: Recipe, metrics: dict[str, Any], arms: Iterable[str], filmed: bool) -> str:
     heads, rows = _table(metrics)
     table = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
     parts = [
@@ -161,7 +161,7 @@ def _page(recipe: Recipe, metrics: dict[str, Any], arms: Iterable[str]) -> str:
         "answer asks for strokes or smooth areas; the student needs the answers, not the looks.",
         *(f"![samples](figures/samples-{name}.png)" for name in arms),
     ]
-    if recipe.method != "noise":
+    if filmed:
         parts += ["One impression from its first image to its last:", "![filmstrip](figures/filmstrip.png)"]
     return "\n\n".join(parts) + "\n"
 

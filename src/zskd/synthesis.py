@@ -1,8 +1,8 @@
 """Making a transfer set, shard by shard.
 
 The determinism contract: a shard's bytes are a function of the teacher's weights, its `SetSpec` and its
-number, on one machine and set of versions. A worker uses one thread; a batch always has the same shape,
-because the last one of a set is filled up with the images that a larger set would hold; every image owns
+number, on one machine and set of versions. A worker uses one thread; a batch always has the same images,
+because the last one of a set is filled up with those that a larger set would hold; every image owns
 its random streams and its Adam state. Hence shards can be made anywhere, in any order, and a set of the
 interleaved order is the beginning of every larger one.
 """
@@ -60,10 +60,25 @@ class SetSpec:
             raise ZskdError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
 
     def shard_size(self, classes: int) -> int:
-        """Images per shard: the setting, or one row in the order of rows."""
+        """Images per shard: the setting, or one row in the order of rows.
+
+        Raises:
+            ZskdError: the rows would not be equal.
+        """
         if self.targets.order == "rows":
+            rows = classes * len(self.targets.betas)
+            if self.count % rows:
+                raise ZskdError(
+                    f"--targets.order rows wants as many images of each class and β: give --count a multiple "
+                    f"of {rows}, not {self.count}"
+                )
             return row_size(self.count, classes, self.targets)
         return self.synthesis.shard_size
+
+    @property
+    def optimises(self) -> bool:
+        """Whether any image is more than noise."""
+        return self.method != "noise" and self.synthesis.noise_share < 1 and self.synthesis.steps > 0
 
     def shards(self, classes: int) -> int:
         """Number of shards."""
@@ -98,11 +113,16 @@ def build_transfer_set(
     """
     progress = progress or Progress()
     teacher.freeze()
-    provenance = {"spec": asdict(spec), "teacher_sha256": teacher.fingerprint()}
+    provenance = {
+        "spec": asdict(spec),
+        "teacher_sha256": teacher.fingerprint(),
+        "resolved": {"threads": 1, "device": "cpu", "dtype": "float32", "layout": teacher.layout},
+    }
     writer = Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
-    missing = [k for k in range(spec.shards(teacher.classes)) if k not in writer.done]
-    if missing:
-        _announce(teacher, spec, len(missing), folder, progress)
+    if writer.complete:
+        return TransferSet(folder)
+    missing = (k for k in range(spec.shards(teacher.classes)) if k not in writer.done)
+    _announce(teacher, spec, spec.shards(teacher.classes) - len(writer.done), folder, progress)
     size = spec.shard_size(teacher.classes)
     ready = sum(min(size, spec.count - k * size) for k in writer.done)
     with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
@@ -141,8 +161,8 @@ class Frame:
 def film(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> list[Frame]:
     """Make one impression again, in its own batch, and return it at several moments.
 
-    Moments are closer together at the beginning, where most happens. In a set whose batches go on from
-    each other, what is shown is the first batch's image at that place.
+    Moments are closer together at the beginning, where most happens. Where batches go on from each other,
+    the shard is made again from its first batch.
 
     Args:
         teacher: frozen.
@@ -153,12 +173,13 @@ def film(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> 
     Raises:
         ZskdError: the method optimises nothing.
     """
-    if spec.method == "noise" or spec.synthesis.noise_share == 1:
+    if not spec.optimises:
         raise ZskdError("noise is not optimised: there is nothing to film")
     while not _place(teacher, spec, index).optimised:
         index += 1
     size, last = spec.synthesis.batch_size, spec.synthesis.steps
-    first = index // size * size
+    shard = index // spec.shard_size(teacher.classes) * spec.shard_size(teacher.classes)
+    first = shard + (index - shard) // size * size
     lane = sum(_place(teacher, spec, i).optimised for i in range(first, index))
     moments = {round(last * (k / (frames - 1)) ** 2) for k in range(frames)}
     seen: dict[int, Tensor] = {}
@@ -168,7 +189,11 @@ def film(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> 
             seen[step] = images[lane].clamp(*teacher.spec.box).clone()
 
     with _one_thread(), torch.no_grad():
-        batch = _make_batch(teacher, spec, list(range(first, first + size)), Chain(), note)
+        chain = Chain()
+        if spec.synthesis.carry_images or spec.synthesis.carry_moments:
+            for start in range(shard, first, size):
+                _make_batch(teacher, spec, list(range(start, start + size)), chain)
+        batch = _make_batch(teacher, spec, list(range(first, first + size)), chain, note)
         target = batch.targets[index - first]
         images = torch.stack([seen[step] for step in sorted(seen)])
         answers = F.log_softmax(teacher(images) / spec.synthesis.tau, dim=1)
@@ -222,6 +247,11 @@ def label(
     their anchor.
     """
     logits = teacher(images)
+    if not bool(torch.isfinite(logits).all()):
+        raise ZskdError(
+            "synthesis: the teacher's answer to a finished image is not finite: look at its mean and std, "
+            "and at --synthesis.learning-rate"
+        )
     untouched = steps == 0
     answers = F.softmax(logits / tau, dim=1)
     targets = torch.where(untouched[:, None], answers, targets)

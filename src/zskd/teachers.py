@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,13 +12,15 @@ from zskd.classifier import Classifier, InputSpec
 from zskd.config import Recipe, Teacher
 from zskd.data import Dataset, load_data
 from zskd.errors import ZskdError
+from zskd.evaluate import check_classes
 from zskd.files import sha256_json
 from zskd.fitting import fresh_weights
-from zskd.importing import import_teacher
+from zskd.importing import check_golden, import_teacher
 from zskd.models import HALF, Architecture, build, describe, describe_half
 from zskd.progress import Progress
 from zskd.recipes import to_values
 from zskd.training import train_teacher
+from zskd.versions import versions
 
 
 def input_spec(config: Teacher) -> InputSpec:
@@ -39,9 +42,8 @@ def open_teacher(path: Path, config: Teacher, model: str | None = None) -> tuple
     if path.is_dir():
         factory = model or (config.model if ":" in config.model else None)
         classifier, card = load_checkpoint(path, model=factory)
-        return classifier.freeze(), Card(
-            architecture=card["architecture"], origin=card["origin"], golden=card["golden"]
-        )
+        golden = check_golden(classifier.freeze(), config.golden) if config.golden else card["golden"]
+        return classifier, Card(architecture=card["architecture"], origin=card["origin"], golden=golden)
     return import_teacher(
         path,
         model=config.model,
@@ -52,47 +54,95 @@ def open_teacher(path: Path, config: Teacher, model: str | None = None) -> tuple
     )
 
 
-def make_teacher(recipe: Recipe, folder: Path, progress: Progress) -> tuple[Classifier, Dataset | None]:
-    """Return the teacher that a recipe asks for, from `folder` if it is there already.
+@dataclass(frozen=True)
+class Sources:
+    """What a run starts from, opened and found to fit before anything is made."""
 
-    Returns:
-        The frozen teacher, and the data if they had to be loaded.
+    data: Dataset | None
+    """Real images, where there are any."""
+    teacher: tuple[Classifier, Card] | None
+    """The given teacher; None when one is to be trained."""
+    hashes: dict[str, str]
+    """Fingerprints of both, by which a run is known."""
+
+
+def open_sources(recipe: Recipe) -> Sources:
+    """Load data and given teacher of a recipe, and see that they and the student fit together.
 
     Raises:
-        ZskdError: no teacher and no data to train one, or anything wrong with either.
+        ZskdError: neither teacher nor data, anything wrong with them, or a student that cannot be built.
     """
+    config, data, given = recipe.teacher, None, None
+    if config.path is not None:
+        given = open_teacher(config.path, config)
+    elif recipe.data.name == "none":
+        raise ZskdError("no teacher and no data to train one: give --teacher.path FILE")
+    elif config.golden is not None:
+        raise ZskdError("--golden checks a teacher from elsewhere, and this one is to be trained")
+    shape = given[0].spec.shape if given else config.shape
+    hashes = {}
+    if recipe.data.name != "none":
+        data = load_data(recipe.data, shape)
+        hashes["data_sha256"] = data.fingerprint()
+    if given:
+        teacher = given[0]
+        hashes["teacher_sha256"] = teacher.fingerprint()
+    else:
+        assert data is not None
+        teacher = fresh_teacher(recipe, data)
+    if data is not None:
+        check_classes(teacher, data.class_names)
+    fresh_student(describe_student(recipe.student, teacher), teacher, recipe.seed)
+    return Sources(data, given, hashes)
+
+
+def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Classifier:
+    """Return the teacher that a recipe asks for, frozen; from `folder` if it is there already."""
     config = recipe.teacher
-    data = None
     if not (folder / "card.json").is_file():
-        if config.path is not None:
-            teacher, card = open_teacher(config.path, config)
+        if sources.teacher is not None:
+            teacher, card = sources.teacher
         else:
-            if recipe.data.name == "none":
-                raise ZskdError("no teacher and no data to train one: give --teacher.path FILE")
-            data = load_data(recipe.data, config.shape)
-            teacher, card = _train(recipe, data, folder, progress)
+            assert sources.data is not None
+            teacher, card = _train(recipe, sources.data, folder, progress)
         save_checkpoint(folder, teacher, card)
         (folder / "training.safetensors").unlink(missing_ok=True)
     factory = config.model if ":" in config.model else None
-    return load_checkpoint(folder, model=factory)[0].freeze(), data
+    return load_checkpoint(folder, model=factory)[0].freeze()
+
+
+def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
+    """Build the untrained teacher of a recipe for the classes of its data.
+
+    Raises:
+        ZskdError: unknown architecture, or one that does not take such images.
+    """
+    config = recipe.teacher
+    architecture = _architecture(recipe, data)
+    module = fresh_weights(lambda: build(architecture, run_code=True), recipe.seed)
+    names = config.class_names or data.class_names
+    return Classifier(module, spec=input_spec(config), class_names=names, head=config.head)
+
+
+def _architecture(recipe: Recipe, data: Dataset) -> Architecture:
+    return describe(recipe.teacher.model, shape=recipe.teacher.shape, classes=len(data.class_names))
 
 
 def _train(recipe: Recipe, data: Dataset, folder: Path, progress: Progress) -> tuple[Classifier, Card]:
-    config = recipe.teacher
-    architecture = describe(config.model, shape=config.shape, classes=len(data.class_names))
     settings = {key: to_values(recipe)[key] for key in ("seed", "data", "teacher")}
     settings["data"].pop("dir")
+    settings["versions"] = versions()
+    key = settings | {"threads": torch.get_num_threads(), "data_sha256": data.fingerprint()}
     teacher = train_teacher(
+        fresh_teacher(recipe, data),
         data,
-        architecture,
-        input_spec(config),
-        config,
+        recipe.teacher,
         seed=recipe.seed,
         state=folder / "training.safetensors",
-        key=sha256_json(settings | {"threads": torch.get_num_threads()}),
+        key=sha256_json(key),
         progress=progress,
     )
-    return teacher, Card(architecture=architecture, origin={"how": "trained", **settings})
+    return teacher, Card(architecture=_architecture(recipe, data), origin={"how": "trained", **settings})
 
 
 def describe_student(name: str, teacher: Classifier) -> Architecture:

@@ -7,54 +7,49 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Teacher
+from zskd.classifier import Classifier
+from zskd.config import Fit
 from zskd.data import Dataset
-from zskd.errors import ZskdError
-from zskd.fitting import fit, fresh_weights
-from zskd.models import Architecture, build
+from zskd.evaluate import check_classes
+from zskd.fitting import fit
 from zskd.progress import Progress
 
 
 def train_teacher(
+    classifier: Classifier,
     data: Dataset,
-    architecture: Architecture,
-    spec: InputSpec,
-    config: Teacher,
+    config: Fit,
     *,
     seed: int,
     state: Path | None = None,
     key: str = "",
     progress: Progress | None = None,
 ) -> Classifier:
-    """Train a classifier with cross-entropy; the weights of the last step are kept, none are chosen.
+    """Train a classifier in place with cross-entropy; the weights of the last step are kept, none are chosen.
 
     Args:
+        classifier: with the weights to start from.
         data: its training split alone is used.
-        architecture: as `models.describe` returns it.
-        spec: the classifier's input.
-        config: schedule, head and names.
-        seed: of weights, order and dropout.
+        config: schedule.
+        seed: of order and dropout.
         state: file to resume from.
         key: identifies this training in that file.
         progress: told of every step.
 
+    Returns:
+        The classifier, frozen.
+
     Raises:
-        ZskdError: the network has another number of classes than the data, or the loss diverges.
+        ZskdError: it has other classes than the data, or the loss diverges.
     """
-    module = fresh_weights(lambda: build(architecture, run_code=True), seed)
-    names = config.class_names or data.class_names
-    classifier = Classifier(module, spec=spec, class_names=names, head=config.head)
-    classes = len(data.class_names)
-    if classifier.classes != classes:
-        raise ZskdError(f"the network has {classifier.classes} classes and the data {classes}")
+    check_classes(classifier, data.class_names)
     split = data.train
 
     def loss(_module: nn.Module, rows: Tensor, _numbers: Generator) -> Tensor:
         return F.cross_entropy(classifier(split.images[rows]), split.labels[rows])
 
     fit(
-        module,
+        classifier.module,
         loss,
         config,
         images=len(split),

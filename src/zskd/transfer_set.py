@@ -10,14 +10,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from zskd.checkpoint import read_tensors, save_tensors
 from zskd.errors import ZskdError
 from zskd.files import first_difference, make_folder, read_json, sha256_file, whole_file, write_json
+from zskd.tensors import read_tensors, save_tensors
 from zskd.types import Images, Labels, Logits, PerSample, SoftLabels
 from zskd.versions import processor, versions
 
@@ -88,6 +90,8 @@ class Writer:
         self._folder = make_folder(folder)
         self._provenance: dict[str, Any] = json.loads(json.dumps(provenance))
         self._head = {"class_names": list(class_names), "shape": list(shape)}
+        self.complete = False
+        """Whether the set was finished before; it is then never written again."""
         self.done: dict[int, dict[str, Any]] = {}
         """The shards that are whole, by number."""
         if (folder / MANIFEST).is_file():
@@ -124,7 +128,6 @@ class Writer:
                 "anchor_match": sum(s["anchor_match"] * s["count"] for s in shards) / max(count, 1),
                 **self._head,
                 **self._provenance,
-                "resolved": {"threads_per_shard": 1, "device": "cpu", "dtype": "float32"},
                 "versions": versions(),
                 "processor": processor(),
                 "shards": shards,
@@ -132,7 +135,8 @@ class Writer:
         )
 
     def _continue(self, manifest: dict[str, Any]) -> None:
-        for key, value in self._provenance.items():
+        made_with = {} if manifest["complete"] else {"versions": versions(), "processor": processor()}
+        for key, value in (self._provenance | made_with).items():
             if manifest.get(key) != value:
                 what = first_difference(manifest.get(key), value, key)
                 raise ZskdError(
@@ -143,30 +147,56 @@ class Writer:
             path = self._folder / shard["file"]
             if path.is_file() and sha256_file(path) == shard["sha256"]:
                 self.done[int(path.stem.split("-")[1])] = shard
+        self.complete = bool(manifest["complete"]) and len(self.done) == len(manifest["shards"])
+
+
+class _ShardEntry(TypedDict):
+    file: Annotated[str, Field(pattern=r"^shard-\d{5,}\.safetensors$")]
+    count: Annotated[int, Field(ge=1)]
+    sha256: str
+    mean_kl: float
+    anchor_match: float
+
+
+class _Manifest(TypedDict):
+    complete: bool
+    count: int
+    class_names: list[str]
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)]
+    spec: dict[str, Any]
+    teacher_sha256: str
+    shards: list[_ShardEntry]
 
 
 class TransferSet:
     """A complete transfer set on disk, its shards mapped into memory and not copied.
 
     Args:
-        folder: with manifest and shards.
+        folder: with manifest and shards; every shard is hashed once.
 
     Raises:
-        ZskdError: missing, damaged or unfinished.
+        ZskdError: missing, damaged, changed or unfinished.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        verify_transfer_set(folder)
         self.manifest = read_manifest(folder)
-        if not self.manifest["complete"]:
-            raise ZskdError(f"{folder} is not finished: run the command that makes it again and it goes on")
-        self._shards = []
-        for entry in self.manifest["shards"]:
-            tensors = read_tensors(folder / entry["file"])
-            if tensors.keys() != {f.name for f in fields(Shard)} or len(tensors["images"]) != entry["count"]:
-                raise ZskdError(f"{folder / entry['file']} is not the shard that the manifest lists")
-            self._shards.append(Shard(**tensors))
+        self._shards = [self._open(entry) for entry in self.manifest["shards"]]
         self._starts = torch.tensor([0] + [len(shard) for shard in self._shards]).cumsum(0)
+
+    def _open(self, entry: dict[str, Any]) -> Shard:
+        path, count = self.folder / entry["file"], entry["count"]
+        tensors = read_tensors(path)
+        wanted = {
+            "images": (count, *self.shape),
+            "targets": (count, len(self.class_names)),
+            "logits": (count, len(self.class_names)),
+            **dict.fromkeys(("anchors", "steps", "kl"), (count,)),
+        }
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != wanted:
+            raise ZskdError(f"{path} has not the tensors that the manifest tells of: make the set again")
+        return Shard(**tensors)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -211,8 +241,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     needed = {"format", "complete", "count", "class_names", "shape", "shards", "spec", "teacher_sha256"}
     if manifest.get("format") != _FORMAT or not needed <= manifest.keys():
         raise ZskdError(f"{folder / MANIFEST} is not a manifest of format {_FORMAT}: make the set again")
-    if any(not {"file", "count", "sha256"} <= shard.keys() for shard in manifest["shards"]):
-        raise ZskdError(f"{folder / MANIFEST} is damaged: a shard is not fully described; make the set again")
+    try:
+        TypeAdapter(_Manifest).validate_python(manifest, strict=True)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ZskdError(f"{folder / MANIFEST} is damaged at {where}: make the set again") from error
     return manifest
 
 

@@ -181,7 +181,8 @@ def test_a_folder_of_another_configuration_is_refused_and_left_alone(
     from zskd.recipes import load_recipe, to_yaml
 
     folder = tmp_path / "run"
-    folder.mkdir()
+    (folder / "teacher").mkdir(parents=True)
+    (folder / "sources.json").write_text("{}")
     text = to_yaml(load_recipe("digits", {"seed": 1}))
     (folder / "recipe.yaml").write_text(text)
     assert run(["run", "digits", "--out", str(folder), "--quiet"]) == 2

@@ -149,7 +149,7 @@ def test_random_maps_make_the_answer_hold_under_other_maps(teacher: Classifier) 
 def test_chains_carry_what_the_settings_say(teacher: Classifier) -> None:
     starts, targets = some(6, teacher)
     chain = Chain()
-    config = still(steps=4, carry_images=True, carry_moments=True)
+    config = still(steps=4, noise_share=0.0, carry_images=True, carry_moments=True)
     first = invert(teacher, starts, targets, config, chain=chain)
     second = invert(teacher, starts, targets, config, chain=chain)
     twice = invert(teacher, starts, targets, still(steps=8))

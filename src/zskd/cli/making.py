@@ -52,16 +52,17 @@ def train(
     from zskd.evaluate import accuracy
     from zskd.files import folder_lock
     from zskd.pipeline import use_threads
-    from zskd.teachers import make_teacher
+    from zskd.teachers import make_teacher, open_sources
 
     full = resolve(recipe, data=data, teacher=teacher, seed=seed, threads=threads)
     if full.teacher.path is not None:
         raise ZskdError("this trains a teacher; one from a file is read with: zskd teacher import FILE")
     must_be_new(out)
     with folder_lock(out), use_threads(full.threads):
-        made, loaded = make_teacher(full, out, default_progress(quiet))
-    if loaded is not None and len(loaded.validation):
-        say(f"validation accuracy {accuracy(made, loaded.validation)}")
+        sources = open_sources(full)
+        made = make_teacher(full, sources, out, default_progress(quiet))
+    if sources.data is not None and len(sources.data.validation):
+        say(f"validation accuracy {accuracy(made, sources.data.validation)}")
     say(f"teacher in {out}")
 
 

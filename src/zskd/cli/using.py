@@ -29,6 +29,7 @@ def evaluate(
     data: Data = Data(name="none"),  # noqa: B008
     out: Path | None = None,
     model: str | None = None,
+    teacher_model: str | None = None,
 ) -> None:
     """Measure a student: accuracy on test images, agreement with its teacher on any images.
 
@@ -38,26 +39,29 @@ def evaluate(
         transfer_set: Set of images to measure the agreement on.
         data: Test images.
         out: JSON file to write as well.
-        model: Factory to run, for networks of your own code.
+        model: Factory to run, for a student of your own code.
+        teacher_model: Factory to run, for a teacher of your own code; absent: the same.
     """
     import torch
 
     from zskd.checkpoint import load_checkpoint
     from zskd.data import load_data
-    from zskd.evaluate import accuracy, accuracy_by_class, agreement
+    from zskd.evaluate import accuracy, accuracy_by_class, agreement, check_classes
     from zskd.files import write_json
     from zskd.pipeline import NOT_MEASURED
     from zskd.transfer_set import TransferSet
 
     student, _ = load_checkpoint(checkpoint, model=model)
-    master = load_checkpoint(teacher, model=model)[0] if teacher else None
+    master = load_checkpoint(teacher, model=teacher_model or model)[0] if teacher else None
     if transfer_set is not None and master is None:
         raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
     found: dict[str, object] = {}
     if data.name == "none":
         say(NOT_MEASURED)
     else:
-        test = load_data(data, student.spec.shape).test
+        loaded = load_data(data, student.spec.shape)
+        check_classes(student, loaded.class_names)
+        test = loaded.test
         measured = accuracy(student, test)
         found["test_accuracy"] = asdict(measured)
         found["test_accuracy_by_class"] = accuracy_by_class(student, test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,14 @@ class Dataset:
     class_names: tuple[str, ...]
     train_size: int
     """Images in the full training set, before the validation part was split off: 100 % of `--rate`."""
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over all images, labels and class names."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for split in (self.train, self.validation, self.test):
+            digest.update(split.images.contiguous().numpy().data)
+            digest.update(split.labels.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 def load_data(data: Data, shape: tuple[int, int, int]) -> Dataset:

@@ -99,6 +99,11 @@ def build(architecture: Mapping[str, Any], *, run_code: bool) -> nn.Module:
         raise ZskdError(f"the architecture in the card is damaged: {architecture}") from error
 
 
+def _search(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
 def _call_factory(target: str) -> nn.Module:
     """Import `package.module:factory` or `file.py:factory` and call it without arguments."""
     place, _, attribute = target.rpartition(":")
@@ -106,14 +111,16 @@ def _call_factory(target: str) -> nn.Module:
         if place.endswith(".py"):
             if not Path(place).is_file():
                 raise ZskdError(f"{target}: there is no file {place}")
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            name = Path(place).stem
+            spec = importlib.util.spec_from_file_location(name, place)
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module  # dataclasses and the like look their module up
+            _search(str(Path(place).resolve().parent))  # for modules beside it
             spec.loader.exec_module(module)
         else:
-            if "" not in sys.path:
-                sys.path.insert(0, "")  # a module beside the user, as `python -m` would find it
+            _search("")  # a module beside the user, as `python -m` would find it
             module = importlib.import_module(place)
         built = getattr(module, attribute)()
     except ZskdError:
