@@ -183,7 +183,7 @@ def _call_seeing_head(module: nn.Module, head: nn.Linear, inputs: Tensor) -> tup
     seen: list[tuple[Tensor, Tensor]] = []
 
     def note(_layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        seen.append((arguments[0], output))
+        seen.append((arguments[0], output.clone()))  # before an activation in place changes it
 
     handle = head.register_forward_hook(note)
     try:

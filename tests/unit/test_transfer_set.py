@@ -19,9 +19,9 @@ from torch import nn
 from zskd.classifier import Classifier, InputSpec
 from zskd.config import Synthesis
 from zskd.errors import ZskdError
-from zskd.fitting import fresh_weights
 from zskd.export import export_mat, export_png
 from zskd.files import sha256_file, write_json
+from zskd.fitting import fresh_weights
 from zskd.models import MODELS
 from zskd.progress import Progress, Task
 from zskd.synthesis import SetSpec, build_transfer_set
