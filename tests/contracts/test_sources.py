@@ -20,16 +20,8 @@ from zskd.recipes import load_recipe
 from zskd.synthesis import SetSpec, build_transfer_set, film, make_shard
 
 QUICK = [
-    "--count",
-    "40",
-    "--distill.steps",
-    "2",
-    "--synthesis.steps",
-    "2",
-    "--held-out",
-    "10",
-    "--empty-controls",
-    "--quiet",
+    *("--count", "40", "--distill.steps", "2", "--synthesis.steps", "2", "--held-out", "10"),
+    *("--empty-controls", "--quiet"),
 ]
 
 
@@ -231,7 +223,7 @@ def test_rows_want_equal_blocks_and_their_films_end_in_the_stored_image(
 def test_other_instructions_of_the_processor_give_the_same_set_within_the_stated_tolerance(
     teacher: Classifier, teacher_folder: Path, tmp_path: Path
 ) -> None:
-    """docs/architecture.md: mean KL within 5 %, class match within 2 points. AVX2 stands for another machine."""
+    """docs/architecture.md: mean KL within 5 %, class match within 2 points; AVX2 is the other machine."""
     import os
     import subprocess
     import sys
