@@ -125,9 +125,8 @@ def bars_figure(bars: Sequence[Bar], ceiling: tuple[str, Share] | None, title: s
         capsize=3,
     )
     if ceiling is not None:
-        label = f"{ceiling[0]}  {ceiling[1].percent:.2f}"
-        axes.axvline(ceiling[1].percent, color="black", linestyle="--", linewidth=1, label=label)
-        axes.legend(loc="lower left")
+        axes.axvline(ceiling[1].percent, color="black", linestyle="--", linewidth=1)
+        title = f"{title} (dashed: {ceiling[0]}, {ceiling[1].percent:.2f})"
     axes.set_xlim(0, 100)
     axes.set_xlabel("%")
     axes.set_title(title)

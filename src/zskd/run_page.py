@@ -157,8 +157,8 @@ def _page(recipe: Recipe, metrics: dict[str, Any], arms: Iterable[str], filmed: 
         "Row k shows how strongly a target of class k may mix with each other class.",
         "![concentration](figures/similarity.png)",
         "## What the student learned from",
-        "The images look like noise because only the teacher's answer to them was asked for. Nothing in that "
-        "answer asks for strokes or smooth areas; the student needs the answers, not the looks.",
+        "Only the teacher's answer to these images was asked for; nothing asks them to look real, and the "
+        "student needs the answers, not the looks.",
         *(f"![samples](figures/samples-{name}.png)" for name in arms),
     ]
     if filmed:
