@@ -22,7 +22,6 @@ def call(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.xdist_group("wheel")
 def test_the_wheel_installs_into_an_empty_environment_and_runs(tmp_path: Path) -> None:
     build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT)
     call(*build, cwd=tmp_path)

@@ -33,7 +33,6 @@ def accuracies(runs: list[tuple[Path, dict[str, Any]]], arm: str) -> list[float]
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("digits")
 def test_the_student_beats_noise_and_closes_half_of_its_gap_to_the_teacher(
     runs: list[tuple[Path, dict[str, Any]]],
 ) -> None:
@@ -48,7 +47,6 @@ def test_the_student_beats_noise_and_closes_half_of_its_gap_to_the_teacher(
     assert lead >= 0.5 * (teacher - statistics.mean(noise))
 
 
-@pytest.mark.xdist_group("digits")
 def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, dict[str, Any]]]) -> None:
     from PIL import Image
 
@@ -78,7 +76,6 @@ def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, dict[str, 
     assert not [p for p in folder.glob("**/.*") if p.name != ".lock"]
 
 
-@pytest.mark.xdist_group("digits")
 def test_a_finished_run_is_not_made_again(runs: list[tuple[Path, dict[str, Any]]]) -> None:
     folder, metrics = runs[0]
     before = {p: p.stat().st_mtime_ns for p in folder.glob("**/*.safetensors")}

@@ -72,7 +72,6 @@ MOMENTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("kill")
 def test_killed_at_every_moment_in_turn_the_same_command_ends_in_the_same_bytes(
     uninterrupted: dict[str, str], tmp_path: Path
 ) -> None:
@@ -87,7 +86,6 @@ def test_killed_at_every_moment_in_turn_the_same_command_ends_in_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("kill")
 def test_killed_after_arbitrary_times(uninterrupted: dict[str, str], tmp_path: Path) -> None:
     for seconds in (2.6, 3.1, 3.7, 4.4):
         process = start(tmp_path)
@@ -99,7 +97,6 @@ def test_killed_after_arbitrary_times(uninterrupted: dict[str, str], tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("kill")
 def test_ctrl_c_tells_the_command_that_resumes_and_it_does(
     uninterrupted: dict[str, str], tmp_path: Path
 ) -> None:
@@ -115,7 +112,6 @@ def test_ctrl_c_tells_the_command_that_resumes_and_it_does(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("kill")
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for(lambda: (tmp_path / "run/recipe.yaml").exists(), process)
@@ -130,7 +126,6 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("kill")
 def test_a_corrupted_shard_is_made_again(uninterrupted: dict[str, str], tmp_path: Path) -> None:
     assert run_zskd(*SMALL, cwd=tmp_path).returncode == 0
     shard = tmp_path / "run/sets/zskd/shard-00001.safetensors"
