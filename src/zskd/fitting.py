@@ -76,20 +76,13 @@ def fit(
             numbers = torch_stream(seed, "step", step)
             # dropout draws from the global generator
             torch.manual_seed(torch_stream(seed, "dropout", step).initial_seed())
-            for group in optimiser.param_groups:
-                group["lr"] = _learning_rate(config, step, total)
             loss = batch_loss(module, order.rows(step), numbers)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise ZskdError(
-                    f"{section}: the loss is not finite at step {step + 1} of {total}: lower "
-                    f"--{section}.learning-rate ({config.learning_rate:g})"
-                )
+                raise _diverged(section, f"the loss is not finite at step {step + 1} of {total}", config)
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            _descend(optimiser, loss, _learning_rate(config, step, total))
             if config.weights == "ema":
                 _follow(average, module, config.ema_decay, step)
             if state and (step + 1) % per_pass == 0 and step + 1 < total:
@@ -103,10 +96,7 @@ def fit(
                 )
     optimiser.zero_grad()
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
-        raise ZskdError(
-            f"{section}: the last step left weights that are not finite: lower "
-            f"--{section}.learning-rate ({config.learning_rate:g})"
-        )
+        raise _diverged(section, "the last step left weights that are not finite", config)
     if config.weights == "ema":
         module.load_state_dict(average)
     module.eval()
@@ -138,6 +128,19 @@ class _Order:
             parts.append(self._shuffled[offset : offset + end - position])
             position += len(parts[-1])
         return torch.cat(parts)
+
+
+def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+
+
+def _diverged(section: str, what: str, config: Fit) -> ZskdError:
+    rate = f"--{section}.learning-rate ({config.learning_rate:g})"
+    return ZskdError(f"{section}: {what}: lower {rate}")
 
 
 def _learning_rate(config: Fit, step: int, total: int) -> float:
