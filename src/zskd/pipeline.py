@@ -40,6 +40,7 @@ from zskd.similarity import class_similarity, concentration
 from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set
 from zskd.teachers import describe_student, fresh_student, make_teacher, open_sources
 from zskd.transfer_set import TransferSet
+from zskd.verification import verify_folder
 from zskd.versions import processor, source_commit, usable_cores, versions
 
 METRICS = "metrics.json"
@@ -72,9 +73,10 @@ def run_recipe(
     """
     progress = progress or Progress()
     with folder_lock(folder), use_threads(recipe.threads):
-        if (folder / METRICS).is_file():  # the last file: the run is finished, and its test is not repeated
+        if (folder / METRICS).is_file():  # the last file of a run: it is finished
             _claim(recipe, folder, {})
-            return read_json(folder / METRICS, "the metrics of a run")
+            if _is_whole(folder, progress):
+                return read_json(folder / METRICS, "the metrics of a run")
         sources = open_sources(recipe)
         _claim(recipe, folder, sources.hashes)
         count = set_size(recipe, sources.data)
@@ -94,6 +96,8 @@ def run_recipe(
                     recipe, teacher, sets[arm.name], folder / "students" / arm.name, progress
                 )
         held_out = _held_out(recipe, teacher, folder, progress)
+        if (folder / METRICS).is_file():  # something was mended; the test set is not touched again
+            return read_json(folder / METRICS, "the metrics of a run")
         metrics = _measure(recipe, teacher, arms, students, held_out, sources.data)
         metrics |= {
             "sets": {name: _set_facts(one) for name, one in sets.items()},
@@ -153,6 +157,15 @@ def _claim(recipe: Recipe, folder: Path, hashes: dict[str, str]) -> None:
         raise ZskdError(
             f"{folder} was made with another {what}: choose another folder with --out, or delete this one"
         )
+
+
+def _is_whole(folder: Path, progress: Progress) -> bool:
+    try:
+        verify_folder(folder)
+    except ZskdError as error:
+        progress.say(f"{error}. It is made again.")
+        return False
+    return True
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def test_l2_pulls_at_weights_alone_and_by_half_the_square() -> None:
     assert float(module.linear.weight.detach()) == pytest.approx(0.2 / 0.5, abs=1e-3)  # where 0.5·w = 0.2
     assert float(module.linear.bias.detach()) == 1.0
     assert float(module.norm.weight.detach()) == 1.0
-    assert float(module.norm.bias) == 1.0
+    assert float(module.norm.bias.detach()) == 1.0
 
 
 def test_the_average_is_kept_instead_of_the_last_weights() -> None:
