@@ -23,9 +23,10 @@ __version__ = _installed()
 @cache
 def versions() -> dict[str, str]:
     """Return the versions that can change a result's bytes."""
-    names = ("torch", "numpy", "scipy", "safetensors", "scikit-learn")
-    found = {name: version(name) for name in names}
-    return {"zskd": __version__, "python": platform.python_version(), **found}
+    import torch  # its own word tells the build as well: 2.13.0+cpu
+
+    found = {name: version(name) for name in ("numpy", "scipy", "safetensors", "scikit-learn")}
+    return {"zskd": __version__, "python": platform.python_version(), "torch": torch.__version__, **found}
 
 
 @cache
