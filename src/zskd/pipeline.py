@@ -73,12 +73,12 @@ def run_recipe(
     """
     progress = progress or Progress()
     with folder_lock(folder), use_threads(recipe.threads):
-        if (folder / METRICS).is_file():  # the last file of a run: it is finished
-            _claim(recipe, folder, {})
-            if _is_whole(folder, progress):
-                return read_json(folder / METRICS, "the metrics of a run")
         sources = open_sources(recipe)
+        fresh_student(describe_student(recipe.student, sources.model), sources.model, recipe.seed)
         _claim(recipe, folder, sources.hashes)
+        # the metrics are the last file of a run: it is finished
+        if (folder / METRICS).is_file() and _is_whole(folder, progress):
+            return read_json(folder / METRICS, "the metrics of a run")
         count = set_size(recipe, sources.data)
         arms = plan_arms(recipe, count)
         clock = _Clock(folder / "timings.json")
@@ -151,7 +151,7 @@ def _claim(recipe: Recipe, folder: Path, hashes: dict[str, str]) -> None:
     except ZskdError as error:
         raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
     made_from = read_json(folder / "sources.json", "the hashes of a run's sources")
-    there, now = there | made_from, _identity(recipe) | (hashes or made_from)
+    there, now = there | made_from, _identity(recipe) | hashes
     if there != now:
         what = first_difference(there, now, "")
         raise ZskdError(

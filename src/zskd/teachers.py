@@ -60,17 +60,19 @@ class Sources:
 
     data: Dataset | None
     """Real images, where there are any."""
-    teacher: tuple[Classifier, Card] | None
-    """The given teacher; None when one is to be trained."""
+    model: Classifier
+    """The given teacher, or the one that is to be trained."""
+    card: Card | None
+    """Of the given teacher."""
     hashes: dict[str, str]
     """Fingerprints of both, by which a run is known."""
 
 
 def open_sources(recipe: Recipe) -> Sources:
-    """Load data and given teacher of a recipe, and see that they and the student fit together.
+    """Load data and given teacher of a recipe, and see that they fit together.
 
     Raises:
-        ZskdError: neither teacher nor data, anything wrong with them, or a student that cannot be built.
+        ZskdError: neither teacher nor data, or anything wrong with them.
     """
     config, data, given = recipe.teacher, None, None
     if config.path is not None:
@@ -85,27 +87,22 @@ def open_sources(recipe: Recipe) -> Sources:
         data = load_data(recipe.data, shape)
         hashes["data_sha256"] = data.fingerprint()
     if given:
-        teacher = given[0]
-        hashes["teacher_sha256"] = teacher.fingerprint()
+        model, card = given
+        hashes["teacher_sha256"] = model.fingerprint()
     else:
         assert data is not None
-        teacher = fresh_teacher(recipe, data)
+        model, card = fresh_teacher(recipe, data), None
     if data is not None:
-        check_classes(teacher, data.class_names)
-    fresh_student(describe_student(recipe.student, teacher), teacher, recipe.seed)
-    return Sources(data, given, hashes)
+        check_classes(model, data.class_names)
+    return Sources(data, model, card, hashes)
 
 
 def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Classifier:
     """Return the teacher that a recipe asks for, frozen; from `folder` if it is there already."""
     config = recipe.teacher
     if not (folder / "card.json").is_file():
-        if sources.teacher is not None:
-            teacher, card = sources.teacher
-        else:
-            assert sources.data is not None
-            teacher, card = _train(recipe, sources.data, folder, progress)
-        save_checkpoint(folder, teacher, card)
+        card = sources.card or _train(recipe, sources, folder, progress)
+        save_checkpoint(folder, sources.model, card)
         (folder / "training.safetensors").unlink(missing_ok=True)
     factory = config.model if ":" in config.model else None
     return load_checkpoint(folder, model=factory)[0].freeze()
@@ -128,21 +125,23 @@ def _architecture(recipe: Recipe, data: Dataset) -> Architecture:
     return describe(recipe.teacher.model, shape=recipe.teacher.shape, classes=len(data.class_names))
 
 
-def _train(recipe: Recipe, data: Dataset, folder: Path, progress: Progress) -> tuple[Classifier, Card]:
+def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Card:
+    """Train the teacher of the sources in place."""
+    assert sources.data is not None
     settings = {key: to_values(recipe)[key] for key in ("seed", "data", "teacher")}
     settings["data"].pop("dir")
     settings["versions"] = versions()
-    key = settings | {"threads": torch.get_num_threads(), "data_sha256": data.fingerprint()}
-    teacher = train_teacher(
-        fresh_teacher(recipe, data),
-        data,
+    train_teacher(
+        sources.model,
+        sources.data,
         recipe.teacher,
         seed=recipe.seed,
         state=folder / "training.safetensors",
-        key=sha256_json(key),
+        key=sha256_json(settings | {"threads": torch.get_num_threads()} | sources.hashes),
         progress=progress,
     )
-    return teacher, Card(architecture=_architecture(recipe, data), origin={"how": "trained", **settings})
+    origin = {"how": "trained", **settings}
+    return Card(architecture=_architecture(recipe, sources.data), origin=origin)
 
 
 def describe_student(name: str, teacher: Classifier) -> Architecture:

@@ -48,9 +48,7 @@ def test_a_teacher_file_that_was_replaced_is_noticed(
     command = ["run", "my-teacher", "--teacher.path", "net.safetensors", "--out", "r", *QUICK]
     save_file(lenet(0), "net.safetensors")
     assert run(command) == 0
-    Path("r/metrics.json").unlink()
     assert run(command) == 0
-    Path("r/metrics.json").unlink()
     save_file(lenet(1), "net.safetensors")
     capsys.readouterr()
     assert run(command) == 2
@@ -66,13 +64,30 @@ def test_data_that_were_replaced_are_noticed(
     command = ["run", "digits", "--data.name", "folder", "--data.validation", "0", "--teacher.epochs", "1"]
     command += [*QUICK, "--out", "r", "--data-dir"]
     assert run([*command, "a"]) == 0
-    Path("r/metrics.json").unlink()
     (tmp_path / "a").rename(tmp_path / "moved")
     assert run([*command, "moved"]) == 0
-    Path("r/metrics.json").unlink()
     capsys.readouterr()
     assert run([*command, "b"]) == 2
     assert "another data_sha256" in capsys.readouterr().err
+
+
+def test_a_teacher_that_has_no_half_can_be_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(
+        "from torch import nn\n"
+        "class Residual(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.fc = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(1024, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.fc((x + self.conv(x)).flatten(1))\n"
+    )
+    command = ["teacher", "train", "--model", "own.py:Residual", "--teacher.epochs", "1", "--quiet"]
+    assert run([*command, "--out", "t"]) == 0, capsys.readouterr().err
+    assert run(["run", "digits", "--model", "own.py:Residual", "--out", "r", "--quiet"]) == 2
+    assert "--student package.module:factory" in capsys.readouterr().err
 
 
 def test_a_mistaken_command_can_be_mended_in_the_same_folder(
