@@ -26,7 +26,7 @@ def augment(images: Images, config: Augment, box: tuple[float, float], generator
         images: batch in [0, 1].
         config: which changes, how strong, for which share of the images.
         box: least and largest pixel value; the result stays inside.
-        generator: the only source of randomness.
+        generator: of the processor, whatever device the images are on; the only source of randomness.
     """
     changed = images
     if config.moves and config.share:
@@ -65,10 +65,9 @@ def warp(images: Images, matrices: Tensor, outside: float) -> Images:
 
     Differentiable with respect to the images.
     """
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     moved = F.grid_sample(
         images - outside if outside else images,
-        grid,
+        _grid(matrices, *images.shape[2:]),
         mode="bilinear",
         padding_mode="zeros",
         align_corners=False,
@@ -76,16 +75,26 @@ def warp(images: Images, matrices: Tensor, outside: float) -> Images:
     return moved + outside if outside else moved
 
 
+def _grid(matrices: Tensor, height: int, width: int) -> Tensor:
+    """`F.affine_grid` of pixel centres without its many small products: (N, 2, 3) → (N, H, W, 2)."""
+    along_x, along_y, shift = (column[:, None, None] for column in matrices.unbind(2))
+    x = ((torch.arange(width, device=matrices.device) + 0.5) * (2 / width) - 1).view(1, 1, width, 1)
+    y = ((torch.arange(height, device=matrices.device) + 0.5) * (2 / height) - 1).view(1, height, 1, 1)
+    return x * along_x + (y * along_y + shift)
+
+
 def _warp(images: Images, config: Augment, outside: float, generator: Generator) -> Images:
     matrices = affine_matrices(torch.rand(len(images), 6, generator=generator), config)
     moved = torch.rand(len(images), 1, 1, generator=generator) < config.share
-    return warp(images, torch.where(moved, matrices, torch.eye(2, 3)), outside)
+    matrices = torch.where(moved, matrices, torch.eye(2, 3))
+    return warp(images, matrices.to(images.device, non_blocking=True), outside)
 
 
 def _noise(images: Images, config: Augment, box: tuple[float, float], generator: Generator) -> Images:
     touched = (torch.rand(len(images), 1, 1, 1, generator=generator) < config.share).float()
-    noisy = images + config.gaussian * torch.randn(images.shape, generator=generator) * touched
-    draw = torch.rand(images.shape, generator=generator) / touched.clamp_min(1e-9)
+    added = config.gaussian * torch.randn(images.shape, generator=generator) * touched
+    noisy = images + added.to(images.device, non_blocking=True)
+    draw = (torch.rand(images.shape, generator=generator) / touched.clamp_min(1e-9)).to(images.device)
     noisy = torch.where(draw < config.salt_pepper, box[1], noisy)
     noisy = torch.where(draw < config.salt_pepper / 2, box[0], noisy)
     return noisy.clamp(*box)
@@ -97,7 +106,7 @@ def _mix(images: Images, config: Augment, generator: Generator) -> Images:
     The labels need no mixing: the teacher is asked about the mixture.
     """
     count, _, height, width = images.shape
-    partner = images[torch.randperm(count, generator=generator)]
+    partner = images[torch.randperm(count, generator=generator).to(images.device)]
     kind = torch.rand(count, generator=generator)
     weight = torch.rand(count, generator=generator)
     blend = torch.where(kind < config.mixup, weight, 1.0).view(-1, 1, 1, 1)
@@ -105,6 +114,7 @@ def _mix(images: Images, config: Augment, generator: Generator) -> Images:
     inside_y = _stripe(height, weight, generator)
     inside_x = _stripe(width, weight, generator)
     rectangle = (inside_y[:, :, None] & inside_x[:, None, :] & cut[:, None, None]).unsqueeze(1)
+    rectangle, blend = (which.to(images.device, non_blocking=True) for which in (rectangle, blend))
     return torch.where(rectangle, partner, torch.lerp(partner, images, blend))
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from zskd.errors import ZskdError, one_line
+from zskd.models.merging import merge_layers
+from zskd.models.modes import in_mode
 from zskd.types import Features, HeadWeight, Images, Logits
 
 
@@ -79,10 +81,17 @@ class Classifier(nn.Module):
         super().__init__()
         self.module = module
         self.spec = spec or InputSpec()
-        self.register_buffer("mean", torch.tensor(self.spec.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(self.spec.std).view(1, -1, 1, 1), persistent=False)
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        for name, values in (("mean", self.spec.mean), ("std", self.spec.std)):
+            per_channel = torch.tensor(values, device=device).view(1, -1, 1, 1)
+            self.register_buffer(name, per_channel, persistent=False)
+        self.rewrite = True
+        """Whether an equivalent network that is cheaper to run answers for the module."""
         probe = self._probe()
         _lay_out(module, probe)
+        quick, self.merged = merge_layers(module, probe)
+        # in a tuple, or its parameters would be registered a second time
+        self._quick = (quick,)
         self.head_name, self._output_is_logits = _find_head(module, probe, head)
         classes = self.head.out_features
         if classes < 2:
@@ -103,8 +112,13 @@ class Classifier(nn.Module):
 
     @property
     def head_weight(self) -> HeadWeight:
-        """One class vector per row (K, D), detached."""
-        return self.head.weight.detach()
+        """One class vector per row (K, D), detached, in the processor's memory."""
+        return self.head.weight.detach().cpu()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.mean.device
 
     @property
     def classes(self) -> int:
@@ -117,6 +131,10 @@ class Classifier(nn.Module):
         filters = [p for p in self.module.parameters() if p.ndim == 4 and p.shape[1] > 1]
         last = any(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
         return "channels_last" if last else "channels_first"
+
+    def how_run(self) -> dict[str, Any]:
+        """Return what changes speed and rounding and not what is computed, as a manifest keeps it."""
+        return {"layout": self.layout, "merged": list(self.merged) if self.rewrite else []}
 
     @property
     def parameters_count(self) -> int:
@@ -133,13 +151,28 @@ class Classifier(nn.Module):
     def forward(self, images: Images) -> Logits:
         """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""
         if self._output_is_logits:
-            logits: Tensor = self.module(self.normalise(images))
+            logits: Tensor = self._network(self.normalise(images))
             return logits
-        return _call_seeing_head(self.module, self.head, self.normalise(images))[1]
+        return _call_seeing_head(self._network, self.head, self.normalise(images))[1]
 
     def features(self, images: Images) -> Features:
         """Return the penultimate features (N, D): the input of the head."""
-        return _call_seeing_head(self.module, self.head, self.normalise(images))[0]
+        return _call_seeing_head(self._network, self.head, self.normalise(images))[0]
+
+    @property
+    def _network(self) -> nn.Module:
+        return self._quick[0] if self.rewrite else self.module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be copied and sent to other processes as what it was made of."""
+        return _rebuilt, (
+            self.module,
+            self.spec,
+            self.class_names,
+            self.head_name,
+            self.rewrite,
+            self.training,
+        )
 
     def freeze(self) -> Classifier:
         """Switch to evaluation mode and take all parameters out of the gradient."""
@@ -158,8 +191,21 @@ class Classifier(nn.Module):
     def _probe(self) -> Images:
         """Two grey images that differ, enough to see what the network does with an input."""
         low, high = self.spec.box
-        ramp = torch.linspace(low, high, 2).view(2, 1, 1, 1)
+        ramp = torch.linspace(low, high, 2, device=self.device).view(2, 1, 1, 1)
         return self.normalise(ramp.expand(2, *self.spec.shape).contiguous())
+
+
+def _rebuilt(
+    module: nn.Module,
+    spec: InputSpec,
+    class_names: tuple[str, ...],
+    head: str,
+    rewrite: bool,
+    training: bool,
+) -> Classifier:
+    classifier = Classifier(module, spec=spec, class_names=class_names, head=head)
+    classifier.rewrite, classifier.training = rewrite, training
+    return classifier
 
 
 def _lay_out(module: nn.Module, probe: Tensor) -> None:
@@ -167,15 +213,12 @@ def _lay_out(module: nn.Module, probe: Tensor) -> None:
 
     `x.view(len(x), -1)` behind a convolution does not: it needs channels first.
     """
-    training = module.training
-    module.eval()
     try:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with torch.no_grad():
+        with torch.no_grad(), in_mode(module, training=False):
             module(probe)
     except Exception:  # whatever the reason, `_find_head` meets it again and tells it
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    module.train(training)
 
 
 def _call_seeing_head(module: nn.Module, head: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,10 +262,8 @@ def _find_head(module: nn.Module, probe: Tensor, wanted: str | None) -> tuple[st
         return note
 
     handles = [layer.register_forward_hook(note_as(name)) for name, layer in linear.items()]
-    training = module.training
-    module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_mode(module, training=False):
             returned = module(probe)
     except Exception as error:  # whatever the user's forward pass raises
         shape = tuple(probe.shape[1:])
@@ -231,7 +272,6 @@ def _find_head(module: nn.Module, probe: Tensor, wanted: str | None) -> tuple[st
             f"shape ({one_line(error)})"
         ) from error
     finally:
-        module.train(training)
         for handle in handles:
             handle.remove()
 

@@ -184,7 +184,13 @@ class Synthesis:
     noise_share: float = 0.5
     """Share of the set that stays as it started, without any optimisation."""
     steps: int = 50
-    """Optimisation steps of one impression."""
+    """Most optimisation steps of one impression."""
+    tolerance: float = 0.05
+    """An impression is finished when the Kullback–Leibler divergence of the teacher's answer from its target
+    falls below this many nats, at the temperature `tau`; 0: never before its steps are used up."""
+    missed: Literal["keep", "drop"] = "keep"
+    """What becomes of an impression that used up its steps and has not met its target; dropped ones are
+    not replaced, and the set is smaller."""
     learning_rate: float = 0.1
     """Adam's learning rate, in units of the pixel range."""
     tau: float = 10.0
@@ -202,7 +208,8 @@ class Synthesis:
     carry_moments: bool = False
     """A batch goes on with Adam's moments and step count of the batch before it, inside one shard."""
     batch_size: int = 100
-    """Images optimised together. Part of the result: another size rounds otherwise."""
+    """Images optimised together: one that is finished leaves its lane to the next. Part of the result:
+    another size rounds otherwise."""
     shard_size: int = 1000
     """Images in one file, the unit of work; with `targets.order: rows` a shard is one row instead."""
 
@@ -210,6 +217,7 @@ class Synthesis:
         """Refuse sizes and rates that cannot be."""
         _check("synthesis.noise-share", self.noise_share, 0, 1)
         _check("synthesis.steps", self.steps, 0)
+        _check("synthesis.tolerance", self.tolerance, 0)
         _check("synthesis.learning-rate", self.learning_rate, 0, above=True)
         _check("synthesis.tau", self.tau, 0, above=True)
         _check("synthesis.l2", self.l2, 0)
@@ -217,6 +225,15 @@ class Synthesis:
         _check("synthesis.shard-size", self.shard_size, 1)
         if (self.carry_images or self.carry_moments) and self.noise_share:
             raise ZskdError("--synthesis.noise-share must be 0 where batches carry something on to the next")
+        if self.tolerance and (self.carry_images or self.carry_moments or self.pixels == "minmax"):
+            raise ZskdError(
+                "--synthesis.tolerance must be 0 where images of a batch share something: with carry-images, "
+                "carry-moments and --synthesis.pixels minmax all of a batch take the same steps"
+            )
+        if self.missed == "drop" and not self.tolerance:
+            raise ZskdError(
+                "--synthesis.missed drop needs a --synthesis.tolerance: it says which targets are met"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +273,9 @@ class Distill(Fit):
     """Temperature of both softmaxes, for `kl`."""
     tau_squared: bool = True
     """Multiplies `kl` by τ², so that its gradient does not shrink with τ."""
+    images: Literal["auto", "memory", "mapped"] = "auto"
+    """Where the transfer set is read from: copied into memory once, or from its mapped files at every step.
+    auto: the first when it takes less than half of the memory that is free. The student is the same."""
     augment: Augment = field(
         default_factory=lambda: Augment(
             rotation=35.0, scale=(0.66, 1.52), shift=0.14, shear=0.42, mixup=0.25, cutmix=0.25
@@ -299,6 +319,12 @@ class Recipe:
     """Student: `half` for a narrower copy of the teacher, a built-in name, or package.module:factory."""
     threads: int = 0
     """Threads of training and distillation; 0 for one per core. A shard always uses one."""
+    workers: int = 0
+    """Processes that make shards side by side; 0 for one per core. The images are the same for any number."""
+    device: str = "auto"
+    """Where networks run: auto for a GPU when there is one, cpu, cuda, cuda:1."""
+    rewrite: bool = True
+    """Run an equivalent network that is cheaper: convolutions take over their batch-norm and pooling."""
     data: Data = field(default_factory=Data)
     """Real images."""
     teacher: Teacher = field(default_factory=Teacher)
@@ -321,6 +347,7 @@ class Recipe:
         _check("seed", self.seed, 0, 2**63 - 1)
         _check("held-out", self.held_out, 1)
         _check("threads", self.threads, 0)
+        _check("workers", self.workers, 0)
         if self.count is not None:
             _check("count", self.count, 1)
         if self.rate is not None:

@@ -6,6 +6,8 @@ section 3.3; Beyer et al. 2022 call it consistent teaching).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,8 +20,10 @@ from zskd.errors import ZskdError
 from zskd.files import sha256_json
 from zskd.fitting import fit
 from zskd.losses import LOSSES
-from zskd.progress import Progress
+from zskd.machine import available_memory
+from zskd.progress import Progress, readable_bytes
 from zskd.transfer_set import TransferSet
+from zskd.types import Images
 from zskd.versions import versions
 
 
@@ -36,7 +40,7 @@ def distill(
     """Train a student on a transfer set and return it as a classifier of the teacher's inputs.
 
     Args:
-        teacher: asked about every batch; not changed.
+        teacher: asked about every batch; not changed. The student goes to its device.
         transfer_set: images to learn on.
         student: trained in place, from the weights that it has.
         config: loss, augmentation and schedule.
@@ -56,11 +60,19 @@ def distill(
         )
     if transfer_set.manifest["teacher_sha256"] != teacher.fingerprint():
         raise ZskdError(f"{transfer_set.folder} was made with another teacher: make a set with this one")
-    classifier = Classifier(student, spec=teacher.spec, class_names=teacher.class_names)
+    progress = progress or Progress()
+    classifier = Classifier(student, spec=teacher.spec, class_names=teacher.class_names).to(teacher.device)
+    classifier.rewrite = teacher.rewrite
     loss_of = LOSSES[config.loss]
+    images_of = _reader(transfer_set, config, progress)
+    progress.detail(
+        f"distill: {torch.get_num_threads()} threads on {teacher.device}; "
+        f"teacher: {teacher.how_run()}; student: {classifier.how_run()}"
+    )
 
     def loss(_module: nn.Module, rows: Tensor, numbers: Generator) -> Tensor:
-        images = augment(transfer_set.images(rows), config.augment, teacher.spec.box, numbers)
+        chosen = images_of(rows).to(teacher.device, non_blocking=True)
+        images = augment(chosen, config.augment, teacher.spec.box, numbers)
         with torch.inference_mode():
             answers = teacher(images)
         return loss_of(classifier(images), answers.clone(), config)
@@ -79,6 +91,21 @@ def distill(
     return classifier.freeze()
 
 
+def _reader(transfer_set: TransferSet, config: Distill, progress: Progress) -> Callable[[Tensor], Images]:
+    """Return how the images of some rows are had, and say it."""
+    need, free = transfer_set.image_bytes, available_memory()
+    in_memory = need < free / 2 if config.images == "auto" else config.images == "memory"
+    where = "copied into memory" if in_memory else "read from their mapped files at every step"
+    progress.say(
+        f"distill: {len(transfer_set):,} images of {readable_bytes(need)} are {where} "
+        f"({readable_bytes(free)} are free)"
+    )
+    if not in_memory:
+        return transfer_set.images
+    images = transfer_set.all_images()
+    return lambda rows: images[rows]
+
+
 def _key(
     teacher: Classifier, transfer_set: TransferSet, student: nn.Module, config: Distill, seed: int
 ) -> str:
@@ -88,9 +115,11 @@ def _key(
             "teacher": teacher.fingerprint(),
             "shards": [shard["sha256"] for shard in transfer_set.manifest["shards"]],
             "student": [[name, list(value.shape)] for name, value in student.state_dict().items()],
-            "config": repr(config),
+            "config": repr(replace(config, images="auto")),
             "seed": seed,
             "versions": versions(),
             "threads": torch.get_num_threads(),
+            "device": teacher.device.type,
+            "rewrite": teacher.rewrite,
         }
     )

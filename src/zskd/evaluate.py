@@ -52,7 +52,8 @@ def predict(classifier: Classifier, images: Images) -> Labels:
         raise ZskdError(
             f"the images are {tuple(images.shape[1:])}, and the network takes {classifier.spec.shape}"
         )
-    return torch.cat([classifier(batch).argmax(1) for batch in torch.split(images, _BATCH)])
+    device = classifier.device
+    return torch.cat([classifier(batch.to(device)).argmax(1).cpu() for batch in torch.split(images, _BATCH)])
 
 
 def accuracy(classifier: Classifier, split: Split) -> Share:

@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 from zskd.config import Fit
 from zskd.errors import ZskdError
 from zskd.files import whole_file
+from zskd.machine import keep_freed_memory
 from zskd.progress import Progress, readable_seconds
 from zskd.streams import torch_stream
 from zskd.tensors import read_tensors, save_tensors
@@ -59,11 +60,13 @@ def fit(
         ZskdError: the loss is no longer finite.
     """
     progress = progress or Progress()
+    keep_freed_memory()
     order = _Order(config.batch_size, images, seed)
     total = config.total_steps(images)
     weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
     optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
-    average = {name: value.clone() for name, value in module.state_dict().items()}
+    followed = module.state_dict() if config.weights == "ema" else {}
+    average = {name: value.clone() for name, value in followed.items()}
     done = _load(state, key, module, optimiser, average) if state else 0
     per_pass = max(1, images // config.batch_size)
     module.train()
@@ -83,7 +86,7 @@ def fit(
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
             _descend(optimiser, loss, _learning_rate(config, step, total))
-            if config.weights == "ema":
+            if average:
                 _follow(average, module, config.ema_decay, step)
             if state and (step + 1) % per_pass == 0 and step + 1 < total:
                 _save(state, key, module, optimiser, average, step + 1)
@@ -97,7 +100,7 @@ def fit(
     optimiser.zero_grad()
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
         raise _diverged(section, "the last step left weights that are not finite", config)
-    if config.weights == "ema":
+    if average:
         module.load_state_dict(average)
     module.eval()
 

@@ -32,6 +32,7 @@ from zskd.files import (
     write_text,
 )
 from zskd.inspection import count_multiply_adds
+from zskd.machine import processor, use_threads
 from zskd.methods import CONTROLS
 from zskd.progress import Progress
 from zskd.recipes import load_recipe, to_values, to_yaml
@@ -41,7 +42,7 @@ from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set
 from zskd.teachers import describe_student, fresh_student, make_teacher, open_sources
 from zskd.transfer_set import TransferSet
 from zskd.verification import verify_folder
-from zskd.versions import processor, source_commit, usable_cores, versions
+from zskd.versions import source_commit, versions
 
 METRICS = "metrics.json"
 NOT_MEASURED = "accuracy not measured: no data"
@@ -89,7 +90,11 @@ def run_recipe(
         for arm in arms:
             with clock(f"set {arm.name}"):
                 sets[arm.name] = build_transfer_set(
-                    teacher, arm.spec, folder / "sets" / arm.name, progress=progress
+                    teacher,
+                    arm.spec,
+                    folder / "sets" / arm.name,
+                    workers=recipe.workers,
+                    progress=progress,
                 )
             with clock(f"student {arm.name}"):
                 students[arm.name] = make_student(
@@ -171,6 +176,7 @@ def _is_whole(folder: Path, progress: Progress) -> bool:
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """What a run is made of; its sources are known by their hashes and not by where they lie."""
     values = to_values(recipe)
+    values["workers"] = values["distill"]["images"] = None  # these change nothing
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
     return values
 
@@ -201,7 +207,9 @@ def make_student(
     """Return the student that a recipe asks for, from `folder` if it is there already."""
     factory = recipe.student if ":" in recipe.student else None
     if (folder / "card.json").is_file():
-        return load_checkpoint(folder, model=factory)[0].freeze()
+        student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
+        student.rewrite = teacher.rewrite
+        return student
     architecture = describe_student(recipe.student, teacher)
     untrained = fresh_student(architecture, teacher, recipe.seed)
     make_folder(folder)
@@ -222,6 +230,7 @@ def make_student(
         "seed": recipe.seed,
         "distill": to_values(recipe)["distill"],
         "threads": torch.get_num_threads(),
+        "device": teacher.device.type,
     }
     save_checkpoint(folder, student, Card(architecture=architecture, origin=origin))
     (folder / "training.safetensors").unlink(missing_ok=True)
@@ -248,7 +257,9 @@ def _held_out(
             impressions, method="noise", synthesis=replace(impressions.synthesis, start=start)
         )
     return {
-        name: build_transfer_set(teacher, spec, folder / "held_out" / name, progress=progress)
+        name: build_transfer_set(
+            teacher, spec, folder / "held_out" / name, workers=recipe.workers, progress=progress
+        )
         for name, spec in specs.items()
     }
 
@@ -303,7 +314,8 @@ def _accuracies(classifier: Classifier, data: Dataset | None) -> dict[str, Any]:
 
 def _set_facts(transfer_set: TransferSet) -> dict[str, Any]:
     manifest = transfer_set.manifest
-    return {key: manifest[key] for key in ("count", "mean_kl", "anchor_match")}
+    facts = ("count", "mean_kl", "mean_steps", "anchor_match", "missed", "dropped")
+    return {key: manifest[key] for key in facts}
 
 
 class _Clock:
@@ -322,14 +334,3 @@ class _Clock:
             spent = time.perf_counter() - started
             self.seconds[stage] = round(self.seconds.get(stage, 0.0) + spent, 3)
             write_json(self._path, self.seconds)
-
-
-@contextmanager
-def use_threads(wanted: int) -> Iterator[None]:
-    """Use so many threads for training and distillation; 0 for one per core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or usable_cores())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

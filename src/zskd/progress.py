@@ -22,8 +22,16 @@ class Task(Protocol):
 class Progress:
     """Silent progress and the base of the others; library functions take one and default to this."""
 
+    verbose = False
+    """Whether details are told as well."""
+
     def say(self, text: str) -> None:
         """Print one line of information."""
+
+    def detail(self, text: str) -> None:
+        """Print one line about how something is done, for those who asked for it."""
+        if self.verbose:
+            self.say(text)
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
@@ -134,8 +142,10 @@ class _LiveTask:
         )
 
 
-def default_progress(quiet: bool = False) -> Progress:
+def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
     """Choose by the standard error stream: silent when quiet, live on a terminal, else plain."""
     if quiet:
         return Progress()
-    return LiveProgress() if sys.stderr.isatty() else PlainProgress()
+    progress = LiveProgress() if sys.stderr.isatty() else PlainProgress()
+    progress.verbose = verbose
+    return progress

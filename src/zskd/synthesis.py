@@ -1,18 +1,16 @@
 """Making a transfer set, shard by shard.
 
 The determinism contract: a shard's bytes are a function of the teacher's weights, its `SetSpec` and its
-number, on one machine and set of versions. A worker uses one thread; a batch always has the same images,
-because the last one of a set is filled up with those that a larger set would hold; every image owns
-its random streams and its Adam state. Hence shards can be made anywhere, in any order, and a set of the
-interleaved order is the beginning of every larger one.
+number, on one machine and set of versions. A worker uses one thread; a batch always has the same size;
+every image owns its random streams and its Adam state. Hence shards can be made anywhere, in any order,
+and a set of the interleaved order is the beginning of every larger one.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,13 @@ from torch import Tensor
 from zskd.classifier import Classifier
 from zskd.config import Synthesis, Targets
 from zskd.errors import ZskdError, one_line
-from zskd.inversion import Chain, draw_starts, draw_warps, invert
+from zskd.inversion import Moment, Work, draw_starts, draw_warps, invert
+from zskd.machine import keep_freed_memory, usable_cores, use_threads
 from zskd.methods import METHODS
-from zskd.progress import Progress, Task, readable_bytes, readable_seconds
+from zskd.progress import Progress, readable_bytes, readable_seconds
 from zskd.targets import Place, place, row_size
-from zskd.transfer_set import Shard, TransferSet, Writer
+from zskd.transfer_set import Shard, ShardEntry, TransferSet, Writer, write_shard
+from zskd.workers import each_done
 
 HELD_OUT = 1 << 40
 """First index of images that no transfer set for training ever holds."""
@@ -98,54 +98,96 @@ def read_spec(values: dict[str, Any]) -> SetSpec:
 
 
 def build_transfer_set(
-    teacher: Classifier, spec: SetSpec, folder: Path, *, progress: Progress | None = None
+    teacher: Classifier,
+    spec: SetSpec,
+    folder: Path,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> TransferSet:
     """Make the shards that are missing in `folder` and return the whole set.
 
     Args:
-        teacher: frozen.
+        teacher: frozen; on the device that is to do the work.
         spec: what to make.
         folder: of this set alone; whole shards of the same spec in it are kept.
-        progress: told of every shard.
+        workers: processes that make shards side by side, each with one thread; 0 for one per core, 1 for
+            none but this one. A script that asks for more needs `if __name__ == "__main__":`.
+        progress: told of every image.
 
     Raises:
-        ZskdError: the folder holds a set of another spec, the disk is too small, or a loss is not finite.
+        ZskdError: the folder holds a set of another spec, the disk is too small, a loss is not finite, or
+            the teacher cannot be sent to another process.
     """
     progress = progress or Progress()
     teacher.freeze()
+    device = teacher.device
     provenance = {
         "spec": asdict(spec),
         "teacher_sha256": teacher.fingerprint(),
-        "resolved": {"threads": 1, "device": "cpu", "dtype": "float32", "layout": teacher.layout},
+        "resolved": {"threads": 1, "device": device.type, "dtype": "float32", **teacher.how_run()},
     }
     writer = Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
     if writer.complete:
         return TransferSet(folder)
-    missing = (k for k in range(spec.shards(teacher.classes)) if k not in writer.done)
-    _announce(teacher, spec, spec.shards(teacher.classes) - len(writer.done), folder, progress)
+    missing = [k for k in range(spec.shards(teacher.classes)) if k not in writer.done]
+    # a GPU is kept busy by one process
+    workers = min(workers or usable_cores(), len(missing)) if device.type == "cpu" else 1
+    _announce(teacher, spec, len(missing), folder, workers, progress)
     size = spec.shard_size(teacher.classes)
     ready = sum(min(size, spec.count - k * size) for k in writer.done)
+    shared = (teacher, spec, folder)
     with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
-        for number in missing:
-            writer.add(number, make_shard(teacher, spec, number, task=task))
-    writer.finish()
+        for number, entry in each_done(_write_one, shared, missing, workers=workers, tell=task.advance):
+            writer.add(number, entry)
+    writer.finish(_outcome(spec, writer))
     return TransferSet(folder)
 
 
-def make_shard(teacher: Classifier, spec: SetSpec, number: int, *, task: Task | None = None) -> Shard:
-    """Make one shard: a pure function of teacher, spec and number; `task` is told of every batch."""
-    size = spec.shard_size(teacher.classes)
-    first = number * size
-    count = min(size, spec.count - first)
-    chain = Chain()
-    parts = []
-    with _one_thread(), torch.no_grad():
-        for start in range(0, count, spec.synthesis.batch_size):
-            indices = list(range(first + start, first + start + spec.synthesis.batch_size))
-            parts.append(_make_batch(teacher, spec, indices, chain)[: count - start])
-            if task is not None:
-                task.advance(len(parts[-1]), f"KL {float(parts[-1].kl.mean()):.4f}")
-    return Shard.join(parts)
+def make_shard(
+    teacher: Classifier, spec: SetSpec, number: int, *, tell: Callable[[int], None] | None = None
+) -> Shard:
+    """Make one shard: a pure function of teacher, spec and number; `tell` is told of images made.
+
+    Raises:
+        ZskdError: a loss is not finite, or none of its images is kept.
+    """
+    first = number * spec.shard_size(teacher.classes)
+    indices = range(first, min(first + spec.shard_size(teacher.classes), spec.count))
+    keep_freed_memory()
+    with use_threads(1), torch.no_grad():
+        plan = _plan(teacher, spec, list(indices))
+        images = plan.starts.clone()
+        steps = torch.zeros(len(images), dtype=torch.int32)
+        if len(plan.moved):
+            images[plan.moved], steps[plan.moved] = invert(teacher, plan.work, spec.synthesis, tell=tell)
+        if tell is not None:
+            tell(len(images) - len(plan.moved))
+        shard = label(teacher, images, plan.targets, plan.anchors, steps, spec.synthesis)
+    if spec.synthesis.missed == "keep":
+        return shard
+    kept = shard.select(~_missed(shard, spec.synthesis))
+    if not len(kept):
+        raise ZskdError(
+            f"synthesis: none of the {len(shard)} images of shard {number} met its target: raise "
+            "--synthesis.steps or --synthesis.tolerance, or give --synthesis.missed keep"
+        )
+    return kept
+
+
+def _write_one(
+    shared: tuple[Classifier, SetSpec, Path], number: int, tell: Callable[[int], None]
+) -> ShardEntry:
+    """Make one shard and write it; the work of one worker."""
+    teacher, spec, folder = shared
+    shard = make_shard(teacher, spec, number, tell=tell)
+    return write_shard(folder, number, shard, missed=int(_missed(shard, spec.synthesis).sum()))
+
+
+def _missed(shard: Shard, config: Synthesis) -> Tensor:
+    """Which images used up their steps without meeting their target (N,)."""
+    used_up = (shard.steps >= config.steps) & (shard.steps > 0)
+    return used_up & (shard.kl >= (config.tolerance or torch.inf))
 
 
 @dataclass(frozen=True)
@@ -159,10 +201,10 @@ class Frame:
 
 
 def film(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> list[Frame]:
-    """Make one impression again, in its own batch, and return it at several moments.
+    """Make one impression again and return it at several moments.
 
     Moments are closer together at the beginning, where most happens. Where batches go on from each other,
-    the shard is made again from its first batch.
+    the shard is made again from its first image.
 
     Args:
         teacher: frozen.
@@ -177,28 +219,65 @@ def film(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> 
         raise ZskdError("noise is not optimised: there is nothing to film")
     while not _place(teacher, spec, index).optimised:
         index += 1
-    size, last = spec.synthesis.batch_size, spec.synthesis.steps
-    shard = index // spec.shard_size(teacher.classes) * spec.shard_size(teacher.classes)
-    first = shard + (index - shard) // size * size
-    lane = sum(_place(teacher, spec, i).optimised for i in range(first, index))
-    moments = {round(last * (k / (frames - 1)) ** 2) for k in range(frames)}
-    seen: dict[int, Tensor] = {}
-
-    def note(step: int, images: Tensor) -> None:
-        if step in moments:
-            seen[step] = images[lane].clamp(*teacher.spec.box).clone()
-
-    with _one_thread(), torch.no_grad():
-        chain = Chain()
+    moments: list[tuple[int, Tensor]] = []
+    with use_threads(1), torch.no_grad():
+        before = []
         if spec.synthesis.carry_images or spec.synthesis.carry_moments:
-            for start in range(shard, first, size):
-                _make_batch(teacher, spec, list(range(start, start + size)), chain)
-        batch = _make_batch(teacher, spec, list(range(first, first + size)), chain, note)
-        target = batch.targets[index - first]
-        images = torch.stack([seen[step] for step in sorted(seen)])
-        answers = F.log_softmax(teacher(images) / spec.synthesis.tau, dim=1)
-        kl = F.kl_div(answers, target.expand_as(answers), reduction="none").sum(1)
-    return [Frame(step, seen[step], target, float(k)) for step, k in zip(sorted(seen), kl, strict=True)]
+            size = spec.shard_size(teacher.classes)
+            before = list(range(index // size * size, index))
+        plan = _plan(teacher, spec, [*before, index])
+        wanted = len(before)  # its number among the images
+
+        def note(moment: Moment) -> None:
+            for lane in (moment.numbers == wanted).nonzero()[:, 0].tolist():
+                moments.append((int(moment.steps[lane]), moment.images[lane].clamp(*teacher.spec.box).cpu()))
+
+        made, steps = invert(teacher, plan.work, spec.synthesis, on_step=note)
+        moments.append((int(steps[wanted]), made[wanted]))
+        last = len(moments) - 1
+        chosen = sorted({round(last * (k / (frames - 1)) ** 2) for k in range(frames)})
+        shown = [moments[k] for k in chosen]
+        stack = torch.stack([image for _, image in shown])
+        target, anchor = plan.targets[wanted], plan.anchors[wanted]
+        targets, anchors = target.expand(len(stack), -1), anchor.expand(len(stack))
+        kl = label(teacher, stack, targets, anchors, torch.ones(len(stack)), spec.synthesis).kl
+    return [Frame(step, image, target, float(k)) for (step, image), k in zip(shown, kl, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is known of some images before any is optimised."""
+
+    starts: Tensor
+    targets: Tensor
+    anchors: Tensor
+    moved: Tensor
+    """Rows of the images that are optimised."""
+    work: Work
+
+
+def _plan(teacher: Classifier, spec: SetSpec, indices: list[int]) -> _Plan:
+    config = spec.synthesis
+    places = [_place(teacher, spec, index) for index in indices]
+    owned = [spec.first_index + index for index in indices]
+    wanted = METHODS[spec.method](teacher, places, owned, spec.seed, spec.targets)
+    starts = draw_starts(config.start, owned, seed=spec.seed, shape=teacher.spec.shape, box=teacher.spec.box)
+    if config.pixels == "project":
+        starts.clamp_(*teacher.spec.box)
+    moved = (
+        torch.tensor(wanted.optimised).nonzero()[:, 0] if config.steps else torch.empty(0, dtype=torch.int64)
+    )
+    targets = torch.from_numpy(wanted.targets)
+    warps = None
+    if config.warp.moves and len(moved):
+        warps = draw_warps([owned[row] for row in moved.tolist()], config.steps, seed=spec.seed)
+    return _Plan(
+        starts=starts,
+        targets=targets,
+        anchors=torch.tensor([spot.anchor for spot in places]),
+        moved=moved,
+        work=Work(starts[moved], targets[moved], warps),
+    )
 
 
 def _place(teacher: Classifier, spec: SetSpec, index: int) -> Place:
@@ -206,74 +285,51 @@ def _place(teacher: Classifier, spec: SetSpec, index: int) -> Place:
     return place(index, count=spec.count, classes=teacher.classes, config=spec.targets, noise_share=share)
 
 
-def _make_batch(
-    teacher: Classifier,
-    spec: SetSpec,
-    indices: list[int],
-    chain: Chain,
-    on_step: Callable[[int, Tensor], None] | None = None,
-) -> Shard:
-    config = spec.synthesis
-    places = [_place(teacher, spec, index) for index in indices]
-    owned = [spec.first_index + index for index in indices]
-    wanted = METHODS[spec.method](teacher, places, owned, spec.seed, spec.targets)
-    images = draw_starts(
-        config.start, owned, seed=spec.seed, shape=teacher.spec.shape, box=teacher.spec.box
-    ).clamp_(*(teacher.spec.box if config.pixels == "project" else (-torch.inf, torch.inf)))
-    optimised = torch.tensor(wanted.optimised)
-    targets = torch.from_numpy(wanted.targets)
-    steps = torch.where(optimised, config.steps, 0).to(torch.int32)
-    if bool(optimised.any()):
-        moved = [index for index, chosen in zip(owned, wanted.optimised, strict=True) if chosen]
-        warps = draw_warps(moved, config.steps, seed=spec.seed) if config.warp.moves else None
-        images[optimised] = invert(
-            teacher, images[optimised], targets[optimised], config, warps=warps, chain=chain, on_step=on_step
-        )
-    images.clamp_(*teacher.spec.box)
-    return label(teacher, images, targets, torch.tensor([spot.anchor for spot in places]), steps, config.tau)
-
-
 def label(
-    teacher: Classifier,
-    images: Tensor,
-    targets: Tensor,
-    anchors: Tensor,
-    steps: Tensor,
-    tau: float,
+    teacher: Classifier, images: Tensor, targets: Tensor, anchors: Tensor, steps: Tensor, config: Synthesis
 ) -> Shard:
     """Ask the teacher about finished images and return them as a shard.
 
     Images of 0 steps were asked for nothing: the teacher's own answer becomes their target and its class
     their anchor.
     """
-    logits = teacher(images)
+    images = images.clamp(*teacher.spec.box)
+    logits = _answers(teacher, images, config.batch_size)
     if not bool(torch.isfinite(logits).all()):
         raise ZskdError(
             "synthesis: the teacher's answer to a finished image is not finite: look at its mean and std, "
             "and at --synthesis.learning-rate"
         )
     untouched = steps == 0
-    answers = F.softmax(logits / tau, dim=1)
+    answers = F.softmax(logits / config.tau, dim=1)
     targets = torch.where(untouched[:, None], answers, targets)
     anchors = torch.where(untouched, logits.argmax(1), anchors)
-    kl = F.kl_div(F.log_softmax(logits / tau, dim=1), targets, reduction="none").sum(1)
+    kl = F.kl_div(F.log_softmax(logits / config.tau, dim=1), targets, reduction="none").sum(1)
     return Shard(images=images, targets=targets, logits=logits, anchors=anchors, steps=steps, kl=kl)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _answers(teacher: Classifier, images: Tensor, batch: int) -> Tensor:
+    """Return logits, asked for in batches of one size: bits of an answer depend on the size alone."""
+    parts = []
+    for some in torch.split(images, batch):
+        whole = F.pad(some, (0, 0) * 3 + (0, batch - len(some)))
+        parts.append(teacher(whole.to(teacher.device))[: len(some)].cpu())
+    return torch.cat(parts)
 
 
-def _announce(teacher: Classifier, spec: SetSpec, shards: int, folder: Path, progress: Progress) -> None:
-    """Say how long the missing shards will take and how much disk they need; refuse a disk too small.
+def _outcome(spec: SetSpec, writer: Writer) -> dict[str, Any]:
+    """What became of the whole set, for its manifest."""
+    total = sum(entry["count"] for entry in writer.done.values())
+    missed = sum(entry["missed"] for entry in writer.done.values())
+    return {"missed": missed, "dropped": spec.count - total}
 
-    The time is measured on one batch of a few steps.
+
+def _announce(
+    teacher: Classifier, spec: SetSpec, shards: int, folder: Path, workers: int, progress: Progress
+) -> None:
+    """Say how long the missing shards may take and how much disk they need; refuse a disk too small.
+
+    The time is measured on a few steps, and is what it takes when every image uses up its steps.
     """
     images = min(spec.count, shards * spec.shard_size(teacher.classes))
     need = images * Shard.bytes_per_image(teacher.spec.shape, teacher.classes)
@@ -283,27 +339,28 @@ def _announce(teacher: Classifier, spec: SetSpec, shards: int, folder: Path, pro
             f"{images:,} images need {readable_bytes(need)} and {folder} has {readable_bytes(free)} free: "
             "make room, or lower --count"
         )
-    seconds = images * _seconds_per_image(teacher, spec)
+    seconds = images * _seconds_per_image(teacher, spec) / workers
     progress.say(
-        f"{spec.method}: {images:,} images of {spec.synthesis.steps if spec.method != 'noise' else 0} steps, "
-        f"about {readable_seconds(seconds)}, {readable_bytes(need)} in {folder}"
+        f"{spec.method}: {images:,} images of {spec.synthesis.steps if spec.optimises else 0} steps at most, "
+        f"{readable_seconds(seconds)} at most, {readable_bytes(need)} in {folder}"
     )
+    how = ", ".join(f"{key} {value}" for key, value in teacher.how_run().items())
+    progress.detail(f"{spec.method}: {workers} workers of 1 thread on {teacher.device}; teacher: {how}")
 
 
 def _seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
-    steps = min(3, spec.synthesis.steps)
-    config = replace(spec.synthesis, steps=steps)
-    indices = list(range(spec.synthesis.batch_size))
+    lanes, steps = spec.synthesis.batch_size, min(3, spec.synthesis.steps)
+    probe = replace(spec, count=max(spec.count, 2 * lanes), synthesis=replace(spec.synthesis, tolerance=0.0))
 
     def timed(count: int) -> float:
-        probe = replace(spec, synthesis=replace(config, steps=count))
+        config = replace(probe, synthesis=replace(probe.synthesis, steps=count))
         started = time.perf_counter()
-        with _one_thread(), torch.no_grad():
-            _make_batch(teacher, probe, indices, Chain())
-        return time.perf_counter() - started
+        with use_threads(1), torch.no_grad():
+            plan = _plan(teacher, config, list(range(2 * lanes)))
+            if len(plan.moved):
+                invert(teacher, plan.work, config.synthesis)
+        return (time.perf_counter() - started) / (2 * lanes)
 
     timed(steps)
     fixed, some = timed(0), timed(steps)
-    per_step = max(some - fixed, 0) / max(steps, 1)
-    total: float = (fixed + per_step * spec.synthesis.steps) / len(indices)
-    return total
+    return fixed + max(some - fixed, 0) / max(steps, 1) * spec.synthesis.steps

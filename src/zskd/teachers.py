@@ -16,6 +16,7 @@ from zskd.evaluate import check_classes
 from zskd.files import sha256_json
 from zskd.fitting import fresh_weights
 from zskd.importing import check_golden, import_teacher
+from zskd.machine import choose_device
 from zskd.models import HALF, Architecture, build, describe, describe_half
 from zskd.progress import Progress
 from zskd.recipes import to_values
@@ -75,6 +76,7 @@ def open_sources(recipe: Recipe) -> Sources:
         ZskdError: neither teacher nor data, or anything wrong with them.
     """
     config, data, given = recipe.teacher, None, None
+    device = choose_device(recipe.device)
     if config.path is not None:
         given = open_teacher(config.path, config)
     elif recipe.data.name == "none":
@@ -94,6 +96,7 @@ def open_sources(recipe: Recipe) -> Sources:
         model, card = fresh_teacher(recipe, data), None
     if data is not None:
         check_classes(model, data.class_names)
+    model.to(device).rewrite = recipe.rewrite
     return Sources(data, model, card, hashes)
 
 
@@ -105,7 +108,9 @@ def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progr
         save_checkpoint(folder, sources.model, card)
         (folder / "training.safetensors").unlink(missing_ok=True)
     factory = config.model if ":" in config.model else None
-    return load_checkpoint(folder, model=factory)[0].freeze()
+    teacher = load_checkpoint(folder, model=factory)[0].freeze().to(sources.model.device)
+    teacher.rewrite = recipe.rewrite
+    return teacher
 
 
 def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
@@ -131,13 +136,14 @@ def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -
     settings = {key: to_values(recipe)[key] for key in ("seed", "data", "teacher")}
     settings["data"].pop("dir")
     settings["versions"] = versions()
+    how = {"threads": torch.get_num_threads(), "device": recipe.device, "rewrite": recipe.rewrite}
     train_teacher(
         sources.model,
         sources.data,
         recipe.teacher,
         seed=recipe.seed,
         state=folder / "training.safetensors",
-        key=sha256_json(settings | {"threads": torch.get_num_threads()} | sources.hashes),
+        key=sha256_json(settings | how | sources.hashes),
         progress=progress,
     )
     origin = {"how": "trained", **settings}

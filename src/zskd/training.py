@@ -43,10 +43,11 @@ def train_teacher(
         ZskdError: it has other classes than the data, or the loss diverges.
     """
     check_classes(classifier, data.class_names)
-    split = data.train
+    split, device = data.train, classifier.device
 
     def loss(_module: nn.Module, rows: Tensor, _numbers: Generator) -> Tensor:
-        return F.cross_entropy(classifier(split.images[rows]), split.labels[rows])
+        images, labels = split.images[rows].to(device), split.labels[rows].to(device)
+        return F.cross_entropy(classifier(images), labels)
 
     fit(
         classifier.module,

@@ -7,10 +7,11 @@ the shards listed are whole and the others are made again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
@@ -19,12 +20,13 @@ from typing_extensions import TypedDict
 
 from zskd.errors import ZskdError
 from zskd.files import first_difference, make_folder, read_json, sha256_file, whole_file, write_json
-from zskd.tensors import read_tensors, save_tensors
+from zskd.machine import processor
+from zskd.tensors import map_tensors, save_tensors
 from zskd.types import Images, Labels, Logits, PerSample, SoftLabels
-from zskd.versions import processor, versions
+from zskd.versions import versions
 
 MANIFEST = "manifest.json"
-_FORMAT = "zskd-transfer-set/1"
+_FORMAT = "zskd-transfer-set/2"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Shard:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, rows: slice) -> Shard:
+    def select(self, rows: Tensor) -> Shard:
+        """Return some rows, by number or by mask."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def tensors(self) -> dict[str, Tensor]:
@@ -66,8 +69,43 @@ class Shard:
         return 4 * (channels * height * width + 2 * classes + 2) + 8
 
 
+class ShardEntry(TypedDict):
+    """What a manifest says of one shard."""
+
+    file: Annotated[str, Field(pattern=r"^shard-\d{5,}\.safetensors$")]
+    count: Annotated[int, Field(ge=1)]
+    sha256: str
+    mean_kl: float
+    mean_steps: float
+    anchor_match: float
+    missed: int
+
+
+def write_shard(folder: Path, number: int, shard: Shard, *, missed: int = 0) -> ShardEntry:
+    """Write one shard as a whole file and return what a manifest says of it.
+
+    Args:
+        folder: of the set.
+        number: of the shard.
+        shard: images and what is known of them.
+        missed: how many of them used up their steps without meeting their target.
+    """
+    path = folder / f"shard-{number:05d}.safetensors"
+    with whole_file(path) as temporary:
+        save_tensors(shard.tensors(), temporary)
+    return {
+        "file": path.name,
+        "count": len(shard),
+        "sha256": sha256_file(path),
+        "mean_kl": float(shard.kl.mean()),
+        "mean_steps": float(shard.steps.float().mean()),
+        "anchor_match": float((shard.logits.argmax(1) == shard.anchors).float().mean()),
+        "missed": missed,
+    }
+
+
 class Writer:
-    """Adds shards to a folder; what is already there of the same provenance is kept.
+    """Lists the shards of a folder; what is already there of the same provenance is kept.
 
     Args:
         folder: of one transfer set.
@@ -92,40 +130,37 @@ class Writer:
         self._head = {"class_names": list(class_names), "shape": list(shape)}
         self.complete = False
         """Whether the set was finished before; it is then never written again."""
-        self.done: dict[int, dict[str, Any]] = {}
+        self.done: dict[int, ShardEntry] = {}
         """The shards that are whole, by number."""
         if (folder / MANIFEST).is_file():
             self._continue(read_json(folder / MANIFEST, "the manifest of a transfer set"))
 
-    def add(self, number: int, shard: Shard) -> None:
-        """Write one shard and list it."""
-        path = self._folder / f"shard-{number:05d}.safetensors"
-        with whole_file(path) as temporary:
-            save_tensors(shard.tensors(), temporary)
-        self.done[number] = {
-            "file": path.name,
-            "count": len(shard),
-            "sha256": sha256_file(path),
-            "mean_kl": float(shard.kl.mean()),
-            "anchor_match": float((shard.logits.argmax(1) == shard.anchors).float().mean()),
-        }
+    def add(self, number: int, entry: ShardEntry) -> None:
+        """List a shard that has been written."""
+        self.done[number] = entry
         self._write(complete=False)
 
-    def finish(self) -> None:
-        """Mark the set as complete."""
-        self._write(complete=True)
+    def finish(self, outcome: dict[str, Any] | None = None) -> None:
+        """Mark the set as complete and note what became of it."""
+        self._write(complete=True, **(outcome or {}))
 
-    def _write(self, *, complete: bool) -> None:
+    def _write(self, *, complete: bool, **outcome: Any) -> None:
         shards = [self.done[number] for number in sorted(self.done)]
         count = sum(shard["count"] for shard in shards)
+
+        def mean(fact: Literal["mean_kl", "mean_steps", "anchor_match"]) -> float:
+            return sum(shard[fact] * shard["count"] for shard in shards) / max(count, 1)
+
         write_json(
             self._folder / MANIFEST,
             {
                 "format": _FORMAT,
                 "complete": complete,
                 "count": count,
-                "mean_kl": sum(s["mean_kl"] * s["count"] for s in shards) / max(count, 1),
-                "anchor_match": sum(s["anchor_match"] * s["count"] for s in shards) / max(count, 1),
+                "mean_kl": mean("mean_kl"),
+                "mean_steps": mean("mean_steps"),
+                "anchor_match": mean("anchor_match"),
+                **outcome,
                 **self._head,
                 **self._provenance,
                 "versions": versions(),
@@ -150,14 +185,6 @@ class Writer:
         self.complete = bool(manifest["complete"]) and len(self.done) == len(manifest["shards"])
 
 
-class _ShardEntry(TypedDict):
-    file: Annotated[str, Field(pattern=r"^shard-\d{5,}\.safetensors$")]
-    count: Annotated[int, Field(ge=1)]
-    sha256: str
-    mean_kl: float
-    anchor_match: float
-
-
 class _Manifest(TypedDict):
     complete: bool
     count: int
@@ -165,7 +192,7 @@ class _Manifest(TypedDict):
     shape: Annotated[list[int], Field(min_length=3, max_length=3)]
     spec: dict[str, Any]
     teacher_sha256: str
-    shards: list[_ShardEntry]
+    shards: list[ShardEntry]
 
 
 class TransferSet:
@@ -187,7 +214,7 @@ class TransferSet:
 
     def _open(self, entry: dict[str, Any]) -> Shard:
         path, count = self.folder / entry["file"], entry["count"]
-        tensors = read_tensors(path)
+        tensors = map_tensors(path)
         wanted = {
             "images": (count, *self.shape),
             "targets": (count, len(self.class_names)),
@@ -214,6 +241,15 @@ class TransferSet:
         """Channels, height and width of the images."""
         channels, height, width = self.manifest["shape"]
         return channels, height, width
+
+    @property
+    def image_bytes(self) -> int:
+        """What all images take in memory."""
+        return len(self) * math.prod(self.shape) * 4
+
+    def all_images(self) -> Images:
+        """Return all images as one copy in memory."""
+        return torch.cat([shard.images for shard in self._shards])
 
     def images(self, rows: Tensor) -> Images:
         """Return the images of the given rows (N,), in that order.

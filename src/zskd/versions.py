@@ -1,8 +1,7 @@
-"""What software and processor a result was made with."""
+"""What software a result was made with."""
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from functools import cache
@@ -30,19 +29,6 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def processor() -> dict[str, str | int]:
-    """Return the processor's name and the number of cores that this process may use."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return {"name": name, "cores": usable_cores(), "system": platform.system()}
-
-
-@cache
 def source_commit() -> str | None:
     """Return the commit of the checkout that this code runs from; None when it is installed from a wheel.
 
@@ -62,10 +48,3 @@ def source_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here)) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)

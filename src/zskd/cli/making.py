@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from zskd.cli import app, examples
-from zskd.cli.output import Flag, must_be_new, say
-from zskd.cli.settings import resolve
+from zskd.cli.output import Flag, Verbose, must_be_new, say
+from zskd.cli.settings import ready_teacher, resolve
 from zskd.config import Data, Distill, Recipe, Synthesis, Targets, Teacher
 from zskd.errors import ZskdError
 from zskd.progress import default_progress
@@ -51,7 +51,7 @@ def train(
     """
     from zskd.evaluate import accuracy
     from zskd.files import folder_lock
-    from zskd.pipeline import use_threads
+    from zskd.machine import use_threads
     from zskd.teachers import make_teacher, open_sources
 
     full = resolve(recipe, data=data, teacher=teacher, seed=seed, threads=threads)
@@ -122,7 +122,11 @@ def synthesize(
     synthesis: Synthesis = Synthesis(),  # noqa: B008
     data: Data = Data(),  # noqa: B008
     model: str | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    rewrite: bool = True,
     quiet: Flag = False,
+    verbose: Verbose = False,
 ) -> None:
     """Make a transfer set, or go on with one that was interrupted.
 
@@ -139,9 +143,12 @@ def synthesize(
         synthesis: How images are made.
         data: Training set that --rate is a percentage of.
         model: Factory to run, for a network of your own code.
+        workers: Processes that make shards side by side; 0 for one per core.
+        device: auto for a GPU when there is one, cpu, cuda, cuda:1.
+        rewrite: Run an equivalent network that is cheaper.
         quiet: Print the result only.
+        verbose: Print what was chosen for this machine.
     """
-    from zskd.checkpoint import load_checkpoint
     from zskd.files import folder_lock
     from zskd.pipeline import set_size
     from zskd.synthesis import SetSpec, build_transfer_set
@@ -156,8 +163,11 @@ def synthesize(
         targets=targets,
         synthesis=synthesis,
         data=data,
+        workers=workers,
+        device=device,
+        rewrite=rewrite,
     )
-    classifier, _ = load_checkpoint(teacher, model=model)
+    classifier = ready_teacher(teacher, model, full)
     spec = SetSpec(
         method=full.method,
         count=set_size(full, None),
@@ -166,9 +176,15 @@ def synthesize(
         synthesis=full.synthesis,
     )
     with folder_lock(out):
-        made = build_transfer_set(classifier, spec, out, progress=default_progress(quiet))
-    kl, match = made.manifest["mean_kl"], 100 * made.manifest["anchor_match"]
-    say(f"{len(made):,} images in {out}: mean KL {kl:.4f}, {match:.1f} % of their class")
+        made = build_transfer_set(
+            classifier, spec, out, workers=full.workers, progress=default_progress(quiet, verbose)
+        )
+    facts = made.manifest
+    say(
+        f"{len(made):,} images in {out}: mean KL {facts['mean_kl']:.4f}, "
+        f"{100 * facts['anchor_match']:.1f} % of their class; "
+        f"{facts['missed']:,} missed their target, {facts['dropped']:,} were dropped"
+    )
 
 
 @app.command(
@@ -189,7 +205,10 @@ def distill(
     threads: int = 0,
     distill: Distill = Distill(),  # noqa: B008
     model: str | None = None,
+    device: str = "auto",
+    rewrite: bool = True,
     quiet: Flag = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a student on a transfer set, or go on where that was interrupted.
 
@@ -204,19 +223,31 @@ def distill(
         threads: Threads; 0 for one per core.
         distill: How the student learns.
         model: Factory to run, for a teacher of your own code.
+        device: auto for a GPU when there is one, cpu, cuda, cuda:1.
+        rewrite: Run equivalent networks that are cheaper.
         quiet: Print the result only.
+        verbose: Print what was chosen for this machine.
     """
-    from zskd.checkpoint import load_checkpoint
     from zskd.files import folder_lock
-    from zskd.pipeline import make_student, use_threads
+    from zskd.machine import use_threads
+    from zskd.pipeline import make_student
     from zskd.transfer_set import TransferSet
 
-    full = resolve(recipe, preset=preset, student=student, seed=seed, threads=threads, distill=distill)
-    classifier, _ = load_checkpoint(teacher, model=model)
+    full = resolve(
+        recipe,
+        preset=preset,
+        student=student,
+        seed=seed,
+        threads=threads,
+        distill=distill,
+        device=device,
+        rewrite=rewrite,
+    )
+    classifier = ready_teacher(teacher, model, full)
     loaded = TransferSet(transfer_set)
     must_be_new(out)
     with folder_lock(out), use_threads(full.threads):
-        made = make_student(full, classifier, loaded, out, default_progress(quiet))
+        made = make_student(full, classifier, loaded, out, default_progress(quiet, verbose))
     say(f"student in {out}: {made.parameters_count:,} parameters")
 
 
@@ -235,6 +266,7 @@ def run(
     out: Path | None = None,
     print_config: Flag = False,
     quiet: Flag = False,
+    verbose: Verbose = False,
     settings: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008
 ) -> None:
     """Run a recipe from end to end, or go on with it: teacher, sets, students, table, pictures.
@@ -244,6 +276,7 @@ def run(
         out: Folder of the run; absent: runs/NAME.
         print_config: Print the resolved recipe and do nothing.
         quiet: Print the result only.
+        verbose: Print what was chosen for this machine.
     """
     from dataclasses import fields
 
@@ -258,7 +291,7 @@ def run(
 
     folder = out or Path("runs") / full.name
     command = shlex.join(["zskd", *sys.argv[1:]])
-    metrics = run_recipe(full, folder, progress=default_progress(quiet), command=command)
+    metrics = run_recipe(full, folder, progress=default_progress(quiet, verbose), command=command)
     for line in summary_lines(metrics):
         say(line)
     say(f"\nPictures and tables: {folder / 'README.md'}")

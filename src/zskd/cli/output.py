@@ -13,6 +13,8 @@ from zskd.errors import ZskdError
 
 Flag = Annotated[bool, Parameter(negative="")]
 """A switch that is either given or not."""
+Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), negative="")]
+"""The switch for details."""
 
 
 def say(text: str) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from functools import reduce
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, ArgumentCollection
 
 from zskd.config import Recipe
 from zskd.recipes import layers, to_recipe
+
+if TYPE_CHECKING:
+    from zskd.classifier import Classifier
 
 _given: ContextVar[tuple[tuple[str, ...], ...]] = ContextVar("given", default=())
 
@@ -46,3 +50,19 @@ def resolve(recipe: str | None, **parsed: Any) -> Recipe:
             group = reduce(lambda level, key: level.setdefault(key, {}), path[:-1], overrides)
             group[path[-1]] = value
     return to_recipe(layers(recipe, overrides), source=recipe or "the options")
+
+
+def ready_teacher(folder: Path, model: str | None, recipe: Recipe) -> Classifier:
+    """Return the teacher of a checkpoint, frozen, on the device of the settings and run as they say.
+
+    Args:
+        folder: of the checkpoint.
+        model: factory that may run, for a network of the user's own code.
+        recipe: has the settings.
+    """
+    from zskd.checkpoint import load_checkpoint
+    from zskd.machine import choose_device
+
+    teacher = load_checkpoint(folder, model=model)[0].freeze().to(choose_device(recipe.device))
+    teacher.rewrite = recipe.rewrite
+    return teacher

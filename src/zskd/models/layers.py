@@ -106,7 +106,7 @@ def read_layers(module: nn.Module) -> list[Layer]:
                 raise _not_plain(f"its forward pass branches at {node.name!r}")
             if _is_size(node):
                 continue
-        layer = _layer_of(module, node)
+        layer = layer_of(module, node)
         if layer is not None:
             layers.append(layer)
         previous = node
@@ -146,7 +146,12 @@ def narrow(layers: Sequence[Layer]) -> list[Layer]:
     return result
 
 
-def _layer_of(module: nn.Module, node: fx.Node) -> Layer | None:
+def layer_of(module: nn.Module, node: fx.Node) -> Layer | None:
+    """Return the layer that a node of a traced network is; None for its input.
+
+    Raises:
+        ZskdError: there is no plain layer for it.
+    """
     if node.op == "placeholder":
         return None
     if node.op == "call_module":
