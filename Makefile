@@ -1,7 +1,8 @@
 # Set-up, demonstration and tests. The only requirements are make and Python 3.11 or newer.
 #
 #   make run                  the digits recipe from end to end
-#   make test                 lint, types and tests
+#   make test                 lint, types, tests and the ratios of costs
+#   make bench                how fast it is on this machine; BENCH_ARGS="--data-dir FOLDER" for MNIST at hand
 #   make run PYTHON=python3.13
 #   make run PIP_ARGS="--no-index --find-links wheels"    without internet, see the README
 
@@ -11,12 +12,12 @@ PIP_ARGS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
-.PHONY: run test lint types tests clean
+.PHONY: run test lint types tests ratios bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/zskd run digits
 
-test: lint types tests
+test: lint types tests ratios
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -28,6 +29,13 @@ types: $(VENV)/.installed-dev
 # Two workers: one process per core of a small machine; the tests of a file share what they made.
 tests: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# One process: costs that are compared must not run side by side.
+ratios: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-warmup=off
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -318,9 +318,11 @@ class Recipe:
     student: str = "half"
     """Student: `half` for a narrower copy of the teacher, a built-in name, or package.module:factory."""
     threads: int = 0
-    """Threads of training and distillation; 0 for one per core. A shard always uses one."""
+    """Threads of each training; 0: the cores, shared among those that run side by side and their helpers. A
+    shard always uses one."""
     workers: int = 0
-    """Processes that make shards side by side; 0 for one per core. The images are the same for any number."""
+    """Processes that make shards or train students side by side; 0 for one per core; 1: no other process is
+    started. What is made is the same for any number."""
     device: str = "auto"
     """Where networks run: auto for a GPU when there is one, cpu, cuda, cuda:1."""
     rewrite: bool = True

@@ -1,20 +1,23 @@
 """The one training loop, for teachers and students alike; it resumes to the same bytes.
 
 A step is a function of the weights, the optimiser's state and the step's number: which images, which
-augmentation and which dropout mask all come from streams keyed by that number. Weights and state are
-saved after every pass over the images, so that a killed run redoes at most one pass.
+augmentation and which dropout mask all come from streams keyed by that number. Hence a step's batch can be
+made ready by another process, and a saved run goes on where it was. Weights and state are saved after
+every pass over the images, so that a killed run redoes at most one pass.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Generator, Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from zskd.config import Fit
 from zskd.errors import ZskdError
@@ -23,22 +26,30 @@ from zskd.machine import keep_freed_memory
 from zskd.progress import Progress, readable_seconds
 from zskd.streams import torch_stream
 from zskd.tensors import read_tensors, save_tensors
+from zskd.workers import new_processes
 
 _PROBE_STEPS = 10
 """After so many steps the time of all is estimated and said."""
 
-BatchLoss = Callable[[nn.Module, Tensor, Generator], Tensor]
-"""(network, rows of the training set, random numbers of this step) → loss."""
+_AHEAD = 4
+"""So many batches are kept ready."""
+
+Batch = tuple[Tensor, Tensor]
+"""Images and what the network is to say to them."""
+Prepare = Callable[[Tensor, Generator], Batch]
+"""(rows of the training set, random numbers of this step) → batch, whatever the network has become."""
 
 
 def fit(
     module: nn.Module,
-    batch_loss: BatchLoss,
+    prepare: Prepare,
+    batch_loss: Callable[[Batch], Tensor],
     config: Fit,
     *,
     images: int,
     seed: int,
     section: str,
+    helper: bool = False,
     state: Path | None = None,
     key: str = "",
     progress: Progress | None = None,
@@ -47,21 +58,23 @@ def fit(
 
     Args:
         module: in training mode; left in evaluation mode.
+        prepare: makes a batch ready; with a helper it must be a function or object of a module.
         batch_loss: loss of one batch.
         config: length, batch, learning rate and which weights are kept.
         images: size of the training set.
         seed: of the order of the images and of the streams given to `batch_loss`.
         section: group of settings that `config` came from, for messages.
+        helper: whether a second process makes the batches ready, with as many threads as this one.
         state: file that the state is saved to after every pass and read from at the start.
         key: identifies what is being trained; a state of another key is not used.
         progress: told of every step.
 
     Raises:
-        ZskdError: the loss is no longer finite.
+        ZskdError: the loss is no longer finite, or the helper was killed.
     """
     progress = progress or Progress()
     keep_freed_memory()
-    order = _Order(config.batch_size, images, seed)
+    batches = _Batches(_Order(config.batch_size, images, seed), prepare, seed)
     total = config.total_steps(images)
     weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
     optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
@@ -75,11 +88,10 @@ def fit(
         torch.random.fork_rng(devices=[]),
         progress.task(section, total, "steps", done=done) as task,
     ):
-        for step in range(done, total):
-            numbers = torch_stream(seed, "step", step)
+        for step, batch in enumerate(_ready(batches, range(done, total), helper), start=done):
             # dropout draws from the global generator
             torch.manual_seed(torch_stream(seed, "dropout", step).initial_seed())
-            loss = batch_loss(module, order.rows(step), numbers)
+            loss = batch_loss(batch)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise _diverged(section, f"the loss is not finite at step {step + 1} of {total}", config)
@@ -131,6 +143,46 @@ class _Order:
             parts.append(self._shuffled[offset : offset + end - position])
             position += len(parts[-1])
         return torch.cat(parts)
+
+
+class _Batches(Dataset[Batch]):
+    """The batch of every step, each a pure function of the step's number."""
+
+    def __init__(self, order: _Order, prepare: Prepare, seed: int) -> None:
+        self._order, self._prepare, self._seed = order, prepare, seed
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._prepare(self._order.rows(step), torch_stream(self._seed, "step", step))
+
+
+def _ready(batches: _Batches, steps: range, helper: bool) -> Iterator[Batch]:
+    """Give the batches of the steps in turn, made by a helper while the network learns or here."""
+    if not helper:
+        yield from map(batches.__getitem__, steps)
+        return
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=1,
+        prefetch_factor=_AHEAD,
+        multiprocessing_context=new_processes(),
+        worker_init_fn=partial(_begin_helper, torch.get_num_threads()),
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ZskdError(
+            "the process that makes batches ready was killed (too little memory, perhaps): give the command "
+            "again and it goes on, or give --workers 1"
+        ) from error
+
+
+def _begin_helper(threads: int, _number: int) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
 
 
 def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:

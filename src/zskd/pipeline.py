@@ -15,17 +15,14 @@ from typing import Any
 
 import torch
 
-from zskd.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.classifier import Classifier
 from zskd.config import Recipe
 from zskd.data import Dataset, load_data
-from zskd.distillation import distill
 from zskd.errors import ZskdError
 from zskd.evaluate import accuracy, accuracy_by_class, agreement
 from zskd.files import (
     first_difference,
     folder_lock,
-    make_folder,
     read_json,
     sha256_json,
     write_json,
@@ -38,6 +35,7 @@ from zskd.progress import Progress
 from zskd.recipes import load_recipe, to_values, to_yaml
 from zskd.run_page import draw_run
 from zskd.similarity import class_similarity, concentration
+from zskd.students import make_students, threads_of_each
 from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set
 from zskd.teachers import describe_student, fresh_student, make_teacher, open_sources
 from zskd.transfer_set import TransferSet
@@ -86,7 +84,7 @@ def run_recipe(
         with clock("teacher"):
             teacher = make_teacher(recipe, sources, folder / "teacher", progress)
         write_similarity(teacher, folder / "similarity.json")
-        sets, students = {}, {}
+        sets = {}
         for arm in arms:
             with clock(f"set {arm.name}"):
                 sets[arm.name] = build_transfer_set(
@@ -96,10 +94,8 @@ def run_recipe(
                     workers=recipe.workers,
                     progress=progress,
                 )
-            with clock(f"student {arm.name}"):
-                students[arm.name] = make_student(
-                    recipe, teacher, sets[arm.name], folder / "students" / arm.name, progress
-                )
+        with clock("students"):
+            students = make_students(recipe, teacher, sets, folder / "students", progress)
         held_out = _held_out(recipe, teacher, folder, progress)
         if (folder / METRICS).is_file():  # something was mended; the test set is not touched again
             return read_json(folder / METRICS, "the metrics of a run")
@@ -108,7 +104,7 @@ def run_recipe(
             "sets": {name: _set_facts(one) for name, one in sets.items()},
             "seconds": clock.seconds,
             "seed": recipe.seed,
-            "threads": torch.get_num_threads(),
+            "threads": threads_of_each(recipe, len(arms)),
             "versions": versions(),
             "processor": processor(),
             "commit": source_commit(),
@@ -199,42 +195,6 @@ def write_similarity(teacher: Classifier, path: Path) -> None:
             "concentration": concentration(similarity).tolist(),
         },
     )
-
-
-def make_student(
-    recipe: Recipe, teacher: Classifier, transfer_set: TransferSet, folder: Path, progress: Progress
-) -> Classifier:
-    """Return the student that a recipe asks for, from `folder` if it is there already."""
-    factory = recipe.student if ":" in recipe.student else None
-    if (folder / "card.json").is_file():
-        student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
-        student.rewrite = teacher.rewrite
-        return student
-    architecture = describe_student(recipe.student, teacher)
-    untrained = fresh_student(architecture, teacher, recipe.seed)
-    make_folder(folder)
-    student = distill(
-        teacher,
-        transfer_set,
-        untrained.module,
-        recipe.distill,
-        seed=recipe.seed,
-        state=folder / "training.safetensors",
-        progress=progress,
-    )
-    origin = {
-        "how": "distilled",
-        "teacher_sha256": teacher.fingerprint(),
-        "transfer_set_sha256": sha256_json({"shards": transfer_set.manifest["shards"]}),
-        "method": transfer_set.manifest["spec"]["method"],
-        "seed": recipe.seed,
-        "distill": to_values(recipe)["distill"],
-        "threads": torch.get_num_threads(),
-        "device": teacher.device.type,
-    }
-    save_checkpoint(folder, student, Card(architecture=architecture, origin=origin))
-    (folder / "training.safetensors").unlink(missing_ok=True)
-    return student
 
 
 def _held_out(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from zskd.classifier import Classifier
 from zskd.config import Fit
 from zskd.data import Dataset
 from zskd.evaluate import check_classes
-from zskd.fitting import fit
+from zskd.fitting import Batch, fit
 from zskd.progress import Progress
 
 
@@ -45,12 +45,16 @@ def train_teacher(
     check_classes(classifier, data.class_names)
     split, device = data.train, classifier.device
 
-    def loss(_module: nn.Module, rows: Tensor, _numbers: Generator) -> Tensor:
-        images, labels = split.images[rows].to(device), split.labels[rows].to(device)
+    def prepare(rows: Tensor, _numbers: Generator) -> Batch:
+        return split.images[rows].to(device), split.labels[rows].to(device)
+
+    def loss(batch: Batch) -> Tensor:
+        images, labels = batch
         return F.cross_entropy(classifier(images), labels)
 
     fit(
         classifier.module,
+        prepare,
         loss,
         config,
         images=len(split),

@@ -199,15 +199,18 @@ class TransferSet:
     """A complete transfer set on disk, its shards mapped into memory and not copied.
 
     Args:
-        folder: with manifest and shards; every shard is hashed once.
+        folder: with manifest and shards.
+        verify: hash every shard once; only for files that this very process has hashed already may it be
+            left out.
 
     Raises:
         ZskdError: missing, damaged, changed or unfinished.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, verify: bool = True) -> None:
         self.folder = folder
-        verify_transfer_set(folder)
+        if verify:
+            verify_transfer_set(folder)
         self.manifest = read_manifest(folder)
         self._shards = [self._open(entry) for entry in self.manifest["shards"]]
         self._starts = torch.tensor([0] + [len(shard) for shard in self._shards]).cumsum(0)
@@ -224,6 +227,10 @@ class TransferSet:
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != wanted:
             raise ZskdError(f"{path} has not the tensors that the manifest tells of: make the set again")
         return Shard(**tensors)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be sent to other processes as a folder, not as images."""
+        return _reopened, (self.folder,)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -265,6 +272,10 @@ class TransferSet:
             here = owner == number
             gathered[here] = self._shards[number].images[rows[here] - self._starts[number]]
         return gathered
+
+
+def _reopened(folder: Path) -> TransferSet:
+    return TransferSet(folder, verify=False)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

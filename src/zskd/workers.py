@@ -83,7 +83,7 @@ def _packed(work: Callable[..., Any], shared: Any) -> bytes:
 
 def _pool(payload: bytes, numbers: list[int], workers: int, tell: Tell) -> Iterator[tuple[int, Any]]:
     """Do the pieces in one pool of processes; it breaks when one of them is killed."""
-    context = _context()
+    context = new_processes()
     # the workers hold the other end, and leave when this one is closed, by us or by our death
     their_end, our_end = context.Pipe(duplex=False)
     units = context.Array("q", max(numbers) + 1, lock=False)
@@ -108,8 +108,8 @@ def _pool(payload: bytes, numbers: list[int], workers: int, tell: Tell) -> Itera
         their_end.close()
 
 
-def _context() -> Any:
-    """A way to start processes that copies no threads and no locks of this one."""
+def new_processes() -> Any:
+    """Return a way to start processes that copies no threads and no locks of this one."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -11,7 +11,7 @@ import torch
 from zskd.classifier import Classifier
 from zskd.config import Synthesis, Targets
 from zskd.errors import ZskdError
-from zskd.inversion import loop
+from zskd.inversion import Moment, Work, invert
 from zskd.methods import CONTROLS, METHODS
 from zskd.recipes import load_recipe, preset_names
 from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set, film, make_shard
@@ -56,7 +56,8 @@ def test_pixels_targets_and_records_are_what_they_claim(
     kl = torch.special.xlogy(shard.targets, shard.targets).sum(1) - (shard.targets * log_answers).sum(1)
     torch.testing.assert_close(shard.kl, kl, atol=1e-5, rtol=1e-4)
     untouched = shard.steps == 0
-    assert set(shard.steps.tolist()) <= {0, spec.synthesis.steps}
+    most = spec.synthesis.steps
+    assert set(shard.steps.tolist()) <= (set(range(most + 1)) if spec.synthesis.tolerance else {0, most})
     assert torch.equal(shard.anchors[untouched], shard.logits[untouched].argmax(1))
     assert float(shard.kl[untouched].abs().max() if untouched.any() else 0) < 1e-5
 
@@ -70,21 +71,19 @@ def test_the_teacher_is_left_as_it_was(teacher: Classifier, method: str) -> None
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def test_no_hook_stays_behind_even_after_an_exception(
-    teacher: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_hook_stays_behind_even_after_an_exception(teacher: Classifier) -> None:
     def hooks() -> int:
         return sum(
             len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
             for m in teacher.modules()
         )
 
-    def stop(_step: int, _images: torch.Tensor) -> None:
+    def stop(_moment: Moment) -> None:
         raise KeyboardInterrupt
 
     before = hooks()
     with pytest.raises(KeyboardInterrupt):
-        loop.invert(teacher, torch.rand(2, 1, 32, 32), torch.eye(10)[:2], Synthesis(), on_step=stop)
+        invert(teacher, Work(torch.rand(2, 1, 32, 32), torch.eye(10)[:2]), Synthesis(), on_step=stop)
     with pytest.raises(RuntimeError):
         teacher.features(torch.rand(2, 1, 5, 5))
     teacher.features(torch.rand(2, 1, 32, 32))

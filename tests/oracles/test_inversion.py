@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zskd.classifier import Classifier, InputSpec
 from zskd.config import Synthesis, Warp
 from zskd.errors import ZskdError
-from zskd.inversion import Chain, draw_starts, draw_warps, invert
+from zskd.inversion import Moment, Work, draw_starts, draw_warps, invert
 from zskd.inversion.adam import LaneAdam
 
 
@@ -30,8 +30,15 @@ def some(n: int, teacher: Classifier, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def still(**settings: object) -> Synthesis:
-    """Settings without random maps, at τ = 4 unless another is given."""
-    return Synthesis(**{"tau": 4.0, "warp": Warp(), **settings})  # type: ignore[arg-type]
+    """Settings without random maps or tolerance, at τ = 4 and in 20 lanes unless others are given."""
+    plain = {"tau": 4.0, "warp": Warp(), "tolerance": 0.0, "batch_size": 20, "noise_share": 0.0}
+    return Synthesis(**(plain | settings))  # type: ignore[arg-type]
+
+
+def made(
+    teacher: Classifier, starts: Tensor, targets: Tensor, config: Synthesis, warps: Tensor | None = None
+) -> Tensor:
+    return invert(teacher, Work(starts, targets, warps), config)[0]
 
 
 def kl(teacher: Classifier, images: Tensor, targets: Tensor, tau: float) -> Tensor:
@@ -42,11 +49,14 @@ def kl(teacher: Classifier, images: Tensor, targets: Tensor, tau: float) -> Tens
 def test_a_linear_teacher_is_inverted_exactly(pixels: str) -> None:
     teacher = linear_teacher(scale=8.0)
     starts, targets = some(12, teacher)
-    config = still(steps=1500, learning_rate=0.02, tau=1.0, pixels=pixels)
-    chain = Chain()
-    invert(teacher, starts, targets, config, chain=chain)
-    assert chain.images is not None
-    assert float(kl(teacher, chain.images, targets, 1.0).max()) < 1e-4
+    config = still(steps=1500, learning_rate=0.02, tau=1.0, pixels=pixels, batch_size=12)
+    seen: list[Tensor] = []
+
+    def note(moment: Moment) -> None:
+        seen[:] = [moment.images.clone()]
+
+    invert(teacher, Work(starts, targets), config, on_step=note)
+    assert float(kl(teacher, seen[0], targets, 1.0).max()) < 1e-4
 
 
 def test_adam_of_lanes_is_adam() -> None:
@@ -71,8 +81,8 @@ def test_a_replaced_lane_starts_anew_and_leaves_its_neighbours_alone() -> None:
     for gradient in gradients[:10]:
         lanes.update(images, gradient, 0.1)
     images[0] = fresh
-    lanes.first[0] = lanes.second[0] = 0
-    lanes.steps[0] = 0
+    lanes.reset(torch.tensor([0]))
+    assert lanes.steps.tolist() == [0.0, 10.0]
     for gradient in gradients[10:]:
         lanes.update(images, gradient, 0.1)
 
@@ -88,41 +98,41 @@ def test_a_replaced_lane_starts_anew_and_leaves_its_neighbours_alone() -> None:
 
 def test_an_image_does_not_depend_on_its_neighbours_or_its_place(teacher: Classifier) -> None:
     starts, targets = some(16, teacher)
-    config = still(steps=10)
-    whole = invert(teacher, starts, targets, config)
-    turned = invert(teacher, starts.flip(0), targets.flip(0), config).flip(0)
+    config = still(steps=10, batch_size=16)
+    whole = made(teacher, starts, targets, config)
+    turned = made(teacher, starts.flip(0), targets.flip(0), config).flip(0)
     torch.testing.assert_close(whole, turned, rtol=0, atol=0)
     others = starts.clone()
     others[1:] = 0.5
-    torch.testing.assert_close(invert(teacher, others, targets, config)[0], whole[0], rtol=0, atol=0)
+    torch.testing.assert_close(made(teacher, others, targets, config)[0], whole[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("pixels", ["project", "free", "minmax"])
 def test_stored_pixels_lie_in_the_box(teacher: Classifier, pixels: str) -> None:
     starts, targets = some(8, teacher)
-    images = invert(teacher, starts, targets, still(steps=5, learning_rate=1.0, pixels=pixels))
+    images = made(teacher, starts, targets, still(steps=5, learning_rate=1.0, pixels=pixels))
     assert float(images.min()) >= 0
     assert float(images.max()) <= 1
 
 
 def test_minmax_stretches_the_whole_batch(teacher: Classifier) -> None:
     starts, targets = some(8, teacher)
-    images = invert(teacher, starts, targets, still(steps=3, pixels="minmax"))
+    images = made(teacher, starts, targets, still(steps=3, pixels="minmax"))
     assert (float(images.min()), float(images.max())) == (0, 1)
     assert sum(float(image.max()) == 1 for image in images) < 8
 
 
 def test_the_penalty_draws_pixels_towards_zero(teacher: Classifier) -> None:
     starts, targets = some(8, teacher)
-    plain = invert(teacher, starts, targets, still(steps=30, pixels="free"))
-    small = invert(teacher, starts, targets, still(steps=30, pixels="free", l2=10.0))
+    plain = made(teacher, starts, targets, still(steps=30, pixels="free"))
+    small = made(teacher, starts, targets, still(steps=30, pixels="free", l2=10.0))
     assert float(small.square().sum()) < 0.7 * float(plain.square().sum())
 
 
 def test_more_steps_come_closer_to_the_targets(teacher: Classifier) -> None:
     starts, targets = some(20, teacher)
     far, near = (
-        kl(teacher, invert(teacher, starts, targets, still(steps=n)), targets, 4.0).mean() for n in (5, 50)
+        kl(teacher, made(teacher, starts, targets, still(steps=n)), targets, 4.0).mean() for n in (5, 50)
     )
     assert float(near) < 0.3 * float(far)
 
@@ -139,24 +149,22 @@ def test_random_maps_make_the_answer_hold_under_other_maps(teacher: Classifier) 
     losses = [
         float(kl(teacher, move(images, other, 0.0), targets, 4.0).mean())
         for images in (
-            invert(teacher, starts, targets, plain),
-            invert(teacher, starts, targets, robust, warps=uniform),
+            made(teacher, starts, targets, plain),
+            made(teacher, starts, targets, robust, uniform),
         )
     ]
     assert losses[1] < 0.6 * losses[0]
 
 
-def test_chains_carry_what_the_settings_say(teacher: Classifier) -> None:
+def test_lanes_carry_on_as_if_they_had_never_stopped(teacher: Classifier) -> None:
     starts, targets = some(6, teacher)
-    chain = Chain()
-    config = still(steps=4, noise_share=0.0, carry_images=True, carry_moments=True)
-    first = invert(teacher, starts, targets, config, chain=chain)
-    second = invert(teacher, starts, targets, config, chain=chain)
-    twice = invert(teacher, starts, targets, still(steps=8))
+    config = still(steps=4, batch_size=6, carry_images=True, carry_moments=True)
+    images, steps = invert(teacher, Work(starts.repeat(2, 1, 1, 1), targets.repeat(2, 1)), config)
+    first, second = images.split(6)
+    twice = made(teacher, starts, targets, still(steps=8, batch_size=6))
     assert not torch.equal(first, second)
     torch.testing.assert_close(second, twice, rtol=0, atol=0)
-    assert chain.adam is not None
-    assert chain.adam.steps.tolist() == [8] * 6
+    assert steps.tolist() == [4] * 12
 
 
 @pytest.mark.parametrize("kind", ["smooth", "uniform", "gaussian"])
@@ -183,10 +191,10 @@ def test_starts_have_the_distribution_of_their_name() -> None:
     assert neighbours(smooth) < 0.5 * neighbours(uniform)
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_the_setting() -> None:
+def test_a_loss_that_is_not_finite_names_the_steps_and_the_setting() -> None:
     teacher = linear_teacher()
     with torch.no_grad():
         teacher.head.bias[0] = float("inf")
     starts, targets = some(4, teacher)
-    with pytest.raises(ZskdError, match=r"not finite at step 1 of 5: lower --synthesis.learning-rate"):
-        invert(teacher, starts, targets, still(steps=5))
+    with pytest.raises(ZskdError, match=r"not finite within 5 steps: lower --synthesis.learning-rate"):
+        invert(teacher, Work(starts, targets), still(steps=5))

@@ -25,7 +25,14 @@ from zskd.fitting import fresh_weights
 from zskd.models import MODELS
 from zskd.progress import Progress, Task
 from zskd.synthesis import SetSpec, build_transfer_set
-from zskd.transfer_set import Shard, TransferSet, Writer, read_manifest, verify_transfer_set
+from zskd.transfer_set import (
+    Shard,
+    TransferSet,
+    Writer,
+    read_manifest,
+    verify_transfer_set,
+    write_shard,
+)
 
 SIZES = (4, 3, 5)
 
@@ -41,7 +48,7 @@ def made_up(count: int, seed: int, shape: tuple[int, int, int] = (1, 4, 4), clas
         targets=torch.rand(count, classes, generator=numbers).softmax(1),
         logits=torch.randn(count, classes, generator=numbers),
         anchors=torch.arange(count) % classes,
-        steps=torch.full((count,), 7, dtype=torch.int32),
+        steps=torch.arange(seed, seed + count, dtype=torch.int32),
         kl=torch.rand(count, generator=numbers),
     )
 
@@ -54,7 +61,7 @@ def writer(folder: Path, names: tuple[str, ...] = ("a", "b", "c"), **provenance:
 def write(folder: Path, names: tuple[str, ...] = ("a", "b", "c")) -> TransferSet:
     one = writer(folder, names)
     for number, size in enumerate(SIZES):
-        one.add(number, made_up(size, number))
+        one.add(number, write_shard(folder, number, made_up(size, number)))
     one.finish()
     return TransferSet(folder)
 
@@ -197,8 +204,9 @@ def test_a_shard_with_other_contents_is_not_opened(copy: Path) -> None:
     [
         (None, "is missing: it should be the manifest of a transfer set"),
         ('{"format": ', "is damaged"),
-        ('{"format": "zskd-transfer-set/9"}', "is not a manifest of format zskd-transfer-set/1"),
-        ('{"format": "zskd-transfer-set/1"}', "is not a manifest of format zskd-transfer-set/1"),
+        ('{"format": "zskd-transfer-set/9"}', "is not a manifest of format zskd-transfer-set/2"),
+        ('{"format": "zskd-transfer-set/1"}', "is not a manifest of format zskd-transfer-set/2"),
+        ('{"format": "zskd-transfer-set/2"}', "is not a manifest of format zskd-transfer-set/2"),
     ],
 )
 def test_manifests_that_cannot_be_used_are_named(copy: Path, text: str | None, message: str) -> None:
@@ -226,6 +234,8 @@ def test_the_manifest_sums_up_its_shards(tmp_path: Path) -> None:
     match = torch.cat([shard.logits.argmax(1) == shard.anchors for shard in shards])
     assert made.manifest["mean_kl"] == pytest.approx(float(kl.mean()), abs=1e-6)
     assert made.manifest["anchor_match"] == pytest.approx(float(match.float().mean()), abs=1e-6)
+    steps = torch.cat([shard.steps for shard in shards]).float()
+    assert made.manifest["mean_steps"] == pytest.approx(float(steps.mean()), abs=1e-6)
     assert [entry["count"] for entry in made.manifest["shards"]] == list(SIZES)
     assert (made.class_names, made.shape) == (("a", "b", "c"), (1, 4, 4))
 
@@ -233,7 +243,7 @@ def test_the_manifest_sums_up_its_shards(tmp_path: Path) -> None:
 def test_shards_come_back_as_they_were_written_in_any_order_of_writing(tmp_path: Path) -> None:
     one = writer(tmp_path)
     for number in (2, 0, 1):
-        one.add(number, made_up(SIZES[number], number))
+        one.add(number, write_shard(tmp_path, number, made_up(SIZES[number], number)))
     one.finish()
     for number, shard in enumerate(TransferSet(tmp_path)):
         wanted = made_up(SIZES[number], number).tensors()
@@ -241,7 +251,7 @@ def test_shards_come_back_as_they_were_written_in_any_order_of_writing(tmp_path:
 
 
 def test_a_writer_that_goes_on_knows_what_is_there(tmp_path: Path) -> None:
-    writer(tmp_path).add(1, made_up(3, 1))
+    writer(tmp_path).add(1, write_shard(tmp_path, 1, made_up(3, 1)))
     assert list(writer(tmp_path).done) == [1]
     cut(tmp_path / "shard-00001.safetensors")
     assert list(writer(tmp_path).done) == []
@@ -274,7 +284,7 @@ def test_rows_that_are_not_there_are_refused(tmp_path: Path, row: int) -> None:
 
 def test_the_space_of_an_image_is_what_it_takes_on_disk(tmp_path: Path) -> None:
     one = writer(tmp_path)
-    one.add(0, made_up(1000, 0))
+    one.add(0, write_shard(tmp_path, 0, made_up(1000, 0)))
     size = (tmp_path / "shard-00000.safetensors").stat().st_size
     assert 0 <= size - 1000 * Shard.bytes_per_image((1, 4, 4), 3) < 2000
 
@@ -331,7 +341,7 @@ def linear(names: tuple[str, ...], channels: int = 1) -> Classifier:
 def set_of(names: tuple[str, ...], folder: Path, channels: int = 1) -> TransferSet:
     provenance = {"spec": {}, "teacher_sha256": linear(names, channels).fingerprint()}
     one = Writer(folder, provenance, class_names=names, shape=(channels, 4, 4))
-    one.add(0, made_up(2 * len(names), 0, (channels, 4, 4), len(names)))
+    one.add(0, write_shard(folder, 0, made_up(2 * len(names), 0, (channels, 4, 4), len(names))))
     one.finish()
     return TransferSet(folder)
 

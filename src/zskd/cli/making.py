@@ -205,6 +205,7 @@ def distill(
     threads: int = 0,
     distill: Distill = Distill(),  # noqa: B008
     model: str | None = None,
+    workers: int = 0,
     device: str = "auto",
     rewrite: bool = True,
     quiet: Flag = False,
@@ -220,9 +221,10 @@ def distill(
         preset: default, paper, release or reproduction.
         student: half, a built-in name, or package.module:factory.
         seed: Seed of weights, order and augmentation.
-        threads: Threads; 0 for one per core.
+        threads: Threads; 0 for half of the cores, the other half makes the batches ready.
         distill: How the student learns.
         model: Factory to run, for a teacher of your own code.
+        workers: 1 for no second process that makes the batches ready.
         device: auto for a GPU when there is one, cpu, cuda, cuda:1.
         rewrite: Run equivalent networks that are cheaper.
         quiet: Print the result only.
@@ -230,7 +232,7 @@ def distill(
     """
     from zskd.files import folder_lock
     from zskd.machine import use_threads
-    from zskd.pipeline import make_student
+    from zskd.students import make_student, room_for_helper, threads_of_each
     from zskd.transfer_set import TransferSet
 
     full = resolve(
@@ -240,14 +242,16 @@ def distill(
         seed=seed,
         threads=threads,
         distill=distill,
+        workers=workers,
         device=device,
         rewrite=rewrite,
     )
     classifier = ready_teacher(teacher, model, full)
     loaded = TransferSet(transfer_set)
     must_be_new(out)
-    with folder_lock(out), use_threads(full.threads):
-        made = make_student(full, classifier, loaded, out, default_progress(quiet, verbose))
+    progress, helper = default_progress(quiet, verbose), room_for_helper(full)
+    with folder_lock(out), use_threads(threads_of_each(full, 1)):
+        made = make_student(full, classifier, loaded, out, progress, helper=helper)
     say(f"student in {out}: {made.parameters_count:,} parameters")
 
 

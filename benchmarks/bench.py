@@ -1,0 +1,227 @@
+"""How fast zskd is, against plain PyTorch and against this machine: `make bench`.
+
+Everything is measured in one run, each measurement in a process of its own, and those that are compared
+in turn. What is printed is saved as JSON with versions, processor and commit; docs/speed.md is made of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, TypeVar
+
+import measures
+import zskd
+from zskd.files import write_json
+from zskd.machine import processor, usable_cores, use_threads
+from zskd.progress import PlainProgress
+from zskd.teachers import make_teacher, open_sources
+from zskd.versions import source_commit, versions
+
+MARK = 97.5
+"""Test accuracy that the shortest budget is to reach."""
+BUDGETS = ((2000, 300), (4000, 450), (6000, 600), (8000, 900), (12000, 1300), (24000, 2000))
+"""Images and student steps, the shortest first."""
+SEEDS = (0, 1, 2)
+"""Of every student."""
+SAME_STEPS = 1500
+"""Steps of the students that say whether two sets are equally good."""
+TURNS = 3
+"""How often two implementations are timed in turn."""
+
+_Result = TypeVar("_Result")
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="mnist", choices=("mnist", "digits"))
+    parser.add_argument("--data-dir", type=Path, help="where MNIST lies; absent: downloaded once")
+    parser.add_argument("--out", type=Path, default=Path("results/speed.json"))
+    parser.add_argument("--count", type=int, default=1000, help="impressions that all implementations make")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder of teacher and sets")
+    arguments = parser.parse_args()
+    data = zskd.Data(name=arguments.data, dir=arguments.data_dir)
+    teacher = _teacher(data, arguments.work / f"teacher-{data.name}")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=arguments.work) as scratch:
+        bench = Bench(teacher, data, Path(scratch), arguments.count)
+        record = {
+            "date": date.today().isoformat(),
+            "command": shlex.join(["python", *sys.argv]),
+            "commit": source_commit(),
+            "versions": versions(),
+            "processor": processor(),
+            "data": data.name,
+            "sets": bench.sets(),
+            "impression_step": bench.impression_steps(),
+            "distilled_image": bench.distilled_images(),
+            "default_set": bench.default_sets(),
+            "budget": bench.budget() if data.name == "mnist" else None,
+            "growth": bench.growth(),
+        }
+    write_json(arguments.out, record)
+    print(f"saved in {arguments.out}")
+
+
+class Bench:
+    """The measurements, in the order in which they are made."""
+
+    def __init__(self, teacher: Path, data: zskd.Data, scratch: Path, count: int) -> None:
+        self._teacher, self._data, self._scratch, self._count = teacher, data, scratch, count
+
+    def sets(self) -> dict[str, dict[str, Any]]:
+        """The same targets by three implementations, and students from the three sets."""
+        ours = self._scratch / "zskd"
+        found = {"zskd": apart(measures.targets_file, self._teacher, self._count, ours)}
+        for name, settings in (("plain, zskd's settings", "ours"), ("plain, reproduction's", "reproduction")):
+            folder = self._scratch / settings
+            found[name] = apart(measures.plain_set, self._teacher, ours, folder, settings)
+        for name, folder in zip(found, ("zskd", "ours", "reproduction"), strict=True):
+            place = self._scratch / folder
+            students = [
+                apart(measures.student, self._teacher, place, SAME_STEPS, seed, self._data) for seed in SEEDS
+            ]
+            row = found[name]
+            row["per_second"] = row["images"] / row["seconds"]
+            row["student_steps"] = SAME_STEPS
+            row["test_accuracy"] = [one["test_accuracy"] for one in students]
+            say(
+                f"{name}: {row['per_second']:,.1f} impressions/s, KL {row['mean_kl']:.3f} at τ = {row['tau']:g}, "
+                f"{row['argmax_match']:.1f} % of their class, students {mean(row['test_accuracy']):.2f} % "
+                f"(n = {len(SEEDS)})"
+            )
+        return found
+
+    def impression_steps(self) -> dict[str, Any]:
+        """µs for one step of one impression on one thread, against the limit."""
+        return self._in_turn(
+            "one step of one impression, 1 thread",
+            {
+                name: lambda name=name: apart(measures.impression_step, self._teacher, name)
+                for name in ("plain", "zskd")
+            },
+        )
+
+    def distilled_images(self) -> dict[str, Any]:
+        """µs for one distilled image, on one thread and on all cores."""
+        folder = self._scratch / "zskd"
+        return {
+            title: self._in_turn(
+                f"one distilled image, {title}",
+                {
+                    name: lambda name=name, cores=cores: apart(
+                        measures.distilled_image, self._teacher, folder, name, cores
+                    )
+                    for name in ("plain", "zskd")
+                },
+            )
+            for title, cores in (("1 core", 1), ("all cores", usable_cores()))
+        }
+
+    def default_sets(self, count: int = 24_000) -> list[dict[str, Any]]:
+        """Seconds for the MNIST recipe's set, and for as many images that are all optimised."""
+        rows = []
+        for share in (zskd.Synthesis().noise_share, 0.0):
+            place = self._scratch / "default"
+            seconds = [apart(measures.default_set, self._teacher, count, share, seed, place) for seed in (0,)]
+            shutil.rmtree(place)
+            rows.append({"images": count, "noise_share": share, "seconds": median(seconds)})
+            say(f"{count:,} images, {share:.0%} of them noise: {rows[-1]['seconds']:.1f} s")
+        return rows
+
+    def budget(self) -> dict[str, Any]:
+        """The shortest budget whose last weights reach the mark with every seed. Nothing stops on accuracy."""
+        tried: list[dict[str, Any]] = []
+        for count, steps in BUDGETS:
+            rows = []
+            for seed in SEEDS:
+                place = self._scratch / "budget"
+                made = apart(
+                    measures.default_set, self._teacher, count, zskd.Synthesis().noise_share, seed, place
+                )
+                one = apart(measures.student, self._teacher, place, steps, seed, self._data)
+                shutil.rmtree(place)
+                rows.append({"seconds": made + one["seconds"], "test_accuracy": one["test_accuracy"]})
+            accuracies = [row["test_accuracy"] for row in rows]
+            tried.append(
+                {
+                    "images": count,
+                    "student_steps": steps,
+                    "seconds": mean(row["seconds"] for row in rows),
+                    "test_accuracy": accuracies,
+                }
+            )
+            shown = ", ".join(f"{value:.2f}" for value in accuracies)
+            say(f"{count:,} images, {steps:,} steps: {tried[-1]['seconds']:.1f} s, test accuracy {shown}")
+            if min(accuracies) >= MARK:
+                break
+        return {"mark": MARK, "reached": min(tried[-1]["test_accuracy"]) >= MARK, "tried": tried}
+
+    def growth(self) -> list[dict[str, Any]]:
+        """Time and memory with 1, 2, 4, 8 times the images, and with 1 and 2 workers."""
+        rows = []
+        for workers in (1, 2):
+            for times in (1, 2, 4, 8):
+                place = self._scratch / "growth"
+                rows.append(apart(measures.growth, self._teacher, 2000 * times, workers, place))
+                shutil.rmtree(place)
+                say(
+                    f"{rows[-1]['images']:,} images, {workers} workers: {rows[-1]['seconds']:.1f} s, "
+                    f"{rows[-1]['peak_megabytes']:.0f} MB"
+                )
+        return rows
+
+    @staticmethod
+    def _in_turn(title: str, runs: dict[str, Callable[[], dict[str, float]]]) -> dict[str, Any]:
+        rounds = [{name: run() for name, run in runs.items()} for _ in range(TURNS)]
+        found: dict[str, Any] = {
+            name: {key: median(one[name][key] for one in rounds) for key in ("microseconds", "limit")}
+            for name in runs
+        }
+        found["ratio"] = median(one["plain"]["microseconds"] / one["zskd"]["microseconds"] for one in rounds)
+        found["times_limit"] = median(one["zskd"]["microseconds"] / one["zskd"]["limit"] for one in rounds)
+        plain, ours = found["plain"], found["zskd"]
+        say(
+            f"{title}: plain {plain['microseconds']:.1f} µs, zskd {ours['microseconds']:.1f} µs "
+            f"({found['ratio']:.2f} times as fast), {found['times_limit']:.1f} times the limit of "
+            f"{ours['limit']:.1f} µs"
+        )
+        return found
+
+
+def apart(measure: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Run a measurement in a fresh process, so that none inherits another's memory or threads."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def say(text: str) -> None:
+    """Print one line at once."""
+    print(text, flush=True)
+
+
+def _teacher(data: zskd.Data, folder: Path) -> Path:
+    """Train the recipe's teacher, or go on with it, or take the one that is there."""
+    overrides = {"data": {"dir": None if data.dir is None else str(data.dir)}}
+    recipe = zskd.load_recipe(data.name, overrides)
+    with use_threads(1):
+        make_teacher(recipe, open_sources(recipe), folder, PlainProgress())
+    return folder
+
+
+if __name__ == "__main__":
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # for the measurements, which are processes of their own
+    main()

@@ -1,0 +1,105 @@
+"""The same work as zskd's in the plainest PyTorch: what a careful person writes in an afternoon.
+
+Networks as textbooks draw them, torch's own Adam, one fixed number of steps for every image, gradients for
+nothing that needs none. These loops are what zskd is timed against; they share no code with its loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zskd import Augment, Classifier, Distill, Synthesis
+from zskd.augment import affine_matrices
+
+
+def plain_network(classifier: Classifier) -> nn.Sequential:
+    """Return a copy of a LeNet as it is usually written: channels first, ReLU before pooling."""
+    layers = {name: deepcopy(layer) for name, layer in classifier.module.named_children()}
+    order = [name for name in layers if not name.startswith("pool")]
+    for i in (0, 1):
+        order.insert(order.index(f"conv{i}_relu") + 1, f"pool{i}")
+    return nn.Sequential(*(layers[name] for name in order)).to(memory_format=torch.contiguous_format)
+
+
+def reproduction_images(network: nn.Module, targets: Tensor, *, steps: int = 1500, seed: int = 0) -> Tensor:
+    """Make images as the reproduction does at its 40 % rate: free pixels, τ = 20, batch 100, Adam at 3."""
+    network.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for wanted in targets.split(100):
+        images = torch.randn(len(wanted), 1, 32, 32, generator=generator).requires_grad_(True)
+        adam = torch.optim.Adam([images], lr=3.0)
+        for _ in range(steps):
+            adam.zero_grad()
+            loss = F.cross_entropy(network(images) / 20, wanted) + 0.001 / 2 * images.square().sum()
+            loss.backward()
+            adam.step()
+        made.append(images.detach().clamp(0, 1))
+    return torch.cat(made)
+
+
+def our_images(
+    network: nn.Module, starts: Tensor, targets: Tensor, config: Synthesis, seed: int = 0
+) -> Tensor:
+    """Make images with zskd's settings: all steps for every image, a random map at each."""
+    network.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for first, wanted in zip(starts.split(100), targets.split(100), strict=True):
+        images = first.clone().requires_grad_(True)
+        adam = torch.optim.Adam([images], lr=config.learning_rate)
+        for _ in range(config.steps):
+            adam.zero_grad()
+            uniform = torch.rand(len(images), 6, generator=generator)
+            shown = _moved(images, affine_matrices(uniform, config.warp))
+            F.cross_entropy(network(shown) / config.tau, wanted, reduction="sum").backward()
+            adam.step()
+            with torch.no_grad():
+                images.clamp_(0, 1)
+        made.append(images.detach())
+    return torch.cat(made)
+
+
+def distillation_step(
+    teacher: nn.Module, student: nn.Module, images: Tensor, config: Distill
+) -> Callable[[], None]:
+    """Return one step of distillation on random batches of images, the teacher asked again."""
+    optimiser = torch.optim.Adam(student.parameters(), lr=config.learning_rate)
+
+    def step() -> None:
+        batch = images[torch.randint(len(images), (config.batch_size,))]
+        batch = _mixed(
+            _moved(batch, affine_matrices(torch.rand(len(batch), 6), config.augment)), config.augment
+        )
+        with torch.no_grad():
+            answers = F.softmax(teacher(batch) / config.tau, dim=1)
+        loss = F.cross_entropy(student(batch) / config.tau, answers) * config.tau**2
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def _moved(images: Tensor, matrices: Tensor) -> Tensor:
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def _mixed(images: Tensor, config: Augment) -> Tensor:
+    """MixUp for a share of the images, then CutMix for another, image by image masks."""
+    partner = images[torch.randperm(len(images))]
+    kind, weight = torch.rand(2, len(images), 1, 1, 1)
+    blended = torch.where(kind < config.mixup, weight * images + (1 - weight) * partner, images)
+    side = images.shape[-1]
+    half = side * (1 - weight[:, :, :, 0]).sqrt() / 2
+    places = torch.arange(side).view(1, 1, side) + 0.5
+    rows, columns = ((places - side * torch.rand(len(images), 1, 1)).abs() < half for _ in range(2))
+    inside = rows[:, :, :, None] & columns[:, :, None, :]
+    cut = (kind >= config.mixup) & (kind < config.mixup + config.cutmix)
+    return torch.where(inside & cut, partner, blended)

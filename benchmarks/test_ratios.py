@@ -1,0 +1,111 @@
+"""Costs as ratios of two implementations in one run; absolute times of shared machines tell nothing.
+
+Every implementation is timed by pytest-benchmark; the ratios of the fastest rounds are asserted at the end.
+The bounds leave room for noise: what is measured on a quiet machine stands in docs/speed.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import zskd
+from plain import distillation_step, our_images, plain_network
+from zskd.augment import augment
+from zskd.inversion import Work, draw_starts, draw_warps, invert
+from zskd.losses import kl
+from zskd.machine import keep_freed_memory
+from zskd.models.lenet import lenet5, lenet5_half
+
+Run = Callable[[], object]
+CONFIG = replace(zskd.Synthesis(), noise_share=0.0, steps=5, tolerance=0.0)
+FASTEST: dict[tuple[str, str], float] = {}
+
+
+def networks() -> tuple[zskd.Classifier, zskd.Classifier]:
+    torch.manual_seed(0)
+    return zskd.Classifier(lenet5()).freeze(), zskd.Classifier(lenet5_half())
+
+
+def impressions(implementation: str) -> Run:
+    teacher, _ = networks()
+    starts = draw_starts("smooth", list(range(200)), seed=0, shape=(1, 32, 32), box=(0, 1))
+    targets = F.softmax(torch.randn(200, 10), dim=1)
+    if implementation == "plain":
+        network = plain_network(teacher)
+        return lambda: our_images(network, starts, targets, CONFIG)
+    teacher.rewrite = implementation == "zskd"
+    work = Work(starts, targets, draw_warps(list(range(200)), CONFIG.steps, seed=0))
+    return torch.no_grad()(lambda: invert(teacher, work, CONFIG))
+
+
+def distillation(implementation: str) -> Run:
+    teacher, student = networks()
+    images, config = torch.rand(1000, 1, 32, 32), zskd.Distill()
+    if implementation == "plain":
+        return distillation_step(plain_network(teacher), plain_network(student), images, config)
+    optimiser = torch.optim.Adam(student.parameters(), lr=1e-3, fused=True)
+    numbers = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        rows = torch.randint(len(images), (config.batch_size,), generator=numbers)
+        batch = augment(images[rows], config.augment, (0, 1), numbers)
+        with torch.inference_mode():
+            answers = teacher(batch)
+        optimiser.zero_grad()
+        kl(student(batch), answers.clone(), config).backward()
+        optimiser.step()
+
+    return step
+
+
+WORK = {"impressions": impressions, "distillation": distillation}
+
+
+@pytest.mark.parametrize(
+    ("work", "implementation"),
+    [
+        ("impressions", "plain"),
+        ("impressions", "not rewritten"),
+        ("impressions", "zskd"),
+        ("distillation", "plain"),
+        ("distillation", "zskd"),
+    ],
+)
+def test_time(benchmark: BenchmarkFixture, work: str, implementation: str) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    benchmark.group = work
+    benchmark.pedantic(WORK[work](implementation), rounds=10, warmup_rounds=2)
+    FASTEST[work, implementation] = benchmark.stats.stats.min
+
+
+@pytest.mark.parametrize(
+    ("work", "slow", "at_least"),
+    [("impressions", "plain", 1.4), ("impressions", "not rewritten", 1.15), ("distillation", "plain", 1.3)],
+)
+def test_zskd_is_faster(work: str, slow: str, at_least: float) -> None:
+    assert FASTEST[work, slow] / FASTEST[work, "zskd"] >= at_least
+
+
+def test_one_more_lane_costs_no_more_than_its_share() -> None:
+    """A step of 100 lanes is no dearer per image than one of 25."""
+    # measured here and not by the fixture, whose rounds would lie too far apart
+    teacher, _ = networks()
+    starts = torch.rand(100, 1, 32, 32)
+    targets = F.softmax(torch.randn(100, 10), dim=1)
+
+    def fastest(lanes: int) -> float:
+        import timeit
+
+        config = replace(CONFIG, batch_size=lanes)
+        warps = draw_warps(list(range(100)), CONFIG.steps, seed=0)
+        run = torch.no_grad()(lambda: invert(teacher, Work(starts, targets, warps), config))
+        return min(timeit.repeat(run, number=1, repeat=8))
+
+    assert fastest(100) <= 1.15 * fastest(25)

@@ -1,0 +1,140 @@
+"""The students of a recipe, one for each transfer set, trained side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from zskd.checkpoint import Card, load_checkpoint, save_checkpoint
+from zskd.classifier import Classifier
+from zskd.config import Recipe
+from zskd.distillation import distill
+from zskd.files import make_folder, sha256_json
+from zskd.machine import usable_cores, use_threads
+from zskd.progress import Progress, Task
+from zskd.recipes import to_values
+from zskd.teachers import describe_student, fresh_student
+from zskd.transfer_set import TransferSet
+from zskd.workers import each_done
+
+
+def make_students(
+    recipe: Recipe,
+    teacher: Classifier,
+    sets: Mapping[str, TransferSet],
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Classifier]:
+    """Return one student for each set, by the sets' names, each in a folder of its own.
+
+    Args:
+        recipe: student, schedule, seed, workers and threads.
+        teacher: frozen.
+        sets: transfer sets of the teacher.
+        folder: of all students; those that are there are kept.
+        progress: told of every step.
+    """
+    names = list(sets)
+    missing = [i for i, name in enumerate(names) if not (folder / name / "card.json").is_file()]
+    side_by_side = teacher.device.type == "cpu" and len(missing) > 1
+    workers = min(recipe.workers or usable_cores(), len(missing)) if side_by_side else 1
+    if workers > 1:
+        helper = room_for_helper(recipe, len(names), workers)
+        shared = (recipe, teacher, [sets[name].folder for name in names], folder, helper)
+        steps = sum(recipe.distill.total_steps(len(sets[names[i]])) for i in missing)
+        with progress.task(f"{len(missing)} students", steps, "steps") as task:
+            for _ in each_done(_make_one, shared, missing, workers=workers, tell=task.advance):
+                pass
+    with use_threads(threads_of_each(recipe, len(names))):
+        return {
+            name: make_student(recipe, teacher, one, folder / name, progress) for name, one in sets.items()
+        }
+
+
+def threads_of_each(recipe: Recipe, students: int) -> int:
+    """Return the threads that each student is trained with: as set, or half its share of the cores.
+
+    The other half is for the helper that makes its batches ready. It does not hang on the number of
+    workers, because the student's bytes hang on it.
+    """
+    return recipe.threads or max(1, usable_cores() // (2 * students))
+
+
+def room_for_helper(recipe: Recipe, students: int = 1, workers: int = 1) -> bool:
+    """Whether every student that is being trained can have a helper without cores being shared."""
+    if recipe.workers == 1:
+        return False
+    return usable_cores() // workers >= 2 * threads_of_each(recipe, students)
+
+
+def make_student(
+    recipe: Recipe,
+    teacher: Classifier,
+    transfer_set: TransferSet,
+    folder: Path,
+    progress: Progress,
+    *,
+    helper: bool = False,
+) -> Classifier:
+    """Return the student that a recipe asks for, from `folder` if it is there already."""
+    factory = recipe.student if ":" in recipe.student else None
+    if (folder / "card.json").is_file():
+        student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
+        student.rewrite = teacher.rewrite
+        return student
+    architecture = describe_student(recipe.student, teacher)
+    untrained = fresh_student(architecture, teacher, recipe.seed)
+    make_folder(folder)
+    student = distill(
+        teacher,
+        transfer_set,
+        untrained.module,
+        recipe.distill,
+        seed=recipe.seed,
+        state=folder / "training.safetensors",
+        helper=helper,
+        progress=progress,
+    )
+    origin = {
+        "how": "distilled",
+        "teacher_sha256": teacher.fingerprint(),
+        "transfer_set_sha256": sha256_json({"shards": transfer_set.manifest["shards"]}),
+        "method": transfer_set.manifest["spec"]["method"],
+        "seed": recipe.seed,
+        "distill": to_values(recipe)["distill"],
+        "threads": torch.get_num_threads(),
+        "device": teacher.device.type,
+    }
+    save_checkpoint(folder, student, Card(architecture=architecture, origin=origin))
+    (folder / "training.safetensors").unlink(missing_ok=True)
+    return student
+
+
+def _make_one(
+    shared: tuple[Recipe, Classifier, list[Path], Path, bool], number: int, tell: Callable[[int], None]
+) -> None:
+    """Make one student; the work of one worker."""
+    recipe, teacher, sets, folder, helper = shared
+    images = TransferSet(sets[number])
+    with use_threads(threads_of_each(recipe, len(sets))):
+        make_student(recipe, teacher, images, folder / images.folder.name, _Told(tell), helper=helper)
+
+
+class _Told(Progress):
+    """Passes the steps on to another process."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        """Follow work of `total` units of which `done` lie behind it already."""
+        self._tell(done)
+        yield self
+
+    def advance(self, done: int = 1, note: str = "") -> None:
+        """Report `done` further units."""
+        self._tell(done)
