@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", choices=("mnist", "digits"))
     parser.add_argument("--data-dir", type=Path, help="where MNIST lies; absent: downloaded once")
     parser.add_argument("--out", type=Path, default=Path("results/speed.json"))
-    parser.add_argument("--count", type=int, default=1000, help="impressions that all implementations make")
+    parser.add_argument("--count", type=int, default=2000, help="impressions that all implementations make")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder of teacher and sets")
     arguments = parser.parse_args()
     data = zskd.Data(name=arguments.data, dir=arguments.data_dir)
@@ -83,11 +84,14 @@ class Bench:
     def sets(self) -> dict[str, dict[str, Any]]:
         """The same targets by three implementations, and students from the three sets."""
         ours = self._scratch / "zskd"
-        found = {"zskd": apart(measures.targets_file, self._teacher, self._count, ours)}
+        found = {"zskd": apart(measures.targets_file, self._teacher, self._count, ours, 50, 0.1)}
+        found["zskd, 15 steps"] = apart(
+            measures.targets_file, self._teacher, self._count, self._scratch / "short", 15, 0.2
+        )
         for name, settings in (("plain, zskd's settings", "ours"), ("plain, reproduction's", "reproduction")):
             folder = self._scratch / settings
             found[name] = apart(measures.plain_set, self._teacher, ours, folder, settings)
-        for name, folder in zip(found, ("zskd", "ours", "reproduction"), strict=True):
+        for name, folder in zip(found, ("zskd", "short", "ours", "reproduction"), strict=True):
             place = self._scratch / folder
             students = [
                 apart(measures.student, self._teacher, place, SAME_STEPS, seed, self._data) for seed in SEEDS
@@ -97,21 +101,23 @@ class Bench:
             row["student_steps"] = SAME_STEPS
             row["test_accuracy"] = [one["test_accuracy"] for one in students]
             say(
-                f"{name}: {row['per_second']:,.1f} impressions/s, KL {row['mean_kl']:.3f} at τ = {row['tau']:g}, "
+                f"{name}: {row['per_second']:,.1f} impressions/s, "
+                f"KL {row['mean_kl']:.3f} at τ = {row['tau']:g}, "
                 f"{row['argmax_match']:.1f} % of their class, students {mean(row['test_accuracy']):.2f} % "
                 f"(n = {len(SEEDS)})"
             )
         return found
 
     def impression_steps(self) -> dict[str, Any]:
-        """µs for one step of one impression on one thread, against the limit."""
-        return self._in_turn(
-            "one step of one impression, 1 thread",
-            {
-                name: lambda name=name: apart(measures.impression_step, self._teacher, name)
-                for name in ("plain", "zskd")
-            },
-        )
+        """µs for one step of one impression on one thread, against the limit, and what each thing brings."""
+        names = ("plain", "zskd", "not rewritten", "freed memory given back", "in bfloat16")
+        runs = {name: partial(apart, measures.impression_step, self._teacher, name) for name in names}
+        found = self._in_turn("one step of one impression, 1 core", runs)
+        found["compiled"] = apart(measures.compiled_step, self._teacher)
+        found["profile"] = apart(measures.profile, self._teacher)
+        for row in found["profile"]:
+            say(f"    {row['microseconds']:6.2f} µs  {row['operation']}")
+        return found
 
     def distilled_images(self) -> dict[str, Any]:
         """µs for one distilled image, on one thread and on all cores."""
@@ -120,9 +126,7 @@ class Bench:
             title: self._in_turn(
                 f"one distilled image, {title}",
                 {
-                    name: lambda name=name, cores=cores: apart(
-                        measures.distilled_image, self._teacher, folder, name, cores
-                    )
+                    name: partial(apart, measures.distilled_image, self._teacher, folder, name, cores)
                     for name in ("plain", "zskd")
                 },
             )
@@ -134,14 +138,14 @@ class Bench:
         rows = []
         for share in (zskd.Synthesis().noise_share, 0.0):
             place = self._scratch / "default"
-            seconds = [apart(measures.default_set, self._teacher, count, share, seed, place) for seed in (0,)]
+            seconds = apart(measures.default_set, self._teacher, count, share, 0, place)
             shutil.rmtree(place)
-            rows.append({"images": count, "noise_share": share, "seconds": median(seconds)})
+            rows.append({"images": count, "noise_share": share, "seconds": seconds})
             say(f"{count:,} images, {share:.0%} of them noise: {rows[-1]['seconds']:.1f} s")
         return rows
 
     def budget(self) -> dict[str, Any]:
-        """The shortest budget whose last weights reach the mark with every seed. Nothing stops on accuracy."""
+        """The shortest budget whose last weights reach the mark with every seed; accuracy stops nothing."""
         tried: list[dict[str, Any]] = []
         for count, steps in BUDGETS:
             rows = []
@@ -197,6 +201,8 @@ class Bench:
             f"({found['ratio']:.2f} times as fast), {found['times_limit']:.1f} times the limit of "
             f"{ours['limit']:.1f} µs"
         )
+        for name in runs.keys() - {"plain", "zskd"}:
+            say(f"    {name}: {found[name]['microseconds']:.1f} µs")
         return found
 
 

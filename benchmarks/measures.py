@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +20,7 @@ from plain import distillation_step, our_images, plain_network, reproduction_ima
 from zskd.checkpoint import load_checkpoint
 from zskd.inspection import count_multiply_adds
 from zskd.inversion import Work, draw_starts, draw_warps, invert
-from zskd.machine import use_threads
+from zskd.machine import keep_freed_memory, use_threads
 from zskd.students import room_for_helper, threads_of_each
 from zskd.synthesis import label
 from zskd.teachers import describe_student, fresh_student
@@ -40,14 +41,24 @@ def matrix_rate(side: int = 2048) -> float:
     return side**3 / _seconds(lambda: left @ right, 3)
 
 
-def targets_file(teacher_folder: Path, count: int, folder: Path) -> dict[str, Any]:
-    """Make zskd's set of impressions; its targets are what the plain loops are given too."""
+def targets_file(
+    teacher_folder: Path, count: int, folder: Path, steps: int, learning_rate: float
+) -> dict[str, Any]:
+    """Make zskd's set of impressions on all cores; its targets are what the plain loops are given too."""
     teacher = open_teacher(teacher_folder)
-    spec = zskd.SetSpec(count=count, synthesis=IMPRESSIONS)
+    config = replace(IMPRESSIONS, steps=steps, learning_rate=learning_rate)
+    # a pool that has just begun would be timed with its first imports
+    zskd.build_transfer_set(
+        teacher,
+        zskd.SetSpec(count=200, synthesis=replace(config, shard_size=100)),
+        folder.with_suffix(".first"),
+        workers=0,
+    )
+    spec = zskd.SetSpec(count=count, synthesis=config)
     started = time.perf_counter()
     made = zskd.build_transfer_set(teacher, spec, folder, workers=0)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "images": count} | _quality(made, IMPRESSIONS.tau)
+    return {"seconds": seconds, "images": count} | _quality(made, config.tau)
 
 
 def plain_set(teacher_folder: Path, like: Path, folder: Path, settings: str) -> dict[str, Any]:
@@ -96,33 +107,69 @@ def student(teacher_folder: Path, folder: Path, steps: int, seed: int, data: zsk
     return {"seconds": seconds, "test_accuracy": zskd.accuracy(made, test).percent}
 
 
-def impression_step(teacher_folder: Path, implementation: str, steps: int = 20) -> dict[str, float]:
+def impression_step(teacher_folder: Path, implementation: str) -> dict[str, float]:
     """Return µs for one step of one impression on one thread, and the limit of the same minute.
 
     The limit is the arithmetic of a forward and a backward pass at the rate of a large matrix product.
+    `implementation` is "plain", "zskd", or zskd but for one thing.
     """
-    teacher = open_teacher(teacher_folder)
-    config, count = replace(IMPRESSIONS, steps=steps, tolerance=0.0), 400
-    owned = list(range(count))
-    starts = draw_starts("smooth", owned, seed=0, shape=(1, 32, 32), box=(0, 1))
-    targets = F.softmax(torch.randn(count, teacher.classes), dim=1)
-    work = Work(starts, targets, draw_warps(owned, steps, seed=0))
+    teacher, some = open_teacher(teacher_folder), _SomeWork()
     network = plain_network(teacher)
-
-    def ours() -> None:
-        with torch.no_grad():
-            invert(teacher, work, config)
-
-    def plain() -> None:
-        our_images(network, starts, targets, config)
-
-    run = {"zskd": ours, "plain": plain}[implementation]
+    teacher.rewrite = implementation != "not rewritten"
+    if implementation not in ("plain", "freed memory given back"):
+        keep_freed_memory()
+    run = partial(our_images, network, some.starts, some.targets, some.config)
+    if implementation != "plain":
+        run = torch.no_grad()(partial(invert, teacher, some.work, some.config))
+    with use_threads(1), torch.autocast("cpu", torch.bfloat16, enabled=implementation == "in bfloat16"):
+        seconds = _seconds(run, 5)
     with use_threads(1):
-        if implementation == "zskd":
-            keep_freed_memory()
-        seconds, rate = _seconds(run, 5), matrix_rate()
-    microseconds = seconds / (count * steps) * 1e6
-    return {"microseconds": microseconds, "limit": 2 * count_multiply_adds(teacher) / rate * 1e6}
+        rate = matrix_rate()
+    limit = 2 * count_multiply_adds(teacher) / rate * 1e6
+    return {"microseconds": seconds / some.steps * 1e6, "limit": limit}
+
+
+def compiled_step(teacher_folder: Path) -> dict[str, float]:
+    """Return the seconds that `torch.compile` takes at first, and µs for one step of one impression then."""
+    teacher, some = open_teacher(teacher_folder), _SomeWork()
+    keep_freed_memory()
+    teacher.rewrite = False
+    teacher.module.forward = torch.compile(teacher.module.forward)  # type: ignore[method-assign]
+    run = torch.no_grad()(partial(invert, teacher, some.work, some.config))
+    with use_threads(1):
+        started = time.perf_counter()
+        run()
+        first = time.perf_counter() - started
+        return {"first_seconds": first, "microseconds": _seconds(run, 5) / some.steps * 1e6}
+
+
+def profile(teacher_folder: Path, rows: int = 12) -> list[dict[str, Any]]:
+    """Return where one step of one impression goes: the dearest operations, in µs."""
+    teacher, some = open_teacher(teacher_folder), _SomeWork()
+    keep_freed_memory()
+    with use_threads(1), torch.no_grad():
+        invert(teacher, some.work, some.config)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            invert(teacher, some.work, some.config)
+    found = sorted(seen.key_averages(), key=lambda one: -one.self_cpu_time_total)
+    dearest = [
+        {"operation": one.key, "microseconds": one.self_cpu_time_total / some.steps} for one in found[:rows]
+    ]
+    rest = sum(one.self_cpu_time_total for one in found[rows:]) / some.steps
+    return [*dearest, {"operation": "all others", "microseconds": rest}]
+
+
+class _SomeWork:
+    """400 impressions of 20 steps each, none of which stops early."""
+
+    def __init__(self, count: int = 400, steps: int = 20) -> None:
+        owned = list(range(count))
+        self.config = replace(IMPRESSIONS, steps=steps, tolerance=0.0)
+        self.starts = draw_starts("smooth", owned, seed=0, shape=(1, 32, 32), box=(0, 1))
+        self.targets = F.softmax(torch.randn(count, 10), dim=1)
+        self.work = Work(self.starts, self.targets, draw_warps(owned, steps, seed=0))
+        self.steps = count * steps
+        """Of all impressions together."""
 
 
 def distilled_image(

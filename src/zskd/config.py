@@ -185,7 +185,7 @@ class Synthesis:
     """Share of the set that stays as it started, without any optimisation."""
     steps: int = 50
     """Most optimisation steps of one impression."""
-    tolerance: float = 0.05
+    tolerance: float = 0.3
     """An impression is finished when the Kullback–Leibler divergence of the teacher's answer from its target
     falls below this many nats, at the temperature `tau`; 0: never before its steps are used up."""
     missed: Literal["keep", "drop"] = "keep"

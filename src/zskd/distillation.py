@@ -69,8 +69,8 @@ def distill(
     classifier = Classifier(student, spec=teacher.spec, class_names=teacher.class_names).to(teacher.device)
     classifier.rewrite = teacher.rewrite
     loss_of = LOSSES[config.loss]
+    config = choose_reading(transfer_set, config, progress)
     questions = _Questions(teacher, transfer_set, config)
-    progress.say(questions.where)
     progress.detail(
         f"distill: {torch.get_num_threads()} threads on {teacher.device}"
         f"{' and as many of a helper' if helper else ''}; "
@@ -97,24 +97,38 @@ def distill(
     return classifier.freeze()
 
 
+def choose_reading(
+    transfer_set: TransferSet, config: Distill, progress: Progress, *, readers: int = 1
+) -> Distill:
+    """Decide where the images are read from, say it, and return the settings with it.
+
+    Args:
+        transfer_set: images to learn on.
+        config: whose `images` is "auto", or is kept.
+        progress: told.
+        readers: processes that will each read a set of this size at the same time.
+    """
+    need, free = readers * transfer_set.image_bytes, available_memory()
+    if config.images == "auto":
+        config = replace(config, images="memory" if need < free / 2 else "mapped")
+        how = "copied into memory" if config.images == "memory" else "read from mapped files at each step"
+        progress.say(
+            f"distill: {len(transfer_set):,} images of {readable_bytes(transfer_set.image_bytes)} are {how} "
+            f"({readable_bytes(free)} are free)"
+        )
+    return config
+
+
 class _Questions:
     """Makes a batch ready: some images, changed at random, and the teacher's answers to them."""
 
     def __init__(self, teacher: Classifier, transfer_set: TransferSet, config: Distill) -> None:
         self._teacher, self._set, self._config = teacher, transfer_set, config
-        need, free = transfer_set.image_bytes, available_memory()
-        self._in_memory = need < free / 2 if config.images == "auto" else config.images == "memory"
         self._copy: Images | None = None
-        how = "copied into memory" if self._in_memory else "read from their mapped files at every step"
-        self.where = (
-            f"distill: {len(transfer_set):,} images of {readable_bytes(need)} are {how} "
-            f"({readable_bytes(free)} are free)"
-        )
-        """One line that says where the images are read from."""
 
     def __call__(self, rows: Tensor, numbers: Generator) -> Batch:
         teacher = self._teacher
-        if self._in_memory and self._copy is None:  # by the process that needs it
+        if self._config.images == "memory" and self._copy is None:  # by the process that needs it
             self._copy = self._set.all_images()
         chosen = self._set.images(rows) if self._copy is None else self._copy[rows]
         images = augment(chosen.to(teacher.device), self._config.augment, teacher.spec.box, numbers)

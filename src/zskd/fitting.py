@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from zskd.machine import keep_freed_memory
 from zskd.progress import Progress, readable_seconds
 from zskd.streams import torch_stream
 from zskd.tensors import read_tensors, save_tensors
-from zskd.workers import new_processes
+from zskd.workers import Lifeline, hold_on, new_processes
 
 _PROBE_STEPS = 10
 """After so many steps the time of all is estimated and said."""
@@ -160,14 +161,16 @@ def _ready(batches: _Batches, steps: range, helper: bool) -> Iterator[Batch]:
     if not helper:
         yield from map(batches.__getitem__, steps)
         return
+    context = new_processes()
+    lifeline = Lifeline(context)
     loader = DataLoader(
         batches,
         batch_size=None,
         sampler=steps,
         num_workers=1,
         prefetch_factor=_AHEAD,
-        multiprocessing_context=new_processes(),
-        worker_init_fn=partial(_begin_helper, torch.get_num_threads()),
+        multiprocessing_context=context,
+        worker_init_fn=partial(_begin_helper, torch.get_num_threads(), lifeline.end),
     )
     try:
         yield from loader
@@ -178,9 +181,12 @@ def _ready(batches: _Batches, steps: range, helper: bool) -> Iterator[Batch]:
             "the process that makes batches ready was killed (too little memory, perhaps): give the command "
             "again and it goes on, or give --workers 1"
         ) from error
+    finally:
+        lifeline.cut()
 
 
-def _begin_helper(threads: int, _number: int) -> None:
+def _begin_helper(threads: int, lifeline: Connection, _number: int) -> None:
+    hold_on(lifeline)
     torch.set_num_threads(threads)
     keep_freed_memory()
 

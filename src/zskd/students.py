@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from zskd.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.classifier import Classifier
 from zskd.config import Recipe
-from zskd.distillation import distill
+from zskd.distillation import choose_reading, distill
 from zskd.files import make_folder, sha256_json
 from zskd.machine import usable_cores, use_threads
 from zskd.progress import Progress, Task
@@ -43,6 +44,8 @@ def make_students(
     workers = min(recipe.workers or usable_cores(), len(missing)) if side_by_side else 1
     if workers > 1:
         helper = room_for_helper(recipe, len(names), workers)
+        reading = choose_reading(sets[names[0]], recipe.distill, progress, readers=workers)
+        recipe = replace(recipe, distill=reading)
         shared = (recipe, teacher, [sets[name].folder for name in names], folder, helper)
         steps = sum(recipe.distill.total_steps(len(sets[names[i]])) for i in missing)
         with progress.task(f"{len(missing)} students", steps, "steps") as task:
@@ -104,7 +107,7 @@ def make_student(
         "transfer_set_sha256": sha256_json({"shards": transfer_set.manifest["shards"]}),
         "method": transfer_set.manifest["spec"]["method"],
         "seed": recipe.seed,
-        "distill": to_values(recipe)["distill"],
+        "distill": {key: value for key, value in to_values(recipe)["distill"].items() if key != "images"},
         "threads": torch.get_num_threads(),
         "device": teacher.device.type,
     }

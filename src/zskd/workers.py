@@ -84,11 +84,10 @@ def _packed(work: Callable[..., Any], shared: Any) -> bytes:
 def _pool(payload: bytes, numbers: list[int], workers: int, tell: Tell) -> Iterator[tuple[int, Any]]:
     """Do the pieces in one pool of processes; it breaks when one of them is killed."""
     context = new_processes()
-    # the workers hold the other end, and leave when this one is closed, by us or by our death
-    their_end, our_end = context.Pipe(duplex=False)
+    lifeline = Lifeline(context)
     units = context.Array("q", max(numbers) + 1, lock=False)
     told = 0
-    pool = ProcessPoolExecutor(workers, context, _begin, (payload, units, their_end))
+    pool = ProcessPoolExecutor(workers, context, _begin, (payload, units, lifeline.end))
     finished = False
     try:
         waiting: set[Future[Any]] = {pool.submit(_do, number) for number in numbers}
@@ -102,10 +101,9 @@ def _pool(payload: bytes, numbers: list[int], workers: int, tell: Tell) -> Itera
         finished = True
     finally:
         if not finished:
-            our_end.close()
+            lifeline.cut()
         pool.shutdown(cancel_futures=True)
-        our_end.close()
-        their_end.close()
+        lifeline.cut()
 
 
 def new_processes() -> Any:
@@ -117,25 +115,43 @@ def new_processes() -> Any:
     return context
 
 
+class Lifeline:
+    """Ties other processes to this one: they leave when it is cut, be it by this process's death."""
+
+    def __init__(self, context: Any) -> None:
+        self.end, self._ours = context.Pipe(duplex=False)
+        """For the other processes, which call `hold_on`."""
+
+    def cut(self) -> None:
+        """Make the others leave at once."""
+        self._ours.close()
+        self.end.close()
+
+
+def hold_on(lifeline: Connection) -> None:
+    """In another process: leave when the lifeline is cut, and leave interruptions to the one who holds it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with, args=(lifeline,), daemon=True).start()
+
+
+def _leave_with(lifeline: Connection) -> None:
+    wait_for([lifeline])
+    os._exit(1)
+
+
 _task: tuple[Callable[[Any, int, Tell], Any], Any, Any]
 """In a worker: what to do, with what, and where to note the progress."""
 
 
-def _begin(payload: bytes, units: Any, parent: Connection) -> None:
+def _begin(payload: bytes, units: Any, lifeline: Connection) -> None:
     """Prepare a worker."""
     global _task
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and closes the pipe
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    hold_on(lifeline)
     torch.set_num_threads(1)
     work, shared = pickle.loads(payload)
     _task = (work, shared, units)
-
-
-def _leave_with(parent: Connection) -> None:
-    wait_for([parent])
-    os._exit(1)
 
 
 def _do(number: int) -> tuple[int, Any]:
