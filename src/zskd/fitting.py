@@ -174,8 +174,12 @@ def _ready(batches: _Batches, steps: range, helper: bool) -> Iterator[Batch]:
     )
     try:
         yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, OSError) as error:
+        # the pool says so, or the tensors that the helper shared are gone with it; "Caught" begins an error
+        # of its own
+        if str(error).startswith("Caught") or (
+            type(error) is RuntimeError and "DataLoader" not in str(error)
+        ):
             raise
         raise ZskdError(
             "the process that makes batches ready was killed (too little memory, perhaps): give the command "

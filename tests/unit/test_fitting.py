@@ -1,8 +1,12 @@
 """The training loop: it resumes to the same bytes, sees every image, and does what its settings say."""
 
 import math
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,8 @@ from torch import Generator, Tensor, nn
 from zskd.classifier import Classifier, InputSpec
 from zskd.config import Fit
 from zskd.errors import ZskdError
-from zskd.fitting import BatchLoss, fit, fresh_weights
+from zskd.fitting import Batch, Prepare, fit, fresh_weights
+from zskd.streams import torch_stream
 
 IMAGES, BATCH, STEPS = 13, 4, 11
 CONFIG = Fit(steps=STEPS, batch_size=BATCH, learning_rate=0.01)
@@ -39,33 +44,54 @@ def network() -> nn.Module:
     return Classifier(module, spec=InputSpec(shape=(2, 8, 8))).module
 
 
-def batch_loss(module: nn.Module, rows: Tensor, numbers: Generator) -> Tensor:
+def prepare(rows: Tensor, numbers: Generator) -> Batch:
     noise = torch.rand(len(rows), 2, 8, 8, generator=numbers)
-    return F.cross_entropy(module(X[rows] + 0.1 * noise), Y[rows])
+    return X[rows] + 0.1 * noise, Y[rows]
 
 
-def stopping_at(step: int, loss: BatchLoss = batch_loss) -> BatchLoss:
+def cross_entropy(module: nn.Module, batch: Batch) -> Tensor:
+    images, labels = batch
+    return F.cross_entropy(module(images), labels)
+
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def stopping_at(step: int) -> Loss:
     """A loss that ends the process's work at one step, as a killed run does."""
     count = iter(range(10**6))
 
-    def stop(module: nn.Module, rows: Tensor, numbers: Generator) -> Tensor:
+    def stop(module: nn.Module, batch: Batch) -> Tensor:
         if next(count) == step:
             raise KeyboardInterrupt
-        return loss(module, rows, numbers)
+        return cross_entropy(module, batch)
 
     return stop
 
 
 def run(
     config: Fit = CONFIG,
-    loss: BatchLoss = batch_loss,
+    loss: Loss = cross_entropy,
     *,
+    make: Prepare = prepare,
     state: Path | None = None,
     key: str = "k",
     seed: int = 1,
+    helper: bool = False,
 ) -> dict[str, Tensor]:
     module = network()
-    fit(module, loss, config, images=IMAGES, seed=seed, section="test", state=state, key=key)
+    fit(
+        module,
+        make,
+        partial(loss, module),
+        config,
+        images=IMAGES,
+        seed=seed,
+        section="test",
+        state=state,
+        key=key,
+        helper=helper,
+    )
     assert not module.training
     return module.state_dict()
 
@@ -74,12 +100,12 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def counting(loss: BatchLoss = batch_loss) -> tuple[list[Tensor], BatchLoss]:
+def counting() -> tuple[list[Tensor], Prepare]:
     seen: list[Tensor] = []
 
-    def note(module: nn.Module, rows: Tensor, numbers: Generator) -> Tensor:
+    def note(rows: Tensor, numbers: Generator) -> Batch:
         seen.append(rows)
-        return loss(module, rows, numbers)
+        return prepare(rows, numbers)
 
     return seen, note
 
@@ -102,8 +128,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights_bit_for_bit(
         run(config, stopping_at(stop), state=state)
     assert state.exists() == (stop >= IMAGES // BATCH)
     torch.rand(5)  # what the process drew in between does not matter
-    steps, loss = counting()
-    assert same(straight, run(config, loss, state=state))
+    steps, make = counting()
+    assert same(straight, run(config, make=make, state=state))
     assert len(steps) == STEPS - stop // 3 * 3
 
 
@@ -115,6 +141,32 @@ def test_a_training_stopped_again_and_again_ends_in_the_same_weights(tmp_path: P
     assert same(run(), run(state=state))
 
 
+def test_a_helper_changes_nothing_and_leaves(tmp_path: Path) -> None:
+    """Also where it takes over a training that was stopped."""
+    straight = run()
+    assert same(straight, run(helper=True))
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(loss=stopping_at(7), state=state, helper=True)
+    assert same(straight, run(state=state, helper=True))
+    names = [process.name for process in multiprocessing.active_children()]
+    assert not names, names
+
+
+def killer(rows: Tensor, numbers: Generator) -> Batch:
+    """Ends the process that makes the batches, as the system does when memory is short."""
+    if int(numbers.initial_seed()) == torch_stream(1, "step", 5).initial_seed():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return prepare(rows, numbers)
+
+
+def test_a_killed_helper_is_told_in_one_line_and_the_training_can_go_on(tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(ZskdError, match=r"^the process that makes batches ready was killed"):
+        run(make=killer, state=state, helper=True)
+    assert same(run(), run(state=state))
+
+
 def test_saving_a_state_changes_nothing(tmp_path: Path) -> None:
     assert same(run(), run(state=tmp_path / "state.safetensors"))
 
@@ -123,8 +175,8 @@ def test_the_state_of_another_training_is_not_used(tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
         run(replace(CONFIG, learning_rate=0.05), stopping_at(7), state=state, key="other")
-    steps, loss = counting()
-    assert same(run(), run(loss=loss, state=state, key="k"))
+    steps, make = counting()
+    assert same(run(), run(make=make, state=state, key="k"))
     assert len(steps) == STEPS
 
 
@@ -157,17 +209,20 @@ def test_dropout_and_the_batchs_own_numbers_are_not_the_same_numbers() -> None:
     """An augmentation and a dropout mask drawn from one stream would go together."""
     pairs = []
 
-    def loss(module: nn.Module, _rows: Tensor, numbers: Generator) -> Tensor:
-        pairs.append((torch.rand(50, generator=numbers), torch.rand(50)))
+    def make(rows: Tensor, numbers: Generator) -> Batch:
+        return torch.rand(50, generator=numbers), rows
+
+    def loss(module: nn.Module, batch: Batch) -> Tensor:
+        pairs.append((batch[0], torch.rand(50)))
         return next(module.parameters()).sum()
 
-    run(replace(CONFIG, steps=3), loss)
+    run(replace(CONFIG, steps=3), loss, make=make)
     assert not any(torch.equal(own, drawn) for own, drawn in pairs)
 
 
 def test_every_pass_sees_each_image_exactly_once_in_another_order() -> None:
-    seen, loss = counting()
-    run(replace(CONFIG, steps=13), loss)  # 13 batches of 4 are 4 passes of 13
+    seen, make = counting()
+    run(replace(CONFIG, steps=13), make=make)  # 13 batches of 4 are 4 passes of 13
     assert {len(rows) for rows in seen} == {BATCH}
     passes = torch.cat(seen).view(4, IMAGES)
     for one in passes:
@@ -176,8 +231,8 @@ def test_every_pass_sees_each_image_exactly_once_in_another_order() -> None:
 
 
 def test_a_batch_larger_than_the_set_goes_through_it_more_than_once() -> None:
-    seen, loss = counting()
-    run(replace(CONFIG, steps=2, batch_size=2 * IMAGES), loss)
+    seen, make = counting()
+    run(replace(CONFIG, steps=2, batch_size=2 * IMAGES), make=make)
     for rows in seen:
         assert rows.bincount().tolist() == [2] * IMAGES
 
@@ -191,26 +246,23 @@ def test_a_batch_larger_than_the_set_goes_through_it_more_than_once() -> None:
     ],
 )
 def test_training_is_as_long_as_its_settings_say(config: Fit, steps: int) -> None:
-    seen, loss = counting()
-    run(config, loss)
+    seen, make = counting()
+    run(config, make=make)
     assert len(seen) == steps
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_with_step_and_learning_rate(bad: float) -> None:
-    def worse(module: nn.Module, rows: torch.Tensor, numbers: torch.Generator) -> torch.Tensor:
-        return batch_loss(module, rows, numbers) * factor(len(seen))
+    seen, make = counting()
 
-    seen, loss = counting(worse)
-
-    def factor(step: int) -> float:
-        return bad if step == 4 else 1.0
+    def worse(module: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(module, batch) * (bad if len(seen) == 4 else 1.0)
 
     with pytest.raises(
         ZskdError,
         match=r"^test: the loss is not finite at step 4 of 11: lower --test.learning-rate \(0\.01\)$",
     ):
-        run(loss=loss)
+        run(loss=worse, make=make)
     assert len(seen) == 4
 
 
@@ -228,11 +280,11 @@ def follow(config: Fit, loss_of: Callable[[Scalars], Tensor]) -> tuple[Scalars, 
     """Train and return the weight before every step."""
     module, path = Scalars(), []
 
-    def loss(_module: nn.Module, _rows: Tensor, _numbers: Generator) -> Tensor:
+    def loss(_batch: Batch) -> Tensor:
         path.append(float(module.linear.weight.detach()))
         return loss_of(module)
 
-    fit(module, loss, config, images=8, seed=0, section="test")
+    fit(module, lambda rows, _numbers: (rows, rows), loss, config, images=8, seed=0, section="test")
     return module, path
 
 
@@ -277,7 +329,8 @@ def test_the_average_covers_statistics_and_copies_counters() -> None:
 
 def test_no_gradient_is_left_behind() -> None:
     module = network()
-    fit(module, batch_loss, CONFIG, images=IMAGES, seed=0, section="test")
+    loss = partial(cross_entropy, module)
+    fit(module, prepare, loss, CONFIG, images=IMAGES, seed=0, section="test")
     assert all(value.grad is None for value in module.parameters())
 
 
