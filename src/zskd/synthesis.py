@@ -75,6 +75,11 @@ class SetSpec:
             return row_size(self.count, classes, self.targets)
         return self.synthesis.shard_size
 
+    def indices(self, number: int, classes: int) -> range:
+        """Indices of the images that a shard is made of, before any is dropped."""
+        first = number * self.shard_size(classes)
+        return range(first, min(first + self.shard_size(classes), self.count))
+
     @property
     def optimises(self) -> bool:
         """Whether any image is more than noise."""
@@ -134,8 +139,7 @@ def build_transfer_set(
     # a GPU is kept busy by one process
     workers = min(workers or usable_cores(), len(missing)) if device.type == "cpu" else 1
     _announce(teacher, spec, len(missing), folder, workers, progress)
-    size = spec.shard_size(teacher.classes)
-    ready = sum(min(size, spec.count - k * size) for k in writer.done)
+    ready = sum(len(spec.indices(k, teacher.classes)) for k in writer.done)
     shared = (teacher, spec, folder)
     with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
         for number, entry in each_done(_write_one, shared, missing, workers=workers, tell=task.advance):
@@ -152,8 +156,7 @@ def make_shard(
     Raises:
         ZskdError: a loss is not finite, or none of its images is kept.
     """
-    first = number * spec.shard_size(teacher.classes)
-    indices = range(first, min(first + spec.shard_size(teacher.classes), spec.count))
+    indices = spec.indices(number, teacher.classes)
     keep_freed_memory()
     with use_threads(1), torch.no_grad():
         plan = _plan(teacher, spec, list(indices))
@@ -181,7 +184,8 @@ def _write_one(
     """Make one shard and write it; the work of one worker."""
     teacher, spec, folder = shared
     shard = make_shard(teacher, spec, number, tell=tell)
-    return write_shard(folder, number, shard, missed=int(_missed(shard, spec.synthesis).sum()))
+    dropped = len(spec.indices(number, teacher.classes)) - len(shard)
+    return write_shard(folder, number, shard, missed=int(_missed(shard, spec.synthesis).sum()) + dropped)
 
 
 def _missed(shard: Shard, config: Synthesis) -> Tensor:
@@ -350,7 +354,8 @@ def _announce(
 
 def _seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
     lanes, steps = spec.synthesis.batch_size, min(3, spec.synthesis.steps)
-    probe = replace(spec, count=max(spec.count, 2 * lanes), synthesis=replace(spec.synthesis, tolerance=0.0))
+    never_stop = replace(spec.synthesis, tolerance=0.0, missed="keep")
+    probe = replace(spec, count=max(spec.count, 2 * lanes), synthesis=never_stop)
 
     def timed(count: int) -> float:
         config = replace(probe, synthesis=replace(probe.synthesis, steps=count))

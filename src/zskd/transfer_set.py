@@ -88,7 +88,7 @@ def write_shard(folder: Path, number: int, shard: Shard, *, missed: int = 0) -> 
         folder: of the set.
         number: of the shard.
         shard: images and what is known of them.
-        missed: how many of them used up their steps without meeting their target.
+        missed: how many images, dropped ones included, used up their steps without meeting their target.
     """
     path = folder / f"shard-{number:05d}.safetensors"
     with whole_file(path) as temporary:

@@ -1,5 +1,7 @@
 """Inversion against teachers whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -165,6 +167,164 @@ def test_lanes_carry_on_as_if_they_had_never_stopped(teacher: Classifier) -> Non
     assert not torch.equal(first, second)
     torch.testing.assert_close(second, twice, rtol=0, atol=0)
     assert steps.tolist() == [4] * 12
+
+
+def slowly(teacher: Classifier, work: Work, config: Synthesis) -> Tensor:
+    """Batch after batch, with an Adam of torch's own for every lane."""
+    lanes, results = config.batch_size, []
+    images: list[Tensor] = []
+    adams: list[torch.optim.Adam] = []
+    for first in range(0, len(work), lanes):
+        starts, targets = work.starts[first : first + lanes], work.targets[first : first + lanes]
+        if not images or not config.carry_images:
+            fresh = [start.clone().requires_grad_(True) for start in starts]
+            for adam, image, old in zip(adams, fresh, images, strict=False):
+                adam.param_groups[0]["params"] = [image]
+                adam.state[image] = adam.state.pop(old)
+            images = fresh
+        if not adams or not config.carry_moments:
+            adams = [torch.optim.Adam([image], lr=config.learning_rate) for image in images]
+        for _ in range(config.steps):
+            for image, target, adam in zip(images, targets, adams, strict=True):
+                answer = teacher(image[None]) / config.tau
+                loss = F.cross_entropy(answer, target[None]) + config.l2 / 2 * image.square().sum()
+                (image.grad,) = torch.autograd.grad(loss, image)
+                adam.step()
+            with torch.no_grad():
+                together = torch.stack(images)
+                if config.pixels == "minmax":
+                    together = (together - together.min()) / (together.max() - together.min())
+                elif config.pixels == "project":
+                    together = together.clamp(0, 1)
+                for image, kept in zip(images, together, strict=True):
+                    image.copy_(kept)
+        results.append(torch.stack(images).detach().clamp(0, 1))
+    return torch.cat(results)
+
+
+@pytest.mark.parametrize("pixels", ["project", "free", "minmax"])
+@pytest.mark.parametrize("carry_moments", [False, True])
+@pytest.mark.parametrize("carry_images", [False, True])
+def test_lanes_are_batches_that_hand_on_what_the_settings_say(
+    carry_images: bool, carry_moments: bool, pixels: str
+) -> None:
+    teacher = linear_teacher(scale=6.0)
+    work = Work(*some(12, teacher))
+    carry = {"carry_images": carry_images, "carry_moments": carry_moments}
+    config = still(steps=6, tau=1.0, l2=0.01, batch_size=4, pixels=pixels, learning_rate=0.05, **carry)
+    images, steps = invert(teacher, work, config)
+    torch.testing.assert_close(images, slowly(teacher, work, config), atol=2e-5, rtol=1e-4)
+    assert steps.tolist() == [6] * 12
+
+
+STEPS, COUNT = 24, 31
+
+
+@pytest.fixture(scope="module", params=["still", "moved"])
+def settings(request: pytest.FixtureRequest) -> Synthesis:
+    """Some images meet their targets early, others never: lanes are given away at many moments."""
+    warp = Warp() if request.param == "still" else Warp(rotation=10, shift=0.05)
+    return still(steps=STEPS, tolerance=0.02, warp=warp, batch_size=6)
+
+
+@pytest.fixture(scope="module")
+def work(teacher: Classifier, settings: Synthesis) -> Work:
+    starts, targets = some(COUNT, teacher)
+    return Work(starts, targets, draw_warps(list(range(COUNT)), STEPS, seed=0))
+
+
+@pytest.fixture(scope="module")
+def finished(teacher: Classifier, work: Work, settings: Synthesis) -> tuple[Tensor, Tensor]:
+    images, steps = invert(teacher, work, settings)
+    assert len(set(steps.tolist())) > 4, "these images show nothing"
+    return images, steps
+
+
+def rows_of(work: Work, rows: list[int]) -> Work:
+    assert work.warps is not None
+    return Work(work.starts[rows], work.targets[rows], work.warps[rows])
+
+
+ORDERS: dict[str, list[int]] = {
+    "backwards": list(range(COUNT))[::-1],
+    "shuffled": torch.randperm(COUNT, generator=torch.Generator().manual_seed(1)).tolist(),
+    "every third": list(range(0, COUNT, 3)),
+    "fewer than lanes": [30, 2, 17],
+    "the first alone": [0],
+    "one twice": [5, 8, 5, 30, 5],
+}
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_an_image_depends_neither_on_how_many_others_there_are_nor_on_their_order(
+    teacher: Classifier, work: Work, settings: Synthesis, finished: tuple[Tensor, Tensor], order: str
+) -> None:
+    rows = ORDERS[order]
+    images, steps = invert(teacher, rows_of(work, rows), settings)
+    assert torch.equal(steps, finished[1][rows])
+    assert torch.equal(images, finished[0][rows])
+
+
+def test_an_image_that_met_its_target_is_the_one_of_so_many_steps(
+    teacher: Classifier, work: Work, settings: Synthesis, finished: tuple[Tensor, Tensor]
+) -> None:
+    images, steps = finished
+    for taken in set(steps.tolist()):
+        shorter = replace(settings, steps=taken, tolerance=0.0)
+        wanted, all_taken = invert(teacher, work, shorter)
+        assert all_taken.tolist() == [taken] * COUNT
+        assert torch.equal(images[steps == taken], wanted[steps == taken])
+
+
+def test_an_image_is_finished_by_the_first_step_that_finds_its_target_met(teacher: Classifier) -> None:
+    starts, targets = some(COUNT, teacher)
+    config = still(steps=STEPS, tolerance=0.02, batch_size=6)
+    paths: list[list[Tensor]] = [[] for _ in range(COUNT)]
+
+    def note(moment: Moment) -> None:
+        for lane, number in enumerate(moment.numbers.tolist()):
+            if number < COUNT:
+                assert int(moment.steps[lane]) == len(paths[number])
+                paths[number].append(moment.images[lane].clone())
+
+    _, steps = invert(teacher, Work(starts, targets), config, on_step=note)
+    assert steps.tolist() == [len(path) for path in paths]
+    assert 1 <= int(steps.min()) < int(steps.max()) == STEPS
+    for path, target in zip(paths, targets, strict=True):
+        with torch.no_grad():
+            found = kl(teacher, torch.stack(path), target.expand(len(path), -1), 4.0)
+        assert bool((found[:-1] >= 0.02 - 1e-5).all())
+        assert len(path) == STEPS or float(found[-1]) < 0.02 + 1e-5
+
+
+@pytest.mark.parametrize(("tolerance", "wanted"), [(1e9, 1), (0.0, 5)])
+def test_a_huge_tolerance_ends_at_the_first_step_and_none_at_the_last(
+    teacher: Classifier, tolerance: float, wanted: int
+) -> None:
+    starts, targets = some(13, teacher)
+    told: list[int] = []
+    config = still(steps=5, tolerance=tolerance, batch_size=4)
+    images, steps = invert(teacher, Work(starts, targets), config, tell=told.append)
+    assert steps.tolist() == [wanted] * 13
+    assert steps.dtype == torch.int32
+    assert told == [4, 4, 4, 1]
+    assert torch.equal(images, made(teacher, starts, targets, replace(config, steps=wanted, tolerance=0.0)))
+
+
+def test_every_image_is_told_of_once(
+    teacher: Classifier, work: Work, settings: Synthesis, finished: tuple[Tensor, Tensor]
+) -> None:
+    told: list[int] = []
+    invert(teacher, work, settings, tell=told.append)
+    assert min(told) > 0
+    assert sum(told) == COUNT
+
+
+def test_the_work_given_is_left_as_it_was(teacher: Classifier, work: Work, settings: Synthesis) -> None:
+    assert work.warps is not None
+    kept = [tensor.clone() for tensor in (work.starts, work.targets, work.warps)]
+    invert(teacher, work, settings)
+    assert all(torch.equal(*pair) for pair in zip(kept, (work.starts, work.targets, work.warps), strict=True))
 
 
 @pytest.mark.parametrize("kind", ["smooth", "uniform", "gaussian"])
