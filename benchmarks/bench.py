@@ -84,9 +84,9 @@ class Bench:
     def sets(self) -> dict[str, dict[str, Any]]:
         """The same targets by three implementations, and students from the three sets."""
         ours = self._scratch / "zskd"
-        found = {"zskd": apart(measures.targets_file, self._teacher, self._count, ours, 50, 0.1)}
+        found = {"zskd": apart(measures.targets_file, self._teacher, self._count, ours)}
         found["zskd, 15 steps"] = apart(
-            measures.targets_file, self._teacher, self._count, self._scratch / "short", 15, 0.2
+            measures.targets_file, self._teacher, self._count, self._scratch / "short", 15
         )
         for name, settings in (("plain, zskd's settings", "ours"), ("plain, reproduction's", "reproduction")):
             folder = self._scratch / settings

@@ -42,11 +42,11 @@ def matrix_rate(side: int = 2048) -> float:
 
 
 def targets_file(
-    teacher_folder: Path, count: int, folder: Path, steps: int, learning_rate: float
+    teacher_folder: Path, count: int, folder: Path, steps: int = IMPRESSIONS.steps
 ) -> dict[str, Any]:
     """Make zskd's set of impressions on all cores; its targets are what the plain loops are given too."""
     teacher = open_teacher(teacher_folder)
-    config = replace(IMPRESSIONS, steps=steps, learning_rate=learning_rate)
+    config = replace(IMPRESSIONS, steps=steps)
     # a pool that has just begun would be timed with its first imports
     zskd.build_transfer_set(
         teacher,

@@ -218,6 +218,22 @@ def speed_quality() -> str:
     return _table(("data", "seeds", "before", "after", "change, paired"), rows)
 
 
+def speed_search() -> str:
+    """The search for fewer steps, on digits and MNIST."""
+    lines = (ROOT / "results" / "tuning" / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+    found: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
+    for row in map(json.loads, lines):
+        settings = row["settings"]
+        rate, tolerance = settings.get("learning_rate", 0.1), settings.get("tolerance", 0.0)
+        key = (_DATA[row["data"]], str(settings.get("steps", 50)), f"{rate:g}", f"{tolerance:g}")
+        found.setdefault(key, {})[row["seed"]] = row
+    rows = []
+    for key, runs in sorted(found.items(), key=lambda one: (one[0][0], -float(one[0][1]), one[0][2:])):
+        both = [_mean([run[fact] for run in runs.values()]) for fact in ("mean_steps", "agree")]
+        rows.append((*key, both[0].split(" ")[0], f"{both[1]} (n = {len(runs)})"))
+    return _table(("data", "most steps", "learning rate", "tolerance", "steps", "agreement"), rows)
+
+
 def rewritten(page: Path) -> str:
     """Return a page with its tables made anew."""
     makers = {
@@ -229,6 +245,7 @@ def rewritten(page: Path) -> str:
         "speed-sets": speed_sets,
         "speed-steps": speed_steps,
         "speed-profile": speed_profile,
+        "speed-search": speed_search,
         "speed-distilled": speed_distilled,
         "speed-budget": speed_budget,
         "speed-growth": speed_growth,
