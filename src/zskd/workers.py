@@ -53,11 +53,18 @@ def each_done(
         for number in numbers:
             yield number, work(shared, number, tell)
         return
-    payload = _packed(work, shared)
-    left, broken = list(numbers), 0
+    payload, units = _packed(work, shared), new_processes().Array("q", max(numbers) + 1, lock=False)
+    left, told, broken = list(numbers), 0, 0
+
+    def look() -> None:
+        """Pass on what the workers have noted; the sum falls when a piece is begun again."""
+        nonlocal told
+        tell(max(0, sum(units) - told))
+        told = max(told, sum(units))
+
     while left:
         try:
-            for number, result in _pool(payload, left, workers, tell):
+            for number, result in _pool(payload, units, left, workers, look):
                 left.remove(number)
                 broken = 0
                 yield number, result
@@ -81,12 +88,12 @@ def _packed(work: Callable[..., Any], shared: Any) -> bytes:
         ) from error
 
 
-def _pool(payload: bytes, numbers: list[int], workers: int, tell: Tell) -> Iterator[tuple[int, Any]]:
+def _pool(
+    payload: bytes, units: Any, numbers: list[int], workers: int, look: Callable[[], None]
+) -> Iterator[tuple[int, Any]]:
     """Do the pieces in one pool of processes; it breaks when one of them is killed."""
     context = new_processes()
     lifeline = Lifeline(context)
-    units = context.Array("q", max(numbers) + 1, lock=False)
-    told = 0
     pool = ProcessPoolExecutor(workers, context, _begin, (payload, units, lifeline.end))
     finished = False
     try:
@@ -95,9 +102,7 @@ def _pool(payload: bytes, numbers: list[int], workers: int, tell: Tell) -> Itera
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-            # after a piece was begun again the sum is smaller for a while
-            tell(max(0, sum(units) - told))
-            told = max(told, sum(units))
+            look()
         finished = True
     finally:
         if not finished:

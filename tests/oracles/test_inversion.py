@@ -223,26 +223,28 @@ STEPS, COUNT = 24, 31
 @pytest.fixture(scope="module", params=["still", "moved"])
 def settings(request: pytest.FixtureRequest) -> Synthesis:
     """Some images meet their targets early, others never: lanes are given away at many moments."""
-    warp = Warp() if request.param == "still" else Warp(rotation=10, shift=0.05)
-    return still(steps=STEPS, tolerance=0.02, warp=warp, batch_size=6)
+    if request.param == "still":
+        return still(steps=STEPS, tolerance=0.02, batch_size=6)
+    return still(steps=STEPS, tolerance=0.2, batch_size=6, warp=Warp(rotation=10, shift=0.05))
 
 
 @pytest.fixture(scope="module")
 def work(teacher: Classifier, settings: Synthesis) -> Work:
     starts, targets = some(COUNT, teacher)
-    return Work(starts, targets, draw_warps(list(range(COUNT)), STEPS, seed=0))
+    warps = draw_warps(list(range(COUNT)), STEPS, seed=0) if settings.warp.moves else None
+    return Work(starts, targets, warps)
 
 
 @pytest.fixture(scope="module")
 def finished(teacher: Classifier, work: Work, settings: Synthesis) -> tuple[Tensor, Tensor]:
     images, steps = invert(teacher, work, settings)
-    assert len(set(steps.tolist())) > 4, "these images show nothing"
+    assert len(set(steps.tolist())) > 4, steps
+    assert int(steps.max()) == STEPS
     return images, steps
 
 
 def rows_of(work: Work, rows: list[int]) -> Work:
-    assert work.warps is not None
-    return Work(work.starts[rows], work.targets[rows], work.warps[rows])
+    return Work(work.starts[rows], work.targets[rows], None if work.warps is None else work.warps[rows])
 
 
 ORDERS: dict[str, list[int]] = {
@@ -321,10 +323,10 @@ def test_every_image_is_told_of_once(
 
 
 def test_the_work_given_is_left_as_it_was(teacher: Classifier, work: Work, settings: Synthesis) -> None:
-    assert work.warps is not None
-    kept = [tensor.clone() for tensor in (work.starts, work.targets, work.warps)]
+    kept = work.starts.clone(), work.targets.clone()
     invert(teacher, work, settings)
-    assert all(torch.equal(*pair) for pair in zip(kept, (work.starts, work.targets, work.warps), strict=True))
+    assert torch.equal(work.starts, kept[0])
+    assert torch.equal(work.targets, kept[1])
 
 
 @pytest.mark.parametrize("kind", ["smooth", "uniform", "gaussian"])
