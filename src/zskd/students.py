@@ -43,17 +43,19 @@ def make_students(
     side_by_side = teacher.device.type == "cpu" and len(missing) > 1
     workers = min(recipe.workers or usable_cores(), len(missing)) if side_by_side else 1
     if workers > 1:
-        helper = room_for_helper(recipe, len(names), workers)
         reading = choose_reading(sets[names[0]], recipe.distill, progress, readers=workers)
-        recipe = replace(recipe, distill=reading)
-        shared = (recipe, teacher, [sets[name].folder for name in names], folder, helper)
+        helper = room_for_helper(recipe, len(names), workers)
+        folders = [sets[name].folder for name in names]
+        shared = (replace(recipe, distill=reading), teacher, folders, folder, helper)
         steps = sum(recipe.distill.total_steps(len(sets[names[i]])) for i in missing)
         with progress.task(f"{len(missing)} students", steps, "steps") as task:
             for _ in each_done(_make_one, shared, missing, workers=workers, tell=task.advance):
                 pass
+    helper = room_for_helper(recipe, len(names))
     with use_threads(threads_of_each(recipe, len(names))):
         return {
-            name: make_student(recipe, teacher, one, folder / name, progress) for name, one in sets.items()
+            name: make_student(recipe, teacher, one, folder / name, progress, helper=helper)
+            for name, one in sets.items()
         }
 
 
@@ -82,7 +84,10 @@ def make_student(
     *,
     helper: bool = False,
 ) -> Classifier:
-    """Return the student that a recipe asks for, from `folder` if it is there already."""
+    """Return the student that a recipe asks for, from `folder` if it is there already.
+
+    `helper` is as for `distill`.
+    """
     factory = recipe.student if ":" in recipe.student else None
     if (folder / "card.json").is_file():
         student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
