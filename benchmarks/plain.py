@@ -19,11 +19,11 @@ from zskd.augment import affine_matrices
 
 def plain_network(classifier: Classifier) -> nn.Sequential:
     """Return a copy of a LeNet as it is usually written: channels first, ReLU before pooling."""
-    layers = {name: deepcopy(layer) for name, layer in classifier.module.named_children()}
-    order = [name for name in layers if not name.startswith("pool")]
-    for i in (0, 1):
-        order.insert(order.index(f"conv{i}_relu") + 1, f"pool{i}")
-    return nn.Sequential(*(layers[name] for name in order)).to(memory_format=torch.contiguous_format)
+    layers = [deepcopy(layer) for layer in classifier.module.children()]
+    for i, layer in enumerate(layers[:-1]):
+        if isinstance(layer, nn.MaxPool2d) and isinstance(layers[i + 1], nn.ReLU):
+            layers[i], layers[i + 1] = layers[i + 1], layers[i]
+    return nn.Sequential(*layers).to(memory_format=torch.contiguous_format)
 
 
 def reproduction_images(network: nn.Module, targets: Tensor, *, steps: int = 1500, seed: int = 0) -> Tensor:

@@ -183,7 +183,7 @@ class Synthesis:
     """First image: smooth multi-scale noise, or white noise drawn from U(0, 1) or from N(0, 1)."""
     noise_share: float = 0.5
     """Share of the set that stays as it started, without any optimisation."""
-    steps: int = 35
+    steps: int = 50
     """Most optimisation steps of one impression."""
     tolerance: float = 0.05
     """An impression is finished when the Kullback–Leibler divergence of the teacher's answer from its target
@@ -191,7 +191,7 @@ class Synthesis:
     missed: Literal["keep", "drop"] = "keep"
     """What becomes of an impression that used up its steps and has not met its target; dropped ones are
     not replaced, and the set is smaller."""
-    learning_rate: float = 0.2
+    learning_rate: float = 0.1
     """Adam's learning rate, in units of the pixel range."""
     tau: float = 10.0
     """Temperature of the teacher's softmax that is matched to the target."""

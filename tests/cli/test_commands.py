@@ -1,16 +1,19 @@
 """The command line: help, errors, exit codes, start-up times. Most of it in this process, for speed."""
 
+import json
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy.io import savemat
 
 from conftest import run_zskd
 from zskd.cli import run
+from zskd.transfer_set import TransferSet
 
 VERBS = [
     ("run",),
@@ -116,6 +119,23 @@ BAD = {
     "missing checkpoint": (["inspect", "nowhere"], "zskd teacher import"),
     "missing set": (["verify", "nowhere"], "neither a transfer set nor a checkpoint"),
     "missing argument": (["run"], "RECIPE"),
+    "unknown device": (
+        ["run", "digits", "--device", "nonsense"],
+        "--device nonsense: this machine has no such",
+    ),
+    "negative workers": (["run", "digits", "--workers", "-1"], "--workers is -1"),
+    "negative tolerance": (
+        ["run", "digits", "--synthesis.tolerance", "-0.1"],
+        "--synthesis.tolerance is -0.1",
+    ),
+    "tolerance where lanes share": (
+        ["run", "digits", "--synthesis.pixels", "minmax", "--synthesis.tolerance", "0.1"],
+        "--synthesis.tolerance must be 0",
+    ),
+    "dropping without tolerance": (
+        ["run", "digits", "--synthesis.missed", "drop", "--synthesis.tolerance", "0"],
+        "--synthesis.missed drop needs a --synthesis.tolerance",
+    ),
     "no picture": (["predict", "nowhere"], "at least one picture"),
 }
 
@@ -239,6 +259,65 @@ def test_verbs_on_files(
     assert "finished already" in capsys.readouterr().err
     assert run(["synthesize", str(teacher), "--count", "61", "--out", "set", "--quiet"]) == 2
     assert "another spec.count (60 there, 61 now)" in capsys.readouterr().err
+
+
+def test_how_a_set_is_made_can_be_chosen_and_is_told_to_those_who_ask(
+    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["synthesize", str(teacher_folder), "--count", "30", "--device", "cpu"]
+    command += ["--synthesis.steps", "2", "--synthesis.batch-size", "5", "--synthesis.shard-size", "10"]
+
+    def made(out: str, *options: str) -> tuple[dict[str, Any], str]:
+        assert run([*command, "--out", out, *options]) == 0
+        told = capsys.readouterr()
+        assert told.out.startswith(f"30 images in {out}: ")
+        return json.loads(Path(out, "manifest.json").read_text()), told.err
+
+    usual, told = made("usual", "--workers", "2", "-v")
+    assert "2 workers of 1 thread on cpu; teacher: layout channels_last, merged ['conv0', 'conv1']" in told
+    alone, told = made("alone", "--workers", "1", "--verbose")
+    assert "1 workers of 1 thread on cpu" in told
+    assert alone == usual
+    plain, told = made("plain", "--no-rewrite", "--workers", "1")
+    assert "workers of 1 thread" not in told
+    assert "images of 2 steps at most" in told
+    assert (usual["resolved"]["merged"], plain["resolved"]["merged"]) == (["conv0", "conv1"], [])
+    rewritten, told = made("rewritten", "--rewrite", "--quiet", "-v")
+    assert rewritten == usual
+    assert told == ""
+
+
+def test_how_a_student_learns_can_be_chosen_and_changes_nothing_but_rounding(
+    teacher_folder: Path,
+    small_set: TransferSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [
+        "distill",
+        str(teacher_folder),
+        str(small_set.folder),
+        "--distill.steps",
+        "4",
+        "--threads",
+        "1",
+    ]
+    command += ["--distill.batch-size", "16", "--device", "cpu"]
+
+    def weights(out: str, *options: str) -> bytes:
+        assert run([*command, "--out", out, *options]) == 0
+        return Path(out, "model.safetensors").read_bytes()
+
+    usual = weights("usual", "--workers", "1", "-v")
+    assert "distill: 1 threads on cpu" in capsys.readouterr().err
+    assert weights("mapped", "--workers", "1", "--distill.images", "mapped") == usual
+    assert weights("memory", "--workers", "2", "--distill.images", "memory") == usual
+    assert "threads on cpu" not in capsys.readouterr().err
+    assert weights("plain", "--workers", "1", "--no-rewrite", "--quiet") != usual
+    assert capsys.readouterr().err == ""
 
 
 def test_golden_pairs_and_own_code_on_the_command_line(

@@ -124,6 +124,16 @@ def test_a_pipe_gets_plain_lines_on_the_error_stream(capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", "about 3 s\n")
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_details_are_told_to_those_who_ask(verbose: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = default_progress(verbose=verbose)
+    progress.detail("2 workers")
+    progress.say("about 3 s")
+    assert capsys.readouterr().err.splitlines() == ["2 workers"] * verbose + ["about 3 s"]
+    default_progress(quiet=True, verbose=verbose).detail("2 workers")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_terminal_gets_a_bar_with_rate_and_note(monkeypatch: pytest.MonkeyPatch) -> None:
     leader, follower = os.openpty()
     seen: list[bytes] = []
