@@ -35,7 +35,7 @@ BUDGETS = ((2000, 300), (4000, 450), (6000, 600), (8000, 900), (12000, 1300), (2
 """Images and student steps, the shortest first."""
 SEEDS = (0, 1, 2)
 """Of every student."""
-SAME_STEPS = 1500
+SAME_STEPS = 1000
 """Steps of the students that say whether two sets are equally good."""
 TURNS = 3
 """How often two implementations are timed in turn."""
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist", choices=("mnist", "digits"))
     parser.add_argument("--data-dir", type=Path, help="where MNIST lies; absent: downloaded once")
     parser.add_argument("--out", type=Path, default=Path("results/speed.json"))
-    parser.add_argument("--count", type=int, default=2000, help="impressions that all implementations make")
+    parser.add_argument("--count", type=int, default=1000, help="impressions that all implementations make")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder of teacher and sets")
     arguments = parser.parse_args()
     data = zskd.Data(name=arguments.data, dir=arguments.data_dir)

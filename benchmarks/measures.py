@@ -26,8 +26,8 @@ from zskd.synthesis import label
 from zskd.teachers import describe_student, fresh_student
 from zskd.transfer_set import Writer, write_shard
 
-IMPRESSIONS = zskd.Synthesis(noise_share=0.0)
-"""The default, but every image is optimised."""
+IMPRESSIONS = zskd.Synthesis(noise_share=0.0, shard_size=250)
+"""The default, but every image is optimised, and in shards so small that all cores have some."""
 
 
 def open_teacher(folder: Path) -> zskd.Classifier:
@@ -48,12 +48,8 @@ def targets_file(
     teacher = open_teacher(teacher_folder)
     config = replace(IMPRESSIONS, steps=steps)
     # a pool that has just begun would be timed with its first imports
-    zskd.build_transfer_set(
-        teacher,
-        zskd.SetSpec(count=200, synthesis=replace(config, shard_size=100)),
-        folder.with_suffix(".first"),
-        workers=0,
-    )
+    first = zskd.SetSpec(count=200, synthesis=replace(config, shard_size=100, steps=1))
+    zskd.build_transfer_set(teacher, first, folder.with_suffix(".first"), workers=0)
     spec = zskd.SetSpec(count=count, synthesis=config)
     started = time.perf_counter()
     made = zskd.build_transfer_set(teacher, spec, folder, workers=0)

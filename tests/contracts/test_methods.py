@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zskd.classifier import Classifier
-from zskd.config import Synthesis, Targets
+from zskd.config import Synthesis
 from zskd.errors import ZskdError
 from zskd.inversion import Moment, Work, invert
 from zskd.methods import CONTROLS, METHODS
@@ -140,18 +140,32 @@ def test_controls_differ_from_the_main_arm_in_their_method_alone() -> None:
         assert arm.spec.targets == main.spec.targets
 
 
-def test_a_film_ends_in_the_stored_image(teacher: Classifier, small_set: TransferSet) -> None:
-    spec = SetSpec(
-        count=50,
-        seed=3,
-        targets=Targets(redraws=5, concentration_floor=0.05),
-        synthesis=Synthesis(steps=8, noise_share=0.4, batch_size=20, shard_size=40),
+def test_a_film_ends_in_the_stored_image(
+    teacher: Classifier, small_spec: SetSpec, small_set: TransferSet
+) -> None:
+    frames = film(teacher, small_spec, 21, frames=4)
+    steps = next(iter(small_set)).steps
+    row = next(row for row in range(21, 40) if int(steps[row]) > 0)
+    assert [frame.step for frame in frames] == sorted(
+        {round(int(steps[row]) * (k / 3) ** 2) for k in range(4)}
     )
-    frames = film(teacher, spec, 21, frames=4)
-    assert [frame.step for frame in frames] == [0, 1, 4, 8]
     assert frames[0].kl > frames[-1].kl
-    row = next(row for row in range(21, 40) if int(next(iter(small_set)).steps[row]) > 0)
     assert torch.equal(frames[-1].image, small_set.images(torch.tensor([row]))[0])
+
+
+def test_a_film_is_as_long_as_the_image_took_to_meet_its_target(teacher: Classifier) -> None:
+    spec = spec_of("zskd")
+    settings = replace(spec.synthesis, steps=20, learning_rate=0.1, tau=4.0, tolerance=0.3, noise_share=0.0)
+    spec = replace(spec, synthesis=settings)
+    shard = make_shard(teacher, spec, 0)
+    lengths = shard.steps.tolist()
+    assert len(set(lengths)) > 3
+    for wanted in (min(lengths), sorted(lengths)[20], max(lengths)):
+        row = lengths.index(wanted)
+        frames = film(teacher, spec, row, frames=5)
+        assert frames[-1].step == wanted
+        assert torch.equal(frames[-1].image, shard.images[row])
+        assert frames[-1].kl == pytest.approx(float(shard.kl[row]), abs=1e-4)
 
 
 def test_noise_has_no_film(teacher: Classifier) -> None:

@@ -27,6 +27,7 @@ def test_a_shard_is_what_the_paper_says_image_by_image(teacher: Classifier) -> N
         targets=Targets(betas=(1.0, 0.1), concentration_floor=0.01, redraws=0),
         synthesis=Synthesis(
             steps=12,
+            tolerance=0.0,
             learning_rate=0.05,
             tau=4.0,
             l2=0.01,
