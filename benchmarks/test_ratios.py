@@ -81,13 +81,13 @@ def test_time(benchmark: BenchmarkFixture, work: str, implementation: str) -> No
     keep_freed_memory()
     torch.set_num_threads(1)
     benchmark.group = work
-    benchmark.pedantic(WORK[work](implementation), rounds=10, warmup_rounds=2)
+    benchmark.pedantic(WORK[work](implementation), rounds=20, warmup_rounds=3)
     FASTEST[work, implementation] = benchmark.stats.stats.min
 
 
 @pytest.mark.parametrize(
     ("work", "slow", "at_least"),
-    [("impressions", "plain", 1.4), ("impressions", "not rewritten", 1.15), ("distillation", "plain", 1.3)],
+    [("impressions", "plain", 1.3), ("impressions", "not rewritten", 1.1), ("distillation", "plain", 1.2)],
 )
 def test_zskd_is_faster(work: str, slow: str, at_least: float) -> None:
     assert FASTEST[work, slow] / FASTEST[work, "zskd"] >= at_least

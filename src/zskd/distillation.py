@@ -107,8 +107,16 @@ def choose_reading(
         config: whose `images` is "auto", or is kept.
         progress: told.
         readers: processes that will each read a set of this size at the same time.
+
+    Raises:
+        ZskdError: the images are to be copied into memory and do not fit.
     """
     need, free = readers * transfer_set.image_bytes, available_memory()
+    if config.images == "memory" and need > free:
+        raise ZskdError(
+            f"{readable_bytes(need)} of images do not fit into the {readable_bytes(free)} of free memory: "
+            "give --distill.images mapped"
+        )
     if config.images == "auto":
         config = replace(config, images="memory" if need < free / 2 else "mapped")
         how = "copied into memory" if config.images == "memory" else "read from mapped files at each step"
