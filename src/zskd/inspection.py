@@ -60,10 +60,14 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
 
 
 def count_multiply_adds(classifier: Classifier) -> int:
-    """Return the multiply-adds of one image's forward pass (convolutions and matrix products)."""
+    """Return the multiply-adds of one image's forward pass (convolutions and matrix products).
+
+    They are those of the network as it is written, however it is run.
+    """
+    image = torch.zeros(1, *classifier.spec.shape, device=classifier.device)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        classifier(torch.zeros(1, *classifier.spec.shape))
+        classifier.module(classifier.normalise(image))
     return int(counter.get_total_flops()) // 2
 
 
