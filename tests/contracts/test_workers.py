@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -359,6 +359,33 @@ def test_no_process_outlives_a_script_that_is_done(teacher_folder: Path, tmp_pat
         assert process.stdout.read() == "made\n"
     assert len(others) >= 4
     assert wait_until(lambda: all(map(gone, others)), seconds=10), [pid for pid in others if not gone(pid)]
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_workers_killed_while_they_start_end_in_one_line(teacher_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zskd", "synthesize", str(teacher_folder), "--quiet", "--workers", "2"]
+    command += ["--count", "80", "--synthesis.shard-size", "20", "--out", str(tmp_path / "set")]
+    killed = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            for server in children(process.pid):
+                for worker in children(server):
+                    with suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGKILL)
+                        killed += 1
+        out, errors = process.communicate()
+    assert killed
+    assert out == ""
+    assert process.returncode == 2, errors
+    (line,) = errors.splitlines()
+    assert line.startswith("zskd: error: worker processes died 3 times in a row")
 
 
 def test_a_script_without_its_guard_is_told_what_is_missing(teacher_folder: Path, tmp_path: Path) -> None:
