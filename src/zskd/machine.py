@@ -48,8 +48,8 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(1, device=device).cpu()  # of meta there is nothing to copy
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ZskdError(f"--device {wanted}: this machine has no such device: give auto or cpu") from error
     return device
 
@@ -102,10 +102,13 @@ def _free_of_group() -> list[int]:
     folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        used = (folder / "memory.current").read_text(encoding="ascii")
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
     except OSError:
         return []
-    return [] if limit == "max" else [int(limit) - int(used)]
+    facts = dict(line.split() for line in lines)
+    # pages of files are given back when they are wanted
+    return [] if limit == "max" else [int(limit) - used + int(facts.get("inactive_file", 0))]
 
 
 def _free_of_limits() -> list[int]:

@@ -90,6 +90,7 @@ def make_student(
     """
     factory = recipe.student if ":" in recipe.student else None
     if (folder / "card.json").is_file():
+        (folder / "training.safetensors").unlink(missing_ok=True)  # of one killed behind its last step
         student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student

@@ -207,13 +207,14 @@ class Frame:
 def film(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> list[Frame]:
     """Make one impression again and return it at several moments.
 
-    Moments are closer together at the beginning, where most happens. Where batches go on from each other,
-    the shard is made again from its first image.
+    Moments are closer together at the beginning, where most happens. Where images of a shard share something,
+    all of it is made again.
 
     Args:
         teacher: frozen.
         spec: of the set that the impression belongs to.
-        index: of the image in the set; an image that stays noise is passed over for the next that does not.
+        index: of the image as it was made, dropped ones counted; one that stays noise is passed over for the
+            next that does not.
         frames: how many moments, at least 2.
 
     Raises:
@@ -224,27 +225,29 @@ def film(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> 
     while not _place(teacher, spec, index).optimised:
         index += 1
     moments: list[tuple[int, Tensor]] = []
+    box, config = teacher.spec.box, spec.synthesis
+    indices = [index]
+    if config.carry_images or config.carry_moments or config.pixels == "minmax":
+        shard = spec.indices(index // spec.shard_size(teacher.classes), teacher.classes)
+        indices = sorted({*shard, index})
+    row = indices.index(index)
     with use_threads(1), torch.no_grad():
-        before = []
-        if spec.synthesis.carry_images or spec.synthesis.carry_moments:
-            size = spec.shard_size(teacher.classes)
-            before = list(range(index // size * size, index))
-        plan = _plan(teacher, spec, [*before, index])
-        wanted = len(before)  # its number among the images
+        plan = _plan(teacher, spec, indices)
+        wanted = plan.moved.tolist().index(row)  # its number among the images that are optimised
 
         def note(moment: Moment) -> None:
             for lane in (moment.numbers == wanted).nonzero()[:, 0].tolist():
-                moments.append((int(moment.steps[lane]), moment.images[lane].clamp(*teacher.spec.box).cpu()))
+                moments.append((int(moment.steps[lane]), moment.images[lane].clamp(*box).cpu()))
 
-        made, steps = invert(teacher, plan.work, spec.synthesis, on_step=note)
+        made, steps = invert(teacher, plan.work, config, on_step=note)
         moments.append((int(steps[wanted]), made[wanted]))
         last = len(moments) - 1
         chosen = sorted({round(last * (k / (frames - 1)) ** 2) for k in range(frames)})
         shown = [moments[k] for k in chosen]
         stack = torch.stack([image for _, image in shown])
-        target, anchor = plan.targets[wanted], plan.anchors[wanted]
+        target, anchor = plan.targets[row], plan.anchors[row]
         targets, anchors = target.expand(len(stack), -1), anchor.expand(len(stack))
-        kl = label(teacher, stack, targets, anchors, torch.ones(len(stack)), spec.synthesis).kl
+        kl = label(teacher, stack, targets, anchors, torch.ones(len(stack)), config).kl
     return [Frame(step, image, target, float(k)) for (step, image), k in zip(shown, kl, strict=True)]
 
 

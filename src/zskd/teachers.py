@@ -106,7 +106,7 @@ def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progr
     if not (folder / "card.json").is_file():
         card = sources.card or _train(recipe, sources, folder, progress)
         save_checkpoint(folder, sources.model, card)
-        (folder / "training.safetensors").unlink(missing_ok=True)
+    (folder / "training.safetensors").unlink(missing_ok=True)
     factory = config.model if ":" in config.model else None
     teacher = load_checkpoint(folder, model=factory)[0].freeze().to(sources.model.device)
     teacher.rewrite = recipe.rewrite

@@ -59,6 +59,8 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         with readable_errors(path, "read"):
             raw = np.memmap(path, dtype=np.uint8, mode="r")
         start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+        if start > len(raw):
+            raise ValueError("its header is cut off")
         header = json.loads(raw[8:start].tobytes())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -67,7 +69,7 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
                 for name, entry in header.items()
                 if name != "__metadata__"
             }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ZskdError(f"{path} is no whole safetensors file ({one_line(error)})") from error
 
 

@@ -198,6 +198,8 @@ class _Manifest(TypedDict):
 class TransferSet:
     """A complete transfer set on disk, its shards mapped into memory and not copied.
 
+    What it gives as shards are pages of the files: they must not be written to. `images` gives copies.
+
     Args:
         folder: with manifest and shards.
         verify: hash every shard once; only for files that this very process has hashed already may it be

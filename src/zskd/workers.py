@@ -59,8 +59,9 @@ def each_done(
     def look() -> None:
         """Pass on what the workers have noted; the sum falls when a piece is begun again."""
         nonlocal told
-        tell(max(0, sum(units) - told))
-        told = max(told, sum(units))
+        now = max(told, sum(units))
+        tell(now - told)
+        told = now
 
     while left:
         try:
@@ -97,7 +98,7 @@ def _pool(
     pool = ProcessPoolExecutor(workers, context, _begin, (payload, units, lifeline.end))
     finished = False
     try:
-        waiting: set[Future[Any]] = {pool.submit(_do, number) for number in numbers}
+        waiting = _submitted(pool, numbers)
         while waiting:
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
@@ -109,6 +110,13 @@ def _pool(
             lifeline.cut()
         pool.shutdown(cancel_futures=True)
         lifeline.cut()
+
+
+def _submitted(pool: ProcessPoolExecutor, numbers: list[int]) -> set[Future[Any]]:
+    try:
+        return {pool.submit(_do, number) for number in numbers}
+    except (OSError, EOFError) as error:  # a worker died while it was given what it needs
+        raise BrokenProcessPool("a worker died while it was started") from error
 
 
 def new_processes() -> Any:

@@ -170,7 +170,7 @@ def show_filmstrip(
         teacher: Checkpoint folder.
         transfer_set: Folder of the set.
         out: PNG, SVG or PDF file.
-        index: Row of the image in the set.
+        index: Number of the image as it was made, dropped ones counted.
         model: Factory to run, for a network of your own code.
     """
     from zskd.checkpoint import load_checkpoint

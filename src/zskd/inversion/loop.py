@@ -146,9 +146,10 @@ class _Lanes:
             return 0
         numbers = self.numbers[over]
         working = numbers < len(self.work)
-        if not bool(torch.isfinite(kl[over][working]).all()):
+        lost = over[working][~torch.isfinite(kl[over][working])]
+        if len(lost):
             raise ZskdError(
-                f"synthesis: the loss is not finite within {self.config.steps} steps: lower "
+                f"synthesis: the loss is not finite at step {int(self.steps[lost[0]])} of an image: lower "
                 "--synthesis.learning-rate, or raise --synthesis.tau"
             )
         self.results[numbers] = self.images[over].clamp(*box)

@@ -1,13 +1,17 @@
 """The same network, cheaper to run: convolutions take over their batch-norm and their pooling.
 
 A rewritten network shares every parameter with the one that it was made of, holds nothing of its own, and
-answers the same up to rounding: in training and evaluation, forwards and backwards, on any device.
+answers the same up to rounding, in training and evaluation, on any device. Its gradients are the same up to
+rounding too, but that where several values of a pooling window are equal, rounding decides which of them
+counts as the largest.
 
 - A batch-norm in evaluation mode is an affine map of each filter: it is folded into the filter.
 - A convolution of few channels leaves most of a processor's vector lanes empty, and max-pooling behind it
   reads every value again. Both together are one convolution of 2×2 blocks (space-to-depth) that gives the
   four values of each pooling window as channels, of which the largest is kept.
 - ReLU behind a convolution and before its pooling changes places with the pooling.
+
+Layers that somebody watches or changes by hooks are run as they are.
 """
 
 from __future__ import annotations
@@ -57,16 +61,21 @@ class MergedConv(nn.Module):
         conv: whose weights are used; it stays the owner.
         norm: batch-norm behind it, if any.
         pool: whether 2×2 max-pooling follows.
+        watched: layers whose hooks would not be called.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, pool: bool) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, pool: bool, watched: tuple[nn.Module, ...] = ()
+    ) -> None:
         super().__init__()
         self.conv, self.norm, self.pool = conv, norm, pool
+        self._watched = watched
 
     def forward(self, images: Tensor) -> Tensor:
         """Return what the layers would return one after the other."""
-        if self.norm is not None and not _foldable(self.norm):
-            values = self.norm(self.conv(images))
+        if self._stays_apart():
+            values = self.conv(images)
+            values = values if self.norm is None else self.norm(values)
             return F.max_pool2d(values, 2) if self.pool else values
         weight, bias = self._folded()
         if self.pool and self._fits_blocks(images):
@@ -74,6 +83,12 @@ class MergedConv(nn.Module):
         conv = self.conv
         values = F.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return F.max_pool2d(values, 2) if self.pool else values
+
+    def _stays_apart(self) -> bool:
+        """Whether somebody would see that the layers are not run one after the other."""
+        if self.norm is not None and (self.norm.training or self.norm.running_mean is None):
+            return True
+        return any(_has_hooks(layer) for layer in (self.conv, self.norm, *self._watched) if layer is not None)
 
     def _folded(self) -> tuple[Tensor, Tensor | None]:
         """Weights and bias that do the batch-norm as well: γ(Wx + b − μ)/σ + β."""
@@ -92,7 +107,7 @@ class MergedConv(nn.Module):
 
     def _fits_blocks(self, images: Tensor) -> bool:
         conv = self.conv
-        if not _few_channels(conv) or not isinstance(conv.padding, tuple):
+        if not _few_channels(conv) or not isinstance(conv.padding, tuple) or not len(images):
             return False
         plain = conv.groups == 1 and conv.stride == conv.dilation == (1, 1) and conv.padding_mode == "zeros"
         odd = all(side % 2 == 1 for side in conv.kernel_size)
@@ -119,27 +134,28 @@ class _BestOfFour(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        count, _, height, width = values.shape
+        count = len(values)
         # the places become the rows of a picture whose channels lie last: pooling then reads whole vectors
         rows = values.reshape(count, 4, 1, -1).permute(0, 3, 1, 2)
         best, place = F.max_pool2d(rows, (4, 1), return_indices=True)
         ctx.save_for_backward(place.reshape(count, 1, -1))
-        return best.reshape(count, -1, height, width)
+        ctx.shape = values.shape
+        return best
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
         (place,) = ctx.saved_tensors
-        count, channels, height, width = gradient.shape
-        spread = gradient.new_zeros(count, 4, channels * height * width)
-        spread.scatter_(1, place, gradient.reshape(count, 1, -1))
-        return spread.view(count, -1, height, width)
+        spread = gradient.new_zeros(len(gradient), 4, place.shape[2])
+        spread.scatter_(1, place, gradient.reshape(len(gradient), 1, -1))
+        return spread.view(ctx.shape)
 
 
 def best_of_four(values: Tensor) -> Tensor:
     """Return the maximum over four groups of channels: (N, 4·C, H, W) → (N, C, H, W)."""
     best: Tensor = _BestOfFour.apply(values)  # type: ignore[no-untyped-call]
-    return best
+    # given its shape out here, or a ReLU in place could not follow
+    return best.reshape(len(values), -1, *values.shape[2:])
 
 
 def _few_channels(conv: nn.Conv2d) -> bool:
@@ -147,14 +163,17 @@ def _few_channels(conv: nn.Conv2d) -> bool:
     return conv.in_channels <= conv.kernel_size[0] + 1
 
 
-def _foldable(norm: nn.BatchNorm2d) -> bool:
-    """Whether nobody would see that the batch-norm is not run as a layer of its own."""
-    watched = norm._forward_hooks or norm._forward_pre_hooks
-    return not norm.training and norm.running_mean is not None and not watched
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    )
 
 
 def _trace(module: nn.Module) -> fx.Graph | None:
-    """Return the graph of the forward pass; None where it cannot be had or changes with `training`."""
+    """Return the graph of the forward pass; None where it cannot be had or changes with `training`.
+
+    Nor where the pass reads tensors that no layer owns: the graph would keep its own when they are replaced.
+    """
     graphs = []
     for training in (True, False):
         with in_mode(module, training=training):
@@ -162,7 +181,8 @@ def _trace(module: nn.Module) -> fx.Graph | None:
                 graphs.append(fx.symbolic_trace(module).graph)
             except Exception:  # fx raises whatever the user's forward pass raises
                 return None
-    return graphs[0] if str(graphs[0]) == str(graphs[1]) else None
+    own = any(node.op == "get_attr" for node in graphs[0].nodes)
+    return graphs[0] if str(graphs[0]) == str(graphs[1]) and not own else None
 
 
 def _merge(quick: fx.GraphModule, node: fx.Node) -> bool:
@@ -183,7 +203,9 @@ def _merge(quick: fx.GraphModule, node: fx.Node) -> bool:
     if norm is None and (pool is None or not _few_channels(conv)):
         return False
     name = f"merged_{node.name}"
-    quick.add_module(name, MergedConv(conv, norm, pool is not None))
+    gone = (_module(quick, one, kind) for one, kind in ((pool, nn.MaxPool2d), (relu, nn.ReLU)) if one)
+    watched = tuple(layer for layer in gone if layer is not None)
+    quick.add_module(name, MergedConv(conv, norm, pool is not None, watched))
     with quick.graph.inserting_before(node):
         merged = quick.graph.call_module(name, node.args)
     last.replace_all_uses_with(merged)
