@@ -187,6 +187,7 @@ def distilled_image(
     else:
 
         def some(count: int) -> float:
+            fresh.module.requires_grad_(True)  # a student that is finished is frozen
             started = time.perf_counter()
             zskd.distill(teacher, images, fresh.module, replace(config, steps=count), helper=helper)
             return time.perf_counter() - started
@@ -210,9 +211,9 @@ def growth(teacher_folder: Path, count: int, workers: int, folder: Path) -> dict
     return {"images": count, "workers": workers, "seconds": seconds, "peak_megabytes": peak[0] / 1e6}
 
 
-def default_set(teacher_folder: Path, count: int, noise_share: float, seed: int, folder: Path) -> float:
-    """Return the seconds that a set of the default takes on all cores."""
-    spec = zskd.SetSpec(count=count, seed=seed, synthesis=zskd.Synthesis(noise_share=noise_share))
+def default_set(teacher_folder: Path, count: int, settings: dict[str, Any], seed: int, folder: Path) -> float:
+    """Return the seconds that a set of the default, but for some settings, takes on all cores."""
+    spec = zskd.SetSpec(count=count, seed=seed, synthesis=zskd.Synthesis(**settings))
     teacher = open_teacher(teacher_folder)
     started = time.perf_counter()
     zskd.build_transfer_set(teacher, spec, folder, workers=0)
