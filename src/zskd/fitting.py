@@ -173,7 +173,7 @@ def _ready(batches: _Batches, steps: range, helper: bool) -> Iterator[Batch]:
         worker_init_fn=partial(_begin_helper, torch.get_num_threads(), lifeline.end),
     )
     try:
-        yield from loader
+        yield from ((images, answers) for images, answers in loader)  # they come as lists
     except (RuntimeError, EOFError, OSError) as error:
         # the pool says so, or the tensors that the helper shared are gone with it; "Caught" begins an error
         # of its own
