@@ -49,8 +49,8 @@ def distill(
         seed: of order and augmentation.
         state: file to resume from.
         helper: whether a second process makes the batches ready, teacher's answers included, while the
-            student learns: the same student in about half the time where a core is free. A script that
-            asks for it needs `if __name__ == "__main__":`.
+            student learns: the same student in less time where a core is free. A script that asks for it
+            needs `if __name__ == "__main__":`.
         progress: told of every step.
 
     Raises:
@@ -71,6 +71,7 @@ def distill(
     loss_of = LOSSES[config.loss]
     config = choose_reading(transfer_set, config, progress)
     questions = _Questions(teacher, transfer_set, config)
+    helper = helper and questions.can_be_sent()
     progress.detail(
         f"distill: {torch.get_num_threads()} threads on {teacher.device}"
         f"{' and as many of a helper' if helper else ''}; "
@@ -89,7 +90,7 @@ def distill(
         images=len(transfer_set),
         seed=seed,
         section="distill",
-        helper=helper and questions.can_be_sent(),
+        helper=helper,
         state=state,
         key=_key(teacher, transfer_set, student, config, seed) if state else "",
         progress=progress,
