@@ -259,6 +259,12 @@ class Augment(Warp):
         _check("distill.augment.mixup and cutmix together", self.mixup + self.cutmix, 0, 1)
         _check("distill.augment.gaussian", self.gaussian, 0)
 
+    @property
+    def changes(self) -> bool:
+        """Whether any image is changed at all."""
+        noisy = self.salt_pepper or self.gaussian
+        return bool(self.share and (self.moves or noisy)) or bool(self.mixup or self.cutmix)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(Fit):
@@ -273,6 +279,11 @@ class Distill(Fit):
     """Temperature of both softmaxes, for `kl`."""
     tau_squared: bool = True
     """Multiplies `kl` by τ², so that its gradient does not shrink with τ."""
+    teacher_weight: float = 1.0
+    """Weight of that loss; 0: the teacher is not asked."""
+    label_weight: float = 0.0
+    """Weight of the cross-entropy with the labels: what a real image shows, or the class that an impression
+    was made for."""
     images: Literal["auto", "memory", "mapped"] = "auto"
     """Where the transfer set is read from: copied into memory once, or from its mapped files at every step.
     auto: the first when it takes less than half of the memory that is free. The student is the same."""
@@ -284,9 +295,21 @@ class Distill(Fit):
     """Random changes of the images."""
 
     def __post_init__(self) -> None:
-        """Refuse a temperature of 0."""
+        """Refuse a temperature of 0, and losses that cannot be."""
         super().__post_init__()
         _check("distill.tau", self.tau, 0, above=True)
+        _check("distill.teacher-weight", self.teacher_weight, 0)
+        _check("distill.label-weight", self.label_weight, 0)
+        if not self.teacher_weight and not self.label_weight:
+            raise ZskdError(
+                "--distill.teacher-weight and --distill.label-weight are both 0: give one of them"
+            )
+        if self.label_weight and (self.augment.mixup or self.augment.cutmix):
+            raise ZskdError(
+                "--distill.label-weight must be 0 where images are mixed: the teacher can be asked about a "
+                "mixture, and a label tells nothing of it; or give --distill.augment.mixup 0 "
+                "--distill.augment.cutmix 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +350,8 @@ class Recipe:
     """Where networks run: auto for a GPU when there is one, cpu, cuda, cuda:1."""
     rewrite: bool = True
     """Run an equivalent network that is cheaper: convolutions take over their batch-norm and pooling."""
+    tensorboard: Path | None = None
+    """Folder for TensorBoard's event files (needs the extra `tb`): losses, accuracies, samples."""
     data: Data = field(default_factory=Data)
     """Real images."""
     teacher: Teacher = field(default_factory=Teacher)

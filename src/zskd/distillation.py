@@ -12,6 +12,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from zskd.augment import augment
@@ -19,7 +20,7 @@ from zskd.classifier import Classifier
 from zskd.config import Distill
 from zskd.errors import ZskdError
 from zskd.files import sha256_json
-from zskd.fitting import Batch, fit
+from zskd.fitting import Batch, fit, percent_said
 from zskd.losses import LOSSES
 from zskd.machine import available_memory
 from zskd.progress import Progress, readable_bytes
@@ -78,9 +79,23 @@ def distill(
         f"teacher: {teacher.how_run()}; student: {classifier.how_run()}"
     )
 
+    last: Batch = ()
+
     def loss(batch: Batch) -> Tensor:
-        images, answers = batch
-        return loss_of(classifier(images), answers, config)
+        nonlocal last
+        images, answers, labels = batch
+        said = classifier(images)
+        last = said.detach(), answers
+        parts = []
+        if config.teacher_weight:
+            parts.append(loss_of(said, answers, config) * config.teacher_weight)
+        if config.label_weight:
+            parts.append(F.cross_entropy(said, labels) * config.label_weight)
+        return torch.stack(parts).sum()
+
+    def watch() -> dict[str, float]:
+        said, answers = last
+        return {"agreement": percent_said(said, answers.argmax(1))}
 
     fit(
         student,
@@ -93,6 +108,7 @@ def distill(
         helper=helper,
         state=state,
         key=_key(teacher, transfer_set, student, config, seed) if state else "",
+        watch=watch if config.teacher_weight else None,
         progress=progress,
     )
     return classifier.freeze()
@@ -129,7 +145,7 @@ def choose_reading(
 
 
 class _Questions:
-    """Makes a batch ready: some images, changed at random, and the teacher's answers to them."""
+    """Makes a batch ready: some images, changed at random, the teacher's answers to them, their labels."""
 
     def __init__(self, teacher: Classifier, transfer_set: TransferSet, config: Distill) -> None:
         self._teacher, self._set, self._config = teacher, transfer_set, config
@@ -141,8 +157,11 @@ class _Questions:
             self._copy = self._set.all_images()
         chosen = self._set.images(rows) if self._copy is None else self._copy[rows]
         images = augment(chosen.to(teacher.device), self._config.augment, teacher.spec.box, numbers)
+        labels = self._set.labels[rows].to(teacher.device)
+        if not self._config.teacher_weight:
+            return images, images.new_empty(len(images), 0), labels
         with torch.no_grad():
-            return images, teacher(images)
+            return images, teacher(images), labels
 
     def can_be_sent(self) -> bool:
         """Whether another process can make the batches: the teacher can be packed, and the batches fit."""
@@ -164,7 +183,7 @@ def _key(
     return sha256_json(
         {
             "teacher": teacher.fingerprint(),
-            "shards": [shard["sha256"] for shard in transfer_set.manifest["shards"]],
+            "transfer_set": transfer_set.fingerprint(),
             "student": [[name, list(value.shape)] for name, value in student.state_dict().items()],
             "config": repr(replace(config, images="auto")),
             "seed": seed,

@@ -35,10 +35,15 @@ _PROBE_STEPS = 10
 _AHEAD = 4
 """So many batches are kept ready."""
 
-Batch = tuple[Tensor, Tensor]
-"""Images and what the network is to say to them."""
+_NOTE_EVERY, _WATCH_EVERY = 10, 50
+"""Steps between two points of the loss's curve, and of a curve that costs something."""
+
+Batch = tuple[Tensor, ...]
+"""Images, and what is known of them that the loss asks for."""
 Prepare = Callable[[Tensor, Generator], Batch]
 """(rows of the training set, random numbers of this step) → batch, whatever the network has become."""
+Watch = Callable[[], dict[str, float]]
+"""What else is to be told of the batch whose loss was taken last, by the names of the curves."""
 
 
 def fit(
@@ -53,6 +58,7 @@ def fit(
     helper: bool = False,
     state: Path | None = None,
     key: str = "",
+    watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Train a network in place with Adam for the number of steps of its settings.
@@ -68,6 +74,7 @@ def fit(
         helper: whether a second process makes the batches ready, with as many threads as this one.
         state: file that the state is saved to after every pass and read from at the start.
         key: identifies what is being trained; a state of another key is not used.
+        watch: asked every 50 steps where `progress` listens.
         progress: told of every step.
 
     Raises:
@@ -96,6 +103,9 @@ def fit(
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise _diverged(section, f"the loss is not finite at step {step + 1} of {total}", config)
+            if progress.listens:
+                for name, point in _points(config, step, total, value, watch).items():
+                    progress.note(f"{section}/{name}", point, step)
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
             _descend(optimiser, loss, _learning_rate(config, step, total))
@@ -173,7 +183,7 @@ def _ready(batches: _Batches, steps: range, helper: bool) -> Iterator[Batch]:
         worker_init_fn=partial(_begin_helper, torch.get_num_threads(), lifeline.end),
     )
     try:
-        yield from ((images, answers) for images, answers in loader)  # they come as lists
+        yield from map(tuple, loader)  # they come as lists
     except (RuntimeError, EOFError, OSError) as error:
         # the pool says so, or the tensors that the helper shared are gone with it; "Caught" begins an error
         # of its own
@@ -193,6 +203,22 @@ def _begin_helper(threads: int, lifeline: Connection, _number: int) -> None:
     hold_on(lifeline)
     torch.set_num_threads(threads)
     keep_freed_memory()
+
+
+def percent_said(said: Tensor, classes: Tensor) -> float:
+    """Return the percentage of a batch's logits (N, K) whose largest is that of the given class (N,)."""
+    return 100 * float((said.argmax(1) == classes).float().mean())
+
+
+def _points(config: Fit, step: int, total: int, loss: float, watch: Watch | None) -> dict[str, float]:
+    """Return what is noted of a step: of most nothing, of the last everything."""
+    last = step + 1 == total
+    points: dict[str, float] = {}
+    if last or step % _NOTE_EVERY == 0:
+        points |= {"loss": loss, "learning_rate": _learning_rate(config, step, total)}
+    if watch and (last or step % _WATCH_EVERY == 0):
+        points |= watch()
+    return points
 
 
 def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:

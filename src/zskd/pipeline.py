@@ -6,9 +6,6 @@ goes on wherever a run was killed.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import torch
 
 from zskd.classifier import Classifier
+from zskd.clock import Clock
 from zskd.config import Recipe
 from zskd.data import Dataset, load_data
 from zskd.errors import ZskdError
@@ -32,18 +30,22 @@ from zskd.inspection import count_multiply_adds
 from zskd.machine import processor, use_threads
 from zskd.methods import CONTROLS
 from zskd.progress import Progress
-from zskd.recipes import load_recipe, to_values, to_yaml
+from zskd.recipes import identity, load_recipe, to_yaml
 from zskd.run_page import draw_run
 from zskd.similarity import class_similarity, concentration
 from zskd.students import make_students, threads_of_each
 from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set
 from zskd.teachers import describe_student, fresh_student, make_teacher, open_sources
+from zskd.tracking import tracked
 from zskd.transfer_set import TransferSet
+from zskd.types import Images
 from zskd.verification import verify_folder
 from zskd.versions import source_commit, versions
 
 METRICS = "metrics.json"
 NOT_MEASURED = "accuracy not measured: no data"
+_SHOWN = 64
+"""So many images of each set are shown while the run goes on."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ def run_recipe(
         ZskdError: the folder is in use or belongs to another configuration, or a stage fails.
     """
     progress = progress or Progress()
-    with folder_lock(folder), use_threads(recipe.threads):
+    with (
+        folder_lock(folder),
+        use_threads(recipe.threads),
+        tracked(progress, recipe.tensorboard, "run") as told,
+    ):
         sources = open_sources(recipe)
         fresh_student(describe_student(recipe.student, sources.model), sources.model, recipe.seed)
         _claim(recipe, folder, sources.hashes)
@@ -80,9 +86,9 @@ def run_recipe(
             return read_json(folder / METRICS, "the metrics of a run")
         count = set_size(recipe, sources.data)
         arms = plan_arms(recipe, count)
-        clock = _Clock(folder / "timings.json")
-        with clock("teacher"):
-            teacher = make_teacher(recipe, sources, folder / "teacher", progress)
+        clock = Clock(folder / "timings.json")
+        with clock("teacher"), tracked(progress, recipe.tensorboard, "teacher") as of_teacher:
+            teacher = make_teacher(recipe, sources, folder / "teacher", of_teacher)
         write_similarity(teacher, folder / "similarity.json")
         sets = {}
         for arm in arms:
@@ -94,11 +100,15 @@ def run_recipe(
                     workers=recipe.workers,
                     progress=progress,
                 )
+            if told.listens:
+                told.picture(f"set/{arm.name}", _first_images(sets[arm.name]))
         with clock("students"):
             students = make_students(recipe, teacher, sets, folder / "students", progress)
         held_out = _held_out(recipe, teacher, folder, progress)
         if (folder / METRICS).is_file():  # something was mended; the test set is not touched again
-            return read_json(folder / METRICS, "the metrics of a run")
+            metrics = read_json(folder / METRICS, "the metrics of a run")
+            _note_results(metrics, told)
+            return metrics
         metrics = _measure(recipe, teacher, arms, students, held_out, sources.data)
         metrics |= {
             "sets": {name: _set_facts(one) for name, one in sets.items()},
@@ -109,9 +119,10 @@ def run_recipe(
             "processor": processor(),
             "commit": source_commit(),
             "command": command,
-            "recipe_sha256": sha256_json(_identity(recipe)),
+            "recipe_sha256": sha256_json(identity(recipe)),
             "sources": sources.hashes,
         }
+        _note_results(metrics, told)
         draw_run(recipe, folder, metrics, teacher, sets, arms[0].spec)
         write_json(folder / METRICS, metrics)
     return metrics
@@ -148,11 +159,11 @@ def _claim(recipe: Recipe, folder: Path, hashes: dict[str, str]) -> None:
         write_json(folder / "sources.json", hashes)
         return
     try:
-        there = _identity(load_recipe(path))
+        there = identity(load_recipe(path))
     except ZskdError as error:
         raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
     made_from = read_json(folder / "sources.json", "the hashes of a run's sources")
-    there, now = there | made_from, _identity(recipe) | hashes
+    there, now = there | made_from, identity(recipe) | hashes
     if there != now:
         what = first_difference(there, now, "")
         raise ZskdError(
@@ -167,14 +178,6 @@ def _is_whole(folder: Path, progress: Progress) -> bool:
         progress.say(f"{error}. It is made again.")
         return False
     return True
-
-
-def _identity(recipe: Recipe) -> dict[str, Any]:
-    """What a run is made of; its sources are known by their hashes and not by where they lie."""
-    values = to_values(recipe)
-    values["workers"] = values["distill"]["images"] = None  # these change nothing
-    values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
-    return values
 
 
 def set_size(recipe: Recipe, data: Dataset | None) -> int:
@@ -272,25 +275,22 @@ def _accuracies(classifier: Classifier, data: Dataset | None) -> dict[str, Any]:
     return found
 
 
+def _first_images(transfer_set: TransferSet) -> Images:
+    return transfer_set.images(torch.arange(min(_SHOWN, len(transfer_set))))
+
+
+def _note_results(metrics: dict[str, Any], progress: Progress) -> None:
+    """Note what was measured in the end, at the step behind the students' last."""
+    step = metrics["student_steps"]
+    for row in ({"arm": "teacher", "agreement": {}} | metrics["teacher"], *metrics["arms"]):
+        shares = {f"agreement_{kind}": share for kind, share in row["agreement"].items()}
+        if "test_accuracy" in row:
+            shares["test_accuracy"] = row["test_accuracy"]
+        for name, share in shares.items():
+            progress.note(f"{name}/{row['arm']}", share["percent"], step)
+
+
 def _set_facts(transfer_set: TransferSet) -> dict[str, Any]:
     manifest = transfer_set.manifest
     facts = ("count", "mean_kl", "mean_steps", "anchor_match", "missed", "dropped")
     return {key: manifest[key] for key in facts}
-
-
-class _Clock:
-    """Seconds per stage, added up over interruptions."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.seconds: dict[str, float] = read_json(path, "the timings of a run") if path.is_file() else {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - started
-            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + spent, 3)
-            write_json(self._path, self.seconds)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TextIO, runtime_checkable
+
+if TYPE_CHECKING:
+    from zskd.types import Images
 
 _LINE_EVERY_SECONDS = 5.0
 
@@ -24,6 +27,8 @@ class Progress:
 
     verbose = False
     """Whether details are told as well."""
+    listens = False
+    """Whether curves and pictures are kept; nothing is worked out for them alone where they are not."""
 
     def say(self, text: str) -> None:
         """Print one line of information."""
@@ -32,6 +37,12 @@ class Progress:
         """Print one line about how something is done, for those who asked for it."""
         if self.verbose:
             self.say(text)
+
+    def note(self, name: str, value: float, step: int) -> None:
+        """Keep one point of a curve; steps count from 0."""
+
+    def picture(self, name: str, images: Images) -> None:
+        """Keep a picture of some images."""
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
@@ -149,3 +160,20 @@ def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
     progress = LiveProgress() if sys.stderr.isatty() else PlainProgress()
     progress.verbose = verbose
     return progress
+
+
+class Told(Progress):
+    """Passes the units of a worker's tasks on to the process that asked for the work."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        """Follow work of `total` units of which `done` lie behind it already."""
+        self._tell(done)
+        yield self
+
+    def advance(self, done: int = 1, note: str = "") -> None:
+        """Report `done` further units."""
+        self._tell(done)

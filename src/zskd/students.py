@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,12 @@ from zskd.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.classifier import Classifier
 from zskd.config import Recipe
 from zskd.distillation import choose_reading, distill
-from zskd.files import make_folder, sha256_json
+from zskd.files import make_folder
 from zskd.machine import usable_cores, use_threads
-from zskd.progress import Progress, Task
+from zskd.progress import Progress, Told
 from zskd.recipes import to_values
 from zskd.teachers import describe_student, fresh_student
+from zskd.tracking import tracked
 from zskd.transfer_set import TransferSet
 from zskd.workers import each_done
 
@@ -53,10 +53,11 @@ def make_students(
                 pass
     helper = room_for_helper(recipe, len(names))
     with use_threads(threads_of_each(recipe, len(names))):
-        return {
-            name: make_student(recipe, teacher, one, folder / name, progress, helper=helper)
-            for name, one in sets.items()
-        }
+        students = {}
+        for name, one in sets.items():
+            with tracked(progress, recipe.tensorboard, f"students/{name}") as told:
+                students[name] = make_student(recipe, teacher, one, folder / name, told, helper=helper)
+        return students
 
 
 def threads_of_each(recipe: Recipe, students: int) -> int:
@@ -110,7 +111,7 @@ def make_student(
     origin = {
         "how": "distilled",
         "teacher_sha256": teacher.fingerprint(),
-        "transfer_set_sha256": sha256_json({"shards": transfer_set.manifest["shards"]}),
+        "transfer_set_sha256": transfer_set.fingerprint(),
         "method": transfer_set.manifest["spec"]["method"],
         "seed": recipe.seed,
         "distill": {key: value for key, value in to_values(recipe)["distill"].items() if key != "images"},
@@ -128,22 +129,9 @@ def _make_one(
     """Make one student; the work of one worker."""
     recipe, teacher, sets, folder, helper = shared
     images = TransferSet(sets[number])
-    with use_threads(threads_of_each(recipe, len(sets))):
-        make_student(recipe, teacher, images, folder / images.folder.name, _Told(tell), helper=helper)
-
-
-class _Told(Progress):
-    """Passes the steps on to another process."""
-
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell = tell
-
-    @contextmanager
-    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """Follow work of `total` units of which `done` lie behind it already."""
-        self._tell(done)
-        yield self
-
-    def advance(self, done: int = 1, note: str = "") -> None:
-        """Report `done` further units."""
-        self._tell(done)
+    name = images.folder.name
+    with (
+        use_threads(threads_of_each(recipe, len(sets))),
+        tracked(Told(tell), recipe.tensorboard, f"students/{name}") as progress,
+    ):
+        make_student(recipe, teacher, images, folder / name, progress, helper=helper)

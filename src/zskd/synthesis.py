@@ -28,7 +28,7 @@ from zskd.machine import keep_freed_memory, usable_cores, use_threads
 from zskd.methods import METHODS
 from zskd.progress import Progress, readable_bytes, readable_seconds
 from zskd.targets import Place, place, row_size
-from zskd.transfer_set import Shard, ShardEntry, TransferSet, Writer, write_shard
+from zskd.transfer_set import REAL, Shard, ShardEntry, TransferSet, Writer, write_shard
 from zskd.workers import each_done
 
 HELD_OUT = 1 << 40
@@ -85,6 +85,16 @@ class SetSpec:
         """Whether any image is more than noise."""
         return self.method != "noise" and self.synthesis.noise_share < 1 and self.synthesis.steps > 0
 
+    @property
+    def nests(self) -> bool:
+        """Whether its first images are what a smaller set of the same settings would be.
+
+        Not where the place of an image hangs on the count, images of a batch share something, or some are
+        dropped.
+        """
+        config = self.synthesis
+        return self.targets.order == "interleaved" and config.pixels != "minmax" and config.missed == "keep"
+
     def shards(self, classes: int) -> int:
         """Number of shards."""
         return -(-self.count // self.shard_size(classes))
@@ -96,6 +106,8 @@ def read_spec(values: dict[str, Any]) -> SetSpec:
     Raises:
         ZskdError: it is damaged.
     """
+    if values.get("method") == REAL:
+        raise ZskdError("these are real images, which nothing has optimised: there is nothing to make again")
     try:
         return TypeAdapter(SetSpec).validate_python(values)
     except ValidationError as error:
@@ -346,7 +358,7 @@ def _announce(
             f"{images:,} images need {readable_bytes(need)} and {folder} has {readable_bytes(free)} free: "
             "make room, or lower --count"
         )
-    seconds = images * _seconds_per_image(teacher, spec) / workers
+    seconds = images * seconds_per_image(teacher, spec) / workers
     progress.say(
         f"{spec.method}: {images:,} images of {spec.synthesis.steps if spec.optimises else 0} steps at most, "
         f"{readable_seconds(seconds)} at most, {readable_bytes(need)} in {folder}"
@@ -355,7 +367,8 @@ def _announce(
     progress.detail(f"{spec.method}: {workers} workers of 1 thread on {teacher.device}; teacher: {how}")
 
 
-def _seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
+def seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
+    """Return what one image of a set takes a core when it uses up its steps, measured on a few steps."""
     lanes, steps = spec.synthesis.batch_size, min(3, spec.synthesis.steps)
     never_stop = replace(spec.synthesis, tolerance=0.0, missed="keep")
     probe = replace(spec, count=max(spec.count, 2 * lanes), synthesis=never_stop)

@@ -102,13 +102,17 @@ def open_sources(recipe: Recipe) -> Sources:
 
 def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Classifier:
     """Return the teacher that a recipe asks for, frozen; from `folder` if it is there already."""
-    config = recipe.teacher
     if not (folder / "card.json").is_file():
         card = sources.card or _train(recipe, sources, folder, progress)
         save_checkpoint(folder, sources.model, card)
     (folder / "training.safetensors").unlink(missing_ok=True)
-    factory = config.model if ":" in config.model else None
-    teacher = load_checkpoint(folder, model=factory)[0].freeze().to(sources.model.device)
+    return load_teacher(recipe, folder)
+
+
+def load_teacher(recipe: Recipe, folder: Path) -> Classifier:
+    """Return the teacher that `make_teacher` has put into a folder, on the recipe's device."""
+    factory = recipe.teacher.model if ":" in recipe.teacher.model else None
+    teacher = load_checkpoint(folder, model=factory)[0].freeze().to(choose_device(recipe.device))
     teacher.rewrite = recipe.rewrite
     return teacher
 

@@ -11,7 +11,7 @@ from zskd.classifier import Classifier
 from zskd.config import Fit
 from zskd.data import Dataset
 from zskd.evaluate import check_classes
-from zskd.fitting import Batch, fit
+from zskd.fitting import Batch, fit, percent_said
 from zskd.progress import Progress
 
 
@@ -48,9 +48,18 @@ def train_teacher(
     def prepare(rows: Tensor, _numbers: Generator) -> Batch:
         return split.images[rows].to(device), split.labels[rows].to(device)
 
+    last: Batch = ()
+
     def loss(batch: Batch) -> Tensor:
+        nonlocal last
         images, labels = batch
-        return F.cross_entropy(classifier(images), labels)
+        said = classifier(images)
+        last = said.detach(), labels
+        return F.cross_entropy(said, labels)
+
+    def watch() -> dict[str, float]:
+        said, labels = last
+        return {"accuracy": percent_said(said, labels)}
 
     fit(
         classifier.module,
@@ -62,6 +71,7 @@ def train_teacher(
         section="teacher",
         state=state,
         key=key,
+        watch=watch,
         progress=progress,
     )
     return classifier.freeze()

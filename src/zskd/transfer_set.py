@@ -19,13 +19,23 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from zskd.errors import ZskdError
-from zskd.files import first_difference, make_folder, read_json, sha256_file, whole_file, write_json
+from zskd.files import (
+    first_difference,
+    make_folder,
+    read_json,
+    sha256_file,
+    sha256_json,
+    whole_file,
+    write_json,
+)
 from zskd.machine import processor
 from zskd.tensors import map_tensors, save_tensors
 from zskd.types import Images, Labels, Logits, PerSample, SoftLabels
 from zskd.versions import versions
 
 MANIFEST = "manifest.json"
+REAL = "real"
+"""Method of a set that holds real images."""
 _FORMAT = "zskd-transfer-set/2"
 
 
@@ -49,8 +59,8 @@ class Shard:
     def __len__(self) -> int:
         return len(self.images)
 
-    def select(self, rows: Tensor) -> Shard:
-        """Return some rows, by number or by mask."""
+    def select(self, rows: Tensor | slice) -> Shard:
+        """Return some rows, by number, by mask, or as a view by a slice."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def tensors(self) -> dict[str, Tensor]:
@@ -204,18 +214,29 @@ class TransferSet:
         folder: with manifest and shards.
         verify: hash every shard once; only for files that this very process has hashed already may it be
             left out.
+        first: take the beginning alone, so many images. In the interleaved order it is what a set of that
+            count would be.
 
     Raises:
-        ZskdError: missing, damaged, changed or unfinished.
+        ZskdError: missing, damaged, changed or unfinished, or smaller than `first`.
     """
 
-    def __init__(self, folder: Path, *, verify: bool = True) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, verify: bool = True, first: int | None = None) -> None:
+        self.folder, self._first = folder, first
         if verify:
             verify_transfer_set(folder)
         self.manifest = read_manifest(folder)
-        self._shards = [self._open(entry) for entry in self.manifest["shards"]]
+        if first is not None and not 1 <= first <= self.manifest["count"]:
+            raise ZskdError(f"{folder} holds {self.manifest['count']:,} images: it has no first {first:,}")
+        left = self.manifest["count"] if first is None else first
+        self._shards: list[Shard] = []
+        for entry in self.manifest["shards"]:
+            if left > 0:
+                self._shards.append(self._open(entry).select(slice(left)))
+                left -= entry["count"]
         self._starts = torch.tensor([0] + [len(shard) for shard in self._shards]).cumsum(0)
+        self.labels = torch.cat([shard.anchors for shard in self._shards])
+        """The class that each image was made for, or that a real one shows (N,)."""
 
     def _open(self, entry: dict[str, Any]) -> Shard:
         path, count = self.folder / entry["file"], entry["count"]
@@ -232,7 +253,7 @@ class TransferSet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be sent to other processes as a folder, not as images."""
-        return _reopened, (self.folder,)
+        return _reopened, (self.folder, self._first)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -256,6 +277,10 @@ class TransferSet:
         """What all images take in memory."""
         return len(self) * math.prod(self.shape) * 4
 
+    def fingerprint(self) -> str:
+        """Return a SHA-256 by which these images are known."""
+        return sha256_json({"shards": [e["sha256"] for e in self.manifest["shards"]], "count": len(self)})
+
     def all_images(self) -> Images:
         """Return all images as one copy in memory."""
         return torch.cat([shard.images for shard in self._shards])
@@ -276,8 +301,8 @@ class TransferSet:
         return gathered
 
 
-def _reopened(folder: Path) -> TransferSet:
-    return TransferSet(folder, verify=False)
+def _reopened(folder: Path, first: int | None) -> TransferSet:
+    return TransferSet(folder, verify=False, first=first)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -42,6 +42,7 @@ app = App(
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    import zskd.cli.experimenting
     import zskd.cli.looking
     import zskd.cli.making
     import zskd.cli.using  # noqa: F401  each registers its verbs

@@ -51,7 +51,7 @@ def load_recipe(recipe: str | Path | None = None, overrides: Mapping[str, Any] |
 
 def layers(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Lay preset, recipe file and overrides over each other and return the nested values that are set."""
-    file = _read(recipe) if recipe is not None else {}
+    file = read_yaml(str(recipe), _HERE, "recipe") if recipe is not None else {}
     check_keys(file, Recipe, source=str(recipe))
     check_keys(overrides, Recipe, source="the settings")
     top = merge(file, _without_rivals(overrides))
@@ -101,6 +101,16 @@ def to_yaml(recipe: Recipe) -> str:
 def to_values(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as nested plain values."""
     values: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    return values
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """Return what results are made of: sources are known by their hashes and not by where they lie."""
+    values = to_values(recipe)
+    # these change nothing; the first is younger than the hashes of runs that there are
+    del values["tensorboard"]
+    values["workers"] = values["distill"]["images"] = None
+    values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
     return values
 
 
@@ -156,13 +166,22 @@ def _without_prefix(text: str) -> str:
     return " ".join(text.removeprefix("Value error, ").split())
 
 
-def _read(recipe: str | Path) -> dict[str, Any]:
-    name = str(recipe)
-    if name in recipe_names():
-        return _parse((_HERE / f"{name}.yaml").read_text("utf-8"), name)
-    path = Path(recipe)
+def read_yaml(name: str, folder: Path, kind: str) -> dict[str, Any]:
+    """Read a file of the package by its name, or one of the user's by its path.
+
+    Args:
+        name: of a file in `folder`, without its ending, or a path.
+        folder: of the package.
+        kind: what it is, for messages: "recipe", "experiment".
+
+    Raises:
+        ZskdError: there is none, or it is no YAML file.
+    """
+    if name in _names(folder):
+        return _parse((folder / f"{name}.yaml").read_text("utf-8"), name)
+    path = Path(name)
     if not path.is_file():
-        raise ZskdError(f"there is no recipe {name!r}{_near(name, recipe_names())}; or name a YAML file")
+        raise ZskdError(f"there is no {kind} {name!r}{_near(name, _names(folder))}; or name a YAML file")
     try:
         return _parse(path.read_text(encoding="utf-8"), name)
     except (OSError, UnicodeDecodeError) as error:

@@ -1,0 +1,151 @@
+"""The verb for whole experiments."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zskd.cli import app, examples
+from zskd.cli.output import Flag, Verbose, say
+from zskd.errors import ZskdError
+from zskd.progress import default_progress, readable_seconds
+
+if TYPE_CHECKING:
+    from zskd.experiment.conduct import Outcome
+    from zskd.experiment.plan import Cell, Experiment
+
+
+@app.command(
+    help_epilogue=examples(
+        "zskd reproduce digits",
+        "zskd reproduce mnist --data-dir data --dry-run",
+        "zskd reproduce mnist --data-dir data --only 'default-*' --seeds 1",
+        "zskd reproduce mnist --status",
+        "zskd reproduce mnist --only default-10-0 --again",
+    )
+)
+def reproduce(
+    recipe: str,
+    /,
+    *,
+    only: tuple[str, ...] = (),
+    seeds: int | None = None,
+    dry_run: Flag = False,
+    status: Flag = False,
+    again: Flag = False,
+    out: Path | None = None,
+    results: Path = Path("results"),
+    data_dir: Path | None = None,
+    workers: int = 0,
+    tensorboard: Path | None = None,
+    quiet: Flag = False,
+    verbose: Verbose = False,
+) -> None:
+    """Do an experiment, or go on with it: arms × rates × seeds, each cell once, one record for each.
+
+    Args:
+        recipe: digits, mnist, fashion-mnist, or a YAML file.
+        only: Names or patterns of the cells to do.
+        seeds: At most so many seeds of each arm.
+        dry_run: Print the plan and what it may cost, and do nothing.
+        status: Print how far it has come, and do nothing.
+        again: Make cells again that have a record, beside it, and compare.
+        out: Folder of teachers, sets and students; absent: runs/NAME-experiment.
+        results: Folder of records and ledger.
+        data_dir: Folder with the data; absent: a cache filled by download.
+        workers: Processes that work side by side; 0 for one per core.
+        tensorboard: Folder for TensorBoard's event files.
+        quiet: Print the result only.
+        verbose: Print what was chosen for this machine.
+    """
+    from zskd.experiment.plan import load_experiment, plan_cells
+
+    if seeds is not None and seeds < 1:
+        raise ZskdError(f"--seeds is {seeds}: it must be at least 1")
+    settings: dict[str, Any] = {"data": {"dir": data_dir}} if data_dir else {}
+    if tensorboard:
+        settings["tensorboard"] = str(tensorboard)
+    experiment = load_experiment(recipe, settings)
+    cells = plan_cells(experiment, only, seeds)
+    folder = out or Path("runs") / f"{experiment.name}-experiment"
+
+    def command(cell: Cell) -> str:
+        return shlex.join(["zskd", "reproduce", recipe, "--only", cell.name, "--again"])
+
+    if dry_run or status:
+        _tell(experiment, cells, folder, results, workers, plan=dry_run)
+        return
+    from zskd.experiment.conduct import conduct
+
+    own = folder if not again else out or folder.with_name(f"{folder.name}-again")
+    records = own / "records" if again else results
+    outcome = conduct(
+        experiment,
+        cells,
+        own,
+        records,
+        workers=workers,
+        command=command,
+        progress=default_progress(quiet, verbose),
+    )
+    whole = _say_outcome(outcome, records)
+    if again:
+        whole = _compare(outcome, results) and whole
+    if not whole:
+        raise SystemExit(1)
+
+
+def _say_outcome(outcome: Outcome, records: Path) -> bool:
+    """Say what is done and what failed; return whether nothing did."""
+    from zskd.experiment.layout import State
+
+    done, failed = outcome.count(State.DONE), outcome.count(State.FAILED)
+    say(f"{done} cells have their record in {records}; {failed} failed")
+    for place, state in zip(outcome.places, outcome.states, strict=True):
+        if state is State.FAILED:
+            say(f"  {place.cell.name}: {place.log}")
+    return not failed
+
+
+def _compare(outcome: Outcome, results: Path) -> bool:
+    """Compare cells that were made again with their records; return whether all are as expected."""
+    from zskd.experiment.again import compare
+
+    verdicts = [compare(place, results) for place in outcome.places if place.record.is_file()]
+    for verdict in verdicts:
+        say(verdict.text)
+    return all(verdict.expected for verdict in verdicts)
+
+
+def _tell(
+    experiment: Experiment, cells: list[Cell], folder: Path, results: Path, workers: int, *, plan: bool
+) -> None:
+    """Say what is planned or how far it has come."""
+    from zskd.experiment.conduct import seconds_left
+    from zskd.experiment.cost import estimate
+    from zskd.experiment.layout import State, lay_out, states
+    from zskd.machine import usable_cores
+
+    places, sources = lay_out(experiment, cells, folder, results)
+    standing = states(places, folder)
+    left = [place for place, state in zip(places, standing, strict=True) if state is not State.DONE]
+    costs = {p.cell.name: c for p, c in zip(left, estimate(left, sources.model), strict=True)}
+    if plan:
+        rows: dict[tuple[str, str, int], list[int]] = {}
+        for place in places:
+            cell = place.cell
+            rate = "" if cell.rate is None else f"{cell.rate:g} %"
+            rows.setdefault((cell.arm_name, rate, place.count), []).append(cell.recipe.seed)
+        say(f"{'arm':<24}{'rate':>6}{'images':>9}  seeds")
+        for (arm, rate, count), of in rows.items():
+            say(f"{arm:<24}{rate:>6}{count:>9,}  {', '.join(map(str, of))}")
+    found = Counter(standing)
+    say(f"{len(places)} cells: " + ", ".join(f"{found[state]} {state.value}" for state in State))
+    for place, state in zip(places, standing, strict=True):
+        if state in (State.RUNNING, State.FAILED):
+            say(f"  {place.cell.name} {state.value}" + (f": {place.log}" if state is State.FAILED else ""))
+    processes = workers or usable_cores()
+    seconds = seconds_left(left, costs, processes)
+    say(f"{'cost' if plan else 'time left'}: about {readable_seconds(seconds)} with {processes} workers")

@@ -1,0 +1,1 @@
+"""Experiments: arms × rates × seeds, done once each, written down as records."""

@@ -1,0 +1,197 @@
+"""One cell: its student is trained, measured once on the test set, and written down."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zskd.classifier import Classifier
+from zskd.clock import Clock
+from zskd.config import Data
+from zskd.data import Split, load_data
+from zskd.evaluate import predict
+from zskd.experiment.plan import Cell
+from zskd.files import make_folder, readable_errors, sha256_json
+from zskd.machine import processor, use_threads
+from zskd.progress import Progress
+from zskd.recipes import identity
+from zskd.report.hits import pack_hits
+from zskd.report.record import FORMAT, LEDGER, Record, record_path, write_record
+from zskd.students import make_student
+from zskd.teachers import load_teacher
+from zskd.tracking import tracked
+from zskd.transfer_set import TransferSet
+from zskd.versions import source_commit, versions
+
+_SHOWN = 64
+"""So many images of a set are shown in TensorBoard."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell with all that is needed to do it, for whatever process does."""
+
+    cell: Cell
+    key: str
+    experiment: str
+    folder: Path
+    """Of this cell alone."""
+    teacher: Path
+    """Checkpoint of its teacher."""
+    images: Path | None
+    """Transfer set; None for the teacher itself."""
+    count: int
+    """Images that it learns from: the beginning of the set."""
+    set_seconds: float
+    """Time that its images took."""
+    workers: int
+    results: Path
+    """Folder that records and ledger go to."""
+    command: str
+
+
+def do_cell(job: Job, progress: Progress) -> Record:
+    """Train and measure the student of a cell, and write its record.
+
+    The test set is touched here, once; the ledger gets its line before anything else is told.
+    """
+    with tracked(progress, job.cell.recipe.tensorboard, job.cell.name) as told:
+        record = _record(job, told)
+        told.note("test/accuracy", record.test_accuracy, record.student_steps)
+        told.note("test/agreement", record.teacher_agreement, record.student_steps)
+    note_evaluation(job.results / LEDGER, record)
+    write_record(record_path(job.results, record.dataset, record.cell), record)
+    return record
+
+
+def _record(job: Job, progress: Progress) -> Record:
+    recipe, threads = job.cell.recipe, job.cell.recipe.threads or 1
+    clock = Clock(job.folder / "timings.json")
+    with use_threads(threads), clock("student"):
+        teacher = load_teacher(recipe, job.teacher)
+        if job.images is None:
+            student, facts = teacher, _facts_of_teacher(job)
+        else:
+            images = TransferSet(job.images, first=job.count)
+            progress.picture("images", images.images(torch.arange(min(_SHOWN, job.count))))
+            student = make_student(recipe, teacher, images, job.folder / "student", progress)
+            facts = _facts_of_student(job, images)
+        measured = _measured(student, teacher, load_test(recipe.data, teacher.spec.shape))
+    return Record(
+        format=FORMAT,
+        experiment=job.experiment,
+        cell=job.cell.name,
+        key=job.key,
+        dataset=recipe.data.name,
+        arm=job.cell.arm_name,
+        title=job.cell.arm.title,
+        preset=recipe.preset,
+        rate=job.cell.rate,
+        count=job.count,
+        seed=recipe.seed,
+        recipe_sha256=sha256_json(identity(recipe)),
+        teacher_sha256=teacher.fingerprint(),
+        student_sha256=student.fingerprint(),
+        student_parameters=student.parameters_count,
+        reported=job.cell.reported,
+        wall_seconds=round(job.set_seconds + clock.seconds["student"], 1),
+        set_seconds=round(job.set_seconds, 1),
+        workers=job.workers,
+        threads=threads,
+        versions=versions(),
+        cpu=str(processor()["name"]),
+        cores=int(processor()["cores"]),
+        commit=source_commit(),
+        command=job.command,
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        **facts,
+        **measured,
+    )
+
+
+@lru_cache(maxsize=1)
+def load_test(data: Data, shape: tuple[int, int, int]) -> Split:
+    """Return the test images; a worker reads them once for all its cells."""
+    return load_data(data, shape).test
+
+
+def _measured(student: Classifier, teacher: Classifier, test: Split) -> dict[str, Any]:
+    said, taught = (predict(one, test.images) for one in (student, teacher))
+    hits = said == test.labels
+    return {
+        "test_accuracy": _percent(hits),
+        "test_images": len(test),
+        "test_hits": pack_hits(hits.numpy()),
+        "teacher_accuracy": _percent(taught == test.labels),
+        "teacher_agreement": _percent(said == taught),
+    }
+
+
+def _percent(hits: Tensor) -> float:
+    return 100 * int(hits.sum()) / len(hits)
+
+
+def _facts_of_teacher(job: Job) -> dict[str, Any]:
+    recipe = job.cell.recipe
+    return {
+        "method": "none",
+        "augmented": False,
+        "unique_images": job.count,
+        "student": recipe.teacher.model,
+        "student_steps": recipe.teacher.total_steps(job.count),
+        "selection": recipe.teacher.weights,
+        "teacher_forwards": 0,
+        "teacher_backwards": 0,
+    }
+
+
+def _facts_of_student(job: Job, images: TransferSet) -> dict[str, Any]:
+    config, recipe = job.cell.recipe.distill, job.cell.recipe
+    steps = config.total_steps(len(images))
+    optimised = sum(int(shard.steps.sum()) for shard in images)
+    asked = steps * config.batch_size if config.teacher_weight else 0
+    return {
+        "method": images.manifest["spec"]["method"],
+        "augmented": config.augment.changes,
+        "unique_images": _unique(images),
+        "student": recipe.student,
+        "student_steps": steps,
+        "selection": config.weights,
+        # once more for the answers that are stored with made images; real ones need none
+        "teacher_forwards": optimised + asked + (len(images) if job.cell.arm.images == "made" else 0),
+        "teacher_backwards": optimised,
+    }
+
+
+def _unique(images: TransferSet) -> int:
+    seen = {sha256(image.numpy().tobytes()).digest() for shard in images for image in shard.images}
+    return len(seen)
+
+
+def note_evaluation(ledger: Path, record: Record) -> None:
+    """Append one line to the ledger of evaluations on test sets; what stands there is never changed."""
+    line = {
+        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "experiment": record.experiment,
+        "dataset": record.dataset,
+        "cell": record.cell,
+        "key": record.key,
+        "student_sha256": record.student_sha256,
+        "test_images": record.test_images,
+        "test_accuracy": record.test_accuracy,
+        "commit": record.commit,
+    }
+    make_folder(ledger.parent)
+    with readable_errors(ledger, "append to"), ledger.open("ab") as stream:  # one write: lines do not mix
+        stream.write((json.dumps(line) + "\n").encode())
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,254 @@
+"""An experiment as its YAML file states it: arms × rates × seeds, and the cells that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from zskd.config import Recipe
+from zskd.errors import ZskdError
+from zskd.files import sha256_json
+from zskd.recipes import check_keys, identity, load_recipe, merge, read_yaml
+from zskd.report.record import Reported
+from zskd.synthesis import SetSpec
+
+TEACHER = "teacher"
+"""The arm that every experiment has: the teachers themselves."""
+_OF_ALL = {"data", "teacher", "seed", "rate", "count", "threads", "device", "rewrite"}
+"""Settings that arms which are compared have in common."""
+EXPERIMENTS = Path(__file__).parents[1] / "recipes" / "experiments"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to get a student, or no student at all: the row of a table."""
+
+    title: str
+    """How tables call it."""
+    images: Literal["made", "real", "all real", "none"] = "made"
+    """What the student learns from: a transfer set, as many real images as the rate says, all of them; none
+    for the teacher itself."""
+    leave_out: tuple[int, ...] = ()
+    """Classes that are never drawn from the real images."""
+    own_schedule: bool = False
+    """Keep the preset's own distillation, instead of the one that all arms share."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Where this arm differs: keys of a recipe."""
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether it needs to be told how many images it gets."""
+        return self.images in ("made", "real")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A part of the plan: these arms at these rates with so many seeds."""
+
+    arms: tuple[str, ...]
+    rates: tuple[float, ...] = ()
+    """Percentages of the training set; none for arms without a rate."""
+    seeds: int = 1
+    """Seeds 0 to seeds − 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A comparison that was planned before the experiment."""
+
+    first: str
+    second: str
+    rate: float | None = None
+    second_rate: float | None = None
+    """Rate of the second arm, where it is another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What others printed for an arm."""
+
+    arm: str
+    source: str
+    at: dict[str, float]
+    """Accuracy in percent by rate; by `all` for an arm without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Arms × rates × seeds, all on one recipe."""
+
+    name: str
+    recipe: str
+    """What every arm starts from."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Where all arms differ from that recipe."""
+    arms: dict[str, Arm]
+    plan: tuple[Block, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    reported: tuple[Publication, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse names of arms that there are not."""
+        planned = {name for block in self.plan for name in block.arms}
+        compared = {name for one in self.contrasts for name in (one.first, one.second)}
+        printed = {one.arm for one in self.reported}
+        for name in sorted(planned | (compared | printed) - {TEACHER}):
+            if name not in self.arms:
+                raise self._wrong(f"there is no arm {name!r}: give it under arms")
+        for name, arm in self.arms.items():
+            for key in _OF_ALL & arm.settings.keys():
+                raise self._wrong(
+                    f"arm {name} cannot have a {key} of its own: give it for all, under settings"
+                )
+        if TEACHER in self.arms:
+            raise self._wrong(f"an arm cannot be called {TEACHER}: that is the teachers themselves")
+        for block in self.plan:
+            for name in block.arms:
+                if bool(block.rates) != self.arms[name].has_rate:
+                    raise self._wrong(f"the plan must give {name} {'no' if block.rates else 'its'} rates")
+            if block.seeds < 1:
+                raise self._wrong(f"seeds is {block.seeds}: it must be at least 1")
+
+    def _wrong(self, what: str) -> ZskdError:
+        return ZskdError(f"experiment {self.name}: {what}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student to be made and measured, or a teacher to be measured."""
+
+    name: str
+    arm_name: str
+    arm: Arm
+    rate: float | None
+    recipe: Recipe
+    """Resolved, with rate and seed."""
+    reported: Reported | None
+    """Value and source, where somebody published this arm at this rate."""
+
+    def count(self, train_size: int, available: int) -> int:
+        """Return the number of images that it learns from.
+
+        Args:
+            train_size: images in the full training set, of which `rate` is a percentage.
+            available: images in its training part.
+        """
+        return self.recipe.size(train_size) if self.rate is not None else available
+
+    def spec(self, train_size: int) -> SetSpec:
+        """Return what its transfer set is, for an arm whose images are made."""
+        return SetSpec(
+            method=self.recipe.method,
+            count=self.recipe.size(train_size),
+            seed=self.recipe.seed,
+            targets=self.recipe.targets,
+            synthesis=self.recipe.synthesis,
+        )
+
+    def key(self, count: int, sources: Mapping[str, str]) -> str:
+        """Return the hash of everything that determines the cell, whatever it is called.
+
+        Args:
+            count: as `count` returns it.
+            sources: fingerprints of the data and of a given teacher.
+        """
+        values = identity(self.recipe)
+        # a rate is known by its count; the others belong to whole runs
+        for name in ("name", "preset", "rate", "count", "nominal_rates", "controls", "held_out"):
+            values.pop(name)
+        if self.arm.images != "made":
+            for name in ("method", "targets", "synthesis"):
+                values.pop(name)
+        if self.arm.images == "none":
+            for name in ("student", "distill"):
+                values.pop(name)
+        images = {"images": self.arm.images, "count": count, "leave_out": list(self.arm.leave_out)}
+        return sha256_json(values | images | dict(sources))
+
+
+def experiment_names() -> list[str]:
+    """Return the names of the experiments that come with the package."""
+    return sorted(file.stem for file in EXPERIMENTS.glob("*.yaml"))
+
+
+def load_experiment(name: str, settings: Mapping[str, Any] | None = None) -> Experiment:
+    """Return an experiment.
+
+    Args:
+        name: of a shipped one, or a YAML file.
+        settings: keys of a recipe that win over the experiment's own `settings`.
+
+    Raises:
+        ZskdError: unknown name or key, or a wrong value.
+    """
+    values = read_yaml(name, EXPERIMENTS, "experiment")
+    check_keys(values, Experiment, source=name)
+    for arm, its in (values.get("arms") or {}).items():
+        if isinstance(its, Mapping):
+            check_keys(its, Arm, source=name, path=f"arms.{arm}.")
+    try:
+        experiment = TypeAdapter(Experiment).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ZskdError(f"{name}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+    return replace(experiment, settings=merge(experiment.settings, settings or {}))
+
+
+def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | None = None) -> list[Cell]:
+    """Return the cells of an experiment, seed by seed: what time does not suffice for are seeds, not arms.
+
+    Args:
+        experiment: the whole.
+        only: names or patterns (`default-10-*`) of the cells that are wanted; none: all.
+        seeds: at most so many of each arm.
+
+    Raises:
+        ZskdError: a pattern fits no cell.
+    """
+    cells = {cell.name: cell for cell in _cells(experiment)}
+    for pattern in only:
+        if not any(fnmatchcase(name, pattern) for name in cells):
+            raise ZskdError(f"no cell of {experiment.name} is called {pattern!r}: --dry-run shows them all")
+    return [
+        cell
+        for cell in sorted(cells.values(), key=lambda cell: cell.recipe.seed)
+        if (not only or any(fnmatchcase(cell.name, pattern) for pattern in only))
+        and (seeds is None or cell.recipe.seed < seeds)
+    ]
+
+
+def _cells(experiment: Experiment) -> Iterator[Cell]:
+    teacher = Arm(title="teacher", images="none")
+    for seed in range(max(block.seeds for block in experiment.plan)):
+        yield _cell(experiment, TEACHER, teacher, None, seed)
+    for block in experiment.plan:
+        for name in block.arms:
+            for rate in block.rates or (None,):
+                for seed in range(block.seeds):
+                    yield _cell(experiment, name, experiment.arms[name], rate, seed)
+
+
+def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed: int) -> Cell:
+    place = {"seed": seed} | ({} if rate is None else {"rate": rate})
+    common = merge(experiment.settings, place)
+    recipe = load_recipe(experiment.recipe, merge(common, arm.settings))
+    if not arm.own_schedule:
+        only_distill = {key: value for key, value in arm.settings.items() if key == "distill"}
+        shared = load_recipe(experiment.recipe, merge(common, only_distill))
+        recipe = replace(recipe, distill=shared.distill)
+    label = f"{name}-{seed}" if rate is None else f"{name}-{rate:g}-{seed}"
+    return Cell(label, name, arm, rate, recipe, _reported(experiment, name, rate))
+
+
+def _reported(experiment: Experiment, arm: str, rate: float | None) -> Reported | None:
+    at = "all" if rate is None else f"{rate:g}"
+    for one in experiment.reported:
+        if one.arm == arm and at in one.at:
+            return Reported(value=one.at[at], source=one.source)
+    return None
