@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from zskd.losses import LOSSES
 from zskd.machine import use_threads
 from zskd.synthesis import seconds_per_image
 from zskd.teachers import describe_student, fresh_student
+from zskd.transfer_set import MANIFEST, read_manifest
 
 _STEPS = 4
 
@@ -49,7 +51,7 @@ def estimate(places: Sequence[Place], teacher: Classifier) -> list[Cost]:
             costs.append(Cost(0.0, 0.0))
             continue
         made = 0.0
-        if images.spec is not None:
+        if images.spec is not None and not _made(place.set_folder):
             kind = (images.spec.method, images.spec.synthesis)
             if kind not in per_image:
                 per_image[kind] = seconds_per_image(teacher, images.spec)
@@ -59,6 +61,10 @@ def estimate(places: Sequence[Place], teacher: Classifier) -> list[Cost]:
             per_step[learning] = _seconds_per_step(recipe, teacher)
         costs.append(Cost(made, per_step[learning] * recipe.distill.total_steps(place.count)))
     return costs
+
+
+def _made(folder: Path | None) -> bool:
+    return folder is not None and (folder / MANIFEST).is_file() and bool(read_manifest(folder)["complete"])
 
 
 def _seconds_per_step(recipe: Recipe, teacher: Classifier) -> float:
