@@ -45,6 +45,7 @@ def run(arguments: list[str]) -> int:
     import zskd.cli.experimenting
     import zskd.cli.looking
     import zskd.cli.making
+    import zskd.cli.reporting
     import zskd.cli.using  # noqa: F401  each registers its verbs
 
     try:

@@ -159,9 +159,14 @@ def provenance(records: Records) -> str:
         f"{all_of(r.cpu for r in every)}, {all_of(r.workers for r in every)} cells side by side",
         f"{all_of(r.threads for r in every)} thread each",
         f"torch {all_of(r.versions['torch'] for r in every)}",
-        f"commit {all_of(str(r.commit)[:8] for r in every)}",
+        f"commit {all_of(_short(r.commit) for r in every)}",
     )
     return "; ".join(facts) + "."
+
+
+def _short(commit: str | None) -> str:
+    """A commit's first digits; `+` tells that files were changed since."""
+    return "not known" if commit is None else commit[:8] + "+" * commit.endswith("+")
 
 
 def _size(records: Records, rate: float | None) -> str:

@@ -1,0 +1,82 @@
+"""What an experiment found, as one page with its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zskd.experiment.plan import TEACHER, Experiment
+from zskd.figures import save_figure
+from zskd.files import write_text
+from zskd.report.curves import curves_figure
+from zskd.report.record import read_records
+from zskd.report.statistics import sampling_error
+from zskd.report.tables import (
+    Comparison,
+    Records,
+    accuracy_table,
+    contrast_table,
+    cost_table,
+    provenance,
+)
+
+PICTURE = "error.png"
+
+
+def records_of(experiment: Experiment, results: Path) -> Records:
+    """Return the records of an experiment.
+
+    Raises:
+        ZskdError: there are none, or one is damaged.
+    """
+    found = [one for one in read_records(results) if one.experiment == experiment.name]
+    return Records(found, (TEACHER, *experiment.arms))
+
+
+def comparisons_of(experiment: Experiment) -> list[Comparison]:
+    """Return the comparisons that an experiment planned."""
+    return [
+        Comparison((one.first, one.rate), (one.second, one.second_rate or one.rate))
+        for one in experiment.contrasts
+    ]
+
+
+def main_rate(records: Records) -> float | None:
+    """Return the rate that most arms have; of several the largest."""
+    shared = {rate: sum(bool(records.at(arm, rate)) for arm in records.arms) for rate in records.rates()}
+    return max(shared, key=lambda rate: (shared[rate], rate)) if shared else None
+
+
+def sections(records: Records, experiment: Experiment) -> list[tuple[str, str]]:
+    """Return title and text of every part of the page."""
+    teacher = next(iter(records.at(TEACHER, None).values()), None)
+    noise = ""
+    if teacher is not None:
+        error = sampling_error(teacher.test_accuracy, teacher.test_images)
+        noise = (
+            f" The {teacher.test_images:,} test images alone leave ±{error:.2f} points "
+            f"at {teacher.test_accuracy:.1f} %."
+        )
+    parts = [
+        (
+            "Test accuracy",
+            accuracy_table(records)
+            + "\n\nMean ± standard deviation over seeds of teacher, images and student (n), in percent."
+            + noise,
+        )
+    ]
+    if experiment.contrasts:
+        parts.append(("Planned comparisons", contrast_table(records, comparisons_of(experiment))))
+    rate = main_rate(records)
+    if rate is not None:
+        parts.append((f"Cost at {rate:g} %", cost_table(records, rate)))
+    return [*parts, ("Where it comes from", provenance(records))]
+
+
+def write_page(records: Records, experiment: Experiment, folder: Path) -> Path:
+    """Write README.md and the picture of an experiment and return the page's path."""
+    figure = curves_figure(records, records.arms, f"test error, {experiment.name}")
+    save_figure(figure, folder / PICTURE)
+    parts = [f"# Experiment {experiment.name}", f"![test error over the number of images]({PICTURE})"]
+    parts += [f"## {title}\n\n{text}" for title, text in sections(records, experiment)]
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+    return folder / "README.md"
