@@ -39,8 +39,8 @@ def compare(place: Place, results: Path) -> Verdict:
         return Verdict(f"{told}: identical, weight for weight", True)
     same = [
         record.test_accuracy
-        for record in read_records(results, now.dataset)
-        if (record.experiment, record.arm, record.rate) == (then.experiment, then.arm, then.rate)
+        for record in read_records(results, then.experiment)
+        if (record.arm, record.rate) == (then.arm, then.rate)
     ]
     interval = prediction_interval(same)
     if interval is None:

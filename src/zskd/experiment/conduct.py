@@ -26,6 +26,7 @@ from zskd.real import build_real_set
 from zskd.report.record import Record
 from zskd.synthesis import build_transfer_set
 from zskd.teachers import Sources, load_teacher, make_teacher, open_sources
+from zskd.tracking import tracked
 from zskd.workers import each_done
 
 ESTIMATE = "estimate.json"
@@ -250,10 +251,11 @@ def _log(error: Exception) -> str:
 
 def _make_teacher(places: list[Place], number: int, tell: Callable[[int], None]) -> str:
     """Train a teacher; the work of one worker. Returns why it failed, or nothing."""
-    recipe = places[number].cell.recipe
+    place, recipe = places[number], places[number].cell.recipe
+    board = tracked(Told(tell), recipe.tensorboard, place.teacher.name)
     try:
-        with use_threads(recipe.threads or 1):
-            make_teacher(recipe, open_sources(recipe), places[number].teacher, Told(tell))
+        with use_threads(recipe.threads or 1), board as told:
+            make_teacher(recipe, open_sources(recipe), place.teacher, told)
     except Exception as error:
         return _log(error)
     return ""

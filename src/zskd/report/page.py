@@ -28,8 +28,7 @@ def records_of(experiment: Experiment, results: Path) -> Records:
     Raises:
         ZskdError: there are none, or one is damaged.
     """
-    found = [one for one in read_records(results) if one.experiment == experiment.name]
-    return Records(found, (TEACHER, *experiment.arms))
+    return Records(read_records(results, experiment.name), (TEACHER, *experiment.arms))
 
 
 def comparisons_of(experiment: Experiment) -> list[Comparison]:

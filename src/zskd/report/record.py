@@ -5,9 +5,8 @@ A record that lacks something, or whose parts contradict each other, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -104,7 +103,7 @@ class Record(BaseModel):
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Self:
+    def _agrees_with_itself(self) -> Record:
         hits = unpack_hits(self.test_hits, self.test_images)
         if abs(100 * int(hits.sum()) / self.test_images - self.test_accuracy) > 1e-6:
             raise ValueError("test_hits and test_accuracy tell different things")
@@ -142,30 +141,22 @@ def read_record(path: Path) -> Record:
         raise ZskdError(f"{path} is no complete record ({reason}): delete it, run its cell again") from error
 
 
-def read_records(results: Path, dataset: str | None = None) -> list[Record]:
-    """Read all records of a folder, sorted by path.
+def read_records(results: Path, experiment: str) -> list[Record]:
+    """Read all records of an experiment, sorted by path.
 
     Args:
         results: with one folder per data set.
-        dataset: read those of one alone.
+        experiment: its name.
 
     Raises:
         ZskdError: there are none, or one is damaged.
     """
-    files = sorted(results.glob(f"{dataset or '*'}/*.json"))
-    records = [read_record(path) for path in files if _is_record(path)]
+    files = [path for path in sorted(results.glob("*/*.json")) if _is_record(path)]
+    records = [one for one in map(read_record, files) if one.experiment == experiment]
     if not records:
-        raise ZskdError(f"there are no records in {results}: make some with zskd reproduce")
+        raise ZskdError(f"there are no records of {experiment} in {results}: zskd reproduce {experiment}")
     return records
 
 
 def _is_record(path: Path) -> bool:
     return read_json(path, "a record").get("format") == FORMAT
-
-
-def by_arm(records: Iterable[Record]) -> dict[tuple[str, str, float | None], dict[int, Record]]:
-    """Return the records of each (data set, arm, rate) by their seeds."""
-    found: dict[tuple[str, str, float | None], dict[int, Record]] = {}
-    for record in records:
-        found.setdefault((record.dataset, record.arm, record.rate), {})[record.seed] = record
-    return found
