@@ -1,71 +1,33 @@
-"""Write the tables of README.md and docs/ from committed records and presets: `python docs/tables.py`.
+"""Write the tables and pictures of README.md and docs/ from committed records: `python docs/tables.py`.
 
-Every block between `<!-- table NAME -->` and `<!-- end -->` is replaced. A record is the metrics.json of a
-run; records of the same name but for the seed (`digits-0.json`, `digits-1.json`) are rows of one mean.
+Every block between `<!-- table NAME -->` and `<!-- end -->` is replaced. Nothing in them is typed by hand.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from results_tables import RESULTS_TABLES, write_pictures
+from speed_tables import SPEED_TABLES
 
 from zskd.recipes import load_recipe, preset_names, to_values
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "methods" / "zskd.md", ROOT / "docs" / "speed.md")
+PAGES = tuple(
+    ROOT / name
+    for name in (
+        "README.md",
+        "docs/results.md",
+        "docs/reproducibility.md",
+        "docs/methods/zskd.md",
+        "docs/speed.md",
+    )
+)
 _BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_DATA = {"digits": "digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-
-
-def records(name: str) -> list[dict[str, Any]]:
-    """Return the records of one run over its seeds."""
-    files = sorted((ROOT / "results").glob(f"{name}-[0-9].json"))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-
-def results() -> str:
-    """One line per data set and arm: mean ± standard deviation over seeds where there is more than one."""
-    lines = ["| data | arm | images | student steps | seeds | test accuracy | of the teacher's |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for name in ("digits", "mnist", "mnist-reproduction", "fashion-mnist"):
-        runs = records(name)
-        teacher = statistics.mean(run["teacher"]["test_accuracy"]["percent"] for run in runs)
-        for i, arm in enumerate(runs[0]["arms"]):
-            values = [run["arms"][i]["test_accuracy"]["percent"] for run in runs]
-            title = f"**{arm['title']}**" if i == 0 else arm["title"]
-            cells = (
-                _DATA[runs[0]["data"]],
-                title,
-                f"{arm['count']:,}",
-                f"{runs[0]['student_steps']:,}",
-                str(len(runs)),
-                _mean(values),
-                f"{teacher:.2f}",
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def provenance() -> str:
-    """Where each line of the results comes from."""
-    lines = ["| record | command | commit | torch | processor | seconds |", "|---|---|---|---|---|---|"]
-    for file in sorted((ROOT / "results").glob("*-[0-9].json")):
-        record = json.loads(file.read_text(encoding="utf-8"))
-        cells = (
-            f"[{file.stem}](../../results/{file.name})",
-            f"`{record['command']}`",
-            str(record["commit"])[:8],
-            record["versions"]["torch"],
-            f"{record['processor']['name']}, {record['threads']} threads",
-            f"{sum(record['seconds'].values()):,.0f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def presets() -> str:
@@ -79,190 +41,14 @@ def presets() -> str:
     return "\n".join(lines)
 
 
-def speed() -> dict[str, Any]:
-    """Return the record of the benchmark."""
-    record: dict[str, Any] = json.loads((ROOT / "results" / "speed.json").read_text(encoding="utf-8"))
-    return record
-
-
-def speed_machine() -> str:
-    """Where and when the benchmark was run."""
-    record = speed()
-    machine = record["processor"]
-    rate = 1 / record["impression_step"]["zskd"]["limit"]
-    return (
-        f"`{record['command']}` on {record['date']}, commit {str(record['commit'])[:8]}, torch "
-        f"{record['versions']['torch']}, {machine['name']} with {machine['cores']} cores. At the rate of a "
-        f"large matrix product a core would do the arithmetic of {1e6 * rate:,.0f} impression-steps a second."
-    )
-
-
-def speed_reach() -> str:
-    """What was aimed at and what was reached."""
-    record = speed()
-    sets, step = record["sets"], record["impression_step"]
-    base = sets["plain, reproduction's"]
-    half, full, short = record["default_set"]
-    rates = [row["images"] / row["seconds"] / base["per_second"] for row in (half, full, short)]
-    images = record["distilled_image"]["all cores"]
-    largest = max(row["images"] for row in record["growth"])
-    by_workers = {row["workers"]: row["seconds"] for row in record["growth"] if row["images"] == largest}
-    rows = [
-        ("impressions a second, against the plain loop with the reproduction's settings", "≥ 200 ×",
-         f"{rates[0]:.0f} × (images of the default), {rates[1]:.0f} × (impressions alone), "
-         f"{rates[2]:.0f} × (impressions of {short['settings']['steps']} steps)"),
-        (f"{full['images']:,} impressions of LeNet-5", "≤ 30 s", f"{full['seconds']:.1f} s"),
-        (f"{half['images']:,} images of the default, half of them noise", "–", f"{half['seconds']:.1f} s"),
-        ("a step of one impression, against the machine's limit", "≤ 5 ×", f"{step['times_limit']:.1f} ×"),
-        ("distilled images/s, all cores, against the plain loop", "≥ 2.5 ×", f"{images['ratio']:.2f} ×"),
-        (f"2 workers against 1, {largest:,} images", "≥ 1.8 ×", f"{by_workers[1] / by_workers[2]:.2f} ×"),
-    ]  # fmt: skip
-    return _table(("measure", "aimed at", "measured"), rows)
-
-
-def speed_sets() -> str:
-    """The same targets by several implementations, and the students that their sets make."""
-    head = ("implementation", "impressions/s", "KL(y‖T) at τ", "argmax match", "student's test accuracy")
-    rows = [
-        (
-            name,
-            f"{row['per_second']:,.1f}",
-            f"{row['mean_kl']:.3f} at {row['tau']:g}",
-            f"{row['argmax_match']:.1f} %",
-            f"{_mean(row['test_accuracy'])} (n = {len(row['test_accuracy'])})",
-        )
-        for name, row in speed()["sets"].items()
-    ]
-    return _table(head, rows)
-
-
-def speed_steps() -> str:
-    """What one step of one impression costs, and what each thing brings."""
-    step = speed()["impression_step"]
-    names = [name for name in step if name not in ("ratio", "times_limit", "profile", "compiled")]
-    rows = [(name, f"{step[name]['microseconds']:.1f}") for name in names]
-    compiled = step["compiled"]
-    first = f"not rewritten, `torch.compile` ({compiled['first_seconds']:.0f} s at first)"
-    rows += [(first, f"{compiled['microseconds']:.1f}"), ("limit", f"{step['zskd']['limit']:.1f}")]
-    return _table(("implementation, one core", "µs"), rows)
-
-
-def speed_profile() -> str:
-    """Where one step of one impression goes."""
-    rows = [
-        (
-            f"`{row['operation']}`" if "::" in row["operation"] else row["operation"],
-            f"{row['microseconds']:.1f}",
-        )
-        for row in speed()["impression_step"]["profile"]
-    ]
-    return _table(("operation", "µs"), rows)
-
-
-def speed_distilled() -> str:
-    """What one image costs in one step of distillation."""
-    rows = [
-        (
-            title,
-            f"{row['plain']['microseconds']:.1f}",
-            f"{row['zskd']['microseconds']:.1f}",
-            f"{row['ratio']:.2f} ×",
-            f"{row['zskd']['limit']:.1f}",
-        )
-        for title, row in speed()["distilled_image"].items()
-    ]
-    return _table(("", "plain, µs", "zskd, µs", "ratio", "limit, µs"), rows)
-
-
-def speed_budget() -> str:
-    """Budgets tried, the shortest first."""
-    rows = [
-        (
-            f"{row['images']:,}",
-            f"{row['student_steps']:,}",
-            f"{row['seconds']:.0f} s",
-            ", ".join(f"{value:.2f}" for value in row["test_accuracy"]),
-        )
-        for row in speed()["budget"]["tried"]
-    ]
-    return _table(("images", "student steps", "synthesis and distillation", "test accuracy, each seed"), rows)
-
-
-def speed_growth() -> str:
-    """Time and memory with the number of images and workers."""
-    rows = [
-        (
-            f"{row['images']:,}",
-            str(row["workers"]),
-            f"{row['seconds']:.1f} s",
-            f"{row['peak_megabytes']:.0f} MB",
-        )
-        for row in speed()["growth"]
-    ]
-    return _table(("images", "workers", "time", "peak anonymous memory, all processes"), rows)
-
-
-def speed_quality() -> str:
-    """Students before and after the work on speed: same teacher, same seeds."""
-    rows = []
-    for data in ("digits", "mnist"):
-        pairs = []
-        for file in sorted((ROOT / "results" / "before-after").glob(f"{data}-*-before.json")):
-            runs = (file, file.with_name(file.name.replace("before", "after")))
-            pairs.append([json.loads(run.read_text(encoding="utf-8")) for run in runs])
-        accuracies = [[run["arms"][0]["test_accuracy"]["percent"] for run in pair] for pair in pairs]
-        before, after = [old for old, _ in accuracies], [new for _, new in accuracies]
-        change = [new - old for old, new in accuracies]
-        cells = (_DATA[data], str(len(pairs)), _mean(before), _mean(after), _mean(change, signed=True))
-        rows.append(cells)
-    return _table(("data", "seeds", "before", "after", "change, paired"), rows)
-
-
-def speed_search() -> str:
-    """The search for fewer steps, on digits and MNIST."""
-    lines = (ROOT / "results" / "tuning" / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-    found: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
-    for row in map(json.loads, lines):
-        settings = row["settings"]
-        rate, tolerance = settings.get("learning_rate", 0.1), settings.get("tolerance", 0.0)
-        key = (_DATA[row["data"]], str(settings.get("steps", 50)), f"{rate:g}", f"{tolerance:g}")
-        found.setdefault(key, {})[row["seed"]] = row
-    rows = []
-    for key, runs in sorted(found.items(), key=lambda one: (one[0][0], -float(one[0][1]), one[0][2:])):
-        both = [_mean([run[fact] for run in runs.values()]) for fact in ("mean_steps", "agree")]
-        rows.append((*key, both[0].split(" ")[0], f"{both[1]} (n = {len(runs)})"))
-    return _table(("data", "most steps", "learning rate", "tolerance", "steps", "agreement"), rows)
+TABLES: dict[str, Callable[[], str]] = {"presets": presets, **RESULTS_TABLES, **SPEED_TABLES}
+"""By the names of their blocks."""
 
 
 def rewritten(page: Path) -> str:
     """Return a page with its tables made anew."""
-    makers = {
-        "results": results,
-        "provenance": provenance,
-        "presets": presets,
-        "speed-machine": speed_machine,
-        "speed-reach": speed_reach,
-        "speed-sets": speed_sets,
-        "speed-steps": speed_steps,
-        "speed-profile": speed_profile,
-        "speed-search": speed_search,
-        "speed-distilled": speed_distilled,
-        "speed-budget": speed_budget,
-        "speed-growth": speed_growth,
-        "speed-quality": speed_quality,
-    }
     text = page.read_text(encoding="utf-8")
-    return _BLOCK.sub(lambda found: f"{found[1]}{makers[found[2]]()}\n{found[3]}", text)
-
-
-def _mean(values: list[float], *, signed: bool = False) -> str:
-    mean = f"{statistics.mean(values):{'+' if signed else ''}.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -292,6 +78,7 @@ def main() -> int:
         return int(bool(stale))
     for page in stale:
         page.write_text(rewritten(page), encoding="utf-8")
+    write_pictures(ROOT / "docs" / "images")
     return 0
 
 

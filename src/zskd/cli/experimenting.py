@@ -124,14 +124,15 @@ def _tell(
 ) -> None:
     """Say what is planned or how far it has come."""
     from zskd.experiment.conduct import seconds_left
-    from zskd.experiment.cost import estimate
+    from zskd.experiment.cost import estimate, read_known
     from zskd.experiment.layout import State, lay_out, states
     from zskd.machine import usable_cores
 
     places, sources = lay_out(experiment, cells, folder, results)
     standing = states(places, folder)
     left = [place for place, state in zip(places, standing, strict=True) if state is not State.DONE]
-    costs = {p.cell.name: c for p, c in zip(left, estimate(left, sources.model), strict=True)}
+    found = estimate(left, sources.model, read_known(folder))
+    costs = {place.cell.name: cost for place, cost in zip(left, found, strict=True)}
     if plan:
         rows: dict[tuple[str, str, int], list[int]] = {}
         for place in places:
@@ -141,8 +142,8 @@ def _tell(
         say(f"{'arm':<24}{'rate':>6}{'images':>9}  seeds")
         for (arm, rate, count), of in rows.items():
             say(f"{arm:<24}{rate:>6}{count:>9,}  {', '.join(map(str, of))}")
-    found = Counter(standing)
-    say(f"{len(places)} cells: " + ", ".join(f"{found[state]} {state.value}" for state in State))
+    many = Counter(standing)
+    say(f"{len(places)} cells: " + ", ".join(f"{many[state]} {state.value}" for state in State))
     for place, state in zip(places, standing, strict=True):
         if state in (State.RUNNING, State.FAILED):
             say(f"  {place.cell.name} {state.value}" + (f": {place.log}" if state is State.FAILED else ""))

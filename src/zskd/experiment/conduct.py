@@ -16,7 +16,7 @@ from zskd.clock import Clock
 from zskd.data import Dataset
 from zskd.errors import ZskdError, one_line
 from zskd.experiment.cell import Job, do_cell
-from zskd.experiment.cost import Cost, estimate
+from zskd.experiment.cost import COSTS, Cost, estimate, read_known
 from zskd.experiment.layout import Place, State, lay_out, states
 from zskd.experiment.plan import Cell, Experiment
 from zskd.files import folder_lock, write_json, write_text
@@ -29,8 +29,6 @@ from zskd.teachers import Sources, load_teacher, make_teacher, open_sources
 from zskd.tracking import tracked
 from zskd.workers import each_done
 
-ESTIMATE = "estimate.json"
-"""In the experiment's folder: seconds that each cell may take."""
 _ROUND_SECONDS = 300.0
 """Sets of so many seconds are made before their students are trained."""
 
@@ -104,8 +102,10 @@ class _Conductor:
         for place in todo:
             place.log.unlink(missing_ok=True)
             place.started.unlink(missing_ok=True)
-        self._costs = dict(zip((p.cell.name for p in todo), estimate(todo, sources.model), strict=True))
-        write_json(out / ESTIMATE, {name: cost.images + cost.student for name, cost in self._costs.items()})
+        known = read_known(out)
+        costs = estimate(todo, sources.model, known)
+        self._costs = {place.cell.name: cost for place, cost in zip(todo, costs, strict=True)}
+        write_json(out / COSTS, known)
         self._began, self._ended = time.monotonic(), 0
 
     def run(self) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from zskd.augment import augment
 from zskd.classifier import Classifier
 from zskd.config import Recipe
 from zskd.experiment.layout import Place
+from zskd.files import read_json, sha256_json
 from zskd.fitting import Batch, fit
 from zskd.losses import LOSSES
 from zskd.machine import use_threads
@@ -23,6 +23,8 @@ from zskd.synthesis import seconds_per_image
 from zskd.teachers import describe_student, fresh_student
 from zskd.transfer_set import MANIFEST, read_manifest
 
+COSTS = "costs.json"
+"""In the experiment's folder: seconds per image or step, by their kind."""
 _STEPS = 4
 
 
@@ -35,32 +37,37 @@ class Cost:
     student: float
 
 
-def estimate(places: Sequence[Place], teacher: Classifier) -> list[Cost]:
-    """Return what each cell may cost; cells of the same kind are measured once.
+def estimate(places: Sequence[Place], teacher: Classifier, known: dict[str, float]) -> list[Cost]:
+    """Return what each cell may cost.
 
     Args:
         places: the cells.
         teacher: of the architecture of all, trained or not.
+        known: seconds per image or step by their kind; what is missing is measured and added.
     """
-    per_image: dict[Any, float] = {}
-    per_step: dict[Any, float] = {}
-    costs = []
-    for place in places:
-        images, recipe = place.images, place.cell.recipe
-        if images is None:
-            costs.append(Cost(0.0, 0.0))
-            continue
-        made = 0.0
-        if images.spec is not None and not _made(place.set_folder):
-            kind = (images.spec.method, images.spec.synthesis)
-            if kind not in per_image:
-                per_image[kind] = seconds_per_image(teacher, images.spec)
-            made = per_image[kind] * images.count
-        learning = (recipe.student, replace(recipe.distill, steps=_STEPS, epochs=None))
-        if learning not in per_step:
-            per_step[learning] = _seconds_per_step(recipe, teacher)
-        costs.append(Cost(made, per_step[learning] * recipe.distill.total_steps(place.count)))
-    return costs
+    return [_cost(place, teacher, known) for place in places]
+
+
+def read_known(out: Path) -> dict[str, float]:
+    """Return what was measured when an experiment was begun or gone on with; nothing before that."""
+    return read_json(out / COSTS, "the costs of an experiment") if (out / COSTS).is_file() else {}
+
+
+def _cost(place: Place, teacher: Classifier, known: dict[str, float]) -> Cost:
+    images, recipe = place.images, place.cell.recipe
+    if images is None:
+        return Cost(0.0, 0.0)
+    made = 0.0
+    if images.spec is not None and not _made(place.set_folder):
+        kind = sha256_json({"method": images.spec.method, "image of": asdict(images.spec.synthesis)})
+        if kind not in known:
+            known[kind] = seconds_per_image(teacher, images.spec)
+        made = known[kind] * images.count
+    learning = replace(recipe.distill, steps=_STEPS, epochs=None)
+    kind = sha256_json({"student": recipe.student, "step of": asdict(learning)})
+    if kind not in known:
+        known[kind] = _seconds_per_step(recipe, teacher)
+    return Cost(made, known[kind] * recipe.distill.total_steps(place.count))
 
 
 def _made(folder: Path | None) -> bool:

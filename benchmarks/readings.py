@@ -1,0 +1,119 @@
+"""What the published readings do to targets and images: writes results/readings.json.
+
+    python benchmarks/readings.py mnist --data-dir data --out runs/mnist-experiment
+
+Targets are drawn for the first teacher of an experiment; sets are those that the experiment has made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zskd.classifier import Classifier
+from zskd.config import Targets
+from zskd.experiment.layout import Place as CellPlace
+from zskd.experiment.layout import lay_out
+from zskd.experiment.plan import load_experiment, plan_cells
+from zskd.files import write_json
+from zskd.methods import METHODS
+from zskd.recipes import load_recipe
+from zskd.targets import Place
+from zskd.teachers import load_teacher
+from zskd.transfer_set import MANIFEST, TransferSet, read_manifest
+from zskd.versions import source_commit, versions
+
+DRAWS = 5_000
+ARMS = ("paper", "release", "release_beta", "release_cold", "reproduction", "default")
+
+
+def of_targets(teacher: Classifier, config: Targets) -> dict[str, Any]:
+    """Return mean entropy in nats, and how often the largest entry is the class, for each β of a preset."""
+    anchors = [i % teacher.classes for i in range(DRAWS)]
+    found = {}
+    for beta in sorted(config.betas):
+        places = [Place(anchor, beta, True) for anchor in anchors]
+        y = METHODS["zskd"](teacher, places, list(range(DRAWS)), 0, config).targets.astype(np.float64)
+        entropy = -(y * np.log(y.clip(1e-300))).sum(1)
+        found[f"{beta:g}"] = {
+            "entropy": float(entropy.mean()),
+            "entropy_error": float(entropy.std(ddof=1) / DRAWS**0.5),
+            "argmax_is_class": float((y.argmax(1) == anchors).mean()),
+        }
+    return found
+
+
+def of_set(images: TransferSet) -> dict[str, Any]:
+    """Return what became of a set: fit, and how alike images of successive batches are."""
+    config = images.manifest["spec"]["synthesis"]
+    likeness, right, kl = [], [], []
+    for shard in images:
+        made = shard.steps > 0
+        right.append((shard.logits.argmax(1) == shard.targets.argmax(1))[made])
+        kl.append(shard.kl[made])
+        flat = shard.images.flatten(1).double()
+        flat = flat - flat.mean(1, keepdim=True)
+        flat = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        batch = config["batch_size"]
+        likeness.append((flat[batch:] * flat[:-batch]).sum(1))
+    return {
+        "count": len(images),
+        "tau": config["tau"],
+        "mean_kl": float(torch.cat(kl).mean()),
+        "argmax_match": float(torch.cat(right).double().mean()),
+        "correlation_with_previous_batch": float(torch.cat(likeness).mean()),
+    }
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("experiment")
+    parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--record", type=Path, default=Path("results/readings.json"))
+    given = parser.parse_args()
+    settings = {"data": {"dir": given.data_dir}} if given.data_dir else {}
+    experiment = load_experiment(given.experiment, settings)
+    cells = plan_cells(experiment)
+    places, _ = lay_out(experiment, cells, given.out, Path("results"))
+    at = {place.cell.name: place for place in places}
+    first: CellPlace = at["teacher-0"]
+    teacher = load_teacher(first.cell.recipe, first.teacher)
+    targets = {
+        name: of_targets(teacher, load_recipe(None, {"preset": name}).targets)
+        for name in ("paper", "release", "reproduction", "default")
+    }
+    no_rescaling = replace(load_recipe(None, {"preset": "release"}).targets, rescale_after_beta=False)
+    targets["release, its β taking effect"] = of_targets(teacher, no_rescaling)
+    sets = {}
+    for arm in ARMS:
+        folder = at[f"{arm}-10-0"].set_folder
+        if folder and (folder / MANIFEST).is_file() and read_manifest(folder)["complete"]:
+            count = at[f"{arm}-10-0"].count
+            sets[arm] = of_set(TransferSet(folder, first=count))
+    write_json(
+        given.record,
+        {
+            "command": shlex.join(["python", *sys.argv]),
+            "commit": source_commit(),
+            "versions": versions(),
+            "teacher_sha256": teacher.fingerprint(),
+            "draws": DRAWS,
+            "targets": targets,
+            "sets": sets,
+        },
+    )
+    print(json.dumps({"targets": targets, "sets": sets}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

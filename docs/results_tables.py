@@ -1,0 +1,139 @@
+"""The tables and pictures of the experiments, from the committed records in results/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
+
+from zskd.experiment.plan import TEACHER, Experiment, load_experiment
+from zskd.figures import save_figure
+from zskd.report.curves import curves_figure
+from zskd.report.page import comparisons_of, records_of
+from zskd.report.statistics import prediction_interval, sampling_error, summarise
+from zskd.report.tables import (
+    Records,
+    accuracies,
+    accuracy_table,
+    contrast_table,
+    cost_table,
+    markdown_table,
+    provenance,
+)
+
+_RESULTS = Path(__file__).resolve().parents[1] / "results"
+_EXPERIMENTS = {"digits": "digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+_SHORT = {"digits": 40.0, "mnist": 40.0, "fashion-mnist": 80.0}
+"""The rate that the README shows."""
+
+
+@cache
+def _found(name: str) -> tuple[Experiment, Records]:
+    experiment = load_experiment(name)
+    return experiment, records_of(experiment, _RESULTS)
+
+
+def _accuracy(name: str) -> str:
+    return accuracy_table(_found(name)[1])
+
+
+def _contrasts(name: str) -> str:
+    experiment, records = _found(name)
+    return contrast_table(records, comparisons_of(experiment))
+
+
+def _cost(name: str) -> str:
+    return cost_table(_found(name)[1], 10.0)
+
+
+def _provenance(name: str) -> str:
+    return provenance(_found(name)[1])
+
+
+def _picture(name: str) -> str:
+    """The picture's place, and a hash of what it shows, by which a stale one is known."""
+    shown = json.dumps([[r.arm, r.rate, r.seed, r.count, r.test_accuracy] for r in _found(name)[1]])
+    digest = sha256(shown.encode()).hexdigest()[:16]
+    picture = f"![test error over images, {_EXPERIMENTS[name]}](images/error-{name}.png)"
+    return f"{picture}\n<!-- drawn of {digest} -->"
+
+
+def short() -> str:
+    """The README's table: few arms, one rate for each data set."""
+    rows = []
+    for name, title in _EXPERIMENTS.items():
+        records = _found(name)[1]
+        for arm in (
+            TEACHER,
+            "student_labels_all",
+            "real_kd",
+            "noise_smooth",
+            "class_impressions",
+            "default",
+            "paper",
+        ):
+            for rate in (None, _SHORT[name]):
+                group = records.at(arm, rate)
+                if not group:
+                    continue
+                one = next(iter(group.values()))
+                told = "–" if one.reported is None else f"{one.reported.value:.2f}"
+                measured = str(summarise(accuracies(group).values()))
+                rows.append((title, one.title, f"{one.count:,}", measured, told))
+    return markdown_table(("data", "arm", "images", "test accuracy, measured", "published"), rows)
+
+
+def published() -> str:
+    """Every published figure beside what was measured for the same arm and rate."""
+    rows = []
+    for name, title in _EXPERIMENTS.items():
+        records = _found(name)[1]
+        for arm in records.arms:
+            for rate in [*records.rates(arm), None]:
+                group = records.at(arm, rate)
+                told = next((one.reported for one in group.values()), None)
+                if told is None:
+                    continue
+                values = accuracies(group).values()
+                summary, interval = summarise(values), prediction_interval(values)
+                rows.append(
+                    (
+                        title,
+                        records.any_of(arm).title + ("" if rate is None else f", {rate:g} %"),
+                        f"{told.value:.2f}",
+                        str(summary),
+                        f"{summary.mean - told.value:+.2f}",
+                        "–" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]",
+                        told.source,
+                    )
+                )
+    head = ("data", "arm", "published", "measured", "difference", "where a further run is expected", "source")
+    return markdown_table(head, rows)
+
+
+def sampling() -> str:
+    """What test sampling alone leaves open."""
+    open_ = " and ".join(f"±{sampling_error(p, 10_000):.2f} points at {p:g} %" for p in (99.0, 87.0))
+    return f"A sample of 10,000 test images alone leaves {open_} open, whatever the number of seeds."
+
+
+def write_pictures(folder: Path) -> None:
+    """Draw the experiments."""
+    for name, title in _EXPERIMENTS.items():
+        records = _found(name)[1]
+        figure = curves_figure(records, records.arms, f"{title}: test error over the number of images")
+        save_figure(figure, folder / f"error-{name}.png")
+
+
+RESULTS_TABLES: dict[str, Callable[[], str]] = {"short": short, "published": published, "sampling": sampling}
+"""By the names of their blocks."""
+for _name in _EXPERIMENTS:
+    RESULTS_TABLES |= {
+        f"{_name}-accuracy": partial(_accuracy, _name),
+        f"{_name}-contrasts": partial(_contrasts, _name),
+        f"{_name}-cost": partial(_cost, _name),
+        f"{_name}-provenance": partial(_provenance, _name),
+        f"{_name}-picture": partial(_picture, _name),
+    }
