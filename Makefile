@@ -2,6 +2,7 @@
 #
 #   make run                  the digits recipe from end to end
 #   make test                 lint, types, tests and the ratios of costs
+#   make docs                 the tables and pictures of README.md and docs/, from the committed records
 #   make bench                how fast it is on this machine; BENCH_ARGS="--data-dir FOLDER" for MNIST at hand
 #   make run PYTHON=python3.13
 #   make run PIP_ARGS="--no-index --find-links wheels"    without internet, see the README
@@ -12,10 +13,13 @@ PIP_ARGS ?=
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
-.PHONY: run test lint types tests ratios bench clean
+.PHONY: run docs test lint types tests ratios bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/zskd run digits
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/tables.py
 
 test: lint types tests ratios
 

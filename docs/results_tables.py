@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from zskd.experiment.plan import TEACHER, Experiment, load_experiment
 from zskd.figures import save_figure
@@ -113,6 +114,41 @@ def published() -> str:
     return markdown_table(head, rows)
 
 
+def _readings() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((_RESULTS / "readings.json").read_text(encoding="utf-8"))
+    return record
+
+
+def readings_targets() -> str:
+    """What each β does to the targets of each reading."""
+    rows = [
+        (
+            name,
+            beta,
+            f"{facts['entropy']:.3f} ± {facts['entropy_error']:.3f}",
+            f"{100 * facts['argmax_is_class']:.1f} %",
+        )
+        for name, by_beta in _readings()["targets"].items()
+        for beta, facts in by_beta.items()
+    ]
+    return markdown_table(("reading", "β", "mean entropy, nats", "largest entry is the class"), rows)
+
+
+def readings_sets() -> str:
+    """What became of the sets of 10 %, seed 0."""
+    rows = [
+        (
+            load_experiment("mnist").arms[arm].title,
+            f"{facts['mean_kl']:.3f} at {facts['tau']:g}",
+            f"{100 * facts['argmax_match']:.1f} %",
+            f"{facts['correlation_with_previous_batch']:.2f}",
+        )
+        for arm, facts in _readings()["sets"].items()
+    ]
+    head = ("images", "KL(y‖T) of the stored image, nats at τ", "classified as its target")
+    return markdown_table((*head, "correlation with the image one batch before"), rows)
+
+
 def sampling() -> str:
     """What test sampling alone leaves open."""
     open_ = " and ".join(f"±{sampling_error(p, 10_000):.2f} points at {p:g} %" for p in (99.0, 87.0))
@@ -127,7 +163,13 @@ def write_pictures(folder: Path) -> None:
         save_figure(figure, folder / f"error-{name}.png")
 
 
-RESULTS_TABLES: dict[str, Callable[[], str]] = {"short": short, "published": published, "sampling": sampling}
+RESULTS_TABLES: dict[str, Callable[[], str]] = {
+    "short": short,
+    "published": published,
+    "sampling": sampling,
+    "readings-targets": readings_targets,
+    "readings-sets": readings_sets,
+}
 """By the names of their blocks."""
 for _name in _EXPERIMENTS:
     RESULTS_TABLES |= {

@@ -87,6 +87,8 @@ def draw_rows(labels: Labels, *, seed: int, leave_out: tuple[int, ...] = ()) -> 
         rows.append(numpy_stream(seed, "real", k).permutation(own))
         # image j of n lies at (j + ½)/n of the way, so that classes of any size are spread evenly
         places.append((np.arange(len(own)) + 0.5) / len(own))
+    if not rows:
+        return torch.empty(0, dtype=torch.int64)
     order = np.argsort(np.concatenate(places), kind="stable")
     return torch.from_numpy(np.concatenate(rows)[order])
 

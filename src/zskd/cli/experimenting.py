@@ -52,7 +52,8 @@ def reproduce(
         dry_run: Print the plan and what it may cost, and do nothing.
         status: Print how far it has come, and do nothing.
         again: Make cells again that have a record, beside it, and compare.
-        out: Folder of teachers, sets and students; absent: runs/NAME-experiment.
+        out: Folder of teachers, sets and students; absent: runs/NAME-experiment. Cells made again go to the
+            one beside it that ends in -again.
         results: Folder of records and ledger.
         data_dir: Folder with the data; absent: a cache filled by download.
         workers: Processes that work side by side; 0 for one per core.
@@ -79,8 +80,11 @@ def reproduce(
         return
     from zskd.experiment.conduct import conduct
 
-    own = folder if not again else out or folder.with_name(f"{folder.name}-again")
-    records = own / "records" if again else results
+    own, records = folder, results
+    if again:
+        cells = _recorded(cells, results)
+        own = Path(f"{folder}-again")  # never where the first ones lie, which would be taken for new
+        records = own / "records"
     outcome = conduct(
         experiment,
         cells,
@@ -107,6 +111,16 @@ def _say_outcome(outcome: Outcome, records: Path) -> bool:
         if state is State.FAILED:
             say(f"  {place.cell.name}: {place.log}")
     return not failed
+
+
+def _recorded(cells: list[Cell], results: Path) -> list[Cell]:
+    """Return the cells that have a record, with which they can be compared."""
+    from zskd.report.record import record_path
+
+    found = [one for one in cells if record_path(results, one.recipe.data.name, one.name).is_file()]
+    if not found:
+        raise ZskdError(f"none of these cells has a record in {results}: make them without --again")
+    return found
 
 
 def _compare(outcome: Outcome, results: Path) -> bool:

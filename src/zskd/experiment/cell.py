@@ -29,7 +29,7 @@ from zskd.report.record import FORMAT, LEDGER, Record, record_path, write_record
 from zskd.students import make_student
 from zskd.teachers import load_teacher
 from zskd.tracking import tracked
-from zskd.transfer_set import TransferSet
+from zskd.transfer_set import TransferSet, read_manifest
 from zskd.versions import source_commit, versions
 
 _SHOWN = 64
@@ -66,23 +66,25 @@ def do_cell(job: Job, progress: Progress) -> Record:
     """
     with tracked(progress, job.cell.recipe.tensorboard, job.cell.name) as told:
         record = _record(job, told)
+        note_evaluation(job.results / LEDGER, record)
         told.note("test/accuracy", record.test_accuracy, record.student_steps)
         told.note("test/agreement", record.teacher_agreement, record.student_steps)
-    note_evaluation(job.results / LEDGER, record)
     write_record(record_path(job.results, record.dataset, record.cell), record)
     return record
 
 
 def _record(job: Job, progress: Progress) -> Record:
-    recipe, threads = job.cell.recipe, job.cell.recipe.threads or 1
+    recipe, threads, count = job.cell.recipe, job.cell.recipe.threads or 1, job.count
     clock = Clock(job.folder / "timings.json")
     with use_threads(threads), clock("student"):
         teacher = load_teacher(recipe, job.teacher)
         if job.images is None:
             student, facts = teacher, _facts_of_teacher(job)
         else:
-            images = TransferSet(job.images, first=job.count)
-            progress.picture("images", images.images(torch.arange(min(_SHOWN, job.count))))
+            # a set whose images may be dropped is smaller than was planned
+            count = min(job.count, read_manifest(job.images)["count"])
+            images = TransferSet(job.images, first=count)
+            progress.picture("images", images.images(torch.arange(min(_SHOWN, count))))
             student = make_student(recipe, teacher, images, job.folder / "student", progress)
             facts = _facts_of_student(job, images)
         measured = _measured(student, teacher, load_test(recipe.data, teacher.spec.shape))
@@ -96,7 +98,7 @@ def _record(job: Job, progress: Progress) -> Record:
         title=job.cell.arm.title,
         preset=recipe.preset,
         rate=job.cell.rate,
-        count=job.count,
+        count=count,
         seed=recipe.seed,
         recipe_sha256=sha256_json(identity(recipe)),
         teacher_sha256=teacher.fingerprint(),

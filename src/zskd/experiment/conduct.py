@@ -19,7 +19,7 @@ from zskd.experiment.cell import Job, do_cell
 from zskd.experiment.cost import COSTS, Cost, estimate, read_known
 from zskd.experiment.layout import Place, State, lay_out, states
 from zskd.experiment.plan import Cell, Experiment
-from zskd.files import folder_lock, write_json, write_text
+from zskd.files import folder_lock, make_folder, write_json, write_text
 from zskd.machine import usable_cores, use_threads
 from zskd.progress import Progress, Told, readable_seconds
 from zskd.real import build_real_set
@@ -71,12 +71,19 @@ def conduct(
     """
     progress, workers = progress or Progress(), workers or usable_cores()
     places, sources = lay_out(experiment, cells, out, results)
-    todo = [p for p, s in zip(places, states(places, out), strict=True) if s is not State.DONE]
+    todo = _todo(places, out)
     progress.say(f"experiment {experiment.name}: {len(places)} cells, {len(places) - len(todo)} done before")
     if todo:
+        make_folder(results)  # before there is work that could not be written down
         with folder_lock(out):
+            todo = _todo(places, out)  # whoever held the folder until now has done some
             _Conductor(experiment, todo, sources, out, results, workers, command, progress).run()
     return Outcome(places, states(places, out))
+
+
+def _todo(places: list[Place], out: Path) -> list[Place]:
+    found = zip(places, states(places, out), strict=True)
+    return [place for place, state in found if state is not State.DONE]
 
 
 class _Conductor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -59,15 +59,23 @@ def _cost(place: Place, teacher: Classifier, known: dict[str, float]) -> Cost:
         return Cost(0.0, 0.0)
     made = 0.0
     if images.spec is not None and not _made(place.set_folder):
-        kind = sha256_json({"method": images.spec.method, "image of": asdict(images.spec.synthesis)})
-        if kind not in known:
-            known[kind] = seconds_per_image(teacher, images.spec)
-        made = known[kind] * images.count
+        spec = images.spec
+        kind = sha256_json({"method": spec.method, "image of": asdict(spec.synthesis)})
+        made = _known(known, kind, lambda: seconds_per_image(teacher, spec)) * images.count
     learning = replace(recipe.distill, steps=_STEPS, epochs=None)
     kind = sha256_json({"student": recipe.student, "step of": asdict(learning)})
+    step = _known(known, kind, lambda: _seconds_per_step(recipe, teacher))
+    return Cost(made, step * recipe.distill.total_steps(place.count))
+
+
+def _known(known: dict[str, float], kind: str, measure: Callable[[], float]) -> float:
+    """Return what is known of a kind, or measure it; 0 where it fails, as its cell then will and tell why."""
     if kind not in known:
-        known[kind] = _seconds_per_step(recipe, teacher)
-    return Cost(made, known[kind] * recipe.distill.total_steps(place.count))
+        try:
+            known[kind] = measure()
+        except Exception:  # whatever a user's network raises
+            return 0.0
+    return known[kind]
 
 
 def _made(folder: Path | None) -> bool:

@@ -8,6 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from zskd.data import Dataset
 from zskd.errors import ZskdError
 from zskd.experiment.plan import Cell, Experiment
@@ -77,13 +79,15 @@ def lay_out(
         results: folder of records.
 
     Raises:
-        ZskdError: there are no data to measure on, or a cell has a record of other settings.
+        ZskdError: there are no data to measure on, or fewer real images than a cell wants.
     """
     sources = open_sources(cells[0].recipe)
     data = sources.data
     if data is None:
         raise ZskdError(f"experiment {experiment.name} measures on real images: give --data.name")
     wanted = [_images(cell, data) for cell in cells]
+    for cell, images in zip(cells, wanted, strict=True):
+        _check_size(cell, images, data)
     places = []
     for cell, images in zip(cells, wanted, strict=True):
         count = cell.count(data.train_size, len(data.train))
@@ -135,6 +139,18 @@ def _images(cell: Cell, data: Dataset) -> Images | None:
         spec = cell.spec(data.train_size)
         return Images(spec, (), seed, spec.count)
     return Images(None, cell.arm.leave_out, seed, cell.count(data.train_size, len(data.train)))
+
+
+def _check_size(cell: Cell, images: Images | None, data: Dataset) -> None:
+    """Refuse a draw of more real images than there are."""
+    if images is None or images.spec is not None:
+        return
+    left_out = torch.isin(data.train.labels, torch.tensor(images.leave_out, dtype=torch.int64))
+    there = len(data.train) - int(left_out.sum())
+    if images.count > there:
+        raise ZskdError(
+            f"{cell.name} wants {images.count:,} real images and there are {there:,}: lower its rate"
+        )
 
 
 def _whole(images: Images, others: Sequence[Images]) -> Images:

@@ -21,6 +21,8 @@ TEACHER = "teacher"
 """The arm that every experiment has: the teachers themselves."""
 _OF_ALL = {"data", "teacher", "seed", "rate", "count", "threads", "device", "rewrite"}
 """Settings that arms which are compared have in common."""
+_OF_PLAN = {"seed", "rate", "count"}
+"""Settings that the plan gives."""
 EXPERIMENTS = Path(__file__).parents[1] / "recipes" / "experiments"
 
 
@@ -94,6 +96,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Refuse names of arms that there are not."""
+        self._check_names()
         planned = {name for block in self.plan for name in block.arms}
         compared = {name for one in self.contrasts for name in (one.first, one.second)}
         printed = {one.arm for one in self.reported}
@@ -101,18 +104,30 @@ class Experiment:
             if name not in self.arms:
                 raise self._wrong(f"there is no arm {name!r}: give it under arms")
         for name, arm in self.arms.items():
-            for key in _OF_ALL & arm.settings.keys():
+            for key in sorted(_OF_ALL & arm.settings.keys()):
                 raise self._wrong(
                     f"arm {name} cannot have a {key} of its own: give it for all, under settings"
                 )
+            if arm.leave_out and arm.images != "real":
+                raise self._wrong(f"arm {name} cannot leave_out anything: that is for arms with images: real")
         if TEACHER in self.arms:
             raise self._wrong(f"an arm cannot be called {TEACHER}: that is the teachers themselves")
+        for key in sorted(_OF_PLAN & self.settings.keys()):
+            raise self._wrong(f"settings cannot have a {key}: rates and seeds are given in the plan")
+        if not planned:
+            raise self._wrong("the plan names no arm: give it arms, rates and seeds")
         for block in self.plan:
             for name in block.arms:
                 if bool(block.rates) != self.arms[name].has_rate:
                     raise self._wrong(f"the plan must give {name} {'no' if block.rates else 'its'} rates")
             if block.seeds < 1:
                 raise self._wrong(f"seeds is {block.seeds}: it must be at least 1")
+
+    def _check_names(self) -> None:
+        """Refuse names that no file or folder can have."""
+        for name in (self.name, *self.arms):
+            if not name or Path(name).name != name or name.startswith("."):
+                raise self._wrong(f"{name!r} names files and folders: give it a plain name")
 
     def _wrong(self, what: str) -> ZskdError:
         return ZskdError(f"experiment {self.name}: {what}")
@@ -171,6 +186,9 @@ class Cell:
         return sha256_json(values | images | dict(sources))
 
 
+_PARTS: dict[str, type] = {"arms": Arm, "plan": Block, "contrasts": Contrast, "reported": Publication}
+
+
 def experiment_names() -> list[str]:
     """Return the names of the experiments that come with the package."""
     return sorted(file.stem for file in EXPERIMENTS.glob("*.yaml"))
@@ -188,9 +206,14 @@ def load_experiment(name: str, settings: Mapping[str, Any] | None = None) -> Exp
     """
     values = read_yaml(name, EXPERIMENTS, "experiment")
     check_keys(values, Experiment, source=name)
-    for arm, its in (values.get("arms") or {}).items():
-        if isinstance(its, Mapping):
-            check_keys(its, Arm, source=name, path=f"arms.{arm}.")
+    for key, kind in _PARTS.items():
+        part = values.get(key)
+        named = (
+            part.items() if isinstance(part, Mapping) else enumerate(part if isinstance(part, list) else ())
+        )
+        for where, its in named:
+            if isinstance(its, Mapping):
+                check_keys(its, kind, source=name, path=f"{key}.{where}.")
     try:
         experiment = TypeAdapter(Experiment).validate_python(values)
     except ValidationError as error:
@@ -209,18 +232,30 @@ def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | 
         seeds: at most so many of each arm.
 
     Raises:
-        ZskdError: a pattern fits no cell.
+        ZskdError: a pattern fits no cell, all that it fits have later seeds, or two cells have one name.
     """
-    cells = {cell.name: cell for cell in _cells(experiment)}
+    cells: dict[str, Cell] = {}
+    for cell in _cells(experiment):
+        other = cells.setdefault(cell.name, cell)
+        if (other.arm_name, other.rate) != (cell.arm_name, cell.rate):
+            raise ZskdError(
+                f"experiment {experiment.name}: two cells are called {cell.name}: give {cell.arm_name} "
+                "another name, or rates that differ more"
+            )
     for pattern in only:
         if not any(fnmatchcase(name, pattern) for name in cells):
             raise ZskdError(f"no cell of {experiment.name} is called {pattern!r}: --dry-run shows them all")
-    return [
+    wanted = [
         cell
         for cell in sorted(cells.values(), key=lambda cell: cell.recipe.seed)
         if (not only or any(fnmatchcase(cell.name, pattern) for pattern in only))
         and (seeds is None or cell.recipe.seed < seeds)
     ]
+    if not wanted:
+        raise ZskdError(
+            f"none of the cells called {' or '.join(only)} has a seed below {seeds}: raise --seeds"
+        )
+    return wanted
 
 
 def _cells(experiment: Experiment) -> Iterator[Cell]:
@@ -235,15 +270,22 @@ def _cells(experiment: Experiment) -> Iterator[Cell]:
 
 
 def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed: int) -> Cell:
-    place = {"seed": seed} | ({} if rate is None else {"rate": rate})
-    common = merge(experiment.settings, place)
-    recipe = load_recipe(experiment.recipe, merge(common, arm.settings))
-    if not arm.own_schedule:
-        only_distill = {key: value for key, value in arm.settings.items() if key == "distill"}
-        shared = load_recipe(experiment.recipe, merge(common, only_distill))
-        recipe = replace(recipe, distill=shared.distill)
+    try:
+        recipe = _recipe(experiment, arm, {"seed": seed} | ({} if rate is None else {"rate": rate}))
+    except ZskdError as error:
+        raise ZskdError(f"experiment {experiment.name}, arm {name}: {error}") from error
     label = f"{name}-{seed}" if rate is None else f"{name}-{rate:g}-{seed}"
     return Cell(label, name, arm, rate, recipe, _reported(experiment, name, rate))
+
+
+def _recipe(experiment: Experiment, arm: Arm, place: dict[str, Any]) -> Recipe:
+    common = merge(experiment.settings, place)
+    recipe = load_recipe(experiment.recipe, merge(common, arm.settings))
+    if arm.own_schedule:
+        return recipe
+    only_distill = {key: value for key, value in arm.settings.items() if key == "distill"}
+    shared = load_recipe(experiment.recipe, merge(common, only_distill))
+    return replace(recipe, distill=shared.distill)
 
 
 def _reported(experiment: Experiment, arm: str, rate: float | None) -> Reported | None:

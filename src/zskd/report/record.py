@@ -151,7 +151,9 @@ def read_records(results: Path, experiment: str) -> list[Record]:
     Raises:
         ZskdError: there are none, or one is damaged.
     """
-    files = [path for path in sorted(results.glob("*/*.json")) if _is_record(path)]
+    # a hidden file is one that a killed process was writing
+    found = [path for path in sorted(results.glob("*/*.json")) if not path.name.startswith(".")]
+    files = [path for path in found if _is_record(path)]
     records = [one for one in map(read_record, files) if one.experiment == experiment]
     if not records:
         raise ZskdError(f"there are no records of {experiment} in {results}: zskd reproduce {experiment}")
