@@ -82,7 +82,7 @@ def short() -> str:
                 one = next(iter(group.values()))
                 told = "–" if one.reported is None else f"{one.reported.value:.2f}"
                 measured = str(summarise(accuracies(group).values()))
-                rows.append((title, one.title, f"{one.count:,}", measured, told))
+                rows.append((title, records.title(arm), f"{one.count:,}", measured, told))
     return markdown_table(("data", "arm", "images", "test accuracy, measured", "published"), rows)
 
 
@@ -102,7 +102,7 @@ def published() -> str:
                 rows.append(
                     (
                         title,
-                        records.any_of(arm).title + ("" if rate is None else f", {rate:g} %"),
+                        records.title(arm) + ("" if rate is None else f", {rate:g} %"),
                         f"{told.value:.2f}",
                         str(summary),
                         f"{summary.mean - told.value:+.2f}",

@@ -29,7 +29,7 @@ def record(arm: str, rate: float | None, seed: int, right: int, **changes: Any) 
         "key": SHA,
         "dataset": "digits",
         "arm": arm,
-        "title": f"the {arm}",
+        "title": "as it was called then",
         "preset": "default",
         "method": "none" if arm == "teacher" else "zskd",
         "augmented": True,
@@ -66,6 +66,10 @@ def record(arm: str, rate: float | None, seed: int, right: int, **changes: Any) 
     return Record.model_validate(values | changes)
 
 
+def titled(found: list[Record], *arms: str) -> Records:
+    return Records(found, {arm: f"the {arm}" for arm in arms})
+
+
 @pytest.fixture
 def records() -> Records:
     reported = {"value": 98.77, "source": "somebody 2019"}
@@ -76,7 +80,7 @@ def records() -> Records:
         *(record("noise_smooth", 10, seed, right) for seed, right in enumerate((180, 181, 182))),
         record("real_kd", 40, 3, 197),
     ]
-    return Records(found, ("teacher", "real_kd", "noise_smooth", "default", "never_run"))
+    return titled(found, "teacher", "real_kd", "noise_smooth", "default", "never_run")
 
 
 def row(table: str, start: str) -> list[str]:
@@ -133,7 +137,7 @@ def test_costs_are_means_and_the_time_is_parted(records: Records) -> None:
 
 def test_the_source_tells_machine_versions_and_commits() -> None:
     dirty = record("default", 10, 0, 190, commit="fedcba9876543210+")
-    text = provenance(Records([dirty, record("default", 10, 1, 190)], ("default",)))
+    text = provenance(titled([dirty, record("default", 10, 1, 190)], "default"))
     assert "2 records" in text
     assert "01234567, fedcba98+" in text
     assert "35,820" in text
@@ -142,7 +146,7 @@ def test_the_source_tells_machine_versions_and_commits() -> None:
 
 def test_the_rate_that_most_arms_have_is_the_main_one(records: Records) -> None:
     assert main_rate(records) == 40  # two arms each: the larger
-    assert main_rate(Records([record("teacher", None, 0, 1)], ("teacher",))) is None
+    assert main_rate(titled([record("teacher", None, 0, 1)], "teacher")) is None
 
 
 def test_the_picture_shows_mean_error_spread_and_what_was_reported(records: Records) -> None:
@@ -155,7 +159,7 @@ def test_the_picture_shows_mean_error_spread_and_what_was_reported(records: Reco
 
 
 def test_arms_of_one_rate_are_drawn_where_no_arm_has_more() -> None:
-    only = Records([record("default", 10, 0, 190), record("real_kd", 10, 0, 195)], ("default", "real_kd"))
+    only = titled([record("default", 10, 0, 190), record("real_kd", 10, 0, 195)], "default", "real_kd")
     (axes,) = curves_figure(only, only.arms, "title").axes
     assert len(axes.containers) == 2
 

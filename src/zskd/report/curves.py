@@ -40,7 +40,7 @@ def curves_figure(records: Records, arms: Sequence[str], title: str) -> Figure:
             images,
             [100 - one.mean for one in found],
             yerr=[one.deviation or 0.0 for one in found],
-            label=records.any_of(arm).title,
+            label=records.title(arm),
             color=colour,
             marker="o",
             markersize=4,

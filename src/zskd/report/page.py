@@ -28,7 +28,8 @@ def records_of(experiment: Experiment, results: Path) -> Records:
     Raises:
         ZskdError: there are none, or one is damaged.
     """
-    return Records(read_records(results, experiment.name), (TEACHER, *experiment.arms))
+    titles = {TEACHER: TEACHER} | {name: arm.title for name, arm in experiment.arms.items()}
+    return Records(read_records(results, experiment.name), titles)
 
 
 def comparisons_of(experiment: Experiment) -> list[Comparison]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from zskd.report.hits import unpack_hits
@@ -25,15 +25,21 @@ class Comparison:
 
 
 class Records:
-    """The records of one experiment, by arm and rate."""
+    """The records of one experiment, by arm and rate.
 
-    def __init__(self, records: Iterable[Record], arms: Sequence[str]) -> None:
+    Args:
+        records: in any order.
+        titles: of all arms, in the order that tables have them.
+    """
+
+    def __init__(self, records: Iterable[Record], titles: Mapping[str, str]) -> None:
         self._groups: dict[tuple[str, float | None], Group] = {}
         for record in records:
             self._groups.setdefault((record.arm, record.rate), {})[record.seed] = record
         known = dict.fromkeys(arm for arm, _ in self._groups)
-        self.arms = [arm for arm in arms if arm in known]
+        self.arms = [arm for arm in titles if arm in known]
         """Those that have records, in the order of the experiment."""
+        self._titles = titles
 
     def __len__(self) -> int:
         return sum(len(group) for group in self._groups.values())
@@ -48,6 +54,10 @@ class Records:
     def at(self, arm: str, rate: float | None) -> Group:
         """Return the records of an arm at a rate, by seed; empty where there are none."""
         return self._groups.get((arm, rate), {})
+
+    def title(self, arm: str) -> str:
+        """Return what an arm is called."""
+        return self._titles.get(arm, arm)
 
     def any_of(self, arm: str) -> Record:
         """Return one record of an arm, for what all of them share."""
@@ -78,7 +88,7 @@ def accuracy_table(records: Records, arms: Sequence[str] | None = None) -> str:
     rows: list[list[str]] = [["*images*", *sizes]]
     for arm in records.arms if arms is None else [arm for arm in arms if arm in records.arms]:
         groups = [records.at(arm, rate) for rate in rates]
-        rows.append([records.any_of(arm).title, *map(_accuracy, groups)])
+        rows.append([records.title(arm), *map(_accuracy, groups)])
         reported = [_reported(group) for group in groups]
         if any(cell != _NONE for cell in reported):
             rows.append([f"*reported: {_sources(groups)}*", *reported])
@@ -129,7 +139,7 @@ def cost_table(records: Records, rate: float) -> str:
 
         rows.append(
             [
-                group[0].title,
+                records.title(arm),
                 f"{mean('unique_images'):,.0f}",
                 f"{group[0].student_steps:,}",
                 f"{mean('teacher_forwards') / 1e6:.2f}",
@@ -189,8 +199,7 @@ def _sources(groups: Iterable[Group]) -> str:
 
 
 def _arm_at(records: Records, arm: str, rate: float | None) -> str:
-    title = records.any_of(arm).title if arm in records.arms else arm
-    return title if rate is None else f"{title}, {rate:g} %"
+    return records.title(arm) if rate is None else f"{records.title(arm)}, {rate:g} %"
 
 
 def _mcnemar(a: Record, b: Record) -> McNemar:
