@@ -3,7 +3,7 @@
 A step is a function of the weights, the optimiser's state and the step's number: which images, which
 augmentation and which dropout mask all come from streams keyed by that number. Hence a step's batch can be
 made ready by another process, and a saved run goes on where it was. Weights and state are saved after
-every pass over the images, so that a killed run redoes at most one pass.
+every pass over the images, or every 50 steps where a pass is shorter, and a killed run redoes no more.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from zskd.workers import Lifeline, hold_on, new_processes
 
 _PROBE_STEPS = 10
 """After so many steps the time of all is estimated and said."""
+
+_SAVE_STEPS = 50
+"""The state is saved after every pass, where a pass is no shorter than this."""
 
 _AHEAD = 4
 """So many batches are kept ready."""
@@ -89,7 +92,7 @@ def fit(
     followed = module.state_dict() if config.weights == "ema" else {}
     average = {name: value.clone() for name, value in followed.items()}
     done = _load(state, key, module, optimiser, average) if state else 0
-    per_pass = max(1, images // config.batch_size)
+    between = max(_SAVE_STEPS, images // config.batch_size)
     module.train()
     started = time.perf_counter()
     with (
@@ -111,7 +114,7 @@ def fit(
             _descend(optimiser, loss, _learning_rate(config, step, total))
             if average:
                 _follow(average, module, config.ema_decay, step)
-            if state and (step + 1) % per_pass == 0 and step + 1 < total:
+            if state and (step + 1) % between == 0 and step + 1 < total:
                 _save(state, key, module, optimiser, average, step + 1)
             task.advance(1, f"loss {value:.4f}")
             if step == done + _PROBE_STEPS:

@@ -1,9 +1,21 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from zskd.config import Distill
+from zskd.classifier import Classifier, InputSpec
+from zskd.config import Augment, Distill
+from zskd.data import Split
+from zskd.distillation import distill
+from zskd.errors import ZskdError
+from zskd.fitting import fresh_weights
 from zskd.losses import LOSSES
+from zskd.progress import Progress
+from zskd.real import build_real_set
+from zskd.transfer_set import TransferSet
 
 
 def logits(seed: int, n: int = 5, k: int = 7) -> Tensor:
@@ -58,3 +70,133 @@ def test_every_loss_falls_when_it_is_followed(name: str) -> None:
         LOSSES[name](student, t, Distill()).backward()
         optimiser.step()
     assert float(LOSSES[name](student.detach(), t, Distill())) < 0.5 * float(first.detach())
+
+
+SPEC = InputSpec(shape=(1, 6, 6))
+
+
+class Counting(nn.Module):
+    """A network that counts how many images it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(36, 8), nn.Linear(8, 4)
+        self.asked = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.asked += len(images)
+        return self.head(torch.tanh(self.hidden(images.flatten(1))))
+
+
+@pytest.fixture
+def asked() -> Classifier:
+    """A teacher whose answers are nothing like the labels."""
+    return Classifier(fresh_weights(Counting, 1), spec=SPEC).freeze()
+
+
+@pytest.fixture
+def labelled(asked: Classifier, tmp_path: Path) -> TransferSet:
+    numbers = torch.Generator().manual_seed(0)
+    split = Split(torch.rand(24, 1, 6, 6, generator=numbers), torch.arange(24) % 4)
+    return build_real_set(asked, split, tmp_path / "set", count=24)
+
+
+class Noted(Progress):
+    """Keeps the curve of the loss."""
+
+    listens = True
+
+    def __init__(self) -> None:
+        self.points: dict[str, list[float]] = {}
+
+    def note(self, name: str, value: float, step: int) -> None:
+        self.points.setdefault(name, []).append(value)
+
+
+def fresh() -> nn.Module:
+    return fresh_weights(Counting, 5)
+
+
+def first_loss(teacher: Classifier, images: TransferSet, **weights: float) -> tuple[float, set[str]]:
+    """Loss of the first step, whose batch is the whole set, and which curves there are."""
+    progress = Noted()
+    config = Distill(steps=1, batch_size=len(images), augment=Augment(), **weights)
+    distill(teacher, images, fresh(), config, progress=progress)
+    return progress.points["distill/loss"][0], set(progress.points)
+
+
+def by_hand(teacher: Classifier, images: TransferSet) -> tuple[float, float]:
+    """KL with the teacher and cross-entropy with the labels of an untrained student."""
+    pixels = images.all_images()
+    with torch.no_grad():
+        said, answers = fresh()(pixels), teacher(pixels)
+        hinton = 16 * (
+            F.softmax(answers / 4, 1) * (F.log_softmax(answers / 4, 1) - F.log_softmax(said / 4, 1))
+        )
+        picked = -F.log_softmax(said, 1)[torch.arange(len(said)), images.labels]
+    return float(hinton.sum(1).mean()), float(picked.mean())
+
+
+@pytest.mark.parametrize(("teachers", "labels"), [(1.0, 0.0), (0.0, 1.0), (0.0, 2.5), (0.7, 0.3)])
+def test_the_loss_is_the_weighted_sum_of_both(
+    teachers: float, labels: float, asked: Classifier, labelled: TransferSet
+) -> None:
+    kl, cross = by_hand(asked, labelled)
+    assert min(kl, cross, abs(kl - cross)) > 0.01  # one cannot be taken for the other
+    loss, curves = first_loss(asked, labelled, teacher_weight=teachers, label_weight=labels)
+    assert loss == pytest.approx(teachers * kl + labels * cross, rel=1e-4)
+    assert ("distill/agreement" in curves) is (teachers > 0)
+
+
+def test_a_teacher_of_no_weight_is_not_asked(asked: Classifier, labelled: TransferSet) -> None:
+    network = asked.module
+    assert isinstance(network, Counting)
+    steps, batch = 6, 8
+    for weights, images in (((1.0, 0.0), steps * batch), ((0.3, 0.7), steps * batch), ((0.0, 1.0), 0)):
+        before = network.asked
+        teachers, labels = weights
+        config = Distill(
+            steps=steps, batch_size=batch, augment=Augment(), teacher_weight=teachers, label_weight=labels
+        )
+        distill(asked, labelled, fresh(), config)
+        assert network.asked - before == images
+
+
+def test_a_student_of_labels_alone_learns_them_whatever_the_teacher_says(
+    asked: Classifier, labelled: TransferSet
+) -> None:
+    def learnt(**weights: float) -> tuple[float, float]:
+        config = Distill(steps=300, batch_size=24, learning_rate=0.02, augment=Augment(), **weights)
+        student = distill(asked, labelled, fresh(), config)
+        pixels = labelled.all_images()
+        with torch.no_grad():
+            said, taught = student(pixels).argmax(1), asked(pixels).argmax(1)
+        assert float((taught == labelled.labels).double().mean()) < 0.6
+        return float((said == labelled.labels).double().mean()), float((said == taught).double().mean())
+
+    of_labels, of_teacher = learnt(teacher_weight=0.0, label_weight=1.0), learnt()
+    assert of_labels[0] > 0.95 > of_labels[1]
+    assert of_teacher[1] > 0.95 > of_teacher[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher_weight": 0.0}, "--distill.teacher-weight and --distill.label-weight are both 0"),
+        ({"teacher_weight": -1.0}, "--distill.teacher-weight is -1.0: it must be at least 0"),
+        ({"label_weight": -0.1}, "--distill.label-weight is -0.1: it must be at least 0"),
+        ({"label_weight": float("nan")}, "--distill.label-weight is nan"),
+        ({"label_weight": 1.0}, "--distill.label-weight must be 0 where images are mixed"),
+        ({"label_weight": 1.0, "augment": Augment(mixup=0.1)}, "must be 0 where images are mixed"),
+        ({"label_weight": 1.0, "augment": Augment(cutmix=0.1)}, "must be 0 where images are mixed"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ZskdError) as error:
+        Distill(**settings)
+    assert message in str(error.value)
+
+
+def test_labels_go_with_images_that_are_moved_but_not_mixed() -> None:
+    moved = Distill(label_weight=1.0, augment=Augment(rotation=35.0, shift=0.1, gaussian=0.1, flip=0.5))
+    assert moved.augment.changes

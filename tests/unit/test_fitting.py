@@ -27,6 +27,12 @@ X = torch.rand(IMAGES, 2, 8, 8, generator=NUMBERS)
 Y = torch.arange(IMAGES) % 3
 
 
+@pytest.fixture(autouse=True)
+def save_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings here are short: the state is saved after every pass, however short that is."""
+    monkeypatch.setattr("zskd.fitting._SAVE_STEPS", 1)
+
+
 def network() -> nn.Module:
     """Everything with a state of its own: batch-norm, dropout, and convolutions that lie channels-last."""
     module = fresh_weights(
@@ -345,3 +351,16 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(2)
     assert torch.equal(one, fresh_weights(build, 4).weight)
     assert not torch.equal(one, fresh_weights(build, 5).weight)
+
+
+def test_short_passes_do_not_mean_that_the_state_is_saved_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zskd.fitting._SAVE_STEPS", 6)  # two passes of three batches
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(loss=stopping_at(5), state=state)
+    assert not state.exists()
+    with pytest.raises(KeyboardInterrupt):
+        run(loss=stopping_at(7), state=state)
+    assert state.exists()

@@ -96,7 +96,7 @@ def reproduce(
     )
     whole = _say_outcome(outcome, records)
     if again:
-        whole = _compare(outcome, results) and whole
+        whole = _compare(outcome, results, own) and whole
     if not whole:
         raise SystemExit(1)
 
@@ -123,13 +123,14 @@ def _recorded(cells: list[Cell], results: Path) -> list[Cell]:
     return found
 
 
-def _compare(outcome: Outcome, results: Path) -> bool:
+def _compare(outcome: Outcome, results: Path, folder: Path) -> bool:
     """Compare cells that were made again with their records; return whether all are as expected."""
     from zskd.experiment.again import compare
 
     verdicts = [compare(place, results) for place in outcome.places if place.record.is_file()]
     for verdict in verdicts:
         say(verdict.text)
+    say(f"To make them once more, delete {folder}")
     return all(verdict.expected for verdict in verdicts)
 
 

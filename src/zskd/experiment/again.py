@@ -10,6 +10,9 @@ from zskd.experiment.layout import Place
 from zskd.report.record import read_record, read_records, record_path
 from zskd.report.statistics import prediction_interval
 
+_ENOUGH = 3
+"""Fewer records give an interval so wide that it says nothing."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -34,7 +37,7 @@ def compare(place: Place, results: Path) -> Verdict:
     if not path.is_file():
         raise ZskdError(f"{path} is missing: --again compares with it; without --again it is made")
     then = read_record(path)
-    told = f"{now.cell}: {then.test_accuracy:.2f} recorded, {now.test_accuracy:.2f} now"
+    told = f"{now.cell}: {then.test_accuracy:.2f} recorded, {now.test_accuracy:.2f} made again {now.date}"
     if now.student_sha256 == then.student_sha256:
         return Verdict(f"{told}: identical, weight for weight", True)
     same = [
@@ -42,9 +45,11 @@ def compare(place: Place, results: Path) -> Verdict:
         for record in read_records(results, then.experiment)
         if (record.arm, record.rate) == (then.arm, then.rate)
     ]
-    interval = prediction_interval(same)
+    interval = prediction_interval(same) if len(same) >= _ENOUGH else None
     if interval is None:
-        return Verdict(f"{told}: another student; one record alone predicts no interval", True)
+        return Verdict(
+            f"{told}: another student; {len(same)} records are too few to say what to expect", True
+        )
     inside = interval[0] <= now.test_accuracy <= interval[1]
     where = f"the 95 % prediction interval [{interval[0]:.2f}, {interval[1]:.2f}] of {len(same)} records"
     return Verdict(f"{told}: another student, {'inside' if inside else 'OUTSIDE'} {where}", inside)

@@ -85,12 +85,13 @@ def _made(folder: Path | None) -> bool:
 def _seconds_per_step(recipe: Recipe, teacher: Classifier) -> float:
     """Train a student for a few steps on noise."""
     config = replace(recipe.distill, steps=_STEPS, epochs=None)
-    student = fresh_student(describe_student(recipe.student, teacher), teacher, recipe.seed)
+    architecture = describe_student(recipe.student, teacher)
+    student = fresh_student(architecture, teacher, recipe.seed).to(teacher.device)
     student.rewrite = teacher.rewrite
     noise = torch.rand(config.batch_size, *teacher.spec.shape, generator=Generator().manual_seed(0))
 
     def prepare(rows: Tensor, numbers: Generator) -> Batch:
-        images = augment(noise[rows], config.augment, teacher.spec.box, numbers)
+        images = augment(noise[rows].to(teacher.device), config.augment, teacher.spec.box, numbers)
         with torch.no_grad():
             return (images, teacher(images)) if config.teacher_weight else (images, torch.empty(0))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,6 +23,8 @@ DEFAULT_PRESET = "default"
 _HERE = Path(__file__).parent
 _RIVALS = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "steps", "epochs"))
 """Group and two settings that say the same thing in two ways: the one set last counts."""
+_adapter = cache(partial(TypeAdapter, Recipe))
+"""The validator: it takes long to build, and an experiment reads hundreds of recipes."""
 _RATES = "rates"
 """Key of a preset's table of settings that belong to one rate each."""
 
@@ -84,7 +87,7 @@ def to_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     """
     check_keys(values, Recipe, source=source)
     try:
-        return TypeAdapter(Recipe).validate_python(dict(values))
+        return _adapter().validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -100,7 +103,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 def to_values(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as nested plain values."""
-    values: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    values: dict[str, Any] = _adapter().dump_python(recipe, mode="json")
     return values
 
 
