@@ -3,7 +3,7 @@
 A step is a function of the weights, the optimiser's state and the step's number: which images, which
 augmentation and which dropout mask all come from streams keyed by that number. Hence a step's batch can be
 made ready by another process, and a saved run goes on where it was. Weights and state are saved after
-every pass over the images, or every 50 steps where a pass is shorter, and a killed run redoes no more.
+every pass over the images, or every 20 steps where a pass is shorter, and a killed run redoes no more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zskd.workers import Lifeline, hold_on, new_processes
 _PROBE_STEPS = 10
 """After so many steps the time of all is estimated and said."""
 
-_SAVE_STEPS = 50
+_SAVE_STEPS = 20
 """The state is saved after every pass, where a pass is no shorter than this."""
 
 _AHEAD = 4

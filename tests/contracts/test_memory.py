@@ -117,7 +117,7 @@ def test_a_set_larger_than_the_memory_allowed_is_distilled_from_its_files_to_the
     large_set: tuple[Path, int],
 ) -> None:
     folder, size = large_set
-    room = size * 2 // 3
+    room = size * 3 // 4
     free = printed(elsewhere(DISTILL, folder, "memory", 0))
     limited = printed(elsewhere(DISTILL, folder, "auto", room))
     assert any("are read from mapped files" in line for line in limited["said"]), limited["said"]
