@@ -106,9 +106,11 @@ print(json.dumps({"student": student.fingerprint(), "said": told.lines, "anonymo
 
 @pytest.fixture(scope="module")
 def large_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """147 MB of images in 12 shards, and how many bytes that is."""
+    """197 MB of images in 16 shards, and how many bytes that is.
+
+    So much that torch's own 90 MB, whatever the set, leave room below the limits."""
     folder = tmp_path_factory.mktemp("large")
-    return folder, int(printed(elsewhere(SET, folder, 12)))
+    return folder, int(printed(elsewhere(SET, folder, 16)))
 
 
 @pytest.mark.slow
@@ -117,7 +119,7 @@ def test_a_set_larger_than_the_memory_allowed_is_distilled_from_its_files_to_the
     large_set: tuple[Path, int],
 ) -> None:
     folder, size = large_set
-    room = size * 3 // 4
+    room = size * 2 // 3
     free = printed(elsewhere(DISTILL, folder, "memory", 0))
     limited = printed(elsewhere(DISTILL, folder, "auto", room))
     assert any("are read from mapped files" in line for line in limited["said"]), limited["said"]

@@ -421,7 +421,8 @@ def test_arms_of_a_shipped_experiment_are_compared_fairly(shipped: tuple[Experim
     cells = [one for one in shipped[1] if one.arm_name != TEACHER]
     assert len({(one.recipe.student, one.recipe.threads, one.recipe.teacher) for one in cells}) == 1
     same = [one for one in cells if not one.arm.own_schedule]
-    assert all("epochs" in one.arm.title for one in cells if one.arm.own_schedule)
+    assert all(one.arm.own_schedule == one.arm_name.endswith("_long") for one in cells)
+    assert all(one.arm.own_schedule == ("epochs" in one.arm.title) for one in cells)
     length = {(one.recipe.distill.steps, one.recipe.distill.batch_size) for one in same}
     rule = {(one.recipe.distill.learning_rate, one.recipe.distill.schedule) for one in same}
     assert (len(length), len(rule)) == (1, 1)

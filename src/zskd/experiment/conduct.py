@@ -6,7 +6,6 @@ the dear sets come last. A cell that fails leaves a log and stops no other.
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,7 +112,6 @@ class _Conductor:
         costs = estimate(todo, sources.model, known)
         self._costs = {place.cell.name: cost for place, cost in zip(todo, costs, strict=True)}
         write_json(out / COSTS, known)
-        self._began, self._ended = time.monotonic(), 0
 
     def run(self) -> None:
         """Do everything that can be done."""
@@ -229,7 +227,6 @@ class _Conductor:
 
     def _tell(self, place: Place, record: Record) -> None:
         self._todo.remove(place)
-        self._ended += 1
         left = readable_seconds(self._seconds(self._todo))
         self._progress.say(
             f"{record.cell}: {record.test_accuracy:.2f} % in {readable_seconds(record.wall_seconds)}; "
