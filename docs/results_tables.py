@@ -13,7 +13,7 @@ from zskd.experiment.plan import TEACHER, Experiment, load_experiment
 from zskd.figures import save_figure
 from zskd.report.curves import curves_figure
 from zskd.report.page import comparisons_of, records_of
-from zskd.report.statistics import prediction_interval, sampling_error, summarise
+from zskd.report.statistics import ENOUGH_TO_PREDICT, prediction_interval, sampling_error, summarise
 from zskd.report.tables import (
     Records,
     accuracies,
@@ -94,7 +94,8 @@ def published() -> str:
                 if told is None:
                     continue
                 values = accuracies(group).values()
-                summary, interval = summarise(values), prediction_interval(values)
+                summary = summarise(values)
+                interval = prediction_interval(values) if summary.n >= ENOUGH_TO_PREDICT else None
                 rows.append(
                     (
                         title,

@@ -8,10 +8,7 @@ from pathlib import Path
 from zskd.errors import ZskdError
 from zskd.experiment.layout import Place
 from zskd.report.record import read_record, read_records, record_path
-from zskd.report.statistics import prediction_interval
-
-_ENOUGH = 3
-"""Fewer records give an interval so wide that it says nothing."""
+from zskd.report.statistics import ENOUGH_TO_PREDICT, prediction_interval
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def compare(place: Place, results: Path) -> Verdict:
         for record in read_records(results, then.experiment)
         if (record.arm, record.rate) == (then.arm, then.rate)
     ]
-    interval = prediction_interval(same) if len(same) >= _ENOUGH else None
+    interval = prediction_interval(same) if len(same) >= ENOUGH_TO_PREDICT else None
     if interval is None:
         return Verdict(
             f"{told}: another student; {len(same)} records are too few to say what to expect", True

@@ -19,6 +19,8 @@ from zskd.report.hits import Hits
 
 _Values = Float64[np.ndarray, "n"]
 
+ENOUGH_TO_PREDICT = 3
+"""Of fewer runs the interval for the next one is so wide that it is not told."""
 _ROUNDING = 1e-12
 """Differences whose deviation is less than this share of the largest value differ by rounding alone."""
 
