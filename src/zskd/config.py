@@ -35,10 +35,18 @@ class Data:
     """Folder with the files, in torchvision's layout for the MNISTs; absent: a cache filled by download."""
     validation: float = 0.1
     """Share of the training set kept for validation, split off by class; 0 for none."""
+    twin: Literal["none", "transposed", "inverted", "permuted"] = "none"
+    """The same images turned into others, to see whether a method lives on knowing the originals: rows and
+    columns exchanged, light and dark exchanged, or all pixels in another order, one for all images."""
 
     def __post_init__(self) -> None:
         """Refuse a share outside [0, 1)."""
         _check("data.validation", self.validation, 0, 0.9)
+
+    @property
+    def label(self) -> str:
+        """How results call the data set."""
+        return self.name if self.twin == "none" else f"{self.name}-{self.twin}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +187,9 @@ class Warp:
 class Synthesis:
     """How images are optimised until the teacher answers with their targets."""
 
-    start: Literal["smooth", "uniform", "gaussian"] = "smooth"
-    """First image: smooth multi-scale noise, or white noise drawn from U(0, 1) or from N(0, 1)."""
+    start: Literal["smooth", "shapes", "uniform", "gaussian"] = "smooth"
+    """First image: smooth multi-scale noise, random shapes before a plain background, or white noise drawn
+    from U(0, 1) or from N(0, 1)."""
     noise_share: float = 0.5
     """Share of the set that stays as it started, without any optimisation."""
     steps: int = 50
@@ -197,6 +206,9 @@ class Synthesis:
     """Temperature of the teacher's softmax that is matched to the target."""
     l2: float = 0.0
     """Adds l2/2 times the sum of squared pixels of an image to its loss."""
+    tv: float = 0.0
+    """Adds tv times the image's total variation to its loss: the sum of absolute differences between pixels
+    one beside or above the other."""
     pixels: Literal["project", "free", "minmax"] = "project"
     """Pixels are put back into the input box at every step, or only when stored, or the whole batch is
     stretched to [0, 1] at every step."""
@@ -221,6 +233,7 @@ class Synthesis:
         _check("synthesis.learning-rate", self.learning_rate, 0, above=True)
         _check("synthesis.tau", self.tau, 0, above=True)
         _check("synthesis.l2", self.l2, 0)
+        _check("synthesis.tv", self.tv, 0)
         _check("synthesis.batch-size", self.batch_size, 1)
         _check("synthesis.shard-size", self.shard_size, 1)
         if (self.carry_images or self.carry_moments) and self.noise_share:
@@ -284,6 +297,9 @@ class Distill(Fit):
     label_weight: float = 0.0
     """Weight of the cross-entropy with the labels: what a real image shows, or the class that an impression
     was made for."""
+    balance: bool = False
+    """Show as many images of each class that the teacher sees in the set; a pass then repeats some images and
+    leaves out others."""
     images: Literal["auto", "memory", "mapped"] = "auto"
     """Where the transfer set is read from: copied into memory once, or from its mapped files at every step.
     auto: the first when it takes less than half of the memory that is free. The student is the same."""

@@ -150,9 +150,12 @@ class _Questions:
     def __init__(self, teacher: Classifier, transfer_set: TransferSet, config: Distill) -> None:
         self._teacher, self._set, self._config = teacher, transfer_set, config
         self._copy: Images | None = None
+        self._by_class = _rows_by_class(transfer_set) if config.balance else []
 
     def __call__(self, rows: Tensor, numbers: Generator) -> Batch:
         teacher = self._teacher
+        if self._by_class:
+            rows = self._balanced(rows, numbers)
         if self._config.images == "memory" and self._copy is None:  # by the process that needs it
             self._copy = self._set.all_images()
         chosen = self._set.images(rows) if self._copy is None else self._copy[rows]
@@ -162,6 +165,13 @@ class _Questions:
             return images, images.new_empty(len(images), 0), labels
         with torch.no_grad():
             return images, teacher(images), labels
+
+    def _balanced(self, rows: Tensor, numbers: Generator) -> Tensor:
+        """Keep of each row nothing but its turn: a class for every turn, and a random one of its images."""
+        found = self._by_class
+        chance = torch.rand(len(rows), generator=numbers).tolist()
+        turns = (rows % len(found)).tolist()
+        return torch.stack([found[k][int(u * len(found[k]))] for k, u in zip(turns, chance, strict=True)])
 
     def can_be_sent(self) -> bool:
         """Whether another process can make the batches: the teacher can be packed, and the batches fit."""
@@ -174,6 +184,12 @@ class _Questions:
         except Exception:  # whatever a user's network raises when it is packed
             return False
         return True
+
+
+def _rows_by_class(transfer_set: TransferSet) -> list[Tensor]:
+    """Return the rows of each class that the teacher gives to any image."""
+    said = torch.cat([shard.logits.argmax(1) for shard in transfer_set])
+    return [(said == k).nonzero()[:, 0] for k in said.unique().tolist()]
 
 
 def _key(

@@ -250,7 +250,7 @@ def _measure(
         "preset": recipe.preset,
         "selection": recipe.distill.weights,
         "student_steps": recipe.distill.total_steps(arms[0].spec.count),
-        "data": recipe.data.name,
+        "data": recipe.data.label,
         "accuracy": "measured" if data else NOT_MEASURED,
         "teacher": {
             "parameters": teacher.parameters_count,

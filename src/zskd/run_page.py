@@ -148,7 +148,7 @@ def _page(recipe: Recipe, metrics: dict[str, Any], arms: Iterable[str], filmed: 
     table = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
     parts = [
         f"# Run {recipe.name}",
-        f"Preset `{recipe.preset}`, seed {recipe.seed}, data `{recipe.data.name}`. Everything is in "
+        f"Preset `{recipe.preset}`, seed {recipe.seed}, data `{recipe.data.label}`. Everything is in "
         "[recipe.yaml](recipe.yaml) and [metrics.json](metrics.json).",
         "\n".join(table),
         "\n".join(_notes(metrics)),

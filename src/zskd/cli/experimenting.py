@@ -117,7 +117,7 @@ def _recorded(cells: list[Cell], results: Path) -> list[Cell]:
     """Return the cells that have a record, with which they can be compared."""
     from zskd.report.record import record_path
 
-    found = [one for one in cells if record_path(results, one.recipe.data.name, one.name).is_file()]
+    found = [one for one in cells if record_path(results, one.recipe.data.label, one.name).is_file()]
     if not found:
         raise ZskdError(f"none of these cells has a record in {results}: make them without --again")
     return found

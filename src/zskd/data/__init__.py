@@ -20,6 +20,8 @@ from zskd.types import Images, Labels
 
 _SPLIT_SEED = 0
 """Fixed, so that the same images are test and validation images in every run."""
+_ORDER_SEED = 0
+"""Fixed as well: there is one permuted twin."""
 _DIGITS_TEST = 500
 _FOLDER_TEST_SHARE = 0.2
 
@@ -71,6 +73,7 @@ def load_data(data: Data, shape: tuple[int, int, int]) -> Dataset:
     if data.name == "none":
         raise ZskdError("this step needs real images: give --data.name and, for your own, --data-dir")
     train, test, names = _LOADERS[data.name](data, shape)
+    train, test = _TWINS[data.twin](train), _TWINS[data.twin](test)
     full = len(train)
     if data.validation <= 0:
         empty = Split(train.images[:0], train.labels[:0])
@@ -146,6 +149,29 @@ _LOADERS: dict[str, Callable[[Data, tuple[int, int, int]], tuple[Split, Split, t
     "mnist": _load_idx,
     "fashion-mnist": _load_idx,
     "folder": _load_folder,
+}
+
+
+def _transposed(images: Images) -> Images:
+    if images.shape[2] != images.shape[3]:
+        raise ZskdError(f"--data.twin transposed needs square images, not {tuple(images.shape[2:])}")
+    return images.transpose(2, 3).contiguous()
+
+
+def _permuted(images: Images) -> Images:
+    order = torch.randperm(images[0, 0].numel(), generator=torch.Generator().manual_seed(_ORDER_SEED))
+    return images.flatten(2)[:, :, order].view_as(images)
+
+
+def _changed(change: Callable[[Images], Images]) -> Callable[[Split], Split]:
+    return lambda split: replace(split, images=change(split.images))
+
+
+_TWINS: dict[str, Callable[[Split], Split]] = {
+    "none": lambda split: split,
+    "transposed": _changed(_transposed),
+    "inverted": _changed(lambda images: 1 - images),
+    "permuted": _changed(_permuted),
 }
 
 

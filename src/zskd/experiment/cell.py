@@ -93,7 +93,7 @@ def _record(job: Job, progress: Progress) -> Record:
         experiment=job.experiment,
         cell=job.cell.name,
         key=job.key,
-        dataset=recipe.data.name,
+        dataset=recipe.data.label,
         arm=job.cell.arm_name,
         title=job.cell.arm.title,
         preset=recipe.preset,

@@ -103,7 +103,7 @@ def lay_out(
                 folder=out / "cells" / f"{cell.name}-{key[:8]}",
                 teacher=out / "teachers" / teacher,
                 set_folder=None if whole is None else out / "sets" / _set_name(whole, teacher),
-                record=record_path(results, cell.recipe.data.name, cell.name),
+                record=record_path(results, cell.recipe.data.label, cell.name),
             )
         )
     return places, sources

@@ -23,6 +23,13 @@ DEFAULT_PRESET = "default"
 _HERE = Path(__file__).parent
 _RIVALS = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "steps", "epochs"))
 """Group and two settings that say the same thing in two ways: the one set last counts."""
+_LATER: tuple[tuple[str, str, Any], ...] = (
+    ("data", "twin", "none"),
+    ("synthesis", "tv", 0.0),
+    ("distill", "balance", False),
+)
+"""Group, name and neutral value of settings that are younger than the records: with this value a result is
+what it was before there was the setting, and so is its hash."""
 _adapter = cache(partial(TypeAdapter, Recipe))
 """The validator: it takes long to build, and an experiment reads hundreds of recipes."""
 _RATES = "rates"
@@ -114,6 +121,9 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     del values["tensorboard"]
     values["workers"] = values["distill"]["images"] = None
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
+    for group, setting, absent in _LATER:
+        if values[group][setting] == absent:
+            del values[group][setting]
     return values
 
 
