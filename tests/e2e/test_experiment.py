@@ -19,7 +19,7 @@ import yaml
 from conftest import run_zskd
 from zskd.cli import run
 from zskd.experiment.conduct import conduct
-from zskd.experiment.layout import State, lay_out
+from zskd.experiment.layout import State, lay_out, states
 from zskd.experiment.plan import load_experiment, plan_cells
 from zskd.files import folder_lock
 from zskd.progress import Progress
@@ -597,3 +597,9 @@ def test_a_given_teacher_one_image_no_validation_and_a_set_that_drops_some(
     assert (student.count, student.unique_images, student.threads) == (1, 1, 1)
     assert teacher.count == 1297  # nothing was split off
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny-experiment"]
+
+
+def test_the_committed_records_of_digits_are_those_of_todays_settings(tmp_path: Path) -> None:
+    experiment, results = load_experiment("digits"), Path(__file__).parents[2] / "results"
+    places, _ = lay_out(experiment, plan_cells(experiment), tmp_path, results)
+    assert set(states(places, tmp_path)) == {State.DONE}

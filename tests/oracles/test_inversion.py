@@ -13,6 +13,7 @@ from zskd.config import Synthesis, Warp
 from zskd.errors import ZskdError
 from zskd.inversion import Moment, Work, draw_starts, draw_warps, invert
 from zskd.inversion.adam import LaneAdam
+from zskd.inversion.loop import variation_gradient
 
 
 def linear_teacher(classes: int = 5, scale: float = 1.0) -> Classifier:
@@ -130,6 +131,26 @@ def test_the_penalty_draws_pixels_towards_zero(teacher: Classifier) -> None:
     plain = made(teacher, starts, targets, still(steps=30, pixels="free"))
     small = made(teacher, starts, targets, still(steps=30, pixels="free", l2=10.0))
     assert float(small.square().sum()) < 0.7 * float(plain.square().sum())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 7, 5), (3, 2, 4, 4)])
+def test_the_gradient_of_total_variation_is_that_of_autograd(shape: tuple[int, ...]) -> None:
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    total = images.diff(dim=2).abs().sum() + images.diff(dim=3).abs().sum()
+    (expected,) = torch.autograd.grad(total, images)
+    torch.testing.assert_close(variation_gradient(images.detach()), expected, rtol=0, atol=0)
+
+
+def test_total_variation_smoothes_and_targets_are_met_all_the_same(teacher: Classifier) -> None:
+    starts, targets = some(8, teacher)
+    plain, smooth = (made(teacher, starts, targets, still(steps=60, tv=weight)) for weight in (0.0, 0.003))
+
+    def variation(images: Tensor) -> float:
+        return float(images.diff(dim=2).abs().sum() + images.diff(dim=3).abs().sum())
+
+    assert variation(smooth) < 0.5 * variation(plain)
+    before = kl(teacher, starts, targets, 4.0).mean()
+    assert float(kl(teacher, smooth, targets, 4.0).mean()) < 0.3 * float(before)
 
 
 def test_more_steps_come_closer_to_the_targets(teacher: Classifier) -> None:
@@ -330,7 +351,7 @@ def test_the_work_given_is_left_as_it_was(teacher: Classifier, work: Work, setti
     assert torch.equal(work.targets, kept[1])
 
 
-@pytest.mark.parametrize("kind", ["smooth", "uniform", "gaussian"])
+@pytest.mark.parametrize("kind", ["smooth", "shapes", "uniform", "gaussian"])
 def test_starts_depend_on_their_index_alone(kind: str) -> None:
     both = draw_starts(kind, [4, 9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
     alone = draw_starts(kind, [9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
@@ -352,6 +373,20 @@ def test_starts_have_the_distribution_of_their_name() -> None:
         return float((images[..., 1:] - images[..., :-1]).abs().mean() / images.std())
 
     assert neighbours(smooth) < 0.5 * neighbours(uniform)
+
+
+def test_shapes_have_plain_backgrounds_of_both_kinds_and_edges() -> None:
+    shapes = draw_starts("shapes", list(range(200)), seed=0, shape=(1, 32, 32), box=(0.2, 0.6))
+    assert float(shapes.min()) >= 0.2 - 1e-6  # of float32
+    assert float(shapes.max()) <= 0.6 + 1e-6
+    corners = torch.stack([shapes[:, 0, i, j] for i in (0, -1) for j in (0, -1)])
+    for end in (0.2, 0.6):
+        share = float((corners - end).abs().lt(1e-3).all(0).float().mean())
+        assert 0.1 < share < 0.4, f"{share} of the backgrounds are at {end}"
+    # most neighbours are equal and some differ much: regions and edges, where smooth noise has slopes
+    steps = shapes.diff(dim=3).abs() / 0.4
+    assert float((steps < 0.01).float().mean()) > 0.4
+    assert float((steps > 0.2).float().mean()) > 0.03
 
 
 def test_a_loss_that_is_not_finite_names_the_steps_and_the_setting() -> None:

@@ -6,7 +6,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
@@ -521,3 +521,37 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("ZSKD_CACHE")
     assert cache_folder().name == "zskd"
     assert os.fspath(cache_folder()) != os.fspath(tmp_path)
+
+
+def twin(of: Data, kind: str, shape: tuple[int, int, int] = SHAPE) -> Dataset:
+    return load_data(replace(of, twin=kind), shape)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["transposed", "inverted", "permuted"])
+def test_a_twin_has_the_same_labels_and_splits_and_other_images(kind: str) -> None:
+    digits = Data(name="digits")
+    original, other = load_data(digits, SHAPE), twin(digits, kind)
+    for one, two in ((original.train, other.train), (original.validation, other.validation)):
+        assert torch.equal(one.labels, two.labels)
+    assert torch.equal(original.test.labels, other.test.labels)
+    back = {
+        "transposed": lambda images: images.mT,
+        "inverted": lambda images: 1 - images,
+        # the same order for all images: pixels that differ in the original differ in the twin
+        "permuted": lambda images: images,
+    }[kind](other.test.images)
+    if kind == "permuted":
+        assert not torch.equal(back, original.test.images)
+        assert torch.equal(back.flatten(1).sort(1).values, original.test.images.flatten(1).sort(1).values)
+        columns = [set(map(tuple, one.test.images.flatten(1).T.tolist())) for one in (original, other)]
+        assert columns[0] == columns[1]
+        assert torch.equal(twin(digits, kind).test.images, other.test.images)
+    else:
+        torch.testing.assert_close(back, original.test.images)
+    assert original.fingerprint() != other.fingerprint()
+    assert replace(digits, twin=kind).label == f"digits-{kind}"  # type: ignore[arg-type]
+
+
+def test_only_square_images_are_transposed() -> None:
+    with pytest.raises(ZskdError, match="--data.twin transposed needs square images"):
+        twin(Data(name="digits"), "transposed", (1, 16, 24))

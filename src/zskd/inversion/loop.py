@@ -184,11 +184,11 @@ def _ask(teacher: Classifier, lanes: _Lanes, config: Synthesis) -> tuple[PerSamp
     if config.l2:
         gradient = gradient + config.l2 * lanes.images
     if config.tv:
-        gradient = gradient + config.tv * _variation_gradient(lanes.images)
+        gradient = gradient + config.tv * variation_gradient(lanes.images)
     return loss.detach() - torch.special.entr(targets).sum(1), gradient
 
 
-def _variation_gradient(images: Images) -> Images:
+def variation_gradient(images: Images) -> Images:
     """Gradient of the sum of absolute differences between neighbouring pixels; 0 where they are equal."""
     down, across = images.diff(dim=2).sign(), images.diff(dim=3).sign()
     return (
