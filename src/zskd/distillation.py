@@ -189,7 +189,8 @@ class _Questions:
 def _rows_by_class(transfer_set: TransferSet) -> list[Tensor]:
     """Return the rows of each class that the teacher gives to any image."""
     said = torch.cat([shard.logits.argmax(1) for shard in transfer_set])
-    return [(said == k).nonzero()[:, 0] for k in said.unique().tolist()]
+    classes = range(len(transfer_set.class_names))
+    return [rows for k in classes if len(rows := (said == k).nonzero()[:, 0])]
 
 
 def _key(
