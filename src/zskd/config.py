@@ -51,7 +51,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How a network is trained: by plain Adam for a fixed number of steps."""
+    """How a network is trained: by gradient descent for a fixed number of steps."""
 
     steps: int | None = None
     """Training steps; they win over `epochs`."""
@@ -59,8 +59,10 @@ class Fit:
     """Passes over the images, for when `steps` is absent."""
     batch_size: int = 256
     """Images per step."""
+    optimiser: Literal["adam", "sgd"] = "adam"
+    """Adam, or gradient descent with momentum 0.9."""
     learning_rate: float = 1e-3
-    """Adam's learning rate at the start."""
+    """Its learning rate at the start."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes on: down to 0 along a half cosine, or not at all."""
     l2: float = 0.0
@@ -280,6 +282,36 @@ class Augment(Warp):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Game:
+    """A generator that plays against the student: it looks for images on which student and teacher differ."""
+
+    share: float = 0.0
+    """Share of each batch that it makes; the rest are images of the transfer set."""
+    rule: Literal["dfad", "zskt"] = "dfad"
+    """What it is after: a large difference of the logits, or a large divergence of the answers."""
+    student_steps: int = 5
+    """Steps of the student for each one of the generator."""
+    same: bool = False
+    """In all of them the student sees what the generator learned from, and no images that are new at each."""
+    latent: int = 100
+    """Length of the random vectors that images are made of."""
+    width: int = 64
+    """Filters of its last layer but one; the others have twice as many."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate at the start."""
+    schedule: Literal["cosine", "constant"] = "constant"
+    """How it goes on."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares and sizes that cannot be."""
+        _check("distill.game.share", self.share, 0, 1)
+        _check("distill.game.student-steps", self.student_steps, 1)
+        _check("distill.game.latent", self.latent, 1)
+        _check("distill.game.width", self.width, 1)
+        _check("distill.game.learning-rate", self.learning_rate, 0, above=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Distill(Fit):
     """How the student learns from the teacher on the transfer set."""
 
@@ -309,6 +341,10 @@ class Distill(Fit):
         )
     )
     """Random changes of the images."""
+    attention: float = 0.0
+    """Weight of attention transfer: the difference between where student and teacher look."""
+    game: Game = field(default_factory=Game)
+    """A generator that plays against the student."""
 
     def __post_init__(self) -> None:
         """Refuse a temperature of 0, and losses that cannot be."""
@@ -316,6 +352,11 @@ class Distill(Fit):
         _check("distill.tau", self.tau, 0, above=True)
         _check("distill.teacher-weight", self.teacher_weight, 0)
         _check("distill.label-weight", self.label_weight, 0)
+        _check("distill.attention", self.attention, 0)
+        if self.game.share and self.label_weight:
+            raise ZskdError(
+                "--distill.label-weight must be 0 with --distill.game.share: made images have none"
+            )
         if not self.teacher_weight and not self.label_weight:
             raise ZskdError(
                 "--distill.teacher-weight and --distill.label-weight are both 0: give one of them"

@@ -1,4 +1,5 @@
-"""Distillation: the student learns the teacher's answers to the images of a transfer set.
+"""Distillation: the student learns the teacher's answers to the images of a transfer set, or to those of a
+generator that plays against it.
 
 The stored targets are never used: the teacher is asked again about every augmented batch (ZSKD,
 section 3.3; Beyer et al. 2022 call it consistent teaching).
@@ -15,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from zskd.attention import attend, attention_distance, check_attention
 from zskd.augment import augment
 from zskd.classifier import Classifier
 from zskd.config import Distill
 from zskd.errors import ZskdError
 from zskd.files import sha256_json
 from zskd.fitting import Batch, fit, percent_said
+from zskd.game import Player
 from zskd.losses import LOSSES
 from zskd.machine import available_memory
 from zskd.progress import Progress, readable_bytes
@@ -31,7 +34,7 @@ from zskd.versions import versions
 
 def distill(
     teacher: Classifier,
-    transfer_set: TransferSet,
+    transfer_set: TransferSet | None,
     student: nn.Module,
     config: Distill | None = None,
     *,
@@ -40,13 +43,13 @@ def distill(
     helper: bool = False,
     progress: Progress | None = None,
 ) -> Classifier:
-    """Train a student on a transfer set and return it as a classifier of the teacher's inputs.
+    """Train a student and return it as a classifier of the teacher's inputs.
 
     Args:
         teacher: asked about every batch; not changed. The student goes to its device.
-        transfer_set: images to learn on.
+        transfer_set: images to learn on; None where a generator makes all of them.
         student: trained in place, from the weights that it has.
-        config: loss, augmentation and schedule.
+        config: loss, augmentation, schedule and generator.
         seed: of order and augmentation.
         state: file to resume from.
         helper: whether a second process makes the batches ready, teacher's answers included, while the
@@ -59,19 +62,24 @@ def distill(
     """
     config = config or Distill()
     teacher.freeze()
-    if transfer_set.shape != teacher.spec.shape:
-        raise ZskdError(
-            f"{transfer_set.folder} holds images of {transfer_set.shape}, and the teacher takes "
-            f"{teacher.spec.shape}"
-        )
-    if transfer_set.manifest["teacher_sha256"] != teacher.fingerprint():
-        raise ZskdError(f"{transfer_set.folder} was made with another teacher: make a set with this one")
+    if transfer_set is not None:
+        _check_fit(teacher, transfer_set)
+    elif config.game.share < 1:
+        raise ZskdError("there is no transfer set to learn from: give --distill.game.share 1")
     progress = progress or Progress()
     classifier = Classifier(student, spec=teacher.spec, class_names=teacher.class_names).to(teacher.device)
     classifier.rewrite = teacher.rewrite
     loss_of = LOSSES[config.loss]
-    config = choose_reading(transfer_set, config, progress)
-    questions = _Questions(teacher, transfer_set, config)
+    if config.attention:
+        check_attention(classifier, teacher)
+    if transfer_set is not None:
+        config = choose_reading(transfer_set, config, progress)
+    images = config.batch_size if transfer_set is None else len(transfer_set)
+    player = None
+    if config.game.share:
+        turns = config.total_steps(images)
+        player = Player(teacher, classifier, config.game, seed=seed, turns=turns)
+    questions = _Questions(teacher, transfer_set, player, config)
     helper = helper and questions.can_be_sent()
     progress.detail(
         f"distill: {torch.get_num_threads()} threads on {teacher.device}"
@@ -83,14 +91,16 @@ def distill(
 
     def loss(batch: Batch) -> Tensor:
         nonlocal last
-        images, answers, labels = batch
-        said = classifier(images)
+        images, answers, labels, *attention = batch
+        said, attended = attend(classifier, images) if attention else (classifier(images), [])
         last = said.detach(), answers
         parts = []
         if config.teacher_weight:
             parts.append(loss_of(said, answers, config) * config.teacher_weight)
         if config.label_weight:
             parts.append(F.cross_entropy(said, labels) * config.label_weight)
+        if attention:
+            parts.append(attention_distance(attended, attention) * config.attention)
         return torch.stack(parts).sum()
 
     def watch() -> dict[str, float]:
@@ -102,12 +112,13 @@ def distill(
         questions,
         loss,
         config,
-        images=len(transfer_set),
+        images=images,
         seed=seed,
         section="distill",
         helper=helper,
         state=state,
         key=_key(teacher, transfer_set, student, config, seed) if state else "",
+        companions=player.companions if player else None,
         watch=watch if config.teacher_weight else None,
         progress=progress,
     )
@@ -144,27 +155,50 @@ def choose_reading(
     return config
 
 
-class _Questions:
-    """Makes a batch ready: some images, changed at random, the teacher's answers to them, their labels."""
+def _check_fit(teacher: Classifier, transfer_set: TransferSet) -> None:
+    if transfer_set.shape != teacher.spec.shape:
+        raise ZskdError(
+            f"{transfer_set.folder} holds images of {transfer_set.shape}, and the teacher takes "
+            f"{teacher.spec.shape}"
+        )
+    if transfer_set.manifest["teacher_sha256"] != teacher.fingerprint():
+        raise ZskdError(f"{transfer_set.folder} was made with another teacher: make a set with this one")
 
-    def __init__(self, teacher: Classifier, transfer_set: TransferSet, config: Distill) -> None:
-        self._teacher, self._set, self._config = teacher, transfer_set, config
+
+class _Questions:
+    """Makes a batch ready: some images, changed at random, the teacher's answers to them, their labels, and
+    where the teacher looks, if that is asked for."""
+
+    def __init__(
+        self, teacher: Classifier, transfer_set: TransferSet | None, player: Player | None, config: Distill
+    ) -> None:
+        self._teacher, self._set, self._player, self._config = teacher, transfer_set, player, config
         self._copy: Images | None = None
-        self._by_class = _rows_by_class(transfer_set) if config.balance else []
+        self._by_class = _rows_by_class(transfer_set) if config.balance and transfer_set is not None else []
 
     def __call__(self, rows: Tensor, numbers: Generator) -> Batch:
-        teacher = self._teacher
+        teacher, config = self._teacher, self._config
+        made = round(config.game.share * len(rows))
         if self._by_class:
             rows = self._balanced(rows, numbers)
+        parts = [self._stored(rows[made:])] if made < len(rows) else []
+        if self._player is not None:
+            parts.append(self._player.images(made))
+        images = augment(torch.cat(parts), config.augment, teacher.spec.box, numbers)
+        labels = rows if self._set is None else self._set.labels[rows]
+        labels = labels.to(teacher.device)
+        if not config.teacher_weight:
+            return images, images.new_empty(len(images), 0), labels
+        with torch.no_grad():
+            answers, attention = attend(teacher, images) if config.attention else (teacher(images), [])
+        return images, answers, labels, *attention
+
+    def _stored(self, rows: Tensor) -> Images:
+        assert self._set is not None
         if self._config.images == "memory" and self._copy is None:  # by the process that needs it
             self._copy = self._set.all_images()
         chosen = self._set.images(rows) if self._copy is None else self._copy[rows]
-        images = augment(chosen.to(teacher.device), self._config.augment, teacher.spec.box, numbers)
-        labels = self._set.labels[rows].to(teacher.device)
-        if not self._config.teacher_weight:
-            return images, images.new_empty(len(images), 0), labels
-        with torch.no_grad():
-            return images, teacher(images), labels
+        return chosen.to(self._teacher.device)
 
     def _balanced(self, rows: Tensor, numbers: Generator) -> Tensor:
         """Keep of each row nothing but its turn: a class for every turn, and a random one of its images."""
@@ -174,7 +208,10 @@ class _Questions:
         return torch.stack([found[k][int(u * len(found[k]))] for k, u in zip(turns, chance, strict=True)])
 
     def can_be_sent(self) -> bool:
-        """Whether another process can make the batches: the teacher can be packed, and the batches fit."""
+        """Whether another process can make the batches: without the student, the teacher can be packed, and
+        they fit."""
+        if self._set is None or self._player is not None:
+            return False
         waiting = 8 * self._config.batch_size * self._set.image_bytes / len(self._set)
         shared = Path("/dev/shm")
         if self._teacher.device.type != "cpu" or (shared.is_dir() and disk_usage(shared).free < waiting):
@@ -194,13 +231,13 @@ def _rows_by_class(transfer_set: TransferSet) -> list[Tensor]:
 
 
 def _key(
-    teacher: Classifier, transfer_set: TransferSet, student: nn.Module, config: Distill, seed: int
+    teacher: Classifier, transfer_set: TransferSet | None, student: nn.Module, config: Distill, seed: int
 ) -> str:
     """What a saved state must have been made with to be gone on with."""
     return sha256_json(
         {
             "teacher": teacher.fingerprint(),
-            "transfer_set": transfer_set.fingerprint(),
+            "transfer_set": transfer_set and transfer_set.fingerprint(),
             "student": [[name, list(value.shape)] for name, value in student.state_dict().items()],
             "config": repr(replace(config, images="auto")),
             "seed": seed,

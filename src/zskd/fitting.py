@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -41,10 +42,18 @@ _AHEAD = 4
 _NOTE_EVERY, _WATCH_EVERY = 10, 50
 """Steps between two points of the loss's curve, and of a curve that costs something."""
 
+_OPTIMISERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, rate: torch.optim.Adam(parameters, lr=rate, fused=True),
+    "sgd": lambda parameters, rate: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
+}
+
+Network = TypeVar("Network", bound=nn.Module)
 Batch = tuple[Tensor, ...]
 """Images, and what is known of them that the loss asks for."""
 Prepare = Callable[[Tensor, Generator], Batch]
 """(rows of the training set, random numbers of this step) → batch, whatever the network has become."""
+Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
+"""What else learns while batches are made ready, by name: its network and its optimiser."""
 Watch = Callable[[], dict[str, float]]
 """What else is to be told of the batch whose loss was taken last, by the names of the curves."""
 
@@ -61,10 +70,11 @@ def fit(
     helper: bool = False,
     state: Path | None = None,
     key: str = "",
+    companions: Companions | None = None,
     watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train a network in place with Adam for the number of steps of its settings.
+    """Train a network in place for the number of steps of its settings.
 
     Args:
         module: in training mode; left in evaluation mode.
@@ -77,6 +87,7 @@ def fit(
         helper: whether a second process makes the batches ready, with as many threads as this one.
         state: file that the state is saved to after every pass and read from at the start.
         key: identifies what is being trained; a state of another key is not used.
+        companions: networks that `prepare` trains, saved and put back with this one; not with a helper.
         watch: asked every 50 steps where `progress` listens.
         progress: told of every step.
 
@@ -88,10 +99,11 @@ def fit(
     batches = _Batches(_Order(config.batch_size, images, seed), prepare, seed)
     total = config.total_steps(images)
     weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
-    optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
+    optimiser = _OPTIMISERS[config.optimiser](module.parameters(), config.learning_rate)
+    learners = {"": (module, optimiser), **(companions or {})}
     followed = module.state_dict() if config.weights == "ema" else {}
     average = {name: value.clone() for name, value in followed.items()}
-    done = _load(state, key, module, optimiser, average) if state else 0
+    done = _load(state, key, learners, average) if state else 0
     between = max(_SAVE_STEPS, images // config.batch_size)
     module.train()
     started = time.perf_counter()
@@ -111,11 +123,11 @@ def fit(
                     progress.note(f"{section}/{name}", point, step)
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
-            _descend(optimiser, loss, _learning_rate(config, step, total))
+            _descend(optimiser, loss, rate_at(config.learning_rate, config.schedule, step, total))
             if average:
                 _follow(average, module, config.ema_decay, step)
             if state and (step + 1) % between == 0 and step + 1 < total:
-                _save(state, key, module, optimiser, average, step + 1)
+                _save(state, key, learners, average, step + 1)
             task.advance(1, f"loss {value:.4f}")
             if step == done + _PROBE_STEPS:
                 left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
@@ -131,7 +143,7 @@ def fit(
     module.eval()
 
 
-def fresh_weights(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def fresh_weights(build: Callable[[], Network], seed: int) -> Network:
     """Build a network whose random initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_stream(seed, "weights", 0).initial_seed())
@@ -218,7 +230,7 @@ def _points(config: Fit, step: int, total: int, loss: float, watch: Watch | None
     last = step + 1 == total
     points: dict[str, float] = {}
     if last or step % _NOTE_EVERY == 0:
-        points |= {"loss": loss, "learning_rate": _learning_rate(config, step, total)}
+        points |= {"loss": loss, "learning_rate": rate_at(config.learning_rate, config.schedule, step, total)}
     if watch and (last or step % _WATCH_EVERY == 0):
         points |= watch()
     return points
@@ -237,10 +249,9 @@ def _diverged(section: str, what: str, config: Fit) -> ZskdError:
     return ZskdError(f"{section}: {what}: lower {rate}")
 
 
-def _learning_rate(config: Fit, step: int, total: int) -> float:
-    if config.schedule == "constant":
-        return config.learning_rate
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
+def rate_at(first: float, schedule: str, step: int, total: int) -> float:
+    """Return the learning rate of a step: the first one, or on its way down to 0 along a half cosine."""
+    return first if schedule == "constant" else first * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 @torch.no_grad()
@@ -254,18 +265,13 @@ def _follow(average: dict[str, Tensor], module: nn.Module, decay: float, step: i
             average[name].copy_(value)
 
 
-def _save(
-    path: Path,
-    key: str,
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    average: dict[str, Tensor],
-    done: int,
-) -> None:
-    tensors = {f"weights/{name}": value for name, value in module.state_dict().items()}
-    tensors |= {f"average/{name}": value for name, value in average.items()}
-    for i, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam/{i}/{name}": value for name, value in moments.items()}
+def _save(path: Path, key: str, learners: Companions, average: dict[str, Tensor], done: int) -> None:
+    tensors = {f"average/{name}": value for name, value in average.items()}
+    for owner, (module, optimiser) in learners.items():
+        prefix = f"{owner}/" if owner else ""
+        tensors |= {f"{prefix}weights/{name}": value for name, value in module.state_dict().items()}
+        for i, moments in optimiser.state_dict()["state"].items():
+            tensors |= {f"{prefix}moments/{i}/{name}": value for name, value in moments.items()}
     # channels-last weights are stored row by row; where they lie does not matter to their values
     with whole_file(path) as temporary:
         save_tensors(
@@ -275,9 +281,7 @@ def _save(
         )
 
 
-def _load(
-    path: Path, key: str, module: nn.Module, optimiser: torch.optim.Optimizer, average: dict[str, Tensor]
-) -> int:
+def _load(path: Path, key: str, learners: Companions, average: dict[str, Tensor]) -> int:
     """Put a saved state back and return the number of steps done; 0 without a state of this key."""
     if not path.is_file():
         return 0
@@ -286,23 +290,28 @@ def _load(
         metadata = opened.metadata() or {}
     if metadata.get("key") != key:
         return 0
-    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}}
-    moments: dict[int, dict[str, Tensor]] = {}
-    parameters = list(module.parameters())
-    for name, value in tensors.items():
-        kind, _, rest = name.partition("/")
-        if kind == "adam":
-            number, _, field = rest.partition("/")
-            moments.setdefault(int(number), {})[field] = value
-        else:
-            groups[kind][rest] = value
-    module.load_state_dict(groups["weights"])
-    for name, value in groups["average"].items():
+    for name, value in _under("average/", tensors).items():
         average[name].copy_(value)
-    for i, fields in moments.items():
-        for field, value in fields.items():
-            # fused Adam walks through memory: moments must lie as their parameter does
-            like = parameters[i] if value.shape == parameters[i].shape else value
-            fields[field] = torch.empty_like(like, requires_grad=False).copy_(value)
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+    for owner, (module, optimiser) in learners.items():
+        mine = _under(f"{owner}/", tensors) if owner else tensors
+        module.load_state_dict(_under("weights/", mine))
+        _restore(optimiser, _under("moments/", mine))
     return int(metadata["done"])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _restore(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    """Give an optimiser its moments back, by the number of the parameter and the name of the moment."""
+    parameters = [one for group in optimiser.param_groups for one in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        number, _, field = name.partition("/")
+        # a fused optimiser walks through memory: moments must lie as their parameter does
+        parameter = parameters[int(number)]
+        like = parameter if value.shape == parameter.shape else value
+        copy = torch.empty_like(like, requires_grad=False).copy_(value)
+        moments.setdefault(int(number), {})[field] = copy
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})

@@ -1,7 +1,8 @@
-"""The methods that fill a transfer set: one file each, one signature, one explicit table.
+"""The methods: one file each, one signature for each of two kinds, two explicit tables.
 
-A method says what the teacher shall answer for each index and which images are optimised towards it.
-Starts, optimisation and storage are the same for all.
+A method that fills a transfer set says what the teacher shall answer for each index and which images are
+optimised towards it; starts, optimisation and storage are the same for all. A method with a generator that
+plays against the student says what the generator is after; the game itself is the same for all.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from zskd.classifier import Classifier
 from zskd.config import Targets
 from zskd.methods.class_impressions import class_impressions
+from zskd.methods.dfad import dfad
 from zskd.methods.noise import noise
 from zskd.methods.wanted import Wanted
 from zskd.methods.zskd import zskd
+from zskd.methods.zskt import zskt
 from zskd.targets import Place
+from zskd.types import Logits
 
 Method = Callable[[Classifier, list[Place], list[int], int, Targets], Wanted]
 """(teacher, places in the plan, indices, seed, settings) → what is wanted of the teacher."""
@@ -26,6 +32,11 @@ METHODS: dict[str, Method] = {
     "class_impressions": class_impressions,
     "noise": noise,
 }
+
+Rule = Callable[[Logits, Logits], Tensor]
+"""(student's logits, teacher's logits) → what a generator that plays against the student makes small."""
+
+GAMES: dict[str, Rule] = {"dfad": dfad, "zskt": zskt}
 
 
 @dataclass(frozen=True)
@@ -45,4 +56,4 @@ CONTROLS: dict[str, Control] = {
     "noise_white": Control("noise", "uniform", "white noise"),
 }
 
-__all__ = ["CONTROLS", "METHODS", "Control", "Method", "Wanted"]
+__all__ = ["CONTROLS", "GAMES", "METHODS", "Control", "Method", "Rule", "Wanted"]

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from zskd.config import Recipe
+from zskd.config import Game, Recipe
 from zskd.errors import ZskdError, one_line
 
 DEFAULT_PRESET = "default"
@@ -26,7 +26,11 @@ _RIVALS = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "s
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("data", "twin", "none"),
     ("synthesis", "tv", 0.0),
+    ("teacher", "optimiser", "adam"),
+    ("distill", "optimiser", "adam"),
     ("distill", "balance", False),
+    ("distill", "attention", 0.0),
+    ("distill", "game", dataclasses.asdict(Game())),
 )
 """Group, name and neutral value of settings that are younger than the records: with this value a result is
 what it was before there was the setting, and so is its hash."""
