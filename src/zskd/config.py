@@ -286,7 +286,7 @@ class Game:
     """A generator that plays against the student: it looks for images on which student and teacher differ."""
 
     share: float = 0.0
-    """Share of each batch that it makes; the rest are images of the transfer set."""
+    """Share of each batch that it makes; the rest are images of the transfer set, which 1 does without."""
     rule: Literal["dfad", "zskt"] = "dfad"
     """What it is after: a large difference of the logits, or a large divergence of the answers."""
     student_steps: int = 5
@@ -345,6 +345,11 @@ class Distill(Fit):
     """Weight of attention transfer: the difference between where student and teacher look."""
     game: Game = field(default_factory=Game)
     """A generator that plays against the student."""
+
+    @property
+    def needs_set(self) -> bool:
+        """Whether the student sees any image of a transfer set."""
+        return self.game.share < 1
 
     def __post_init__(self) -> None:
         """Refuse a temperature of 0, and losses that cannot be."""

@@ -33,7 +33,7 @@ from zskd.progress import Progress
 from zskd.recipes import identity, load_recipe, to_yaml
 from zskd.run_page import draw_run
 from zskd.similarity import class_similarity, concentration
-from zskd.students import make_students, threads_of_each
+from zskd.students import generated_images, make_students, student_steps, threads_of_each
 from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set
 from zskd.teachers import describe_student, fresh_student, make_teacher, open_sources
 from zskd.tracking import tracked
@@ -54,7 +54,8 @@ class Arm:
 
     name: str
     title: str
-    spec: SetSpec
+    spec: SetSpec | None
+    """Of its transfer set; None where a generator makes all images."""
 
 
 def run_recipe(
@@ -84,14 +85,15 @@ def run_recipe(
         # the metrics are the last file of a run: it is finished
         if (folder / METRICS).is_file() and _is_whole(folder, progress):
             return read_json(folder / METRICS, "the metrics of a run")
-        count = set_size(recipe, sources.data)
-        arms = plan_arms(recipe, count)
+        arms = plan_arms(recipe, sources.data)
         clock = Clock(folder / "timings.json")
         with clock("teacher"), tracked(progress, recipe.tensorboard, "teacher") as of_teacher:
             teacher = make_teacher(recipe, sources, folder / "teacher", of_teacher)
         write_similarity(teacher, folder / "similarity.json")
         sets = {}
         for arm in arms:
+            if arm.spec is None:
+                continue
             with clock(f"set {arm.name}"):
                 sets[arm.name] = build_transfer_set(
                     teacher,
@@ -103,7 +105,8 @@ def run_recipe(
             if told.listens:
                 told.picture(f"set/{arm.name}", _first_images(sets[arm.name]))
         with clock("students"):
-            students = make_students(recipe, teacher, sets, folder / "students", progress)
+            learned_from = {arm.name: sets.get(arm.name) for arm in arms}
+            students = make_students(recipe, teacher, learned_from, folder / "students", progress)
         held_out = _held_out(recipe, teacher, folder, progress)
         if (folder / METRICS).is_file():  # something was mended; the test set is not touched again
             metrics = read_json(folder / METRICS, "the metrics of a run")
@@ -128,23 +131,36 @@ def run_recipe(
     return metrics
 
 
-def plan_arms(recipe: Recipe, count: int) -> list[Arm]:
-    """Return the main arm and its controls, all of the same size."""
-    main = SetSpec(
+def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:
+    """Return the main arm and its controls, all of the same size.
+
+    Raises:
+        ZskdError: that size is not given.
+    """
+    rule = recipe.distill.game.rule
+    if recipe.distill.needs_set:
+        main = Arm(recipe.method, f"{recipe.method.upper()} ({recipe.preset})", _main_set(recipe, data))
+    else:
+        main = Arm(rule, f"{rule.upper()} ({recipe.preset})", None)
+    controls = [_control(name, _main_set(recipe, data)) for name in recipe.controls]
+    # a control that is run as the main arm is not run twice
+    return [main, *(control for control in controls if control.spec != main.spec)]
+
+
+def _main_set(recipe: Recipe, data: Dataset | None) -> SetSpec:
+    return SetSpec(
         method=recipe.method,
-        count=count,
+        count=set_size(recipe, data),
         seed=recipe.seed,
         targets=recipe.targets,
         synthesis=recipe.synthesis,
     )
-    arms = [Arm(recipe.method, f"{recipe.method.upper()} ({recipe.preset})", main)]
-    for name in recipe.controls:
-        control = CONTROLS[name]
-        synthesis = replace(main.synthesis, start=control.start or main.synthesis.start)
-        spec = replace(main, method=control.method, synthesis=synthesis)
-        if spec != main:  # a control that is run as the main arm is not run twice
-            arms.append(Arm(name, control.title, spec))
-    return arms
+
+
+def _control(name: str, main: SetSpec) -> Arm:
+    control = CONTROLS[name]
+    synthesis = replace(main.synthesis, start=control.start or main.synthesis.start)
+    return Arm(name, control.title, replace(main, method=control.method, synthesis=synthesis))
 
 
 def _claim(recipe: Recipe, folder: Path, hashes: dict[str, str]) -> None:
@@ -236,20 +252,21 @@ def _measure(
     data: Dataset | None,
 ) -> dict[str, Any]:
     """Measure everything once. The test images are touched here and nowhere before."""
-    rows = []
+    rows, main = [], arms[0].spec
     for arm in arms:
         student = students[arm.name]
         agrees = {
             name: asdict(agreement(student, teacher, torch.cat([shard.images for shard in images])))
             for name, images in held_out.items()
         }
-        row = {"arm": arm.name, "title": arm.title, "count": arm.spec.count, "agreement": agrees}
+        count = generated_images(recipe.distill) if arm.spec is None else arm.spec.count
+        row = {"arm": arm.name, "title": arm.title, "count": count, "agreement": agrees}
         rows.append(row | {"parameters": student.parameters_count} | _accuracies(student, data))
     return {
         "run": recipe.name,
         "preset": recipe.preset,
         "selection": recipe.distill.weights,
-        "student_steps": recipe.distill.total_steps(arms[0].spec.count),
+        "student_steps": student_steps(recipe.distill, None if main is None else main.count),
         "data": recipe.data.label,
         "accuracy": "measured" if data else NOT_MEASURED,
         "teacher": {

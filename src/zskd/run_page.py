@@ -39,7 +39,7 @@ def draw_run(
     metrics: dict[str, Any],
     teacher: Classifier,
     sets: dict[str, TransferSet],
-    main: SetSpec,
+    main: SetSpec | None,
 ) -> None:
     """Write figures/ and README.md of a run."""
     figures = folder / "figures"
@@ -50,10 +50,11 @@ def draw_run(
     )
     for name, transfer_set in sets.items():
         save_figure(samples_figure(transfer_set, per_class=2), figures / f"samples-{name}.png")
-    if main.optimises:
+    filmed = main is not None and main.optimises
+    if main is not None and filmed:
         save_figure(film_figure(teacher, main), figures / "filmstrip.png")
     save_figure(_chart(metrics), figures / "arms.png")
-    write_text(folder / "README.md", _page(recipe, metrics, list(sets), main.optimises))
+    write_text(folder / "README.md", _page(recipe, metrics, list(sets), filmed))
 
 
 def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | None = None) -> Figure:

@@ -1,4 +1,4 @@
-"""The students of a recipe, one for each transfer set, trained side by side."""
+"""The students of a recipe, one for each arm, trained side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from zskd.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.classifier import Classifier
-from zskd.config import Recipe
+from zskd.config import Distill, Recipe
 from zskd.distillation import choose_reading, distill
 from zskd.files import make_folder
 from zskd.machine import usable_cores, use_threads
@@ -25,16 +25,16 @@ from zskd.workers import each_done
 def make_students(
     recipe: Recipe,
     teacher: Classifier,
-    sets: Mapping[str, TransferSet],
+    sets: Mapping[str, TransferSet | None],
     folder: Path,
     progress: Progress,
 ) -> dict[str, Classifier]:
-    """Return one student for each set, by the sets' names, each in a folder of its own.
+    """Return one student for each arm, by the arms' names, each in a folder of its own.
 
     Args:
         recipe: student, schedule, seed, workers and threads.
         teacher: frozen.
-        sets: transfer sets of the teacher.
+        sets: transfer sets of the teacher by the names of the arms; None where a generator makes all images.
         folder: of all students; those that are there are kept.
         progress: told of every step.
     """
@@ -43,21 +43,36 @@ def make_students(
     side_by_side = teacher.device.type == "cpu" and len(missing) > 1
     workers = min(recipe.workers or usable_cores(), len(missing)) if side_by_side else 1
     if workers > 1:
-        reading = choose_reading(sets[names[0]], recipe.distill, progress, readers=workers)
+        found = [one for one in sets.values() if one is not None]
+        reading = recipe.distill
+        if found:  # they are of one size
+            reading = choose_reading(found[0], reading, progress, readers=workers)
         helper = room_for_helper(recipe, len(names), workers)
-        folders = [sets[name].folder for name in names]
-        shared = (replace(recipe, distill=reading), teacher, folders, folder, helper)
-        steps = sum(recipe.distill.total_steps(len(sets[names[i]])) for i in missing)
+        folders = [None if one is None else one.folder for one in sets.values()]
+        shared = (replace(recipe, distill=reading), teacher, names, folders, folder, helper)
+        sizes = [None if one is None else len(one) for one in sets.values()]
+        steps = sum(student_steps(recipe.distill, sizes[i]) for i in missing)
         with progress.task(f"{len(missing)} students", steps, "steps") as task:
             for _ in each_done(_make_one, shared, missing, workers=workers, tell=task.advance):
                 pass
     helper = room_for_helper(recipe, len(names))
     with use_threads(threads_of_each(recipe, len(names))):
         students = {}
-        for name, one in sets.items():
+        for name, images in sets.items():
             with tracked(progress, recipe.tensorboard, f"students/{name}") as told:
-                students[name] = make_student(recipe, teacher, one, folder / name, told, helper=helper)
+                students[name] = make_student(recipe, teacher, images, folder / name, told, helper=helper)
         return students
+
+
+def student_steps(config: Distill, count: int | None) -> int:
+    """Return how many steps a student takes on a set of `count` images; without a set a pass is one batch."""
+    return config.total_steps(config.batch_size if count is None else count)
+
+
+def generated_images(config: Distill) -> int:
+    """Return how many images a generator makes where there is no set."""
+    batches = -(-student_steps(config, None) // (config.game.student_steps if config.game.same else 1))
+    return batches * config.batch_size
 
 
 def threads_of_each(recipe: Recipe, students: int) -> int:
@@ -79,7 +94,7 @@ def room_for_helper(recipe: Recipe, students: int = 1, workers: int = 1) -> bool
 def make_student(
     recipe: Recipe,
     teacher: Classifier,
-    transfer_set: TransferSet,
+    transfer_set: TransferSet | None,
     folder: Path,
     progress: Progress,
     *,
@@ -95,6 +110,9 @@ def make_student(
         student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
+    config = recipe.distill
+    if not config.needs_set and transfer_set is not None:  # the control of a generator learns without one
+        config = replace(config, game=replace(config.game, share=0.0))
     architecture = describe_student(recipe.student, teacher)
     untrained = fresh_student(architecture, teacher, recipe.seed)
     make_folder(folder)
@@ -102,7 +120,7 @@ def make_student(
         teacher,
         transfer_set,
         untrained.module,
-        recipe.distill,
+        config,
         seed=recipe.seed,
         state=folder / "training.safetensors",
         helper=helper,
@@ -111,8 +129,8 @@ def make_student(
     origin = {
         "how": "distilled",
         "teacher_sha256": teacher.fingerprint(),
-        "transfer_set_sha256": transfer_set.fingerprint(),
-        "method": transfer_set.manifest["spec"]["method"],
+        "transfer_set_sha256": transfer_set and transfer_set.fingerprint(),
+        "method": transfer_set.manifest["spec"]["method"] if transfer_set else config.game.rule,
         "seed": recipe.seed,
         "distill": {key: value for key, value in to_values(recipe)["distill"].items() if key != "images"},
         "threads": torch.get_num_threads(),
@@ -123,13 +141,15 @@ def make_student(
     return student
 
 
-def _make_one(
-    shared: tuple[Recipe, Classifier, list[Path], Path, bool], number: int, tell: Callable[[int], None]
-) -> None:
+_Shared = tuple[Recipe, Classifier, list[str], list[Path | None], Path, bool]
+"""Recipe, teacher, names of the arms, their sets, folder of all students, whether each has a helper."""
+
+
+def _make_one(shared: _Shared, number: int, tell: Callable[[int], None]) -> None:
     """Make one student; the work of one worker."""
-    recipe, teacher, sets, folder, helper = shared
-    images = TransferSet(sets[number])
-    name = images.folder.name
+    recipe, teacher, names, sets, folder, helper = shared
+    made, name = sets[number], names[number]
+    images = None if made is None else TransferSet(made)
     with (
         use_threads(threads_of_each(recipe, len(sets))),
         tracked(Told(tell), recipe.tensorboard, f"students/{name}") as progress,
