@@ -190,11 +190,12 @@ def synthesize(
 @app.command(
     help_epilogue=examples(
         "zskd distill teacher/ set/ --student half --distill.steps 6000 --out student/",
+        "zskd distill teacher/ --preset dfad --out student/",
     )
 )
 def distill(
     teacher: Path,
-    transfer_set: Path,
+    transfer_set: Path | None = None,
     /,
     *,
     out: Path,
@@ -211,11 +212,11 @@ def distill(
     quiet: Flag = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a student on a transfer set, or go on where that was interrupted.
+    """Train a student on a transfer set or against a generator, or go on where that was interrupted.
 
     Args:
         teacher: Checkpoint folder.
-        transfer_set: Folder of the set.
+        transfer_set: Folder of the set; none with a preset whose generator makes all images.
         out: Folder of the student.
         recipe: Recipe to take settings from.
         preset: default, paper, release or reproduction.
@@ -247,7 +248,7 @@ def distill(
         rewrite=rewrite,
     )
     classifier = ready_teacher(teacher, model, full)
-    loaded = TransferSet(transfer_set)
+    loaded = None if transfer_set is None else TransferSet(transfer_set)
     must_be_new(out)
     progress, helper = default_progress(quiet, verbose), room_for_helper(full)
     with folder_lock(out), use_threads(threads_of_each(full, 1)):

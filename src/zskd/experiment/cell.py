@@ -48,7 +48,7 @@ class Job:
     teacher: Path
     """Checkpoint of its teacher."""
     images: Path | None
-    """Transfer set; None for the teacher itself."""
+    """Transfer set; None for the teacher itself, and where a generator makes the images."""
     count: int
     """Images that it learns from: the beginning of the set."""
     set_seconds: float
@@ -78,13 +78,15 @@ def _record(job: Job, progress: Progress) -> Record:
     clock = Clock(job.folder / "timings.json")
     with use_threads(threads), clock("student"):
         teacher = load_teacher(recipe, job.teacher)
-        if job.images is None:
-            student, facts = teacher, _facts_of_teacher(job)
-        else:
+        images = None
+        if job.images is not None:
             # a set whose images may be dropped is smaller than was planned
             count = min(job.count, read_manifest(job.images)["count"])
             images = TransferSet(job.images, first=count)
             progress.picture("images", images.images(torch.arange(min(_SHOWN, count))))
+        if job.cell.arm.images == "none":
+            student, facts = teacher, _facts_of_teacher(job)
+        else:
             student = make_student(recipe, teacher, images, job.folder / "student", progress)
             facts = _facts_of_student(job, images)
         measured = _measured(student, teacher, load_test(recipe.data, teacher.spec.shape))
@@ -156,20 +158,23 @@ def _facts_of_teacher(job: Job) -> dict[str, Any]:
     }
 
 
-def _facts_of_student(job: Job, images: TransferSet) -> dict[str, Any]:
+def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
     config, recipe = job.cell.recipe.distill, job.cell.recipe
-    steps = config.total_steps(len(images))
-    optimised = sum(int(shard.steps.sum()) for shard in images)
+    steps = job.cell.student_steps(job.count if images is None else len(images))
+    optimised = 0 if images is None else sum(int(shard.steps.sum()) for shard in images)
     asked = steps * config.batch_size if config.teacher_weight else 0
+    # made images are stored with the teacher's answers, which real ones do not need
+    stored = len(images) if images is not None and job.cell.arm.images == "made" else 0
+    if config.game.share:  # the generator asks as well, each time with a gradient
+        optimised += -(-steps // config.game.student_steps) * round(config.game.share * config.batch_size)
     return {
-        "method": images.manifest["spec"]["method"],
+        "method": config.game.rule if images is None else images.manifest["spec"]["method"],
         "augmented": config.augment.changes,
-        "unique_images": _unique(images),
+        "unique_images": job.count if images is None else _unique(images),
         "student": recipe.student,
         "student_steps": steps,
         "selection": config.weights,
-        # once more for the answers that are stored with made images; real ones need none
-        "teacher_forwards": optimised + asked + (len(images) if job.cell.arm.images == "made" else 0),
+        "teacher_forwards": optimised + asked + stored,
         "teacher_backwards": optimised,
     }
 

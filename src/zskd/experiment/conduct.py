@@ -190,7 +190,7 @@ class _Conductor:
         jobs = [self._job(place) for place in cells]
         if not jobs:
             return
-        steps = sum(p.cell.recipe.distill.total_steps(p.count) for p in cells if p.images)
+        steps = sum(place.cell.student_steps(place.count) for place in cells)
         with self._progress.task(f"{len(jobs)} cells", steps, "steps") as task:
             workers = min(self._workers, len(jobs))
             for number, (record, log) in each_done(

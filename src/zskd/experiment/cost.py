@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from zskd.augment import augment
 from zskd.classifier import Classifier
 from zskd.config import Recipe
+from zskd.distillation import distill
 from zskd.experiment.layout import Place
 from zskd.files import read_json, sha256_json
 from zskd.fitting import Batch, fit
@@ -55,17 +56,17 @@ def read_known(out: Path) -> dict[str, float]:
 
 def _cost(place: Place, teacher: Classifier, known: dict[str, float]) -> Cost:
     images, recipe = place.images, place.cell.recipe
-    if images is None:
+    if place.cell.arm.images == "none":
         return Cost(0.0, 0.0)
     made = 0.0
-    if images.spec is not None and not _made(place.set_folder):
+    if images is not None and images.spec is not None and not _made(place.set_folder):
         spec = images.spec
         kind = sha256_json({"method": spec.method, "image of": asdict(spec.synthesis)})
         made = _known(known, kind, lambda: seconds_per_image(teacher, spec)) * images.count
     learning = replace(recipe.distill, steps=_STEPS, epochs=None)
     kind = sha256_json({"student": recipe.student, "step of": asdict(learning)})
     step = _known(known, kind, lambda: _seconds_per_step(recipe, teacher))
-    return Cost(made, step * recipe.distill.total_steps(place.count))
+    return Cost(made, step * place.cell.student_steps(place.count))
 
 
 def _known(known: dict[str, float], kind: str, measure: Callable[[], float]) -> float:
@@ -103,7 +104,10 @@ def _seconds_per_step(recipe: Recipe, teacher: Classifier) -> float:
 
     def timed() -> float:
         started = time.perf_counter()
-        fit(student.module, prepare, loss, config, images=len(noise), seed=0, section="distill")
+        if config.needs_set:
+            fit(student.module, prepare, loss, config, images=len(noise), seed=0, section="distill")
+        else:
+            distill(teacher, None, student.module, config)
         return (time.perf_counter() - started) / _STEPS
 
     with use_threads(recipe.threads or 1):

@@ -41,7 +41,7 @@ class Place:
     count: int
     """Images that it learns from."""
     images: Images | None
-    """The set that these are the beginning of; None for the teacher itself."""
+    """The set that these are the beginning of; None for the teacher itself and for a generator's images."""
     folder: Path
     teacher: Path
     set_folder: Path | None
@@ -133,7 +133,7 @@ def _state(place: Place, alive: bool) -> State:
 
 def _images(cell: Cell, data: Dataset) -> Images | None:
     seed = cell.recipe.seed
-    if cell.arm.images == "none":
+    if cell.arm.images in ("none", "generated"):
         return None
     if cell.arm.images == "made":
         spec = cell.spec(data.train_size)

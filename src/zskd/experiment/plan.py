@@ -15,6 +15,7 @@ from zskd.errors import ZskdError
 from zskd.files import sha256_json
 from zskd.recipes import check_keys, identity, load_recipe, merge, read_yaml
 from zskd.report.record import Reported
+from zskd.students import generated_images, student_steps
 from zskd.synthesis import SetSpec
 
 TEACHER = "teacher"
@@ -32,9 +33,9 @@ class Arm:
 
     title: str
     """How tables call it."""
-    images: Literal["made", "real", "all real", "none"] = "made"
-    """What the student learns from: a transfer set, as many real images as the rate says, all of them; none
-    for the teacher itself."""
+    images: Literal["made", "real", "all real", "generated", "none"] = "made"
+    """What the student learns from: a transfer set, as many real images as the rate says, all of them, or
+    what a generator makes as it learns; none for the teacher itself."""
     leave_out: tuple[int, ...] = ()
     """Classes that are never drawn from the real images."""
     own_schedule: bool = False
@@ -153,7 +154,15 @@ class Cell:
             train_size: images in the full training set, of which `rate` is a percentage.
             available: images in its training part.
         """
+        if self.arm.images == "generated":
+            return generated_images(self.recipe.distill)
         return self.recipe.size(train_size) if self.rate is not None else available
+
+    def student_steps(self, count: int) -> int:
+        """Return how many steps its student takes on `count` images; none for the teacher itself."""
+        if self.arm.images == "none":
+            return 0
+        return student_steps(self.recipe.distill, count if self.recipe.distill.needs_set else None)
 
     def spec(self, train_size: int) -> SetSpec:
         """Return what its transfer set is, for an arm whose images are made."""
@@ -274,6 +283,11 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
         recipe = _recipe(experiment, arm, {"seed": seed} | ({} if rate is None else {"rate": rate}))
     except ZskdError as error:
         raise ZskdError(f"experiment {experiment.name}, arm {name}: {error}") from error
+    if arm.images != "none" and (arm.images == "generated") == recipe.distill.needs_set:
+        raise ZskdError(
+            f"experiment {experiment.name}, arm {name}: images: generated and distill.game.share 1 mean the "
+            "same: give both or neither"
+        )
     label = f"{name}-{seed}" if rate is None else f"{name}-{rate:g}-{seed}"
     return Cell(label, name, arm, rate, recipe, _reported(experiment, name, rate))
 
