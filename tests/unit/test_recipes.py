@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from zskd.config import Augment, Distill, Recipe, Synthesis, Targets, Warp
+from zskd.config import Augment, Distill, Game, Recipe, Synthesis, Targets, Warp
 from zskd.errors import ZskdError
 from zskd.recipes import load_recipe, preset_names, read_preset, recipe_names, to_yaml
 
 PUBLISHED = ["paper", "release", "reproduction"]
+GAMES = ["dfad", "zskt"]
 
 
 def keys(kind: type) -> set[str]:
@@ -40,7 +41,7 @@ def setting(recipe: Recipe, name: str) -> Any:
 
 def test_the_shipped_names_are_those_that_the_documents_tell() -> None:
     assert recipe_names() == ["digits", "fashion-mnist", "mnist", "my-teacher"]
-    assert preset_names() == ["default", *PUBLISHED]
+    assert preset_names() == ["default", *sorted([*PUBLISHED, *GAMES])]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -63,6 +64,19 @@ def test_a_preset_spells_out_every_setting_so_that_no_default_leaks_in(name: str
     assert set(values["synthesis"]["warp"]) == keys(Warp)
     assert set(values["distill"]) == keys(Distill)
     assert set(values["distill"]["augment"]) == keys(Augment)
+    assert set(values["distill"]["game"]) == keys(Game)
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_a_preset_of_a_generator_spells_out_the_distillation_and_does_without_a_set(name: str) -> None:
+    values = read_preset(name)
+    assert set(values) == {"distill"}
+    assert set(values["distill"]) == keys(Distill)
+    assert set(values["distill"]["augment"]) == keys(Augment)
+    assert set(values["distill"]["game"]) == keys(Game)
+    recipe = load_recipe(None, {"preset": name})
+    assert not recipe.distill.needs_set
+    assert recipe.distill.game.rule == name
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -191,7 +205,10 @@ def test_a_size_is_needed_and_a_rate_needs_a_training_set() -> None:
         ({"synthesis": {"learning-rate": 1}}, r"did you mean synthesis\.learning_rate\?"),
         ({"qqq": 1}, "unknown key qqq: choose one of name, preset"),
         ({"preset": "reprodction"}, r"unknown preset 'reprodction': did you mean reproduction\?"),
-        ({"preset": "xyz"}, "unknown preset 'xyz': choose one of default, paper, release, reproduction"),
+        (
+            {"preset": "xyz"},
+            "unknown preset 'xyz': choose one of default, dfad, paper, release, reproduction, zskt",
+        ),
         ({"rates": {1: {}}}, "unknown key rates"),
     ],
 )
