@@ -312,6 +312,32 @@ class Game:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """Images made against the student as it is, in rounds of equal length, and shown again in later ones."""
+
+    share: float = 0.0
+    """Share of each batch that is of earlier rounds, from the second on."""
+    count: int = 10
+    """Rounds that the training is cut into."""
+    images: int = 3000
+    """Images that are made at the beginning of each round but the first."""
+    keep: int = 30000
+    """At most so many are kept; after that the oldest make room."""
+    steps: int = 3
+    """Steps that each takes, from an image of the transfer set, changed at random, to where student and
+    teacher differ."""
+    learning_rate: float = 0.03
+    """Adam's learning rate of these steps, in units of the pixel range."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares and sizes that cannot be."""
+        _check("distill.rounds.share", self.share, 0, 1)
+        for name in ("count", "images", "keep", "steps"):
+            _check(f"distill.rounds.{name}", getattr(self, name), 1)
+        _check("distill.rounds.learning-rate", self.learning_rate, 0, above=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Distill(Fit):
     """How the student learns from the teacher on the transfer set."""
 
@@ -345,6 +371,8 @@ class Distill(Fit):
     """Weight of attention transfer: the difference between where student and teacher look."""
     game: Game = field(default_factory=Game)
     """A generator that plays against the student."""
+    rounds: Rounds = field(default_factory=Rounds)
+    """Images made against the student as it is."""
 
     @property
     def needs_set(self) -> bool:
@@ -358,9 +386,14 @@ class Distill(Fit):
         _check("distill.teacher-weight", self.teacher_weight, 0)
         _check("distill.label-weight", self.label_weight, 0)
         _check("distill.attention", self.attention, 0)
-        if self.game.share and self.label_weight:
+        if self.game.share + self.rounds.share > 1:
             raise ZskdError(
-                "--distill.label-weight must be 0 with --distill.game.share: made images have none"
+                "--distill.game.share and --distill.rounds.share are more than a batch: lower one"
+            )
+        if (self.game.share or self.rounds.share) and self.label_weight:
+            raise ZskdError(
+                "--distill.label-weight must be 0 with --distill.game.share or --distill.rounds.share: their "
+                "images have no labels"
             )
         if not self.teacher_weight and not self.label_weight:
             raise ZskdError(

@@ -7,28 +7,24 @@ section 3.3; Beyer et al. 2022 call it consistent teaching).
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
-from shutil import disk_usage
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from zskd.attention import attend, attention_distance, check_attention
-from zskd.augment import augment
 from zskd.classifier import Classifier
 from zskd.config import Distill
 from zskd.errors import ZskdError
 from zskd.files import sha256_json
 from zskd.fitting import Batch, fit, percent_said
-from zskd.game import Player
 from zskd.losses import LOSSES
 from zskd.machine import available_memory
 from zskd.progress import Progress, readable_bytes
+from zskd.questions import Questions
 from zskd.transfer_set import TransferSet
-from zskd.types import Images
 from zskd.versions import versions
 
 
@@ -75,11 +71,8 @@ def distill(
     if transfer_set is not None:
         config = choose_reading(transfer_set, config, progress)
     images = config.batch_size if transfer_set is None else len(transfer_set)
-    player = None
-    if config.game.share:
-        turns = config.total_steps(images)
-        player = Player(teacher, classifier, config.game, seed=seed, turns=turns)
-    questions = _Questions(teacher, transfer_set, player, config)
+    questions = Questions(teacher, transfer_set, config)
+    companions = questions.follow(classifier, seed=seed, turns=config.total_steps(images))
     helper = helper and questions.can_be_sent()
     progress.detail(
         f"distill: {torch.get_num_threads()} threads on {teacher.device}"
@@ -118,7 +111,7 @@ def distill(
         helper=helper,
         state=state,
         key=_key(teacher, transfer_set, student, config, seed) if state else "",
-        companions=player.companions if player else None,
+        companions=companions,
         watch=watch if config.teacher_weight else None,
         progress=progress,
     )
@@ -163,71 +156,6 @@ def _check_fit(teacher: Classifier, transfer_set: TransferSet) -> None:
         )
     if transfer_set.manifest["teacher_sha256"] != teacher.fingerprint():
         raise ZskdError(f"{transfer_set.folder} was made with another teacher: make a set with this one")
-
-
-class _Questions:
-    """Makes a batch ready: some images, changed at random, the teacher's answers to them, their labels, and
-    where the teacher looks, if that is asked for."""
-
-    def __init__(
-        self, teacher: Classifier, transfer_set: TransferSet | None, player: Player | None, config: Distill
-    ) -> None:
-        self._teacher, self._set, self._player, self._config = teacher, transfer_set, player, config
-        self._copy: Images | None = None
-        self._by_class = _rows_by_class(transfer_set) if config.balance and transfer_set is not None else []
-
-    def __call__(self, rows: Tensor, numbers: Generator) -> Batch:
-        teacher, config = self._teacher, self._config
-        made = round(config.game.share * len(rows))
-        if self._by_class:
-            rows = self._balanced(rows, numbers)
-        parts = [self._stored(rows[made:])] if made < len(rows) else []
-        if self._player is not None:
-            parts.append(self._player.images(made))
-        images = augment(torch.cat(parts), config.augment, teacher.spec.box, numbers)
-        labels = rows if self._set is None else self._set.labels[rows]
-        labels = labels.to(teacher.device)
-        if not config.teacher_weight:
-            return images, images.new_empty(len(images), 0), labels
-        with torch.no_grad():
-            answers, attention = attend(teacher, images) if config.attention else (teacher(images), [])
-        return images, answers, labels, *attention
-
-    def _stored(self, rows: Tensor) -> Images:
-        assert self._set is not None
-        if self._config.images == "memory" and self._copy is None:  # by the process that needs it
-            self._copy = self._set.all_images()
-        chosen = self._set.images(rows) if self._copy is None else self._copy[rows]
-        return chosen.to(self._teacher.device)
-
-    def _balanced(self, rows: Tensor, numbers: Generator) -> Tensor:
-        """Keep of each row nothing but its turn: a class for every turn, and a random one of its images."""
-        found = self._by_class
-        chance = torch.rand(len(rows), generator=numbers).tolist()
-        turns = (rows % len(found)).tolist()
-        return torch.stack([found[k][int(u * len(found[k]))] for k, u in zip(turns, chance, strict=True)])
-
-    def can_be_sent(self) -> bool:
-        """Whether another process can make the batches: without the student, the teacher can be packed, and
-        they fit."""
-        if self._set is None or self._player is not None:
-            return False
-        waiting = 8 * self._config.batch_size * self._set.image_bytes / len(self._set)
-        shared = Path("/dev/shm")
-        if self._teacher.device.type != "cpu" or (shared.is_dir() and disk_usage(shared).free < waiting):
-            return False
-        try:
-            pickle.dumps(self._teacher)
-        except Exception:  # whatever a user's network raises when it is packed
-            return False
-        return True
-
-
-def _rows_by_class(transfer_set: TransferSet) -> list[Tensor]:
-    """Return the rows of each class that the teacher gives to any image."""
-    said = torch.cat([shard.logits.argmax(1) for shard in transfer_set])
-    classes = range(len(transfer_set.class_names))
-    return [rows for k in classes if len(rows := (said == k).nonzero()[:, 0])]
 
 
 def _key(

@@ -52,8 +52,8 @@ Batch = tuple[Tensor, ...]
 """Images, and what is known of them that the loss asks for."""
 Prepare = Callable[[Tensor, Generator], Batch]
 """(rows of the training set, random numbers of this step) → batch, whatever the network has become."""
-Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
-"""What else learns while batches are made ready, by name: its network and its optimiser."""
+Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer | None]]
+"""What else changes while batches are made ready, by name: a module, and what it learns with if it does."""
 Watch = Callable[[], dict[str, float]]
 """What else is to be told of the batch whose loss was taken last, by the names of the curves."""
 
@@ -87,7 +87,7 @@ def fit(
         helper: whether a second process makes the batches ready, with as many threads as this one.
         state: file that the state is saved to after every pass and read from at the start.
         key: identifies what is being trained; a state of another key is not used.
-        companions: networks that `prepare` trains, saved and put back with this one; not with a helper.
+        companions: modules that `prepare` changes, saved and put back with this one; not with a helper.
         watch: asked every 50 steps where `progress` listens.
         progress: told of every step.
 
@@ -270,7 +270,8 @@ def _save(path: Path, key: str, learners: Companions, average: dict[str, Tensor]
     for owner, (module, optimiser) in learners.items():
         prefix = f"{owner}/" if owner else ""
         tensors |= {f"{prefix}weights/{name}": value for name, value in module.state_dict().items()}
-        for i, moments in optimiser.state_dict()["state"].items():
+        state = {} if optimiser is None else optimiser.state_dict()["state"]
+        for i, moments in state.items():
             tensors |= {f"{prefix}moments/{i}/{name}": value for name, value in moments.items()}
     # channels-last weights are stored row by row; where they lie does not matter to their values
     with whole_file(path) as temporary:
@@ -295,7 +296,8 @@ def _load(path: Path, key: str, learners: Companions, average: dict[str, Tensor]
     for owner, (module, optimiser) in learners.items():
         mine = _under(f"{owner}/", tensors) if owner else tensors
         module.load_state_dict(_under("weights/", mine))
-        _restore(optimiser, _under("moments/", mine))
+        if optimiser is not None:
+            _restore(optimiser, _under("moments/", mine))
     return int(metadata["done"])
 
 

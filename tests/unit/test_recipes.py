@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from zskd.config import Augment, Distill, Game, Recipe, Synthesis, Targets, Warp
+from zskd.config import Augment, Distill, Game, Recipe, Rounds, Synthesis, Targets, Warp
 from zskd.errors import ZskdError
 from zskd.recipes import load_recipe, preset_names, read_preset, recipe_names, to_yaml
 
@@ -65,6 +65,7 @@ def test_a_preset_spells_out_every_setting_so_that_no_default_leaks_in(name: str
     assert set(values["distill"]) == keys(Distill)
     assert set(values["distill"]["augment"]) == keys(Augment)
     assert set(values["distill"]["game"]) == keys(Game)
+    assert set(values["distill"]["rounds"]) == keys(Rounds)
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -74,6 +75,7 @@ def test_a_preset_of_a_generator_spells_out_the_distillation_and_does_without_a_
     assert set(values["distill"]) == keys(Distill)
     assert set(values["distill"]["augment"]) == keys(Augment)
     assert set(values["distill"]["game"]) == keys(Game)
+    assert set(values["distill"]["rounds"]) == keys(Rounds)
     recipe = load_recipe(None, {"preset": name})
     assert not recipe.distill.needs_set
     assert recipe.distill.game.rule == name

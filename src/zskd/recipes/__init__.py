@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from zskd.config import Game, Recipe
+from zskd.config import Game, Recipe, Rounds
 from zskd.errors import ZskdError, one_line
 
 DEFAULT_PRESET = "default"
@@ -31,6 +31,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "balance", False),
     ("distill", "attention", 0.0),
     ("distill", "game", dataclasses.asdict(Game())),
+    ("distill", "rounds", dataclasses.asdict(Rounds())),
 )
 """Group, name and neutral value of settings that are younger than the records: with this value a result is
 what it was before there was the setting, and so is its hash."""

@@ -1,0 +1,147 @@
+"""Images made against the student, in rounds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zskd import rounds as module_of_rounds
+from zskd.classifier import Classifier, InputSpec
+from zskd.config import Augment, Distill, Game, Rounds, Synthesis
+from zskd.distillation import distill
+from zskd.errors import ZskdError
+from zskd.losses import LOSSES
+from zskd.progress import Progress
+from zskd.synthesis import SetSpec, build_transfer_set
+from zskd.transfer_set import TransferSet
+
+SPEC = InputSpec(shape=(1, 8, 8), box=(0.2, 0.9))
+SOME = Rounds(share=0.5, count=4, images=10, keep=25, steps=4, learning_rate=0.05)
+QUICK = Distill(steps=60, batch_size=8, learning_rate=0.01, augment=Augment(), rounds=SOME)
+
+
+def network(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 4))
+
+
+@pytest.fixture
+def teacher() -> Classifier:
+    return Classifier(network(0), spec=SPEC).freeze()
+
+
+@pytest.fixture
+def noise(teacher: Classifier, tmp_path: Path) -> TransferSet:
+    spec = SetSpec(method="noise", count=60, synthesis=Synthesis(shard_size=30))
+    return build_transfer_set(teacher, spec, tmp_path / "set")
+
+
+class Stopped(Exception):
+    """What a killed run looks like from inside."""
+
+
+class StopAt(Progress):
+    """Stops the training behind so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    @property
+    def listens(self) -> bool:
+        return True
+
+    def note(self, name: str, value: float, step: int) -> None:
+        if name == "distill/loss" and step >= self.left:
+            raise Stopped
+
+
+def weights(teacher: Classifier, images: TransferSet, config: Distill, **more: object) -> dict[str, Tensor]:
+    return distill(teacher, images, network(1), config, **more).module.state_dict()  # type: ignore[arg-type]
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(rotation=20.0, mixup=0.3)])
+def test_stopped_rounds_go_on_to_the_same_student(
+    teacher: Classifier, noise: TransferSet, augment: Augment, tmp_path: Path
+) -> None:
+    config, state = replace(QUICK, augment=augment), tmp_path / "state.safetensors"
+    whole = weights(teacher, noise, config)
+    for stop in (10, 30, 50):  # before any round's images, among them, and where the oldest have made room
+        with pytest.raises(Stopped):
+            weights(teacher, noise, config, state=state, progress=StopAt(stop))
+    assert same(weights(teacher, noise, config, state=state), whole)
+    assert not same(weights(teacher, noise, config, seed=1), whole)
+
+
+def shown(teacher: Classifier, images: TransferSet, config: Distill) -> list[Tensor]:
+    """The batches that the teacher is asked about on the student's behalf."""
+    batches: list[Tensor] = []
+
+    def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) == config.batch_size:
+            batches.append(inputs[0].clone())
+
+    handle = teacher.register_forward_pre_hook(note)
+    weights(teacher, images, config)
+    handle.remove()
+    return batches
+
+
+def test_the_first_round_shows_the_set_alone_and_later_ones_their_share(
+    teacher: Classifier, noise: TransferSet
+) -> None:
+    stored = {image.numpy().tobytes() for image in noise.all_images()}
+    found = [sum(one.numpy().tobytes() in stored for one in batch) for batch in shown(teacher, noise, QUICK)]
+    assert found == [8] * 15 + [4] * 45
+
+
+def test_no_more_are_kept_than_may_be(
+    teacher: Classifier, noise: TransferSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[module_of_rounds.Rounds] = []
+    build = module_of_rounds.Rounds.__init__
+
+    def note(self: module_of_rounds.Rounds, *given: object, **more: object) -> None:
+        build(self, *given, **more)  # type: ignore[arg-type]
+        kept.append(self)
+
+    monkeypatch.setattr(module_of_rounds.Rounds, "__init__", note)
+    weights(teacher, noise, QUICK)
+    (bank, _optimiser), *_ = kept[0].companions.values()
+    assert int(bank.made) == 30  # type: ignore[arg-type]
+    assert len(bank.images) == 25  # type: ignore[arg-type]
+    assert bool((bank.images > 0).flatten(1).any(1).all())  # type: ignore[union-attr,operator]
+
+
+def test_images_are_driven_apart_inside_the_box(teacher: Classifier, noise: TransferSet) -> None:
+    student = Classifier(network(1), spec=SPEC)
+    starts = noise.all_images()
+    config = replace(QUICK, rounds=replace(SOME, images=60, keep=60))
+    made = module_of_rounds.Rounds(teacher, student, config, lambda n, g: starts[:n], seed=0, turns=4)
+    numbers = torch.Generator().manual_seed(0)
+    assert len(made.images(4, numbers)) == 0
+    shown = made.images(200, numbers)
+
+    def apart(images: Tensor) -> float:
+        with torch.no_grad():
+            return float(LOSSES[config.loss](student(images), teacher(images), config))
+
+    assert apart(shown) > 1.3 * apart(starts)
+    assert float(shown.min()) >= 0.2 - 1e-6
+    assert float(shown.max()) <= 0.9 + 1e-6
+    assert student.training
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_shares_of_more_than_a_batch_are_refused() -> None:
+    with pytest.raises(ZskdError, match="are more than a batch: lower one"):
+        replace(QUICK, game=Game(share=0.6))
+    with pytest.raises(ZskdError, match="images have no labels"):
+        replace(QUICK, label_weight=1.0)
