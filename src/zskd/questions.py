@@ -50,7 +50,7 @@ class Questions:
         return companions
 
     def __call__(self, rows: Tensor, numbers: Generator) -> Batch:
-        """Return a batch for some rows of the set: images, answers, labels, and maps of attention if wanted."""
+        """Return a batch for some rows of the set: images, answers, labels, perhaps maps of attention."""
         teacher, config = self._teacher, self._config
         if self._by_class:
             rows = self._balanced(rows, numbers)
