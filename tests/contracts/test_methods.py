@@ -132,7 +132,7 @@ def test_controls_differ_from_the_main_arm_in_their_method_alone() -> None:
     from zskd.pipeline import plan_arms
 
     recipe = load_recipe("digits")
-    main, *controls = plan_arms(recipe, 100)
+    main, *controls = plan_arms(recipe, None)
     assert [arm.name for arm in controls] == list(CONTROLS)
     for arm in controls:
         assert arm.spec.count == main.spec.count

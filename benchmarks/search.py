@@ -1,0 +1,179 @@
+"""Search for settings: trains students and measures them on images held out of the *training* set.
+
+    python benchmarks/search.py trials.yaml --data-dir data --out runs/search
+
+The file is a list of trials: `name`, `data` (digits, mnist, or filled: MNIST's digits blurred, cut out of
+a soft texture), `seed`, and `settings` as in a recipe. Each one that is not in results/tuning/better.jsonl
+yet gets its line there. Run it as often as there are cores: a trial that another one is at work on is passed
+over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from filelock import FileLock
+
+from zskd.classifier import Classifier
+from zskd.config import Recipe
+from zskd.data import Dataset, Split, load_data
+from zskd.errors import ZskdError
+from zskd.evaluate import accuracy, agreement
+from zskd.files import folder_lock, sha256_json
+from zskd.machine import use_threads
+from zskd.progress import Progress
+from zskd.real import build_real_set
+from zskd.recipes import identity, load_recipe, merge
+from zskd.students import make_student
+from zskd.synthesis import SetSpec, build_transfer_set
+from zskd.teachers import Sources, fresh_teacher, make_teacher
+from zskd.transfer_set import TransferSet
+from zskd.types import Images
+from zskd.versions import source_commit
+
+RECORDS = Path("results/tuning/better.jsonl")
+FILLED = "filled"
+"""MNIST's digits turned into grey, textured, blunt figures: they look as little like strokes as clothes do,
+and a teacher is as often wrong about them."""
+
+
+def filled(split: Split, seed: int) -> Split:
+    """Blur the digits, cut them out of a soft texture, each at a brightness of its own."""
+    images = split.images
+    blunt = _blur(images, 2.8)
+    blunt = blunt / blunt.amax((2, 3), keepdim=True)
+    numbers = torch.Generator().manual_seed(seed)
+    grid = torch.randn(len(images), 1, 8, 8, generator=numbers)
+    texture = F.interpolate(grid, size=images.shape[2:], mode="bicubic", align_corners=False)
+    light = 0.45 + 0.5 * torch.rand(len(images), 1, 1, 1, generator=numbers)
+    mask = torch.sigmoid((blunt - 0.42) * 10)
+    drawn = (mask * light * (1 + 0.45 * texture)).clamp(0, 1)
+    grain = 0.02 * torch.randn(images.shape, generator=numbers) * mask
+    return replace(split, images=(drawn + grain).clamp(0, 1))
+
+
+def _blur(images: Images, deviation: float) -> Images:
+    reach = int(3 * deviation + 1)
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1).float() ** 2) / (2 * deviation**2))
+    kernel = kernel / kernel.sum()
+    across = F.conv2d(images, kernel.view(1, 1, 1, -1), padding=(0, reach))
+    return F.conv2d(across, kernel.view(1, 1, -1, 1), padding=(reach, 0))
+
+
+def main() -> None:
+    """Do what is missing, trial by trial; the file is read again before each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("trials", type=Path)
+    parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--out", type=Path, default=Path("runs/search"))
+    args = parser.parse_args()
+    while (trial := _next_trial(args.trials, args.out)) is not None:
+        try:
+            with folder_lock(args.out / "trials" / _key(trial)):
+                line = run_trial(trial, args.data_dir, args.out)
+        except ZskdError as error:
+            line = {"error": str(error)}
+        with RECORDS.open("a") as stream:
+            stream.write(json.dumps(trial | line | {"key": _key(trial)}) + "\n")
+        print(json.dumps(trial | line), flush=True)
+
+
+def _next_trial(path: Path, out: Path) -> dict[str, Any] | None:
+    text = RECORDS.read_text() if RECORDS.is_file() else ""
+    done = {json.loads(line)["key"] for line in text.splitlines()}
+    for trial in yaml.safe_load(path.read_text()):
+        if _key(trial) in done:
+            continue
+        try:
+            with folder_lock(out / "trials" / _key(trial)):
+                return dict(trial)
+        except ZskdError:
+            continue
+    return None
+
+
+def _key(trial: dict[str, Any]) -> str:
+    return sha256_json({name: trial.get(name) for name in ("data", "seed", "settings")})[:16]
+
+
+def run_trial(trial: dict[str, Any], data_dir: str | None, out: Path) -> dict[str, Any]:
+    """Make teacher, set and student of a trial, or what is missing of them, and measure the student."""
+    settings = merge({"threads": 1, "workers": 1}, trial.get("settings") or {})
+    real = settings.pop("real", False)
+    only_teacher = settings.pop("only_teacher", False)
+    name = trial.get("data", "mnist")
+    recipe = load_recipe(
+        "mnist" if name == FILLED else name,
+        merge({"seed": trial.get("seed", 0), "data": {"dir": data_dir}}, settings),
+    )
+    data = load_data(recipe.data, recipe.teacher.shape)
+    if name == FILLED:
+        data = replace(data, train=filled(data.train, 1), validation=filled(data.validation, 2))
+    with use_threads(1):
+        started = perf_counter()
+        teacher = _teacher(recipe, name, data, out)
+        taught = accuracy(teacher, data.validation).percent
+        if only_teacher:
+            return {"teacher": taught, "seconds": round(perf_counter() - started), "commit": source_commit()}
+        started = perf_counter()
+        images = _images(recipe, teacher, data, out, real)
+        made = perf_counter()
+        folder = out / "trials" / _key(trial) / "student"
+        student = make_student(recipe, teacher, images, folder, Progress())
+    return {
+        "accuracy": accuracy(student, data.validation).percent,
+        "agreement": agreement(student, teacher, data.validation.images).percent,
+        "teacher": taught,
+        "set_seconds": round(made - started),
+        "student_seconds": round(perf_counter() - made),
+        "commit": source_commit(),
+    }
+
+
+def _teacher(recipe: Recipe, name: str, data: Dataset, out: Path) -> Classifier:
+    settings = identity(recipe)
+    what = {"name": name, "data": settings["data"], "teacher": settings["teacher"]}
+    folder = out / "teachers" / f"{name}-{sha256_json(what)[:8]}"
+    fixed = replace(recipe, seed=0)
+    sources = Sources(data, fresh_teacher(fixed, data), None, {"data_sha256": data.fingerprint()})
+    with _alone(folder):
+        return make_teacher(fixed, sources, folder, Progress())
+
+
+def _images(recipe: Recipe, teacher: Classifier, data: Dataset, out: Path, real: bool) -> TransferSet | None:
+    if not recipe.distill.needs_set:
+        return None
+    count = recipe.size(data.train_size)
+    spec = SetSpec(
+        method=recipe.method,
+        count=count,
+        seed=recipe.seed,
+        targets=recipe.targets,
+        synthesis=recipe.synthesis,
+    )
+    what = {"real": count} if real else asdict(spec)
+    folder = out / "sets" / sha256_json(what | {"teacher": teacher.fingerprint()})[:16]
+    with _alone(folder):
+        if real:
+            return build_real_set(teacher, data.train, folder, count=count, seed=recipe.seed)
+        return build_transfer_set(teacher, spec, folder)
+
+
+def _alone(folder: Path) -> FileLock:
+    """Wait until nobody else is making what belongs into this folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{folder}.lock")
+
+
+if __name__ == "__main__":
+    main()
