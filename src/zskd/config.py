@@ -59,8 +59,8 @@ class Fit:
     """Passes over the images, for when `steps` is absent."""
     batch_size: int = 256
     """Images per step."""
-    optimiser: Literal["adam", "sgd"] = "adam"
-    """Adam, or gradient descent with momentum 0.9."""
+    optimiser: Literal["adam", "muon", "sgd"] = "adam"
+    """Adam; Muon, which makes the steps of matrices orthogonal; or gradient descent with momentum 0.9."""
     learning_rate: float = 1e-3
     """Its learning rate at the start."""
     schedule: Literal["cosine", "constant"] = "cosine"

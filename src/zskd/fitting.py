@@ -25,6 +25,7 @@ from zskd.config import Fit
 from zskd.errors import ZskdError
 from zskd.files import whole_file
 from zskd.machine import keep_freed_memory
+from zskd.muon import Muon
 from zskd.progress import Progress, readable_seconds
 from zskd.streams import torch_stream
 from zskd.tensors import read_tensors, save_tensors
@@ -44,6 +45,7 @@ _NOTE_EVERY, _WATCH_EVERY = 10, 50
 
 _OPTIMISERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]] = {
     "adam": lambda parameters, rate: torch.optim.Adam(parameters, lr=rate, fused=True),
+    "muon": lambda parameters, rate: Muon(parameters, lr=rate),
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
 }
 
