@@ -423,6 +423,10 @@ class Recipe:
     """Images in a transfer set, noise included; absent: taken from `rate`."""
     rate: float | None = None
     """The same as a percentage of the full training set, above 0 and at most 100."""
+    budget: float | None = None
+    """Minutes for making the transfer sets and training the students of all arms, from a teacher that is
+    there. The number of steps then follows from the time that they take on this machine, and there are fewer
+    images where a quarter of the time does not suffice for all; absent: as many as are set."""
     nominal_rates: dict[str, float] = field(default_factory=dict)
     """Published rates whose name is not their size: the reproduction's 25 % are 12,000 of 60,000, 20 %."""
     controls: tuple[Literal["class_impressions", "noise_smooth", "noise_white"], ...] = (
@@ -430,7 +434,8 @@ class Recipe:
         "noise_smooth",
         "noise_white",
     )
-    """Arms that are run beside the main one with equal size, steps and augmentation."""
+    """Arms that are run beside the main one with equal size, steps and augmentation; `--empty-controls` for
+    none."""
     held_out: int = 500
     """Images of each kind made apart, to measure on them how far student and teacher agree."""
     student: str = "half"
@@ -470,6 +475,8 @@ class Recipe:
         _check("held-out", self.held_out, 1)
         _check("threads", self.threads, 0)
         _check("workers", self.workers, 0)
+        if self.budget is not None:
+            _check("budget", self.budget, 0, above=True)
         if self.count is not None:
             _check("count", self.count, 1)
         if self.rate is not None:

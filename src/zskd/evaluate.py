@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binomtest
 
 from zskd.classifier import Classifier
 from zskd.data import Split
@@ -36,6 +35,8 @@ def share(hits: int, n: int) -> Share:
     """
     if n == 0:
         raise ZskdError("there are no images to measure on")
+    from scipy.stats import binomtest  # takes a while, and no worker needs it
+
     interval = binomtest(hits, n).proportion_ci(method="wilson")
     return Share(100 * hits / n, 100 * interval.low, 100 * interval.high, n)
 

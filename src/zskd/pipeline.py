@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from zskd.budget import BUDGET, Budget
 from zskd.classifier import Classifier
 from zskd.clock import Clock
 from zskd.config import Recipe
@@ -90,7 +91,17 @@ def run_recipe(
         with clock("teacher"), tracked(progress, recipe.tensorboard, "teacher") as of_teacher:
             teacher = make_teacher(recipe, sources, folder / "teacher", of_teacher)
         write_similarity(teacher, folder / "similarity.json")
-        sets = {}
+        asked, budget = recipe, None
+        if recipe.budget is not None:
+            spent = sum(seconds for stage, seconds in clock.seconds.items() if stage.startswith("set "))
+            key = sha256_json(identity(recipe) | sources.hashes)
+            budget = Budget(recipe, teacher, folder, key=key, spent=spent, progress=progress)
+            specs = {folder / "sets" / arm.name: arm.spec for arm in arms if arm.spec is not None}
+            if specs:
+                with clock("budget"):
+                    recipe = replace(recipe, count=budget.fit_count(specs), rate=None)
+                arms = plan_arms(recipe, sources.data)
+        sets: dict[str, TransferSet] = {}
         for arm in arms:
             if arm.spec is None:
                 continue
@@ -104,8 +115,11 @@ def run_recipe(
                 )
             if told.listens:
                 told.picture(f"set/{arm.name}", _first_images(sets[arm.name]))
+        learned_from = {arm.name: sets.get(arm.name) for arm in arms}
+        if budget is not None:
+            with clock("budget"):
+                recipe = budget.fit_steps(recipe, learned_from)
         with clock("students"):
-            learned_from = {arm.name: sets.get(arm.name) for arm in arms}
             students = make_students(recipe, teacher, learned_from, folder / "students", progress)
         held_out = _held_out(recipe, teacher, folder, progress)
         if (folder / METRICS).is_file():  # something was mended; the test set is not touched again
@@ -122,7 +136,7 @@ def run_recipe(
             "processor": processor(),
             "commit": source_commit(),
             "command": command,
-            "recipe_sha256": sha256_json(identity(recipe)),
+            "recipe_sha256": sha256_json(identity(asked)),
             "sources": sources.hashes,
         }
         _note_results(metrics, told)
@@ -175,16 +189,28 @@ def _claim(recipe: Recipe, folder: Path, hashes: dict[str, str]) -> None:
         write_json(folder / "sources.json", hashes)
         return
     try:
-        there = identity(load_recipe(path))
+        begun = load_recipe(path)
     except ZskdError as error:
         raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
     made_from = read_json(folder / "sources.json", "the hashes of a run's sources")
-    there, now = there | made_from, identity(recipe) | hashes
+    other_budget = begun.budget != recipe.budget and not _is_budget_spent(folder)
+    if other_budget:
+        begun = replace(begun, budget=recipe.budget)
+    there, now = identity(begun) | made_from, identity(recipe) | hashes
     if there != now:
         what = first_difference(there, now, "")
         raise ZskdError(
             f"{folder} was made with another {what}: choose another folder with --out, or delete this one"
         )
+    if other_budget:
+        write_text(path, to_yaml(begun))
+
+
+def _is_budget_spent(folder: Path) -> bool:
+    """Whether a run has made anything that its budget has a part in; one that was refused leaves nothing."""
+    return any(
+        [(folder / BUDGET).exists(), (folder / "students").exists(), *folder.glob("sets/*/manifest.json")]
+    )
 
 
 def _is_whole(folder: Path, progress: Progress) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 
 from zskd.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.classifier import Classifier
+from zskd.clock import Enough, Pace, Stopwatch
 from zskd.config import Distill, Recipe
 from zskd.distillation import choose_reading, distill
 from zskd.files import make_folder
@@ -20,6 +23,9 @@ from zskd.teachers import describe_student, fresh_student
 from zskd.tracking import tracked
 from zskd.transfer_set import TransferSet
 from zskd.workers import each_done
+
+_ENDLESS = 10**9
+"""Steps of a training that is stopped before it has taken them."""
 
 
 def make_students(
@@ -40,16 +46,9 @@ def make_students(
     """
     names = list(sets)
     missing = [i for i, name in enumerate(names) if not (folder / name / "card.json").is_file()]
-    side_by_side = teacher.device.type == "cpu" and len(missing) > 1
-    workers = min(recipe.workers or usable_cores(), len(missing)) if side_by_side else 1
+    workers = student_workers(recipe, teacher, len(missing))
     if workers > 1:
-        found = [one for one in sets.values() if one is not None]
-        reading = recipe.distill
-        if found:  # they are of one size
-            reading = choose_reading(found[0], reading, progress, readers=workers)
-        helper = room_for_helper(recipe, len(names), workers)
-        folders = [None if one is None else one.folder for one in sets.values()]
-        shared = (replace(recipe, distill=reading), teacher, names, folders, folder, helper)
+        shared = _shared(recipe, teacher, sets, folder, workers, progress)
         sizes = [None if one is None else len(one) for one in sets.values()]
         steps = sum(student_steps(recipe.distill, sizes[i]) for i in missing)
         with progress.task(f"{len(missing)} students", steps, "steps") as task:
@@ -62,6 +61,53 @@ def make_students(
             with tracked(progress, recipe.tensorboard, f"students/{name}") as told:
                 students[name] = make_student(recipe, teacher, images, folder / name, told, helper=helper)
         return students
+
+
+def time_students(
+    recipe: Recipe, teacher: Classifier, sets: Mapping[str, TransferSet | None], folder: Path, seconds: float
+) -> tuple[list[Pace], float]:
+    """Train each student for so many seconds, as `make_students` would.
+
+    Args:
+        recipe: as for `make_students`.
+        teacher: frozen.
+        sets: as for `make_students`.
+        folder: for what the trainings save; nothing in it is of use later.
+        seconds: that the steps of each are timed for.
+
+    Returns:
+        How fast each went, and the seconds that the workers took to start and to end.
+    """
+    workers = student_workers(recipe, teacher, len(sets))
+    if workers == 1:  # this process trains now and later, and its first optimiser loads a good part of torch
+        torch.optim.Adam([torch.zeros(1)])
+    started = time.perf_counter()
+    endless = replace(recipe.distill, steps=_ENDLESS, epochs=None)
+    recipe = replace(recipe, tensorboard=None, distill=endless)
+    shared = _shared(recipe, teacher, sets, folder, workers, Progress())
+    numbers = range(len(sets))
+    timed = dict(each_done(_time_one, (shared, seconds), numbers, workers=workers, tell=lambda _: None))
+    busy = training_seconds([Pace(timed[number][1], 0.0) for number in numbers], 0, workers)
+    beside = max(0.0, time.perf_counter() - started - busy)
+    return [timed[number][0] for number in numbers], beside
+
+
+def training_seconds(paces: Sequence[Pace], steps: float, workers: int) -> float:
+    """Return how long students of so many steps take until the last has finished.
+
+    Each is begun, in their order, as soon as a worker is free.
+    """
+    free = [0.0] * workers
+    for pace in paces:
+        first = free.index(min(free))
+        free[first] += pace.start + steps * pace.step
+    return max(free)
+
+
+def student_workers(recipe: Recipe, teacher: Classifier, students: int) -> int:
+    """Return how many students are trained side by side, each in a process of its own if more than one is."""
+    side_by_side = teacher.device.type == "cpu" and students > 1
+    return min(recipe.workers or usable_cores(), students) if side_by_side else 1
 
 
 def student_steps(config: Distill, count: int | None) -> int:
@@ -145,13 +191,42 @@ _Shared = tuple[Recipe, Classifier, list[str], list[Path | None], Path, bool]
 """Recipe, teacher, names of the arms, their sets, folder of all students, whether each has a helper."""
 
 
+def _shared(
+    recipe: Recipe,
+    teacher: Classifier,
+    sets: Mapping[str, TransferSet | None],
+    folder: Path,
+    workers: int,
+    progress: Progress,
+) -> _Shared:
+    """What all workers need."""
+    reading, found = recipe.distill, [one for one in sets.values() if one is not None]
+    if found:  # they are of one size
+        reading = choose_reading(found[0], reading, progress, readers=workers)
+    helper = room_for_helper(recipe, len(sets), workers)
+    folders = [None if one is None else one.folder for one in sets.values()]
+    return replace(recipe, distill=reading), teacher, list(sets), folders, folder, helper
+
+
 def _make_one(shared: _Shared, number: int, tell: Callable[[int], None]) -> None:
     """Make one student; the work of one worker."""
+    recipe, _, names, *_ = shared
+    with tracked(Told(tell), recipe.tensorboard, f"students/{names[number]}") as progress:
+        _train_one(shared, number, progress)
+
+
+def _time_one(shared: tuple[_Shared, float], number: int, tell: Callable[[int], None]) -> tuple[Pace, float]:
+    """Begin to make one student and return its pace and the seconds taken; the work of one worker."""
+    what, seconds = shared
+    started, watch = time.perf_counter(), Stopwatch(seconds)
+    with suppress(Enough):
+        _train_one(what, number, watch)
+    return watch.pace(), time.perf_counter() - started
+
+
+def _train_one(shared: _Shared, number: int, progress: Progress) -> None:
     recipe, teacher, names, sets, folder, helper = shared
-    made, name = sets[number], names[number]
+    made = sets[number]
     images = None if made is None else TransferSet(made)
-    with (
-        use_threads(threads_of_each(recipe, len(sets))),
-        tracked(Told(tell), recipe.tensorboard, f"students/{name}") as progress,
-    ):
-        make_student(recipe, teacher, images, folder / name, progress, helper=helper)
+    with use_threads(threads_of_each(recipe, len(sets))):
+        make_student(recipe, teacher, images, folder / names[number], progress, helper=helper)

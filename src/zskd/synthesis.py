@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,27 +137,51 @@ def build_transfer_set(
             the teacher cannot be sent to another process.
     """
     progress = progress or Progress()
-    teacher.freeze()
-    device = teacher.device
-    provenance = {
-        "spec": asdict(spec),
-        "teacher_sha256": teacher.fingerprint(),
-        "resolved": {"threads": 1, "device": device.type, "dtype": "float32", **teacher.how_run()},
-    }
-    writer = Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
+    writer = open_writer(teacher, spec, folder)
     if writer.complete:
         return TransferSet(folder)
     missing = [k for k in range(spec.shards(teacher.classes)) if k not in writer.done]
-    # a GPU is kept busy by one process
-    workers = min(workers or usable_cores(), len(missing)) if device.type == "cpu" else 1
-    _announce(teacher, spec, len(missing), folder, workers, progress)
-    ready = sum(len(spec.indices(k, teacher.classes)) for k in writer.done)
-    shared = (teacher, spec, folder)
-    with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
-        for number, entry in each_done(_write_one, shared, missing, workers=workers, tell=task.advance):
-            writer.add(number, entry)
+    if missing:
+        workers = min(shard_workers(teacher, workers), len(missing))
+        _announce(teacher, spec, len(missing), folder, workers, progress)
+        ready = sum(len(spec.indices(k, teacher.classes)) for k in writer.done)
+        with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
+            made = make_shards(teacher, spec, folder, missing, workers=workers, tell=task.advance)
+            for number, entry in made:
+                writer.add(number, entry)
     writer.finish(_outcome(spec, writer))
     return TransferSet(folder)
+
+
+def open_writer(teacher: Classifier, spec: SetSpec, folder: Path) -> Writer:
+    """Return what lists the shards of a set.
+
+    Raises:
+        ZskdError: the folder holds a set of another spec.
+    """
+    teacher.freeze()
+    resolved = {"threads": 1, "device": teacher.device.type, "dtype": "float32", **teacher.how_run()}
+    provenance = {"spec": asdict(spec), "teacher_sha256": teacher.fingerprint(), "resolved": resolved}
+    return Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
+
+
+def shard_workers(teacher: Classifier, wanted: int) -> int:
+    """Return how many processes make shards: as many as are wanted, 0 for one per core."""
+    # a GPU is kept busy by one process
+    return (wanted or usable_cores()) if teacher.device.type == "cpu" else 1
+
+
+def make_shards(
+    teacher: Classifier,
+    spec: SetSpec,
+    folder: Path,
+    numbers: Sequence[int],
+    *,
+    workers: int,
+    tell: Callable[[int], None],
+) -> Iterator[tuple[int, ShardEntry]]:
+    """Write some shards of a set and give what a manifest says of each; none is listed yet."""
+    return each_done(_write_one, (teacher, spec, folder), numbers, workers=workers, tell=tell)
 
 
 def make_shard(

@@ -79,6 +79,17 @@ def each_done(
                 ) from error
 
 
+def start_workers(workers: int) -> None:
+    """Start so many workers and let them go again: the first take seconds, later ones need not."""
+    if workers > 1:
+        for _ in each_done(_nothing, None, range(workers), workers=workers, tell=lambda _: None):
+            pass
+
+
+def _nothing(_shared: None, _number: int, _tell: Tell) -> None:
+    pass
+
+
 def _packed(work: Callable[..., Any], shared: Any) -> bytes:
     try:
         return pickle.dumps((work, shared))
@@ -124,7 +135,7 @@ def new_processes() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["zskd.synthesis"])  # imported once for all workers
+    context.set_forkserver_preload(["zskd.synthesis", "zskd.students"])  # imported once for all workers
     return context
 
 

@@ -191,6 +191,7 @@ def synthesize(
     help_epilogue=examples(
         "zskd distill teacher/ set/ --student half --distill.steps 6000 --out student/",
         "zskd distill teacher/ --preset dfad --out student/",
+        "zskd distill teacher/ set/ --budget 3 --out student/",
     )
 )
 def distill(
@@ -205,6 +206,7 @@ def distill(
     seed: int = 0,
     threads: int = 0,
     distill: Distill = Distill(),  # noqa: B008
+    budget: float | None = None,
     model: str | None = None,
     workers: int = 0,
     device: str = "auto",
@@ -224,6 +226,7 @@ def distill(
         seed: Seed of weights, order and augmentation.
         threads: Threads; 0 for half of the cores, the other half makes the batches ready.
         distill: How the student learns.
+        budget: Minutes for the student; its steps are as many as fit.
         model: Factory to run, for a teacher of your own code.
         workers: 1 for no second process that makes the batches ready.
         device: auto for a GPU when there is one, cpu, cuda, cuda:1.
@@ -231,8 +234,10 @@ def distill(
         quiet: Print the result only.
         verbose: Print what was chosen for this machine.
     """
-    from zskd.files import folder_lock
+    from zskd.budget import Budget
+    from zskd.files import folder_lock, sha256_json
     from zskd.machine import use_threads
+    from zskd.recipes import identity
     from zskd.students import make_student, room_for_helper, threads_of_each
     from zskd.transfer_set import TransferSet
 
@@ -243,6 +248,7 @@ def distill(
         seed=seed,
         threads=threads,
         distill=distill,
+        budget=budget,
         workers=workers,
         device=device,
         rewrite=rewrite,
@@ -252,6 +258,11 @@ def distill(
     must_be_new(out)
     progress, helper = default_progress(quiet, verbose), room_for_helper(full)
     with folder_lock(out), use_threads(threads_of_each(full, 1)):
+        if full.budget is not None:
+            settings = identity(full) | {"teacher": classifier.fingerprint()}
+            key = sha256_json(settings | {"set": loaded and loaded.fingerprint()})
+            spending = Budget(full, classifier, out, key=key, progress=progress)
+            full = spending.fit_steps(full, {"student": loaded})
         made = make_student(full, classifier, loaded, out, progress, helper=helper)
     say(f"student in {out}: {made.parameters_count:,} parameters")
 
@@ -260,6 +271,7 @@ def distill(
     help_epilogue=examples(
         "zskd run digits",
         "zskd run mnist --data-dir data --rate 10 --seed 1 --out runs/mnist-10",
+        "zskd run mnist --data-dir data --budget 3 --empty-controls --out runs/mnist-3-minutes",
         "zskd run mnist --preset reproduction --distill.steps 6000 --out runs/mnist-reproduction",
         "zskd run my-teacher --print-config > mine.yaml",
     )

@@ -24,6 +24,7 @@ _HERE = Path(__file__).parent
 _RIVALS = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "steps", "epochs"))
 """Group and two settings that say the same thing in two ways: the one set last counts."""
 _LATER: tuple[tuple[str, str, Any], ...] = (
+    ("", "budget", None),
     ("data", "twin", "none"),
     ("synthesis", "tv", 0.0),
     ("teacher", "optimiser", "adam"),
@@ -127,8 +128,9 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     values["workers"] = values["distill"]["images"] = None
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
     for group, setting, absent in _LATER:
-        if values[group][setting] == absent:
-            del values[group][setting]
+        level = values[group] if group else values
+        if level[setting] == absent:
+            del level[setting]
     return values
 
 
