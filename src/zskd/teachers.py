@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,13 @@ from zskd.progress import Progress
 from zskd.recipes import to_values
 from zskd.training import train_teacher
 from zskd.versions import versions
+
+
+def of_teacher(recipe: Recipe) -> Recipe:
+    """Return a recipe with the seed of its teacher as its own: runs that share a teacher train the same."""
+    config = recipe.teacher
+    seed = recipe.seed if config.seed is None else config.seed
+    return replace(recipe, seed=seed, teacher=replace(config, seed=None))
 
 
 def input_spec(config: Teacher) -> InputSpec:
@@ -125,7 +132,7 @@ def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
     """
     config = recipe.teacher
     architecture = _architecture(recipe, data)
-    module = fresh_weights(lambda: build(architecture, run_code=True), recipe.seed)
+    module = fresh_weights(lambda: build(architecture, run_code=True), of_teacher(recipe).seed)
     names = config.class_names or data.class_names
     return Classifier(module, spec=input_spec(config), class_names=names, head=config.head)
 
@@ -137,6 +144,7 @@ def _architecture(recipe: Recipe, data: Dataset) -> Architecture:
 def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Card:
     """Train the teacher of the sources in place."""
     assert sources.data is not None
+    recipe = of_teacher(recipe)
     settings = {key: to_values(recipe)[key] for key in ("seed", "data", "teacher")}
     settings["data"].pop("dir")
     settings["versions"] = versions()

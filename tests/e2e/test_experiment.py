@@ -85,7 +85,7 @@ def zskd(*arguments: object) -> int:
 
 
 def records(results: Path) -> dict[str, Record]:
-    return {path.stem: read_record(path) for path in sorted(results.glob("digits/[!.]*.json"))}
+    return {path.stem: read_record(path) for path in sorted(results.glob("tiny/[!.]*.json"))}
 
 
 def lasting(results: Path) -> dict[str, dict[str, Any]]:
@@ -287,7 +287,7 @@ def test_a_record_that_is_gone_is_measured_again_and_its_student_is_not_trained_
     lost, kept = "default-2-1", lasting(inside.results)
     (student,) = Path("the work/cells").glob(f"{lost}-*/student/model.safetensors")
     made, lines = student.stat().st_mtime_ns, ledger(inside.results)
-    (inside.results / "digits" / f"{lost}.json").unlink()
+    (inside.results / "tiny" / f"{lost}.json").unlink()
     assert zskd("reproduce", *OPTIONS, "--workers", "1") == 0
     assert lasting(inside.results) == kept
     assert student.stat().st_mtime_ns == made
@@ -421,12 +421,12 @@ def test_a_cell_that_fails_is_told_with_its_log_and_stops_no_other(
     assert f"  diverging-2-0 failed: {logs['diverging-2-0']}\n" in told
     # they are tried again, and they alone
     (tmp_path / "broken").unlink()
-    before = snapshot(results / "digits")
+    before = snapshot(results / "tiny")
     assert zskd(*command, "--quiet") == 1
     assert capsys.readouterr().out.startswith("3 cells have their record in work/results; 2 failed\n")
     assert not logs["factory-2-0"].exists()
     assert records(results)["factory-2-0"].student == "net.py:net"
-    after = snapshot(results / "digits")
+    after = snapshot(results / "tiny")
     assert after.keys() - before.keys() == {"factory-2-0.json"}
     assert {name: after[name] for name in before} == before
     assert [line["cell"] for line in ledger(results)] == ["teacher-0", "real_kd-2-0", "factory-2-0"]
@@ -452,7 +452,7 @@ def test_records_of_other_settings_are_refused(
 
 
 def test_a_damaged_record_is_named(inside: Done, capsys: pytest.CaptureFixture[str]) -> None:
-    path = inside.results / "digits" / "real_kd-5-0.json"
+    path = inside.results / "tiny" / "real_kd-5-0.json"
     text = path.read_text()
     told = {
         "{": "is damaged",
@@ -552,7 +552,7 @@ def test_a_cell_made_again_by_the_command_of_its_record(
         ((far, far), "another student; 2 records are too few to say what to expect", 0),
     ):
         for seed in (0, 1, 2):
-            path = other / "digits" / f"default-2-{seed}.json"
+            path = other / "tiny" / f"default-2-{seed}.json"
             path.unlink(missing_ok=True)
             if seed < len(right):
                 write_record(path, forged(record, right[seed], seed=seed, cell=path.stem))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zskd.cli import app, examples
 from zskd.cli.output import Flag, Verbose, say
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         "zskd reproduce mnist --data-dir data --dry-run",
         "zskd reproduce mnist --data-dir data --only 'default-*' --seeds 1",
         "zskd reproduce mnist --status",
+        "zskd reproduce mnist --data-dir data --twin transposed --seeds 1",
         "zskd reproduce mnist --only default-10-0 --again",
     )
 )
@@ -37,6 +38,7 @@ def reproduce(
     again: Flag = False,
     out: Path | None = None,
     results: Path = Path("results"),
+    twin: Literal["none", "transposed", "inverted", "permuted"] = "none",
     data_dir: Path | None = None,
     workers: int = 0,
     tensorboard: Path | None = None,
@@ -55,13 +57,14 @@ def reproduce(
         out: Folder of teachers, sets and students; absent: runs/NAME-experiment. Cells made again go to the
             one beside it that ends in -again.
         results: Folder of records and ledger.
+        twin: The same on images that are turned into others; it is then called NAME-TWIN.
         data_dir: Folder with the data; absent: a cache filled by download.
         workers: Processes that work side by side; 0 for one per core.
         tensorboard: Folder for TensorBoard's event files.
         quiet: Print the result only.
         verbose: Print what was chosen for this machine.
     """
-    from zskd.experiment.plan import load_experiment, plan_cells
+    from zskd.experiment.plan import load_experiment, of_twin, plan_cells
 
     if seeds is not None and seeds < 1:
         raise ZskdError(f"--seeds is {seeds}: it must be at least 1")
@@ -69,11 +72,14 @@ def reproduce(
     if tensorboard:
         settings["tensorboard"] = str(tensorboard)
     experiment = load_experiment(recipe, settings)
+    if twin != "none":
+        experiment = of_twin(experiment, twin)
     cells = plan_cells(experiment, only, seeds)
     folder = out or Path("runs") / f"{experiment.name}-experiment"
 
     def command(cell: Cell) -> str:
-        return shlex.join(["zskd", "reproduce", recipe, "--only", cell.name, "--again"])
+        turned = [] if twin == "none" else ["--twin", twin]
+        return shlex.join(["zskd", "reproduce", recipe, *turned, "--only", cell.name, "--again"])
 
     if dry_run or status:
         _tell(experiment, cells, folder, results, workers, plan=dry_run)
@@ -82,7 +88,7 @@ def reproduce(
 
     own, records = folder, results
     if again:
-        cells = _recorded(cells, results)
+        cells = _recorded(experiment, cells, results)
         own = Path(f"{folder}-again")  # never where the first ones lie, which would be taken for new
         records = own / "records"
     outcome = conduct(
@@ -113,11 +119,11 @@ def _say_outcome(outcome: Outcome, records: Path) -> bool:
     return not failed
 
 
-def _recorded(cells: list[Cell], results: Path) -> list[Cell]:
+def _recorded(experiment: Experiment, cells: list[Cell], results: Path) -> list[Cell]:
     """Return the cells that have a record, with which they can be compared."""
     from zskd.report.record import record_path
 
-    found = [one for one in cells if record_path(results, one.recipe.data.label, one.name).is_file()]
+    found = [one for one in cells if record_path(results, experiment.name, one.name).is_file()]
     if not found:
         raise ZskdError(f"none of these cells has a record in {results}: make them without --again")
     return found

@@ -17,7 +17,7 @@ from zskd.files import is_locked, sha256_json
 from zskd.recipes import identity
 from zskd.report.record import read_record, record_path
 from zskd.synthesis import SetSpec
-from zskd.teachers import Sources, open_sources
+from zskd.teachers import Sources, of_teacher, open_sources
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def lay_out(
                 folder=out / "cells" / f"{cell.name}-{key[:8]}",
                 teacher=out / "teachers" / teacher,
                 set_folder=None if whole is None else out / "sets" / _set_name(whole, teacher),
-                record=record_path(results, cell.recipe.data.label, cell.name),
+                record=record_path(results, experiment.name, cell.name),
             )
         )
     return places, sources
@@ -172,6 +172,7 @@ def _set_name(images: Images, teacher: str) -> str:
 
 
 def _teacher_name(cell: Cell, sources: Sources) -> str:
-    values: dict[str, Any] = identity(cell.recipe)
+    recipe = of_teacher(cell.recipe)
+    values: dict[str, Any] = identity(recipe)
     known = {key: values[key] for key in ("seed", "data", "teacher", "threads", "device", "rewrite")}
-    return f"seed-{cell.recipe.seed}-{sha256_json(known | sources.hashes)[:8]}"
+    return f"seed-{recipe.seed}-{sha256_json(known | sources.hashes)[:8]}"

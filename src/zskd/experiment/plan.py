@@ -90,6 +90,8 @@ class Experiment:
     """What every arm starts from."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Where all arms differ from that recipe."""
+    teachers: tuple[int, ...] = ()
+    """The teacher's seed for each seed of the plan; none: every seed has a teacher of its own."""
     arms: dict[str, Arm]
     plan: tuple[Block, ...]
     contrasts: tuple[Contrast, ...] = ()
@@ -123,6 +125,11 @@ class Experiment:
                     raise self._wrong(f"the plan must give {name} {'no' if block.rates else 'its'} rates")
             if block.seeds < 1:
                 raise self._wrong(f"seeds is {block.seeds}: it must be at least 1")
+            if self.teachers and block.seeds > len(self.teachers):
+                raise self._wrong(
+                    f"the plan has {block.seeds} seeds and teachers says whose {len(self.teachers)} have: "
+                    "give one for each"
+                )
 
     def _check_names(self) -> None:
         """Refuse names that no file or folder can have."""
@@ -232,6 +239,12 @@ def load_experiment(name: str, settings: Mapping[str, Any] | None = None) -> Exp
     return replace(experiment, settings=merge(experiment.settings, settings or {}))
 
 
+def of_twin(experiment: Experiment, twin: str) -> Experiment:
+    """Return an experiment on images turned into others (`data.twin`), under a name of its own."""
+    settings = merge(experiment.settings, {"data": {"twin": twin}})
+    return replace(experiment, name=f"{experiment.name}-{twin}", settings=settings)
+
+
 def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | None = None) -> list[Cell]:
     """Return the cells of an experiment, seed by seed: what time does not suffice for are seeds, not arms.
 
@@ -270,7 +283,8 @@ def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | 
 def _cells(experiment: Experiment) -> Iterator[Cell]:
     teacher = Arm(title="teacher", images="none")
     for seed in range(max(block.seeds for block in experiment.plan)):
-        yield _cell(experiment, TEACHER, teacher, None, seed)
+        if seed == _first_with(experiment, seed):
+            yield _cell(experiment, TEACHER, teacher, None, seed)
     for block in experiment.plan:
         for name in block.arms:
             for rate in block.rates or (None,):
@@ -278,9 +292,18 @@ def _cells(experiment: Experiment) -> Iterator[Cell]:
                     yield _cell(experiment, name, experiment.arms[name], rate, seed)
 
 
+def _first_with(experiment: Experiment, seed: int) -> int:
+    """Return the first seed that has the same teacher."""
+    teachers = experiment.teachers
+    return teachers.index(teachers[seed]) if teachers else seed
+
+
 def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed: int) -> Cell:
     try:
-        recipe = _recipe(experiment, arm, {"seed": seed} | ({} if rate is None else {"rate": rate}))
+        place: dict[str, Any] = {"seed": seed} | ({} if rate is None else {"rate": rate})
+        if experiment.teachers:
+            place["teacher"] = {"seed": experiment.teachers[seed]}
+        recipe = _recipe(experiment, arm, place)
     except ZskdError as error:
         raise ZskdError(f"experiment {experiment.name}, arm {name}: {error}") from error
     if recipe.budget is not None:

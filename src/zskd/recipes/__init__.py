@@ -28,6 +28,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("data", "twin", "none"),
     ("synthesis", "tv", 0.0),
     ("teacher", "optimiser", "adam"),
+    ("teacher", "seed", None),
     ("distill", "optimiser", "adam"),
     ("distill", "balance", False),
     ("distill", "attention", 0.0),
