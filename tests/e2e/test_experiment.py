@@ -326,7 +326,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_records(
     moments = (
         ("the work/teachers/*/training.safetensors", 1),
         ("the results/ledger.jsonl", 1),
-        ("the results/digits/[!.]*.json", 5),
+        ("the results/tiny/[!.]*.json", 5),
     )
     for pattern, n in moments:
         process = start(tmp_path, "--workers", "1")
@@ -440,7 +440,7 @@ def test_records_of_other_settings_are_refused(
     for option in ([], ["--status"]):
         assert zskd("reproduce", tmp_path / "other.yaml", *OPTIONS[1:], *option) == 2
         assert capsys.readouterr().err == (
-            "zskd: error: the results/digits/labels_all-0.json was made with other settings: move it away, "
+            "zskd: error: the results/tiny/labels_all-0.json was made with other settings: move it away, "
             "or give another --results\n"
         )
     assert zskd("reproduce", tmp_path / "other.yaml", *OPTIONS[1:], "--only", "teacher-*") == 0
@@ -464,7 +464,7 @@ def test_a_damaged_record_is_named(inside: Done, capsys: pytest.CaptureFixture[s
         assert zskd("reproduce", *OPTIONS) == 2
         error = capsys.readouterr().err
         assert message in error
-        assert "the results/digits/real_kd-5-0.json" in error
+        assert "the results/tiny/real_kd-5-0.json" in error
         assert len(error.splitlines()) == 1
     path.write_text(text)
     assert zskd("reproduce", *OPTIONS) == 0

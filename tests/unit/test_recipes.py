@@ -211,7 +211,7 @@ def test_a_size_is_needed_and_a_rate_needs_a_training_set() -> None:
         ({"preset": "reprodction"}, r"unknown preset 'reprodction': did you mean reproduction\?"),
         (
             {"preset": "xyz"},
-            "unknown preset 'xyz': choose one of default, dfad, paper, release, reproduction, zskt",
+            "unknown preset 'xyz': choose one of default, dfad, first, paper, release, reproduction, zskt",
         ),
         ({"rates": {1: {}}}, "unknown key rates"),
     ],
