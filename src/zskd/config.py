@@ -191,10 +191,10 @@ class Warp:
 class Synthesis:
     """How images are optimised until the teacher answers with their targets."""
 
-    start: Literal["smooth", "shapes", "uniform", "gaussian"] = "smooth"
+    start: Literal["smooth", "shapes", "uniform", "gaussian"] = "shapes"
     """First image: smooth multi-scale noise, random shapes before a plain background, or white noise drawn
     from U(0, 1) or from N(0, 1)."""
-    noise_share: float = 0.5
+    noise_share: float = 0.8
     """Share of the set that stays as it started, without any optimisation."""
     steps: int = 50
     """Most optimisation steps of one impression."""
@@ -343,12 +343,13 @@ class Rounds:
 class Distill(Fit):
     """How the student learns from the teacher on the transfer set."""
 
-    steps: int | None = 4000
-    learning_rate: float = 4e-3
+    steps: int | None = 16000
+    optimiser: Literal["adam", "muon", "sgd"] = "muon"
+    learning_rate: float = 0.01
     loss: Literal["kl", "l1", "mse", "ce"] = "kl"
     """Kullback–Leibler divergence of the softened answers, absolute or squared difference of the logits,
     or cross-entropy with the teacher's class alone."""
-    tau: float = 4.0
+    tau: float = 2.0
     """Temperature of both softmaxes, for `kl`."""
     tau_squared: bool = True
     """Multiplies `kl` by τ², so that its gradient does not shrink with τ."""
@@ -416,7 +417,8 @@ class Recipe:
     name: str = "run"
     """Name of the run; its folder is runs/NAME unless `--out` says otherwise."""
     preset: str = "default"
-    """Settings of the method that this recipe starts from: default, paper, release or reproduction."""
+    """Settings of the method that this recipe starts from: default, first, paper, release, reproduction,
+    dfad or zskt."""
     seed: int = 0
     """Seed of everything random."""
     method: Literal["zskd", "class_impressions", "noise"] = "zskd"

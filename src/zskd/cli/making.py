@@ -134,7 +134,7 @@ def synthesize(
         teacher: Checkpoint folder.
         out: Folder of the set.
         recipe: Recipe to take settings from.
-        preset: default, paper, release or reproduction.
+        preset: default, first, paper, release, reproduction, dfad or zskt.
         method: How images are made.
         count: Images in the set.
         rate: The same as a percentage of the training set of --data.name.
@@ -221,7 +221,7 @@ def distill(
         transfer_set: Folder of the set; none with a preset whose generator makes all images.
         out: Folder of the student.
         recipe: Recipe to take settings from.
-        preset: default, paper, release or reproduction.
+        preset: default, first, paper, release, reproduction, dfad or zskt.
         student: half, a built-in name, or package.module:factory.
         seed: Seed of weights, order and augmentation.
         threads: Threads; 0 for half of the cores, the other half makes the batches ready.
