@@ -312,7 +312,7 @@ def test_how_a_student_learns_can_be_chosen_and_changes_nothing_but_rounding(
         "--threads",
         "1",
     ]
-    command += ["--distill.batch-size", "16", "--device", "cpu"]
+    command += ["--distill.batch-size", "16", "--device", "cpu", "--no-estimate"]
 
     def weights(out: str, *options: str) -> bytes:
         assert run([*command, "--out", out, *options]) == 0
