@@ -34,9 +34,9 @@ class Law:
     spread: float
     """The interval reaches from the estimated disagreement divided by this to it times this."""
     unexplained: tuple[float, float]
-    """Least and most that was missed by a student that it was fitted on."""
+    """Least that was missed by a student that it was fitted on, and up to what it is trusted."""
     fragility: float
-    """Most that a teacher's margins lost, of those that it was fitted on."""
+    """Loss of the teacher's margins up to which it is trusted."""
     classes: tuple[int, ...]
     """Numbers of classes of these teachers."""
     channels: tuple[int, ...]
@@ -75,8 +75,9 @@ class Estimate:
         return [*said, UNSEEN]
 
     def record(self) -> dict[str, Any]:
-        """Return numbers and words for a JSON file."""
-        return asdict(self) | {"words": self.lines()}
+        """Return numbers and words as a JSON file holds them."""
+        record: dict[str, Any] = json.loads(json.dumps(asdict(self) | {"words": self.lines()}))
+        return record
 
 
 @cache
@@ -138,14 +139,14 @@ def _out_of_reach(signals: Signals, classes: int, channels: int, fitted: Law) ->
     if signals.fragility > fitted.fragility:
         return (
             f"the teacher's class impressions lose {100 * signals.fragility:.0f} % of their margin when they "
-            f"are moved a little, and those of {where} at most {100 * fitted.fragility:.0f} %: its classes "
-            "may be harder to tell apart than any that this was fitted on"
+            f"are moved a little; after {where}, on which it was fitted, a number is trusted up to "
+            f"{100 * fitted.fragility:.0f} %: these classes may be harder to tell apart"
         )
     if signals.unexplained > fitted.unexplained[1]:
         return (
-            f"the student misses {100 * signals.unexplained:.1f} % of the teacher's margins, and those of "
-            f"{where} at most {100 * fitted.unexplained[1]:.1f} %: it is further from its teacher than any "
-            "that this was fitted on"
+            f"the student misses {100 * signals.unexplained:.1f} % of the teacher's margins; after {where}, "
+            f"on which it was fitted, a number is trusted up to {100 * fitted.unexplained[1]:.1f} %: it is "
+            "further from its teacher"
         )
     return None
 

@@ -112,7 +112,7 @@ def measure(student: Classifier, teacher: Classifier, probes: Probes) -> Signals
     return Signals(
         unexplained=unexplained(_logits(student, probes.moved), _logits(teacher, probes.moved)),
         fragility=float(1 - moved / still.clamp_min(1e-12)),
-        noise=max(one.high for one in differ),
+        noise=float(max(one.high for one in differ)),
         by_class=_by_class(torch.cat([s for s, _ in theirs]), torch.cat([t for _, t in theirs])),
     )
 

@@ -160,7 +160,8 @@ def test_the_words_say_what_is_not_seen(fragility: float) -> None:
 
 def test_a_record_holds_numbers_and_words() -> None:
     found = conclude(SIGNALS, NAMES, 1, LAW)
-    record = json.loads(json.dumps(found.record()))
+    record = found.record()
+    assert json.loads(json.dumps(record)) == record  # what a run returns is what it reads when it is done
     assert record["percent"] == found.percent
     assert record["words"] == found.lines()
     assert record["signals"]["unexplained"] == 0.02
