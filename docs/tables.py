@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from estimate_tables import ESTIMATE_TABLES, draw
 from results_tables import RESULTS_TABLES, write_pictures
 from speed_tables import SPEED_TABLES
 
@@ -25,6 +26,7 @@ PAGES = tuple(
         "docs/reproducibility.md",
         "docs/methods/zskd.md",
         "docs/speed.md",
+        "docs/estimate.md",
     )
 )
 _BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -41,7 +43,12 @@ def presets() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"presets": presets, **RESULTS_TABLES, **SPEED_TABLES}
+TABLES: dict[str, Callable[[], str]] = {
+    "presets": presets,
+    **RESULTS_TABLES,
+    **SPEED_TABLES,
+    **ESTIMATE_TABLES,
+}
 """By the names of their blocks."""
 
 
@@ -79,6 +86,7 @@ def main() -> int:
     for page in stale:
         page.write_text(rewritten(page), encoding="utf-8")
     write_pictures(ROOT / "docs" / "images")
+    draw(ROOT / "docs" / "images")
     return 0
 
 

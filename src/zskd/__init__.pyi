@@ -14,6 +14,8 @@ from .config import Warp as Warp
 from .data import load_data as load_data
 from .distillation import distill as distill
 from .errors import ZskdError as ZskdError
+from .estimate import Estimate as Estimate
+from .estimate import estimate_agreement as estimate_agreement
 from .evaluate import accuracy as accuracy
 from .evaluate import agreement as agreement
 from .importing import import_teacher as import_teacher

@@ -18,6 +18,7 @@ from zskd.clock import Clock
 from zskd.config import Recipe
 from zskd.data import Dataset, load_data
 from zskd.errors import ZskdError
+from zskd.estimate import estimate_agreement
 from zskd.evaluate import accuracy, accuracy_by_class, agreement
 from zskd.files import (
     first_difference,
@@ -30,6 +31,7 @@ from zskd.files import (
 from zskd.inspection import count_multiply_adds
 from zskd.machine import processor, use_threads
 from zskd.methods import CONTROLS
+from zskd.probes import make_probes
 from zskd.progress import Progress
 from zskd.recipes import identity, load_recipe, to_yaml
 from zskd.run_page import draw_run
@@ -278,7 +280,7 @@ def _measure(
     data: Dataset | None,
 ) -> dict[str, Any]:
     """Measure everything once. The test images are touched here and nowhere before."""
-    rows, main = [], arms[0].spec
+    rows, main, probes = [], arms[0].spec, make_probes(teacher)
     for arm in arms:
         student = students[arm.name]
         agrees = {
@@ -287,6 +289,7 @@ def _measure(
         }
         count = generated_images(recipe.distill) if arm.spec is None else arm.spec.count
         row = {"arm": arm.name, "title": arm.title, "count": count, "agreement": agrees}
+        row["estimated_agreement"] = estimate_agreement(student, teacher, probes).record()
         rows.append(row | {"parameters": student.parameters_count} | _accuracies(student, data))
     return {
         "run": recipe.name,

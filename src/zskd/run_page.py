@@ -133,6 +133,7 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
         f"Weights kept: {metrics['selection']}; nothing was chosen on test images.",
         "Brackets are 95 % Wilson intervals: they hold test sampling alone, not the spread over seeds.",
     ]
+    lines += _estimated(metrics["arms"][0])
     if "test_accuracy" in metrics["teacher"]:
         return lines
     return [
@@ -142,6 +143,15 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
         "cannot be seen at all.",
         *lines,
     ]
+
+
+def _estimated(arm: dict[str, Any]) -> list[str]:
+    """What is estimated for real images; runs of before it was told have none."""
+    found = arm.get("estimated_agreement")
+    if found is None:
+        return []
+    first, *others = found["words"]
+    return [f"{arm['title']}: {first}.", *(line.rstrip(".") + "." for line in others)]
 
 
 def _page(recipe: Recipe, metrics: dict[str, Any], arms: Iterable[str], filmed: bool) -> str:

@@ -235,11 +235,18 @@ def test_verbs_on_files(
     ok("synthesize", teacher, "--rate", 5, "--method", "noise", "--out", "noise", "--quiet")
     distilled = ok("distill", teacher, "set", "--out", "student", "--distill.steps", 5, "--quiet")
     assert "35,820" in distilled
-    assert "accuracy not measured: no data" in ok(
-        "evaluate", "student", "--teacher", teacher, "--set", "noise"
-    )
+    assert "on real images, estimated without any: no number, somewhere in [" in distilled  # after five steps
+    assert "Why no number: the student misses" in distilled
+    assert "The teacher's own errors cannot be seen" in distilled
+    silent = ok("evaluate", "student", "--teacher", teacher, "--set", "noise", "--no-estimate")
+    assert "accuracy not measured: no data" in silent
+    assert "estimated" not in silent
     measured = ok("evaluate", "student", "--data.name", "digits", "--teacher", teacher, "--out", "m.json")
     assert re.search(r"test accuracy +\d+\.\d\d % \[", measured)
+    estimated = json.loads(Path("m.json").read_text())["estimated_agreement"]
+    assert estimated["words"] == distilled.splitlines()[1:]
+    trained = ok("evaluate", teacher, "--teacher", teacher)
+    assert "is not estimated: this is for students that have not seen any" in trained
     Image.new("L", (50, 40), 120).save("grey.png")
     assert re.search(
         r"grey\.png  \d 0\.\d{3}  \d 0\.\d{3}\n", ok("predict", "student", "grey.png", "--top", 2)
@@ -305,7 +312,7 @@ def test_how_a_student_learns_can_be_chosen_and_changes_nothing_but_rounding(
         "--threads",
         "1",
     ]
-    command += ["--distill.batch-size", "16", "--device", "cpu"]
+    command += ["--distill.batch-size", "16", "--device", "cpu", "--no-estimate"]
 
     def weights(out: str, *options: str) -> bytes:
         assert run([*command, "--out", out, *options]) == 0

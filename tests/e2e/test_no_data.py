@@ -39,10 +39,14 @@ class Own(nn.Module):
 def check(output: str, folder: Path, digits: Dataset) -> None:
     assert "accuracy not measured: no data" in output
     assert "agreement on held-out impressions" in output
+    assert "agreement with the teacher on real images, estimated without any" in output
     page = (folder / "README.md").read_text()
     assert "accuracy not measured: no data" in page
     metrics = json.loads((folder / "metrics.json").read_text())
     assert "test_accuracy" not in metrics["teacher"]
+    estimated = metrics["arms"][0]["estimated_agreement"]
+    assert estimated["words"][0] in page
+    assert 0 <= estimated["low"] <= estimated["high"] <= 100
     for kind in ("impressions", "noise_smooth", "noise_white"):
         assert metrics["arms"][0]["agreement"][kind]["n"] == 100
     # it is a real student: on digits that it has never seen it is far above chance

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from zskd.cli import app, examples
-from zskd.cli.output import Flag, Verbose, must_be_new, say
+from zskd.cli.output import Flag, Verbose, must_be_new, say, say_estimate
 from zskd.cli.settings import ready_teacher, resolve
 from zskd.config import Data, Distill, Recipe, Synthesis, Targets, Teacher
 from zskd.errors import ZskdError
@@ -211,6 +211,7 @@ def distill(
     workers: int = 0,
     device: str = "auto",
     rewrite: bool = True,
+    estimate: bool = True,
     quiet: Flag = False,
     verbose: Verbose = False,
 ) -> None:
@@ -231,6 +232,7 @@ def distill(
         workers: 1 for no second process that makes the batches ready.
         device: auto for a GPU when there is one, cpu, cuda, cuda:1.
         rewrite: Run equivalent networks that are cheaper.
+        estimate: Estimate in the end how often the student agrees with its teacher on real images.
         quiet: Print the result only.
         verbose: Print what was chosen for this machine.
     """
@@ -239,7 +241,7 @@ def distill(
     from zskd.machine import use_threads
     from zskd.recipes import identity
     from zskd.students import make_student, room_for_helper, threads_of_each
-    from zskd.transfer_set import TransferSet
+    from zskd.transfer_set import REAL, TransferSet
 
     full = resolve(
         recipe,
@@ -265,6 +267,9 @@ def distill(
             full = spending.fit_steps(full, {"student": loaded})
         made = make_student(full, classifier, loaded, out, progress, helper=helper)
     say(f"student in {out}: {made.parameters_count:,} parameters")
+    if estimate:
+        from_real = loaded is not None and loaded.manifest["spec"]["method"] == REAL
+        say_estimate(made, classifier, from_real)
 
 
 @app.command(

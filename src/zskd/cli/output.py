@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from cyclopts import Parameter
 
 from zskd.errors import ZskdError
+
+if TYPE_CHECKING:
+    from zskd.classifier import Classifier
+    from zskd.estimate import Estimate
 
 Flag = Annotated[bool, Parameter(negative="")]
 """A switch that is either given or not."""
@@ -29,6 +33,19 @@ def print_matrix(title: str, values: np.ndarray, names: tuple[str, ...]) -> None
     say(" " * width + "".join(name.rjust(width) for name in names))
     for name, row in zip(names, values, strict=True):
         say(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
+
+
+def say_estimate(student: Classifier, teacher: Classifier, from_real: bool) -> Estimate | None:
+    """Print how a student may agree with its teacher on real images, unless it learned from some."""
+    from zskd.estimate import estimate_agreement
+
+    if from_real:
+        say("agreement on real images is not estimated: this is for students that have not seen any")
+        return None
+    estimate = estimate_agreement(student, teacher)
+    for line in estimate.lines():
+        say(line)
+    return estimate
 
 
 def must_be_new(folder: Path) -> None:

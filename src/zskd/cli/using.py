@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from zskd.cli import app, examples
-from zskd.cli.output import say
+from zskd.cli.output import say, say_estimate
 from zskd.config import Data
 from zskd.errors import ZskdError
 
@@ -30,8 +30,11 @@ def evaluate(
     out: Path | None = None,
     model: str | None = None,
     teacher_model: str | None = None,
+    estimate: bool = True,
 ) -> None:
     """Measure a student: accuracy on test images, agreement with its teacher on any images.
+
+    With a teacher, its agreement on real images is estimated too, which needs none.
 
     Args:
         checkpoint: Checkpoint folder.
@@ -41,6 +44,7 @@ def evaluate(
         out: JSON file to write as well.
         model: Factory to run, for a student of your own code.
         teacher_model: Factory to run, for a teacher of your own code; absent: the same.
+        estimate: Estimate the agreement on real images.
     """
     import torch
 
@@ -49,9 +53,9 @@ def evaluate(
     from zskd.evaluate import accuracy, accuracy_by_class, agreement, check_classes
     from zskd.files import write_json
     from zskd.pipeline import NOT_MEASURED
-    from zskd.transfer_set import TransferSet
+    from zskd.transfer_set import REAL, TransferSet
 
-    student, _ = load_checkpoint(checkpoint, model=model)
+    student, card = load_checkpoint(checkpoint, model=model)
     master = load_checkpoint(teacher, model=teacher_model or model)[0] if teacher else None
     if transfer_set is not None and master is None:
         raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
@@ -75,6 +79,11 @@ def evaluate(
         agreed = agreement(student, master, images)
         found["set_agreement"] = asdict(agreed)
         say(f"agreement with the teacher on {transfer_set}  {agreed}")
+    if master is not None and estimate:
+        origin = card.get("origin", {})
+        from_real = origin.get("how") == "trained" or origin.get("method") == REAL
+        estimated = say_estimate(student.freeze(), master.freeze(), from_real)
+        found["estimated_agreement"] = None if estimated is None else estimated.record()
     if out is not None:
         write_json(out, found)
 

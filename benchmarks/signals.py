@@ -1,0 +1,188 @@
+"""Measure the students of experiments for the estimate, and fit it.
+
+    python benchmarks/signals.py measure mnist --data-dir data --runs runs/mnist-experiment
+    python benchmarks/signals.py fit
+
+`measure` adds a line to results/signal.json for each student that has none yet; run it again for every
+further experiment. `fit` writes src/zskd/estimate.json from the lines of digits and MNIST alone; all other
+data sets are only ever tested on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zskd.checkpoint import load_checkpoint
+from zskd.classifier import Classifier
+from zskd.data import load_data
+from zskd.estimate import Estimate, Law, conclude, weakest_classes
+from zskd.evaluate import predict
+from zskd.experiment.plan import load_experiment, plan_cells
+from zskd.files import write_json, write_text
+from zskd.probes import Probes, Signals, make_probes, measure
+from zskd.report.record import Record, read_records
+from zskd.transfer_set import REAL
+from zskd.types import Images
+from zskd.versions import source_commit
+
+ROOT = Path(__file__).resolve().parents[1]
+LINES, FITTED = ROOT / "results" / "signal.json", ROOT / "src" / "zskd" / "estimate.json"
+FIT = ("digits", "mnist")
+"""Data sets that the law is fitted on. Nothing of the others may come into it."""
+NEAR = 5.0
+"""Points below the best student without data up to which a student is fitted on."""
+CONFIDENCE = 0.9
+SLACK = 1.1
+"""The law reaches so many times beyond the largest values that it was fitted on."""
+
+Line = dict[str, Any]
+
+
+def read_lines(path: Path = LINES) -> list[Line]:
+    """Return what was measured."""
+    lines: list[Line] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return lines
+
+
+def near(lines: Sequence[Line]) -> list[Line]:
+    """Return the students without data that are near the best one of their data set."""
+    free = [line for line in lines if not line["real"]]
+    best: dict[str, float] = {}
+    for line in free:
+        best[line["dataset"]] = max(best.get(line["dataset"], 0.0), line["agreement"])
+    return [line for line in free if line["agreement"] > best[line["dataset"]] - NEAR]
+
+
+def log_ratio(line: Line) -> float:
+    """Return log(true disagreement / missed margins); no disagreement at all counts as half an image."""
+    disagreement = max(1 - line["agreement"] / 100, 0.5 / line["test_images"])
+    return math.log(disagreement / line["signals"]["unexplained"])
+
+
+def left_out(lines: Sequence[Line]) -> list[tuple[float, float]]:
+    """Return error of the law in log units and weight, of each line by the law of the other data sets."""
+    groups = {name: [log_ratio(one) for one in lines if one["dataset"] == name] for name in FIT}
+    found = []
+    for name, ratios in groups.items():
+        others = float(np.mean([np.mean(groups[other]) for other in FIT if other != name]))
+        found += [(ratio - others, 1 / (len(FIT) * len(ratios))) for ratio in ratios]
+    return found
+
+
+def fit(lines: Sequence[Line]) -> Law:
+    """Fit the law: one factor, each data set counting the same, and a spread that covers what is left out."""
+    used = [line for line in near(lines) if line["dataset"] in FIT]
+    means = [np.mean([log_ratio(one) for one in used if one["dataset"] == name]) for name in FIT]
+    errors = sorted((abs(error), weight) for error, weight in left_out(used))
+    covered = np.cumsum([weight for _, weight in errors])
+    missed = [line["signals"]["unexplained"] for line in used]
+    return Law(
+        factor=round(math.exp(float(np.mean(means))), 4),
+        spread=round(math.exp(errors[int(np.searchsorted(covered, CONFIDENCE - 1e-9))][0]), 4),
+        unexplained=(round(min(missed), 5), round(SLACK * max(missed), 5)),
+        fragility=round(SLACK * max(line["signals"]["fragility"] for line in used), 4),
+        classes=tuple(sorted({line["classes"] for line in used})),
+        channels=tuple(sorted({line["channels"] for line in used})),
+        data=("digits", "MNIST"),
+    )
+
+
+def concluded(line: Line, law: Law) -> Estimate:
+    """Return what is told of a line."""
+    signals = Signals(**{**line["signals"], "by_class": tuple(line["signals"]["by_class"])})
+    return conclude(signals, tuple(map(str, range(line["classes"]))), line["channels"], law)
+
+
+def measured(record: Record, student: Classifier, teacher: Classifier, probes: Probes, test: Images) -> Line:
+    """Return the line of one student; its true agreement must be what its record says."""
+    theirs = predict(teacher, test)
+    same = predict(student, test) == theirs
+    if abs(100 * float(same.double().mean()) - record.teacher_agreement) > 0.05:
+        raise SystemExit(f"{record.cell}: these are not the images or the student of its record")
+    by_class = [float(same[theirs == k].double().mean()) for k in range(teacher.classes)]
+    signals = measure(student, teacher, probes)
+    return {
+        "dataset": record.dataset,
+        "experiment": record.experiment,
+        "cell": record.cell,
+        "arm": record.arm,
+        "seed": record.seed,
+        "real": record.method == REAL,
+        "agreement": record.teacher_agreement,
+        "test_images": record.test_images,
+        "worst_class": int(np.argmin(by_class)),
+        "classes": teacher.classes,
+        "channels": teacher.spec.shape[0],
+        "signals": {
+            key: [one if one is None else round(one, 6) for one in value]
+            if isinstance(value, tuple)
+            else round(value, 6)
+            for key, value in asdict(signals).items()
+        },
+        "teacher_sha256": record.teacher_sha256,
+        "student_sha256": record.student_sha256,
+        "commit": source_commit(),
+    }
+
+
+def measure_experiment(name: str, data_dir: str | None, runs: Path, results: Path) -> None:
+    """Add the lines of an experiment's students."""
+    settings = {"data": {"dir": data_dir}} if data_dir else {}
+    recipe = plan_cells(load_experiment(name, settings))[0].recipe
+    test = load_data(recipe.data, recipe.teacher.shape).test.images
+    lines = read_lines()
+    known = {line["student_sha256"] for line in lines}
+    wanted = [one for one in read_records(results, name) if one.arm != "teacher"]
+    todo = [one for one in wanted if one.student_sha256 not in known]
+    for folder in sorted((runs / "teachers").glob("*/card.json")):
+        teacher = load_checkpoint(folder.parent)[0].freeze()
+        own = [one for one in todo if one.teacher_sha256 == teacher.fingerprint()]
+        probes = make_probes(teacher) if own else None
+        for record in own:
+            made = runs / "cells" / f"{record.cell}-{record.key[:8]}" / "student"
+            if probes is not None and (made / "card.json").is_file():
+                student = load_checkpoint(made)[0].freeze()
+                lines.append(measured(record, student, teacher, probes, test))
+    lines.sort(key=lambda line: (line["dataset"], line["cell"], line["student_sha256"]))
+    write_text(LINES, "[\n" + ",\n".join(json.dumps(line) for line in lines) + "\n]\n")
+    print(f"{len(lines)} students in {LINES.name}")
+
+
+def named_worst(line: Line) -> bool:
+    """Whether the class of least agreement is among those that are named."""
+    names = tuple(map(str, range(line["classes"])))
+    return str(line["worst_class"]) in weakest_classes(line["signals"]["by_class"], names)
+
+
+def main() -> None:
+    """Measure, or fit."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("measure", "fit"))
+    parser.add_argument("experiment", nargs="?")
+    parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--runs", type=Path, help="folder of the experiment; absent: runs/NAME-experiment")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.what == "fit":
+        write_json(FITTED, asdict(fit(read_lines())))
+    elif args.experiment is None:
+        parser.error("name the experiment to measure")
+    else:
+        runs = args.runs or Path("runs") / f"{args.experiment}-experiment"
+        measure_experiment(args.experiment, args.data_dir, runs, args.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The tables and the picture of docs/estimate.md, from the committed lines in results/signal.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from statistics import median
+
+from matplotlib.figure import Figure
+
+from zskd.figures import save_figure
+from zskd.report.tables import markdown_table
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT / "benchmarks"))
+from signals import FIT, Line, concluded, fit, left_out, named_worst, near, read_lines  # noqa: E402
+
+_TITLES = {"digits": "digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+_COLOURS = ("#1b6ca8", "#3a9d5d", "#c2571a", "#7d4fa0", "#a08a2c", "#555555")
+PICTURE = "signal.png"
+
+
+@cache
+def _groups() -> dict[tuple[str, str], list[Line]]:
+    """Students by data set and kind, the data sets that were fitted on first."""
+    lines = read_lines()
+    close = {line["student_sha256"] for line in near(lines)}
+    names = sorted({line["dataset"] for line in lines}, key=lambda name: (name not in FIT, name))
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for name in names:
+        for line in lines:
+            if line["dataset"] == name:
+                kind = "near the best" if line["student_sha256"] in close else "others"
+                groups.setdefault((name, "real images" if line["real"] else kind), []).append(line)
+    return groups
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name) + (", fitted on" if name in FIT else "")
+
+
+def _covered(lines: Sequence[Line]) -> str:
+    law = fit(read_lines())
+    told = [(line["agreement"], concluded(line, law)) for line in lines]
+    return _share(sum(one.low <= true <= one.high for true, one in told), len(told))
+
+
+def _share(hits: int, n: int) -> str:
+    return f"{hits} of {n} ({100 * hits / n:.0f} %)"
+
+
+def coverage() -> str:
+    """What is told of each group of students, and how often it is right."""
+    law = fit(read_lines())
+    rows = []
+    for (name, kind), lines in _groups().items():
+        if kind == "real images":
+            continue
+        told = [(line["agreement"], concluded(line, law)) for line in lines]
+        errors = [abs(true - one.percent) for true, one in told if one.percent is not None]
+        rows.append(
+            (
+                _title(name),
+                kind,
+                f"{min(true for true, _ in told):.1f}–{max(true for true, _ in told):.1f}",
+                _share(len(errors), len(told)),
+                f"{median(errors):.1f}" if errors else "–",
+                f"{median(one.high - one.low for _, one in told):.1f}",
+                _covered(lines),
+            )
+        )
+    head = (
+        "data",
+        "students without data",
+        "true agreement, %",
+        "given a number",
+        "median error of it, points",
+    )
+    return markdown_table((*head, "median width of the interval, points", "interval holds the truth"), rows)
+
+
+def alone() -> str:
+    """What the law would tell if it never kept silent, the first thing that was tried."""
+    law = fit(read_lines())
+    rows = []
+    for (name, kind), lines in _groups().items():
+        ratios, inside = [], 0
+        for line in lines:
+            guess = law.factor * line["signals"]["unexplained"]
+            true = max(1 - line["agreement"] / 100, 0.5 / line["test_images"])
+            ratios.append(true / guess)
+            inside += guess / law.spread <= true <= guess * law.spread
+        rows.append((_title(name), kind, f"{median(ratios):.2f} ×", _share(inside, len(lines))))
+    head = (
+        "data",
+        "students",
+        "true disagreement over the law's, median",
+        "the law's interval holds the truth",
+    )
+    return markdown_table(head, rows)
+
+
+def law_facts() -> str:
+    """The law in numbers."""
+    lines = read_lines()
+    used = [line for line in near(lines) if line["dataset"] in FIT]
+    law, errors = fit(lines), left_out(used)
+    typical = sum(weight * error**2 for error, weight in errors) ** 0.5
+    return markdown_table(
+        ("fact", "value"),
+        [
+            (
+                "students fitted on",
+                f"{len(used)} of {len({line['teacher_sha256'] for line in used})} teachers",
+            ),
+            ("disagreement / missed share of the margins", f"{law.factor:.2f}"),
+            (
+                "typical error (root mean square) by the law of the other data set",
+                f"× or / {2.718281828**typical:.2f}",
+            ),
+            ("interval: 90 % of these errors", f"× or / {law.spread:.2f}"),
+            ("missed share of the margins that it reaches", f"up to {100 * law.unexplained[1]:.1f} %"),
+            ("loss of the teacher's margins that it reaches", f"up to {100 * law.fragility:.0f} %"),
+        ],
+    )
+
+
+def teachers() -> str:
+    """How fragile the teachers' class impressions are."""
+    rows = []
+    for name in dict.fromkeys(name for name, _ in _groups()):
+        found = {
+            line["teacher_sha256"]: line["signals"]["fragility"]
+            for (data, _), lines in _groups().items()
+            for line in lines
+            if data == name
+        }
+        values = [100 * one for one in found.values()]
+        rows.append((_title(name), str(len(values)), f"{min(values):.0f}–{max(values):.0f} %"))
+    return markdown_table(("data", "teachers", "margin that their class impressions lose when moved"), rows)
+
+
+def weakest() -> str:
+    """How often the class of least agreement is named."""
+    rows = []
+    for name in dict.fromkeys(name for name, _ in _groups()):
+        lines = [
+            x
+            for (data, kind), some in _groups().items()
+            for x in some
+            if data == name and kind != "real images"
+        ]
+        rows.append((_title(name), _share(sum(map(named_worst, lines)), len(lines))))
+    return markdown_table(("data", "the weakest class is among the three named"), rows)
+
+
+def picture() -> str:
+    """The picture's place, and a hash of what it shows, by which a stale one is known."""
+    digest = sha256(json.dumps(read_lines()).encode()).hexdigest()[:16]
+    return f"![estimated against true agreement](images/{PICTURE})\n<!-- drawn of {digest} -->"
+
+
+def draw(folder: Path) -> None:
+    """Draw intervals against the truth; both axes tell disagreement, so that small ones can be seen."""
+    law = fit(read_lines())
+    figure = Figure(figsize=(7.5, 6))
+    axes = figure.add_subplot()
+    names = list(dict.fromkeys(name for name, _ in _groups()))
+    for name, colour in zip(names, _COLOURS * len(names), strict=False):
+        lines = [
+            x
+            for (data, kind), some in _groups().items()
+            for x in some
+            if data == name and kind != "real images"
+        ]
+        for line in lines:
+            told, true = concluded(line, law), max(100 - line["agreement"], 0.05)
+            axes.plot(
+                [true, true], [max(100 - told.high, 0.05), 100 - told.low], color=colour, lw=0.8, alpha=0.5
+            )
+            if told.percent is not None:
+                axes.plot(true, 100 - told.percent, "o", color=colour, ms=4)
+        axes.plot([], [], "o-", color=colour, ms=4, label=_title(name))
+    axes.plot([0.3, 90], [0.3, 90], color="black", lw=0.8, ls=":")
+    axes.set(xscale="log", yscale="log", xlabel="true disagreement on test images, %")
+    axes.set_ylabel("estimated without data, %: number and interval, or interval alone")
+    axes.legend(frameon=False)
+    save_figure(figure, folder / PICTURE)
+
+
+ESTIMATE_TABLES: dict[str, Callable[[], str]] = {
+    "estimate-coverage": coverage,
+    "estimate-alone": alone,
+    "estimate-law": law_facts,
+    "estimate-teachers": teachers,
+    "estimate-weakest": weakest,
+    "estimate-picture": picture,
+}
+"""By the names of their blocks."""
