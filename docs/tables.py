@@ -32,9 +32,12 @@ PAGES = tuple(
 _BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+_PRESETS = ["paper", "release", "reproduction", "dfad", "zskt", "first", "default"]
+
+
 def presets() -> str:
     """Every setting of targets, synthesis and distillation in every preset."""
-    names = sorted(preset_names(), key=["paper", "release", "reproduction", "default"].index)
+    names = sorted(preset_names(), key=_PRESETS.index)
     columns = [_flat(to_values(load_recipe(None, {"preset": name}))) for name in names]
     lines = [f"| setting | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for key in columns[0]:

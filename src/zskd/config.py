@@ -210,7 +210,7 @@ class Synthesis:
     """Temperature of the teacher's softmax that is matched to the target."""
     l2: float = 0.0
     """Adds l2/2 times the sum of squared pixels of an image to its loss."""
-    tv: float = 0.0
+    tv: float = 2e-3
     """Adds tv times the image's total variation to its loss: the sum of absolute differences between pixels
     one beside or above the other."""
     pixels: Literal["project", "free", "minmax"] = "project"
@@ -433,9 +433,9 @@ class Recipe:
     images where a quarter of the time does not suffice for all; absent: as many as are set."""
     nominal_rates: dict[str, float] = field(default_factory=dict)
     """Published rates whose name is not their size: the reproduction's 25 % are 12,000 of 60,000, 20 %."""
-    controls: tuple[Literal["class_impressions", "noise_smooth", "noise_white"], ...] = (
+    controls: tuple[Literal["class_impressions", "noise_shapes", "noise_smooth", "noise_white"], ...] = (
         "class_impressions",
-        "noise_smooth",
+        "noise_shapes",
         "noise_white",
     )
     """Arms that are run beside the main one with equal size, steps and augmentation; `--empty-controls` for
