@@ -26,6 +26,7 @@ _RIVALS = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "s
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("data", "twin", "none"),
     ("synthesis", "tv", 0.0),
+    ("targets", "spread", 1.0),
     ("teacher", "optimiser", "adam"),
     ("distill", "optimiser", "adam"),
     ("distill", "balance", False),
