@@ -122,7 +122,7 @@ class Teacher(Fit):
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Softmax targets drawn from Dirichlet distributions (ZSKD, section 3.2)."""
+    """Softmax targets drawn from Dirichlet distributions (ZSKD, section 3.2), or by way of features."""
 
     betas: tuple[float, ...] = (1.0, 0.1)
     """Scales of the concentration, each for an equal part of the set; small ones give peaked targets."""
@@ -135,6 +135,9 @@ class Targets:
     gives mixed targets."""
     redraws: int = 100
     """How often a target whose largest entry is not its class is drawn again."""
+    spread: float = 1.0
+    """Standard deviation of the features that the method soft_targeted draws, in multiples of the root mean
+    square of the classes' means; 0: all targets of a class are the same. No other method looks at it."""
     priors: tuple[float, ...] | None = None
     """Share of each class among the anchors, summing to 1; absent: equal."""
     order: Literal["interleaved", "rows"] = "interleaved"
@@ -148,6 +151,7 @@ class Targets:
             _check("targets.betas", beta, 0, above=True)
         _check("targets.concentration-floor", self.concentration_floor, 0)
         _check("targets.redraws", self.redraws, 0)
+        _check("targets.spread", self.spread, 0)
         if self.priors is not None:
             for prior in self.priors:
                 _check("targets.priors", prior, 0)
@@ -421,7 +425,7 @@ class Recipe:
     dfad or zskt."""
     seed: int = 0
     """Seed of everything random."""
-    method: Literal["zskd", "class_impressions", "noise"] = "zskd"
+    method: Literal["zskd", "soft_targeted", "class_impressions", "noise"] = "zskd"
     """How the transfer set of the main arm is made."""
     count: int | None = None
     """Images in a transfer set, noise included; absent: taken from `rate`."""

@@ -5,6 +5,7 @@ All of it is a function of the image's index, so that any shard can be made alon
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,14 +99,30 @@ def one_hot(anchors: list[int], classes: int) -> TargetsArray:
 
 
 def _draw(alpha: np.ndarray, anchor: int, redraws: int, stream: np.random.Generator) -> np.ndarray:
-    """One Dirichlet draw; entries with α = 0 are 0.
-
-    After the last redraw the largest entry is swapped into the anchor's place.
-    """
+    """One Dirichlet draw; entries with α = 0 are 0."""
     support = np.flatnonzero(alpha > 0)
-    target = np.zeros(len(alpha))
-    for _ in range(redraws + 1):
+
+    def draw() -> np.ndarray:
+        target = np.zeros(len(alpha))
         target[support] = stream.dirichlet(alpha[support]) if len(support) > 1 else 1.0
+        return target
+
+    return redrawn(draw, anchor, redraws)
+
+
+def redrawn(draw: Callable[[], np.ndarray], anchor: int, redraws: int) -> np.ndarray:
+    """Draw a target until its largest entry is the anchor's.
+
+    After the last redraw the largest entry is swapped into the anchor's place; without redraws the first draw
+    is taken as it is.
+
+    Args:
+        draw: returns another target (K,) at each call.
+        anchor: the class that shall be on top.
+        redraws: how often to draw again at most.
+    """
+    for _ in range(redraws + 1):
+        target = draw()
         if target.argmax() == anchor or redraws == 0:
             return target
     largest = int(target.argmax())

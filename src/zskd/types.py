@@ -18,6 +18,8 @@ SoftLabels = Float32[Tensor, "n k"]
 PerSample = Float[Tensor, "n"]
 HeadWeight = Float[Tensor, "k d"]
 
+ClassVectors = Float64[np.ndarray, "k d"]
+ClassValues = Float64[np.ndarray, "k"]
 Similarity = Float64[np.ndarray, "k k"]
 Concentration = Float64[np.ndarray, "k k"]
 TargetsArray = Float32[np.ndarray, "n k"]

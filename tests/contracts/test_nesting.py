@@ -40,6 +40,7 @@ NESTED = {
     "a tolerance that ends some early": spec(steps=12, tolerance=0.4, tau=4.0, noise_share=0.3),
     "no noise, no tolerance": spec(noise_share=0.0, tolerance=0.0),
     "class impressions": spec("class_impressions"),
+    "soft targeted": spec("soft_targeted"),
     "noise": spec("noise"),
     "white noise": spec("noise", start="uniform"),
     "carrying on": spec(**CARRIED),

@@ -343,6 +343,8 @@ NAN = float("nan")
         ("targets.betas", []),
         ("targets.concentration_floor", -0.1),
         ("targets.redraws", -1),
+        ("targets.spread", -0.5),
+        ("targets.spread", NAN),
         ("targets.priors", [0.5, 0.6]),
         ("targets.priors", [1.5, -0.5]),
         ("synthesis.noise_share", 2),

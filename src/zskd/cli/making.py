@@ -16,7 +16,7 @@ from zskd.config import Data, Distill, Recipe, Synthesis, Targets, Teacher
 from zskd.errors import ZskdError
 from zskd.progress import default_progress
 
-Method = Literal["zskd", "class_impressions", "noise"]
+Method = Literal["zskd", "soft_targeted", "class_impressions", "noise"]
 
 teacher_app = App(name="teacher", help="Train a teacher, or import one from elsewhere.", help_epilogue="")
 app.command(teacher_app)

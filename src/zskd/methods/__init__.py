@@ -18,6 +18,7 @@ from zskd.config import Targets
 from zskd.methods.class_impressions import class_impressions
 from zskd.methods.dfad import dfad
 from zskd.methods.noise import noise
+from zskd.methods.soft_targeted import soft_targeted
 from zskd.methods.wanted import Wanted
 from zskd.methods.zskd import zskd
 from zskd.methods.zskt import zskt
@@ -29,6 +30,7 @@ Method = Callable[[Classifier, list[Place], list[int], int, Targets], Wanted]
 
 METHODS: dict[str, Method] = {
     "zskd": zskd,
+    "soft_targeted": soft_targeted,
     "class_impressions": class_impressions,
     "noise": noise,
 }

@@ -27,6 +27,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "budget", None),
     ("data", "twin", "none"),
     ("synthesis", "tv", 0.0),
+    ("targets", "spread", 1.0),
     ("teacher", "optimiser", "adam"),
     ("teacher", "seed", None),
     ("distill", "optimiser", "adam"),
