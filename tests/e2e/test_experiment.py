@@ -19,8 +19,8 @@ import yaml
 from conftest import run_zskd
 from zskd.cli import run
 from zskd.experiment.conduct import conduct
-from zskd.experiment.layout import State, lay_out, states
-from zskd.experiment.plan import load_experiment, plan_cells
+from zskd.experiment.layout import Place, State, lay_out, states
+from zskd.experiment.plan import Experiment, load_experiment, plan_cells
 from zskd.files import folder_lock
 from zskd.progress import Progress
 from zskd.report.hits import pack_hits
@@ -85,7 +85,7 @@ def zskd(*arguments: object) -> int:
 
 
 def records(results: Path) -> dict[str, Record]:
-    return {path.stem: read_record(path) for path in sorted(results.glob("digits/[!.]*.json"))}
+    return {path.stem: read_record(path) for path in sorted(results.glob("*/[!.]*.json"))}
 
 
 def lasting(results: Path) -> dict[str, dict[str, Any]]:
@@ -95,6 +95,12 @@ def lasting(results: Path) -> dict[str, dict[str, Any]]:
 
 def ledger(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (results / LEDGER).read_text().splitlines()]
+
+
+def read_card(work: Path) -> Any:
+    """What the checkpoint of the teacher with seed 1 says of itself."""
+    (card,) = work.glob("teachers/seed-1-*/card.json")
+    return json.loads(card.read_text())
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -287,7 +293,7 @@ def test_a_record_that_is_gone_is_measured_again_and_its_student_is_not_trained_
     lost, kept = "default-2-1", lasting(inside.results)
     (student,) = Path("the work/cells").glob(f"{lost}-*/student/model.safetensors")
     made, lines = student.stat().st_mtime_ns, ledger(inside.results)
-    (inside.results / "digits" / f"{lost}.json").unlink()
+    (inside.results / "tiny" / f"{lost}.json").unlink()
     assert zskd("reproduce", *OPTIONS, "--workers", "1") == 0
     assert lasting(inside.results) == kept
     assert student.stat().st_mtime_ns == made
@@ -326,7 +332,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_records(
     moments = (
         ("the work/teachers/*/training.safetensors", 1),
         ("the results/ledger.jsonl", 1),
-        ("the results/digits/[!.]*.json", 5),
+        ("the results/tiny/[!.]*.json", 5),
     )
     for pattern, n in moments:
         process = start(tmp_path, "--workers", "1")
@@ -421,12 +427,12 @@ def test_a_cell_that_fails_is_told_with_its_log_and_stops_no_other(
     assert f"  diverging-2-0 failed: {logs['diverging-2-0']}\n" in told
     # they are tried again, and they alone
     (tmp_path / "broken").unlink()
-    before = snapshot(results / "digits")
+    before = snapshot(results / "tiny")
     assert zskd(*command, "--quiet") == 1
     assert capsys.readouterr().out.startswith("3 cells have their record in work/results; 2 failed\n")
     assert not logs["factory-2-0"].exists()
     assert records(results)["factory-2-0"].student == "net.py:net"
-    after = snapshot(results / "digits")
+    after = snapshot(results / "tiny")
     assert after.keys() - before.keys() == {"factory-2-0.json"}
     assert {name: after[name] for name in before} == before
     assert [line["cell"] for line in ledger(results)] == ["teacher-0", "real_kd-2-0", "factory-2-0"]
@@ -440,7 +446,7 @@ def test_records_of_other_settings_are_refused(
     for option in ([], ["--status"]):
         assert zskd("reproduce", tmp_path / "other.yaml", *OPTIONS[1:], *option) == 2
         assert capsys.readouterr().err == (
-            "zskd: error: the results/digits/labels_all-0.json was made with other settings: move it away, "
+            "zskd: error: the results/tiny/labels_all-0.json was made with other settings: move it away, "
             "or give another --results\n"
         )
     assert zskd("reproduce", tmp_path / "other.yaml", *OPTIONS[1:], "--only", "teacher-*") == 0
@@ -452,7 +458,7 @@ def test_records_of_other_settings_are_refused(
 
 
 def test_a_damaged_record_is_named(inside: Done, capsys: pytest.CaptureFixture[str]) -> None:
-    path = inside.results / "digits" / "real_kd-5-0.json"
+    path = inside.results / "tiny" / "real_kd-5-0.json"
     text = path.read_text()
     told = {
         "{": "is damaged",
@@ -464,7 +470,7 @@ def test_a_damaged_record_is_named(inside: Done, capsys: pytest.CaptureFixture[s
         assert zskd("reproduce", *OPTIONS) == 2
         error = capsys.readouterr().err
         assert message in error
-        assert "the results/digits/real_kd-5-0.json" in error
+        assert "the results/tiny/real_kd-5-0.json" in error
         assert len(error.splitlines()) == 1
     path.write_text(text)
     assert zskd("reproduce", *OPTIONS) == 0
@@ -532,7 +538,7 @@ def test_a_cell_made_again_by_the_command_of_its_record(
     assert command == ["zskd", "reproduce", FILE, "--only", name, "--again"]
     again = (*command[1:], "--out", "the work", "--workers", "1", "--quiet", "--results")
     assert zskd(*again, inside.results) == 0
-    today = read_record(Path("the work-again/records/digits") / f"{name}.json").date
+    today = read_record(Path("the work-again/records/tiny") / f"{name}.json").date
     accuracy = f"{record.test_accuracy:.2f} recorded, {record.test_accuracy:.2f} made again {today}"
     assert capsys.readouterr().out == (
         "1 cells have their record in the work-again/records; 0 failed\n"
@@ -552,7 +558,7 @@ def test_a_cell_made_again_by_the_command_of_its_record(
         ((far, far), "another student; 2 records are too few to say what to expect", 0),
     ):
         for seed in (0, 1, 2):
-            path = other / "digits" / f"default-2-{seed}.json"
+            path = other / "tiny" / f"default-2-{seed}.json"
             path.unlink(missing_ok=True)
             if seed < len(right):
                 write_record(path, forged(record, right[seed], seed=seed, cell=path.stem))
@@ -597,6 +603,59 @@ def test_a_given_teacher_one_image_no_validation_and_a_set_that_drops_some(
     assert (student.count, student.unique_images, student.threads) == (1, 1, 1)
     assert teacher.count == 1297  # nothing was split off
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny-experiment"]
+
+
+def test_seeds_that_share_a_teacher(inside: Done, tmp_path: Path) -> None:
+    """It is trained once, and is the one that its seed alone gives."""
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | {"teachers": [1, 1]}))
+    experiment, plain = load_experiment(str(tmp_path / "plan.yaml")), load_experiment(FILE)
+    out, results = tmp_path / "work", tmp_path / "results"
+
+    def laid_out(one: Experiment) -> dict[str, Place]:
+        return {place.cell.name: place for place in lay_out(one, plan_cells(one), out, results)[0]}
+
+    places, own = laid_out(experiment), laid_out(plain)
+    assert sorted(places) == sorted(set(CELLS) - {"teacher-1"})
+    assert len({place.teacher for place in places.values()}) == 1
+    assert places["default-2-0"].teacher == own["default-2-1"].teacher != own["default-2-0"].teacher
+    # images are those of their own seed, made for that teacher
+    folders = {places[name].set_folder for name in ("default-2-0", "default-2-1")}
+    assert len(folders) == 2
+    assert own["default-2-0"].set_folder not in folders
+    assert own["default-2-1"].set_folder in folders
+
+    for seed in (0, 1):  # the first one trains it for the second
+        only = plan_cells(experiment, (f"real_kd-2-{seed}", "teacher-0"))
+        conduct(experiment, only, out, results, workers=1, command=lambda cell: "zskd")
+    found, known = records(results), records(inside.results)
+    assert {one.teacher_sha256 for one in found.values()} == {known["teacher-1"].teacher_sha256}
+    assert [path.name for path in (out / "teachers").glob("*/")] == [own["teacher-1"].teacher.name]
+    assert found["real_kd-2-1"].student_sha256 == known["real_kd-2-1"].student_sha256
+    assert found["real_kd-2-0"].student_sha256 != known["real_kd-2-0"].student_sha256
+    assert read_card(out) == read_card(inside.folder / "the work")
+
+
+def test_the_same_on_a_twin(
+    inside: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_plan(tmp_path)
+    command = ("reproduce", FILE, "--twin", "inverted", "--only", "default-2-0", "--workers", "1", "--quiet")
+    assert zskd(*command) == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny-inverted-experiment"]
+    record = read_record(Path("results/tiny-inverted/default-2-0.json"))
+    assert (record.experiment, record.dataset) == ("tiny-inverted", "digits-inverted")
+    known = records(inside.results)["default-2-0"]
+    assert record.teacher_sha256 != known.teacher_sha256
+    assert record.test_hits != known.test_hits
+    again = shlex.split(record.command)
+    assert again == ["zskd", "reproduce", FILE, "--twin", "inverted", "--only", "default-2-0", "--again"]
+    capsys.readouterr()
+    assert zskd(*again[1:], "--workers", "1", "--quiet") == 0
+    assert "identical, weight for weight" in capsys.readouterr().out
+    # the experiment itself has not begun
+    assert zskd("reproduce", FILE, "--status", "--only", "default-2-0") == 0
+    assert "1 cells: 0 done, 0 running, 0 failed, 1 left" in capsys.readouterr().out
 
 
 def test_the_committed_records_of_digits_are_those_of_todays_settings(tmp_path: Path) -> None:

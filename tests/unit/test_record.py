@@ -81,9 +81,9 @@ def refused(folder: Path, values: dict[str, Any]) -> str:
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     record = Record.model_validate(VALUES)
-    path = record_path(tmp_path, record.dataset, record.cell)
+    path = record_path(tmp_path, record.experiment, record.cell)
     write_record(path, record)
-    assert path == tmp_path / "digits" / "default-2-0.json"
+    assert path == tmp_path / "tiny" / "default-2-0.json"
     assert read_record(path) == record
     assert json.loads(path.read_text()) == VALUES
     written = path.read_bytes()
@@ -177,7 +177,7 @@ def test_a_record_that_contradicts_itself_is_refused(what: str, tmp_path: Path) 
     ids=range(8),
 )
 def test_a_damaged_file_is_refused(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "digits" / "default-2-0.json"
+    path = tmp_path / "tiny" / "default-2-0.json"
     path.parent.mkdir()
     path.write_text(text, encoding="latin-1")
     for read in (lambda: read_record(path), lambda: read_records(tmp_path, "tiny")):
@@ -192,18 +192,29 @@ def test_a_missing_record(tmp_path: Path) -> None:
 
 
 def test_records_of_one_experiment_among_other_files(tmp_path: Path) -> None:
-    with pytest.raises(ZskdError, match=f"there are no records of tiny in {tmp_path}: zskd reproduce tiny"):
+    with pytest.raises(ZskdError, match=f"no records of tiny in {tmp_path}/tiny: zskd reproduce makes them"):
         read_records(tmp_path, "tiny")
-    for dataset, experiment, seed in (("digits", "tiny", 1), ("digits", "tiny", 0), ("mnist", "other", 0)):
+    for experiment, seed in (("tiny", 1), ("tiny", 0), ("other", 0)):  # both on one data set
         name = f"default-2-{seed}"
-        values = VALUES | {"dataset": dataset, "experiment": experiment, "seed": seed, "cell": name}
-        write_record(record_path(tmp_path, dataset, name), Record.model_validate(values))
-    (tmp_path / "digits" / "speed.json").write_text('{"format": "something else"}')
-    (tmp_path / "digits" / "notes.txt").write_text("nothing")
+        values = VALUES | {"experiment": experiment, "seed": seed, "cell": name}
+        write_record(record_path(tmp_path, experiment, name), Record.model_validate(values))
+    (tmp_path / "tiny" / "speed.json").write_text('{"format": "something else"}')
+    (tmp_path / "tiny" / "notes.txt").write_text("nothing")
     (tmp_path / LEDGER).write_text("{}\n")
-    (tmp_path / "digits" / ".zskd-1a2b.json").write_text("")  # by a writer that was killed
+    (tmp_path / "tiny" / ".zskd-1a2b.json").write_text("")  # by a writer that was killed
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "default-2-0.json").write_text("{")  # of another one, which is not read
     assert [one.cell for one in read_records(tmp_path, "tiny")] == ["default-2-0", "default-2-1"]
-    assert [one.dataset for one in read_records(tmp_path, "other")] == ["mnist"]
+    assert [one.experiment for one in read_records(tmp_path, "other")] == ["other"]
+
+
+def test_a_record_in_the_folder_of_another_experiment_is_named(tmp_path: Path) -> None:
+    write_record(record_path(tmp_path, "tiny", "default-2-0"), Record.model_validate(VALUES))
+    path = record_path(tmp_path, "tiny", "default-2-1")
+    write_record(path, Record.model_validate(VALUES | {"experiment": "other", "cell": "default-2-1"}))
+    with pytest.raises(ZskdError) as error:
+        read_records(tmp_path, "tiny")
+    assert str(error.value) == f"{path} is a record of other: move it to {tmp_path / 'other'}"
 
 
 def _append(ledger: Path, number: int) -> None:
@@ -260,7 +271,7 @@ def committed() -> list[Path]:
 def test_the_committed_records_are_whole_lie_where_they_belong_and_stand_in_the_ledger() -> None:
     records = [read_record(path) for path in committed()]
     for path, record in zip(committed(), records, strict=True):
-        assert path == record_path(RESULTS, record.dataset, record.cell)
+        assert path == record_path(RESULTS, record.experiment, record.cell)
         rate = "" if record.rate is None else f"-{record.rate:g}"
         assert record.cell == f"{record.arm}{rate}-{record.seed}"
         assert f" --only {record.cell} --again" in record.command

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zskd.cli import app, examples
 from zskd.cli.output import Flag, Verbose, say
+from zskd.config import Twin
 from zskd.errors import ZskdError
 from zskd.progress import default_progress, readable_seconds
 
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
         "zskd reproduce mnist --data-dir data --only 'default-*' --seeds 1",
         "zskd reproduce mnist --status",
         "zskd reproduce mnist --only default-10-0 --again",
+        "zskd reproduce mnist --twin permuted --status",
     )
 )
 def reproduce(
     recipe: str,
     /,
     *,
+    twin: Twin | None = None,
     only: tuple[str, ...] = (),
     seeds: int | None = None,
     dry_run: Flag = False,
@@ -47,6 +50,8 @@ def reproduce(
 
     Args:
         recipe: digits, mnist, fashion-mnist, or a YAML file.
+        twin: Do it on its data turned into others: rows and columns exchanged, light and dark exchanged, or
+            all pixels in another order. The experiment is then called NAME-TWIN.
         only: Names or patterns of the cells to do.
         seeds: At most so many seeds of each arm.
         dry_run: Print the plan and what it may cost, and do nothing.
@@ -61,7 +66,7 @@ def reproduce(
         quiet: Print the result only.
         verbose: Print what was chosen for this machine.
     """
-    from zskd.experiment.plan import load_experiment, plan_cells
+    from zskd.experiment.plan import load_experiment, on_twin, plan_cells
 
     if seeds is not None and seeds < 1:
         raise ZskdError(f"--seeds is {seeds}: it must be at least 1")
@@ -69,11 +74,14 @@ def reproduce(
     if tensorboard:
         settings["tensorboard"] = str(tensorboard)
     experiment = load_experiment(recipe, settings)
+    if twin:
+        experiment = on_twin(experiment, twin)
     cells = plan_cells(experiment, only, seeds)
     folder = out or Path("runs") / f"{experiment.name}-experiment"
 
     def command(cell: Cell) -> str:
-        return shlex.join(["zskd", "reproduce", recipe, "--only", cell.name, "--again"])
+        which = [recipe, "--twin", twin] if twin else [recipe]
+        return shlex.join(["zskd", "reproduce", *which, "--only", cell.name, "--again"])
 
     if dry_run or status:
         _tell(experiment, cells, folder, results, workers, plan=dry_run)
@@ -82,7 +90,7 @@ def reproduce(
 
     own, records = folder, results
     if again:
-        cells = _recorded(cells, results)
+        cells = _recorded(experiment, cells, results)
         own = Path(f"{folder}-again")  # never where the first ones lie, which would be taken for new
         records = own / "records"
     outcome = conduct(
@@ -113,11 +121,11 @@ def _say_outcome(outcome: Outcome, records: Path) -> bool:
     return not failed
 
 
-def _recorded(cells: list[Cell], results: Path) -> list[Cell]:
+def _recorded(experiment: Experiment, cells: list[Cell], results: Path) -> list[Cell]:
     """Return the cells that have a record, with which they can be compared."""
     from zskd.report.record import record_path
 
-    found = [one for one in cells if record_path(results, one.recipe.data.label, one.name).is_file()]
+    found = [one for one in cells if record_path(results, experiment.name, one.name).is_file()]
     if not found:
         raise ZskdError(f"none of these cells has a record in {results}: make them without --again")
     return found

@@ -30,7 +30,7 @@ def compare(place: Place, results: Path) -> Verdict:
         ZskdError: the cell has no record there.
     """
     now = read_record(place.record)
-    path = record_path(results, now.dataset, now.cell)
+    path = record_path(results, now.experiment, now.cell)
     if not path.is_file():
         raise ZskdError(f"{path} is missing: --again compares with it; without --again it is made")
     then = read_record(path)

@@ -69,7 +69,7 @@ def do_cell(job: Job, progress: Progress) -> Record:
         note_evaluation(job.results / LEDGER, record)
         told.note("test/accuracy", record.test_accuracy, record.student_steps)
         told.note("test/agreement", record.teacher_agreement, record.student_steps)
-    write_record(record_path(job.results, record.dataset, record.cell), record)
+    write_record(record_path(job.results, record.experiment, record.cell), record)
     return record
 
 

@@ -103,7 +103,7 @@ def lay_out(
                 folder=out / "cells" / f"{cell.name}-{key[:8]}",
                 teacher=out / "teachers" / teacher,
                 set_folder=None if whole is None else out / "sets" / _set_name(whole, teacher),
-                record=record_path(results, cell.recipe.data.label, cell.name),
+                record=record_path(results, experiment.name, cell.name),
             )
         )
     return places, sources
@@ -172,6 +172,8 @@ def _set_name(images: Images, teacher: str) -> str:
 
 
 def _teacher_name(cell: Cell, sources: Sources) -> str:
-    values: dict[str, Any] = identity(cell.recipe)
+    seed = cell.recipe.teacher_seed
+    values: dict[str, Any] = identity(cell.recipe) | {"seed": seed}
+    values["teacher"].pop("seed", None)  # cells of other seeds share their teacher
     known = {key: values[key] for key in ("seed", "data", "teacher", "threads", "device", "rewrite")}
-    return f"seed-{cell.recipe.seed}-{sha256_json(known | sources.hashes)[:8]}"
+    return f"seed-{seed}-{sha256_json(known | sources.hashes)[:8]}"

@@ -44,7 +44,7 @@ class Control:
     """An arm that differs from the main one in its method alone."""
 
     method: str
-    start: Literal["smooth", "uniform", "gaussian"] | None
+    start: Literal["smooth", "shapes", "uniform", "gaussian"] | None
     """First image, where it is not the main arm's."""
     title: str
     """How tables and figures call it."""
@@ -53,6 +53,7 @@ class Control:
 CONTROLS: dict[str, Control] = {
     "class_impressions": Control("class_impressions", None, "class impressions"),
     "noise_smooth": Control("noise", "smooth", "smooth noise"),
+    "noise_shapes": Control("noise", "shapes", "random shapes"),
     "noise_white": Control("noise", "uniform", "white noise"),
 }
 

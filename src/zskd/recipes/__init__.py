@@ -27,6 +27,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("data", "twin", "none"),
     ("synthesis", "tv", 0.0),
     ("teacher", "optimiser", "adam"),
+    ("teacher", "seed", None),
     ("distill", "optimiser", "adam"),
     ("distill", "balance", False),
     ("distill", "attention", 0.0),
@@ -126,6 +127,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     del values["tensorboard"]
     values["workers"] = values["distill"]["images"] = None
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
+    if values["teacher"]["seed"] == values["seed"]:
+        values["teacher"]["seed"] = None  # the teacher that a run of this seed has anyway
     for group, setting, absent in _LATER:
         if values[group][setting] == absent:
             del values[group][setting]

@@ -114,9 +114,9 @@ class Record(BaseModel):
         return self
 
 
-def record_path(results: Path, dataset: str, cell: str) -> Path:
+def record_path(results: Path, experiment: str, cell: str) -> Path:
     """Return where the record of a cell lies."""
-    return results / dataset / f"{cell}.json"
+    return results / experiment / f"{cell}.json"
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -145,18 +145,24 @@ def read_records(results: Path, experiment: str) -> list[Record]:
     """Read all records of an experiment, sorted by path.
 
     Args:
-        results: with one folder per data set.
+        results: with one folder per experiment.
         experiment: its name.
 
     Raises:
-        ZskdError: there are none, or one is damaged.
+        ZskdError: there are none, or one is damaged or of another experiment.
     """
+    folder = results / experiment
     # a hidden file is one that a killed process was writing
-    found = [path for path in sorted(results.glob("*/*.json")) if not path.name.startswith(".")]
+    found = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
     files = [path for path in found if _is_record(path)]
-    records = [one for one in map(read_record, files) if one.experiment == experiment]
-    if not records:
-        raise ZskdError(f"there are no records of {experiment} in {results}: zskd reproduce {experiment}")
+    if not files:
+        raise ZskdError(f"there are no records of {experiment} in {folder}: zskd reproduce makes them")
+    records = [read_record(path) for path in files]
+    for path, record in zip(files, records, strict=True):
+        if record.experiment != experiment:
+            raise ZskdError(
+                f"{path} is a record of {record.experiment}: move it to {results / record.experiment}"
+            )
     return records
 
 
