@@ -141,10 +141,10 @@ def run_trial(trial: dict[str, Any], data_dir: str | None, out: Path) -> dict[st
 
 
 def _teacher(recipe: Recipe, name: str, data: Dataset, out: Path) -> Classifier:
-    settings = identity(recipe)
+    fixed = replace(recipe, seed=0)
+    settings = identity(fixed)
     what = {"name": name, "data": settings["data"], "teacher": settings["teacher"]}
     folder = out / "teachers" / f"{name}-{sha256_json(what)[:8]}"
-    fixed = replace(recipe, seed=0)
     sources = Sources(data, fresh_teacher(fixed, data), None, {"data_sha256": data.fingerprint()})
     with _alone(folder):
         return make_teacher(fixed, sources, folder, Progress())

@@ -16,6 +16,9 @@ from cyclopts import Parameter
 
 from zskd.errors import ZskdError
 
+Twin = Literal["transposed", "inverted", "permuted"]
+_LAST_SEED = 2**63 - 1
+
 
 def _check(name: str, value: float, low: float, high: float = float("inf"), *, above: bool = False) -> None:
     """Refuse a number outside [low, high], or (low, high] when `above`, and one that is not finite."""
@@ -35,7 +38,7 @@ class Data:
     """Folder with the files, in torchvision's layout for the MNISTs; absent: a cache filled by download."""
     validation: float = 0.1
     """Share of the training set kept for validation, split off by class; 0 for none."""
-    twin: Literal["none", "transposed", "inverted", "permuted"] = "none"
+    twin: Literal["none", Twin] = "none"
     """The same images turned into others, to see whether a method lives on knowing the originals: rows and
     columns exchanged, light and dark exchanged, or all pixels in another order, one for all images."""
 
@@ -118,6 +121,13 @@ class Teacher(Fit):
     """Dotted name of the last linear layer; absent: found by itself."""
     golden: Annotated[Path | None, Parameter(name=("golden", "--golden"))] = None
     """File with `inputs` and the `logits` that the original network gave for them."""
+    seed: int | None = None
+    """Seed of its training; absent: that of the run."""
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that cannot be."""
+        super().__post_init__()
+        _check("teacher.seed", self.seed or 0, 0, _LAST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,7 +447,7 @@ class Recipe:
     images where a quarter of the time does not suffice for all; absent: as many as are set."""
     nominal_rates: dict[str, float] = field(default_factory=dict)
     """Published rates whose name is not their size: the reproduction's 25 % are 12,000 of 60,000, 20 %."""
-    controls: tuple[Literal["class_impressions", "noise_shapes", "noise_smooth", "noise_white"], ...] = (
+    controls: tuple[Literal["class_impressions", "noise_smooth", "noise_shapes", "noise_white"], ...] = (
         "class_impressions",
         "noise_shapes",
         "noise_white",
@@ -479,7 +489,7 @@ class Recipe:
             _check("nominal-rates", rate, 0, 100, above=True)
         if len(set(self.controls)) != len(self.controls):
             raise ZskdError("--controls names an arm twice")
-        _check("seed", self.seed, 0, 2**63 - 1)
+        _check("seed", self.seed, 0, _LAST_SEED)
         _check("held-out", self.held_out, 1)
         _check("threads", self.threads, 0)
         _check("workers", self.workers, 0)
@@ -491,6 +501,11 @@ class Recipe:
             _check("rate", self.rate, 0, 100, above=True)
         if self.count is not None and self.rate is not None:
             raise ZskdError("--count and --rate both say how large the transfer set is: give one of them")
+
+    @property
+    def teacher_seed(self) -> int:
+        """Seed of the teacher's weights and of the order of its images."""
+        return self.seed if self.teacher.seed is None else self.teacher.seed
 
     def size(self, train_size: int | None) -> int:
         """Return the number of images in a transfer set.

@@ -247,7 +247,7 @@ def write_similarity(teacher: Classifier, path: Path) -> None:
 def _held_out(
     recipe: Recipe, teacher: Classifier, folder: Path, progress: Progress
 ) -> dict[str, TransferSet]:
-    """Images that no student has seen: impressions and two kinds of noise."""
+    """Images that no student has seen: impressions and three kinds of noise."""
     impressions = SetSpec(
         method="zskd",
         count=recipe.held_out,
@@ -257,7 +257,7 @@ def _held_out(
         synthesis=replace(recipe.synthesis, noise_share=0.0, carry_images=False, carry_moments=False),
     )
     specs = {"impressions": impressions}
-    for name in ("noise_smooth", "noise_white"):
+    for name in ("noise_smooth", "noise_shapes", "noise_white"):
         start = CONTROLS[name].start
         assert start is not None
         specs[name] = replace(

@@ -24,13 +24,18 @@ from zskd.figures import (
     similarity_figure,
 )
 from zskd.files import write_text
+from zskd.methods import CONTROLS
 from zskd.progress import readable_seconds
 from zskd.similarity import class_similarity, concentration
 from zskd.synthesis import SetSpec, film
 from zskd.transfer_set import TransferSet
 
 _COLUMNS = 10
-_KINDS = {"impressions": "held-out impressions", "noise_smooth": "smooth noise", "noise_white": "white noise"}
+_KINDS = {
+    "impressions": "held-out impressions",
+    **{name: control.title for name, control in CONTROLS.items() if control.method == "noise"},
+}
+"""What agreement is measured on, and how tables call it."""
 
 
 def draw_run(
@@ -110,17 +115,19 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
 
 def _table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     measured = "test_accuracy" in metrics["teacher"]
+    # a run that was finished before there were random shapes lacks them
+    kinds = [kind for kind in _KINDS if kind in metrics["arms"][0]["agreement"]]
     heads = ["arm", "parameters", "images", "steps"]
     heads += ["test accuracy"] if measured else []
-    heads += [f"agreement on {kind}" for kind in _KINDS.values()]
+    heads += [f"agreement on {_KINDS[kind]}" for kind in kinds]
     teacher = metrics["teacher"]
     rows = [["teacher", f"{teacher['parameters']:,}", "", ""]]
     rows[0] += [_share(teacher["test_accuracy"])] if measured else []
-    rows[0] += [""] * len(_KINDS)
+    rows[0] += [""] * len(kinds)
     for arm in metrics["arms"]:
         row = [arm["title"], f"{arm['parameters']:,}", f"{arm['count']:,}", f"{metrics['student_steps']:,}"]
         row += [_share(arm["test_accuracy"])] if measured else []
-        rows.append(row + [_share(arm["agreement"][kind]) for kind in _KINDS])
+        rows.append(row + [_share(arm["agreement"][kind]) for kind in kinds])
     return heads, rows
 
 

@@ -132,7 +132,7 @@ def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
     """
     config = recipe.teacher
     architecture = _architecture(recipe, data)
-    module = fresh_weights(lambda: build(architecture, run_code=True), of_teacher(recipe).seed)
+    module = fresh_weights(lambda: build(architecture, run_code=True), recipe.teacher_seed)
     names = config.class_names or data.class_names
     return Classifier(module, spec=input_spec(config), class_names=names, head=config.head)
 
@@ -147,13 +147,15 @@ def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -
     recipe = of_teacher(recipe)
     settings = {key: to_values(recipe)[key] for key in ("seed", "data", "teacher")}
     settings["data"].pop("dir")
+    del settings["teacher"]["seed"]  # it is told once, wherever it was given
+    settings["seed"] = recipe.teacher_seed
     settings["versions"] = versions()
     how = {"threads": torch.get_num_threads(), "device": recipe.device, "rewrite": recipe.rewrite}
     train_teacher(
         sources.model,
         sources.data,
         recipe.teacher,
-        seed=recipe.seed,
+        seed=recipe.teacher_seed,
         state=folder / "training.safetensors",
         key=sha256_json(settings | how | sources.hashes),
         progress=progress,

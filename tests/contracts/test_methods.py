@@ -131,13 +131,20 @@ def test_held_out_images_are_not_those_of_the_set(teacher: Classifier) -> None:
 def test_controls_differ_from_the_main_arm_in_their_method_alone() -> None:
     from zskd.pipeline import plan_arms
 
-    recipe = load_recipe("digits")
+    recipe = load_recipe("digits", {"controls": list(CONTROLS)})
     main, *controls = plan_arms(recipe, None)
     assert [arm.name for arm in controls] == list(CONTROLS)
     for arm in controls:
         assert arm.spec.count == main.spec.count
         assert replace(arm.spec.synthesis, start=main.spec.synthesis.start) == main.spec.synthesis
         assert arm.spec.targets == main.spec.targets
+    assert {arm.name: arm.spec.synthesis.start for arm in controls if arm.spec.method == "noise"} == {
+        "noise_smooth": "smooth",
+        "noise_shapes": "shapes",
+        "noise_white": "uniform",
+    }
+    asked_for = set(CONTROLS) - set(load_recipe("digits").controls)
+    assert asked_for == {"noise_shapes"}  # the others are run unless they are left out
 
 
 def test_a_film_ends_in_the_stored_image(

@@ -68,7 +68,7 @@ def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, dict[str, 
         with Image.open(picture) as opened:
             assert opened.width > 300
     assert f"{metrics['arms'][0]['test_accuracy']['percent']:.2f}" in page
-    assert len(verify_folder(folder)) == 3 + 3 + 3 + 1
+    assert len(verify_folder(folder)) == 3 + 3 + 4 + 1
     assert metrics["student_steps"] == 400
     assert {arm["count"] for arm in metrics["arms"]} == {2000}
     assert metrics["versions"]["zskd"]

@@ -19,8 +19,8 @@ import yaml
 from conftest import run_zskd
 from zskd.cli import run
 from zskd.experiment.conduct import conduct
-from zskd.experiment.layout import State, lay_out, states
-from zskd.experiment.plan import load_experiment, plan_cells
+from zskd.experiment.layout import Place, State, lay_out, states
+from zskd.experiment.plan import Experiment, load_experiment, plan_cells
 from zskd.files import folder_lock
 from zskd.progress import Progress
 from zskd.report.hits import pack_hits
@@ -85,7 +85,7 @@ def zskd(*arguments: object) -> int:
 
 
 def records(results: Path) -> dict[str, Record]:
-    return {path.stem: read_record(path) for path in sorted(results.glob("tiny/[!.]*.json"))}
+    return {path.stem: read_record(path) for path in sorted(results.glob("*/[!.]*.json"))}
 
 
 def lasting(results: Path) -> dict[str, dict[str, Any]]:
@@ -95,6 +95,12 @@ def lasting(results: Path) -> dict[str, dict[str, Any]]:
 
 def ledger(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (results / LEDGER).read_text().splitlines()]
+
+
+def read_card(work: Path) -> Any:
+    """What the checkpoint of the teacher with seed 1 says of itself."""
+    (card,) = work.glob("teachers/seed-1-*/card.json")
+    return json.loads(card.read_text())
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -532,7 +538,7 @@ def test_a_cell_made_again_by_the_command_of_its_record(
     assert command == ["zskd", "reproduce", FILE, "--only", name, "--again"]
     again = (*command[1:], "--out", "the work", "--workers", "1", "--quiet", "--results")
     assert zskd(*again, inside.results) == 0
-    today = read_record(Path("the work-again/records/digits") / f"{name}.json").date
+    today = read_record(Path("the work-again/records/tiny") / f"{name}.json").date
     accuracy = f"{record.test_accuracy:.2f} recorded, {record.test_accuracy:.2f} made again {today}"
     assert capsys.readouterr().out == (
         "1 cells have their record in the work-again/records; 0 failed\n"
@@ -597,6 +603,59 @@ def test_a_given_teacher_one_image_no_validation_and_a_set_that_drops_some(
     assert (student.count, student.unique_images, student.threads) == (1, 1, 1)
     assert teacher.count == 1297  # nothing was split off
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny-experiment"]
+
+
+def test_seeds_that_share_a_teacher(inside: Done, tmp_path: Path) -> None:
+    """It is trained once, and is the one that its seed alone gives."""
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | {"teachers": [1, 1]}))
+    experiment, plain = load_experiment(str(tmp_path / "plan.yaml")), load_experiment(FILE)
+    out, results = tmp_path / "work", tmp_path / "results"
+
+    def laid_out(one: Experiment) -> dict[str, Place]:
+        return {place.cell.name: place for place in lay_out(one, plan_cells(one), out, results)[0]}
+
+    places, own = laid_out(experiment), laid_out(plain)
+    assert sorted(places) == sorted(set(CELLS) - {"teacher-1"})
+    assert len({place.teacher for place in places.values()}) == 1
+    assert places["default-2-0"].teacher == own["default-2-1"].teacher != own["default-2-0"].teacher
+    # images are those of their own seed, made for that teacher
+    folders = {places[name].set_folder for name in ("default-2-0", "default-2-1")}
+    assert len(folders) == 2
+    assert own["default-2-0"].set_folder not in folders
+    assert own["default-2-1"].set_folder in folders
+
+    for seed in (0, 1):  # the first one trains it for the second
+        only = plan_cells(experiment, (f"real_kd-2-{seed}", "teacher-0"))
+        conduct(experiment, only, out, results, workers=1, command=lambda cell: "zskd")
+    found, known = records(results), records(inside.results)
+    assert {one.teacher_sha256 for one in found.values()} == {known["teacher-1"].teacher_sha256}
+    assert [path.name for path in (out / "teachers").glob("*/")] == [own["teacher-1"].teacher.name]
+    assert found["real_kd-2-1"].student_sha256 == known["real_kd-2-1"].student_sha256
+    assert found["real_kd-2-0"].student_sha256 != known["real_kd-2-0"].student_sha256
+    assert read_card(out) == read_card(inside.folder / "the work")
+
+
+def test_the_same_on_a_twin(
+    inside: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_plan(tmp_path)
+    command = ("reproduce", FILE, "--twin", "inverted", "--only", "default-2-0", "--workers", "1", "--quiet")
+    assert zskd(*command) == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["tiny-inverted-experiment"]
+    record = read_record(Path("results/tiny-inverted/default-2-0.json"))
+    assert (record.experiment, record.dataset) == ("tiny-inverted", "digits-inverted")
+    known = records(inside.results)["default-2-0"]
+    assert record.teacher_sha256 != known.teacher_sha256
+    assert record.test_hits != known.test_hits
+    again = shlex.split(record.command)
+    assert again == ["zskd", "reproduce", FILE, "--twin", "inverted", "--only", "default-2-0", "--again"]
+    capsys.readouterr()
+    assert zskd(*again[1:], "--workers", "1", "--quiet") == 0
+    assert "identical, weight for weight" in capsys.readouterr().out
+    # the experiment itself has not begun
+    assert zskd("reproduce", FILE, "--status", "--only", "default-2-0") == 0
+    assert "1 cells: 0 done, 0 running, 0 failed, 1 left" in capsys.readouterr().out
 
 
 def test_the_committed_records_of_digits_are_those_of_todays_settings(tmp_path: Path) -> None:

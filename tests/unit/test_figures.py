@@ -1,5 +1,8 @@
 """Pictures: written, readable, the same for the same input, and captioned with what is in them."""
 
+import copy
+import json
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -20,7 +23,9 @@ from zskd.figures import (
     save_figure,
     similarity_figure,
 )
+from zskd.run_page import summary_lines
 
+RESULTS = Path(__file__).parents[2] / "results"
 DIGITS = tuple("0123456789")
 
 
@@ -169,3 +174,18 @@ def test_bars_can_do_without_a_teacher(tmp_path: Path) -> None:
     figure = bars_figure([Bar("ZSKD", share(1, 2), True)], None, "agreement")
     assert figure.axes[0].get_legend() is None
     assert save_figure(figure, tmp_path / "a.png").is_file()
+
+
+def test_the_table_of_a_run_has_a_column_for_each_kind_that_it_measured() -> None:
+    """Also of a run that was finished before there were random shapes."""
+    older = json.loads((RESULTS / "before-after" / "digits-0-after.json").read_text())
+    newer = copy.deepcopy(older)
+    for arm in newer["arms"]:
+        arm["agreement"]["noise_shapes"] = {"percent": 12.34, "low": 11.0, "high": 14.0, "n": 500}
+    before, after = (summary_lines(one) for one in (older, newer))
+    assert "agreement on white noise" in before[0]
+    assert "random shapes" not in before[0]
+    heads = re.findall(r"agreement on ([a-z -]+?)(?:  |$)", after[0])
+    assert heads == ["held-out impressions", "smooth noise", "random shapes", "white noise"]
+    for line in after[2 : 2 + len(newer["arms"])]:
+        assert re.findall(r"[\d.]+ \[", line)[-2] == "12.34 ["

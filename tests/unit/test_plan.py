@@ -18,7 +18,7 @@ from zskd.experiment.plan import (
     Experiment,
     experiment_names,
     load_experiment,
-    of_twin,
+    on_twin,
     plan_cells,
 )
 from zskd.recipes import load_recipe
@@ -109,6 +109,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no rates for an arm with": (changed("plan", 1, "rates", to=[]), "the plan must give real_kd its rates"),
     "no seeds": (changed("plan", 0, "seeds", to=0), "seeds is 0: it must be at least 1"),
+    "more seeds than teachers": (
+        changed("teachers", to=[0, 0]),
+        "the plan has 3 seeds and teachers lists 2: give each seed its teacher",
+    ),
+    "a teacher of an impossible seed": (
+        changed("teachers", to=[0, -1, 0]),
+        "arm teacher: --teacher.seed is -1: it must be at least 0",
+    ),
+    "teachers that are no seeds": (changed("teachers", to=["a"]), "teachers.0: Input should be"),
+    "a teacher's seed for all": (
+        changed("settings", "teacher", to={"seed": 7}),
+        "settings cannot have a teacher.seed: give teachers, one for each seed",
+    ),
     "no plan": (changed("plan", to=[]), "the plan names no arm"),
     "no arms in the plan": (changed("plan", to=[{"arms": []}]), "the plan names no arm"),
     "an arm called teacher": (
@@ -232,6 +245,55 @@ def test_a_block_that_is_given_twice_gives_each_cell_once(tmp_path: Path) -> Non
     assert names == ["teacher-0", "default-5-0", "teacher-1", "default-5-1", "teacher-2", "default-5-2"]
 
 
+def test_several_seeds_share_a_teacher_which_is_measured_once(tmp_path: Path) -> None:
+    cells = plan_cells(load(tmp_path, changed("teachers", to=[4, 4, 1, 7])))
+    taught = {one.name: one.recipe.teacher_seed for one in cells}
+    assert {name: seed for name, seed in taught.items() if name.startswith("teacher")} == {
+        "teacher-0": 4,
+        "teacher-2": 1,
+    }
+    assert [taught[f"default-5-{seed}"] for seed in range(3)] == [4, 4, 1]
+    assert taught["labels_all-1"] == 4
+    for one in cells:
+        assert one.recipe.teacher.seed == one.recipe.teacher_seed
+        assert one.recipe.seed == int(one.name.rpartition("-")[2])
+        assert one.recipe.teacher.epochs == load_recipe("digits").teacher.epochs  # the rest of it stays
+
+
+def test_without_a_list_every_seed_has_a_teacher_of_its_own(tmp_path: Path) -> None:
+    for one in plan_cells(load(tmp_path, BASE)):
+        assert one.recipe.teacher.seed is None
+        assert one.recipe.teacher_seed == one.recipe.seed
+
+
+def test_the_teacher_belongs_to_the_key_and_a_teacher_of_the_own_seed_changes_nothing(tmp_path: Path) -> None:
+    def found(teachers: list[int]) -> dict[str, str]:
+        return {one.name: key(one) for one in plan_cells(load(tmp_path, changed("teachers", to=teachers)))}
+
+    own = found([])
+    assert found([0, 1, 2]) == own
+    shared = found([0, 0, 2])
+    assert {name for name in shared if shared[name] != own[name]} == {
+        one for one in own if one.endswith("-1") and one != "teacher-1"
+    }
+    assert own.keys() - shared.keys() == {"teacher-1"}
+
+
+def test_a_twin_is_an_experiment_of_its_own(tmp_path: Path) -> None:
+    experiment = load(tmp_path, BASE, {"data": {"dir": "/some/where"}})
+    twin = on_twin(experiment, "inverted")
+    assert (twin.name, twin.recipe, twin.contrasts) == ("tiny-inverted", "digits", experiment.contrasts)
+    before, after = plan_cells(experiment), plan_cells(twin)
+    assert [one.name for one in after] == [one.name for one in before]
+    for one, other in zip(before, after, strict=True):
+        assert other.recipe.data == replace(one.recipe.data, twin="inverted")
+        assert replace(other.recipe, data=one.recipe.data) == one.recipe
+        assert key(one) != key(other)
+        assert other.reported is None  # nobody published anything for it
+    with pytest.raises(ZskdError, match="experiment tiny-inverted is on digits-inverted already"):
+        on_twin(twin, "permuted")
+
+
 def test_arms_share_one_schedule_unless_they_keep_their_own(tmp_path: Path) -> None:
     default, longer, shared = (
         cell(tmp_path, f"{name}-0") for name in ("default-5", "longer-40", "shared-40")
@@ -331,6 +393,7 @@ MATTERS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "method": (of_all(method="noise"), {MADE}),
     "student": (of_all(student="lenet5_small"), {MADE, REAL, ALL}),
     "teacher": (of_all(teacher={"epochs": 61}), {MADE, REAL, ALL, SELF}),
+    "seed of the teacher": (lambda values: values.update(teachers=[5] * 9), {MADE, REAL, ALL, SELF}),
     "validation": (of_all(data={"validation": 0.2}), {MADE, REAL, ALL, SELF}),
     "teacher of another seed": (of_all(teacher={"seed": 5}), {MADE, REAL, ALL, SELF}),
     "twin": (of_all(data={"twin": "inverted"}), {MADE, REAL, ALL, SELF}),
@@ -341,7 +404,8 @@ MATTERS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "rewrite": (of_all(rewrite=False), {MADE, REAL, ALL, SELF}),
     "classes left out": (lambda values: values["arms"]["real_kd"].update(leave_out=[3]), {REAL}),
     # and these do not
-    "neutral values": (of_all(teacher={"seed": None}, distill={"balance": False}), set()),
+    "neutral values": (of_all(synthesis={"tv": 0.0}, distill={"balance": False}), set()),
+    "the teacher of the same seed": (lambda values: values.update(teachers=[0] * 9), set()),
     "workers": (of_all(workers=3), set()),
     "folder of the data": (of_all(data={"dir": "/elsewhere"}), set()),
     "folder for TensorBoard": (of_all(tensorboard="/elsewhere"), set()),

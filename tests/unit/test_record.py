@@ -192,18 +192,29 @@ def test_a_missing_record(tmp_path: Path) -> None:
 
 
 def test_records_of_one_experiment_among_other_files(tmp_path: Path) -> None:
-    with pytest.raises(ZskdError, match=f"there are no records of tiny in {tmp_path}: zskd reproduce tiny"):
+    with pytest.raises(ZskdError, match=f"no records of tiny in {tmp_path}/tiny: zskd reproduce makes them"):
         read_records(tmp_path, "tiny")
-    for dataset, experiment, seed in (("digits", "tiny", 1), ("digits", "tiny", 0), ("mnist", "other", 0)):
+    for experiment, seed in (("tiny", 1), ("tiny", 0), ("other", 0)):  # both on one data set
         name = f"default-2-{seed}"
-        values = VALUES | {"dataset": dataset, "experiment": experiment, "seed": seed, "cell": name}
+        values = VALUES | {"experiment": experiment, "seed": seed, "cell": name}
         write_record(record_path(tmp_path, experiment, name), Record.model_validate(values))
     (tmp_path / "tiny" / "speed.json").write_text('{"format": "something else"}')
     (tmp_path / "tiny" / "notes.txt").write_text("nothing")
     (tmp_path / LEDGER).write_text("{}\n")
     (tmp_path / "tiny" / ".zskd-1a2b.json").write_text("")  # by a writer that was killed
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "default-2-0.json").write_text("{")  # of another one, which is not read
     assert [one.cell for one in read_records(tmp_path, "tiny")] == ["default-2-0", "default-2-1"]
-    assert [one.dataset for one in read_records(tmp_path, "other")] == ["mnist"]
+    assert [one.experiment for one in read_records(tmp_path, "other")] == ["other"]
+
+
+def test_a_record_in_the_folder_of_another_experiment_is_named(tmp_path: Path) -> None:
+    write_record(record_path(tmp_path, "tiny", "default-2-0"), Record.model_validate(VALUES))
+    path = record_path(tmp_path, "tiny", "default-2-1")
+    write_record(path, Record.model_validate(VALUES | {"experiment": "other", "cell": "default-2-1"}))
+    with pytest.raises(ZskdError) as error:
+        read_records(tmp_path, "tiny")
+    assert str(error.value) == f"{path} is a record of other: move it to {tmp_path / 'other'}"
 
 
 def _append(ledger: Path, number: int) -> None:

@@ -1,6 +1,7 @@
 """Tables, comparisons and the picture of an experiment, from records whose numbers are known."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +185,31 @@ def test_the_verb_prints_what_the_records_say(tmp_path: Path) -> None:
     assert (tmp_path / "page" / "README.md").is_file()
 
 
+def test_the_verb_reads_the_records_of_a_twin(tmp_path: Path) -> None:
+    for experiment, right in (("digits", 190), ("digits-inverted", 150)):
+        one = record("default", 10, 0, right, experiment=experiment)
+        write_record(record_path(tmp_path / "results", experiment, one.cell), one)
+    done = run_zskd("report", "digits", "--twin", "inverted", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "75.00 (n = 1)" in done.stdout
+    assert "95.00" not in done.stdout
+
+
+def test_the_page_says_how_many_teachers_the_seeds_share(records: Records) -> None:
+    experiment = load_experiment("digits")
+    own, shared = (
+        dict(sections(records, one))["Test accuracy"]
+        for one in (experiment, replace(experiment, teachers=(0, 0, 0)))
+    )
+    assert "over seeds of teacher, images and student (n)" in own
+    assert "over seeds of images and student (n), in percent. Seeds share teachers: there are 1." in shared
+
+
 def test_without_records_one_line_says_what_to_do(tmp_path: Path) -> None:
     for name in ("digits", "mnist"):
         done = run_zskd("report", name, cwd=tmp_path)
         assert done.returncode == 2
         assert len(done.stderr.strip().splitlines()) == 1
-        assert f"zskd reproduce {name}" in done.stderr
+        assert f"no records of {name} in results/{name}: zskd reproduce makes them" in done.stderr
         one = record("default", 10, 0, 190)
         write_record(record_path(tmp_path / "results", "digits", one.cell), one)  # and then of another alone

@@ -237,7 +237,7 @@ def tiny(tensorboard: Path | None) -> Recipe:
         name="tiny",
         count=40,
         held_out=20,
-        controls=("noise_white",),
+        controls=("noise_shapes",),
         threads=1,
         workers=2,
         tensorboard=tensorboard,
@@ -253,32 +253,37 @@ def test_a_whole_run_with_two_arms_in_worker_processes(tmp_path: Path) -> None:
     tensorboard, folder = tmp_path / "tb", tmp_path / "run"
     metrics = run_recipe(tiny(tensorboard), folder)
     runs = [path.parent.relative_to(tensorboard).as_posix() for path in tensorboard.rglob("*.tfevents.*")]
-    assert sorted(runs) == ["run", "students/noise_white", "students/zskd", "teacher"]
+    assert sorted(runs) == ["run", "students/noise_shapes", "students/zskd", "teacher"]
     assert set(curves(tensorboard / "teacher")) == {
         f"teacher/{name}" for name in ("loss", "accuracy", "learning_rate")
     }
-    for arm in ("zskd", "noise_white"):
+    for arm in ("zskd", "noise_shapes"):
         assert list(curves(tensorboard / "students" / arm)["distill/loss"]) == [0, 10, 11]
     assert_run_is_told(tensorboard / "run", metrics)
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| random shapes | 35,820 | 40 |" in page
+    assert "agreement on random shapes" in page
+    assert "![samples](figures/samples-noise_shapes.png)" in page
+    assert (folder / "figures" / "samples-noise_shapes.png").is_file()
     # a run is known by its results and not by who looked on
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     assert run_recipe(tiny(None), folder) == metrics
     assert {path: path.stat().st_mtime_ns for path in before} == before
     # a run that is mended notes again what it found, and no line twice
-    next((folder / "sets" / "noise_white").glob("*.safetensors")).unlink()
+    next((folder / "sets" / "noise_shapes").glob("*.safetensors")).unlink()
     assert run_recipe(tiny(tensorboard), folder) == metrics
     assert_run_is_told(tensorboard / "run", metrics)
 
 
 def assert_run_is_told(folder: Path, metrics: dict[str, Any]) -> None:
     drawn = pictures(folder)
-    assert set(drawn) == {"set/zskd", "set/noise_white"}
+    assert set(drawn) == {"set/zskd", "set/noise_shapes"}
     assert all(picture.shape == (5 * 32, 8 * 32, 3) for picture in drawn.values())
     wanted = {"test_accuracy/teacher": metrics["teacher"]["test_accuracy"]}
     for row in metrics["arms"]:
         wanted[f"test_accuracy/{row['arm']}"] = row["test_accuracy"]
         wanted |= {f"agreement_{kind}/{row['arm']}": share for kind, share in row["agreement"].items()}
-    assert len(wanted) == 1 + 2 * 4
+    assert len(wanted) == 1 + 2 * 5
     assert curves(folder) == {name: {12: pytest.approx(share["percent"])} for name, share in wanted.items()}
 
 

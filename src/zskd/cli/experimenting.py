@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zskd.cli import app, examples
 from zskd.cli.output import Flag, Verbose, say
+from zskd.config import Twin
 from zskd.errors import ZskdError
 from zskd.progress import default_progress, readable_seconds
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
         "zskd reproduce mnist --status",
         "zskd reproduce mnist --data-dir data --twin transposed --seeds 1",
         "zskd reproduce mnist --only default-10-0 --again",
+        "zskd reproduce mnist --twin permuted --status",
     )
 )
 def reproduce(
     recipe: str,
     /,
     *,
+    twin: Twin | None = None,
     only: tuple[str, ...] = (),
     seeds: int | None = None,
     dry_run: Flag = False,
@@ -49,6 +52,8 @@ def reproduce(
 
     Args:
         recipe: digits, mnist, fashion-mnist, or a YAML file.
+        twin: Do it on its data turned into others: rows and columns exchanged, light and dark exchanged, or
+            all pixels in another order. The experiment is then called NAME-TWIN.
         only: Names or patterns of the cells to do.
         seeds: At most so many seeds of each arm.
         dry_run: Print the plan and what it may cost, and do nothing.
@@ -64,7 +69,7 @@ def reproduce(
         quiet: Print the result only.
         verbose: Print what was chosen for this machine.
     """
-    from zskd.experiment.plan import load_experiment, of_twin, plan_cells
+    from zskd.experiment.plan import load_experiment, on_twin, plan_cells
 
     if seeds is not None and seeds < 1:
         raise ZskdError(f"--seeds is {seeds}: it must be at least 1")
@@ -72,14 +77,14 @@ def reproduce(
     if tensorboard:
         settings["tensorboard"] = str(tensorboard)
     experiment = load_experiment(recipe, settings)
-    if twin != "none":
-        experiment = of_twin(experiment, twin)
+    if twin:
+        experiment = on_twin(experiment, twin)
     cells = plan_cells(experiment, only, seeds)
     folder = out or Path("runs") / f"{experiment.name}-experiment"
 
     def command(cell: Cell) -> str:
-        turned = [] if twin == "none" else ["--twin", twin]
-        return shlex.join(["zskd", "reproduce", recipe, *turned, "--only", cell.name, "--again"])
+        which = [recipe, "--twin", twin] if twin else [recipe]
+        return shlex.join(["zskd", "reproduce", *which, "--only", cell.name, "--again"])
 
     if dry_run or status:
         _tell(experiment, cells, folder, results, workers, plan=dry_run)

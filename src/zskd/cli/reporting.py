@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zskd.cli import app, examples
 from zskd.cli.output import say
+from zskd.config import Twin
 
 
 @app.command(
@@ -14,18 +15,28 @@ from zskd.cli.output import say
         "zskd report mnist --results results --out report/",
     )
 )
-def report(recipe: str, /, *, results: Path = Path("results"), out: Path | None = None) -> None:
+def report(
+    recipe: str,
+    /,
+    *,
+    twin: Twin | None = None,
+    results: Path = Path("results"),
+    out: Path | None = None,
+) -> None:
     """Print what an experiment found, or write it as a page with its picture.
 
     Args:
         recipe: digits, mnist, fashion-mnist, or a YAML file.
+        twin: The experiment was done on this twin of its data.
         results: Folder of the records.
         out: Folder of README.md and the picture; absent: printed in Markdown.
     """
-    from zskd.experiment.plan import load_experiment
+    from zskd.experiment.plan import load_experiment, on_twin
     from zskd.report.page import records_of, sections, write_page
 
     experiment = load_experiment(recipe)
+    if twin:
+        experiment = on_twin(experiment, twin)
     records = records_of(experiment, results)
     if out is not None:
         say(f"{len(records)} records: {write_page(records, experiment, out)}")

@@ -172,7 +172,8 @@ def _set_name(images: Images, teacher: str) -> str:
 
 
 def _teacher_name(cell: Cell, sources: Sources) -> str:
-    recipe = of_teacher(cell.recipe)
-    values: dict[str, Any] = identity(recipe)
+    seed = cell.recipe.teacher_seed
+    values: dict[str, Any] = identity(cell.recipe) | {"seed": seed}
+    values["teacher"].pop("seed", None)  # cells of other seeds share their teacher
     known = {key: values[key] for key in ("seed", "data", "teacher", "threads", "device", "rewrite")}
-    return f"seed-{recipe.seed}-{sha256_json(known | sources.hashes)[:8]}"
+    return f"seed-{seed}-{sha256_json(known | sources.hashes)[:8]}"

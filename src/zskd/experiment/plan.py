@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from zskd.config import Recipe
+from zskd.config import Recipe, Twin
 from zskd.errors import ZskdError
 from zskd.files import sha256_json
 from zskd.recipes import check_keys, identity, load_recipe, merge, read_yaml
@@ -94,6 +94,8 @@ class Experiment:
     """The teacher's seed for each seed of the plan; none: every seed has a teacher of its own."""
     arms: dict[str, Arm]
     plan: tuple[Block, ...]
+    teachers: tuple[int, ...] = ()
+    """The teacher's seed for each seed of the plan; none: every seed has a teacher of its own."""
     contrasts: tuple[Contrast, ...] = ()
     reported: tuple[Publication, ...] = ()
 
@@ -125,11 +127,23 @@ class Experiment:
                     raise self._wrong(f"the plan must give {name} {'no' if block.rates else 'its'} rates")
             if block.seeds < 1:
                 raise self._wrong(f"seeds is {block.seeds}: it must be at least 1")
-            if self.teachers and block.seeds > len(self.teachers):
-                raise self._wrong(
-                    f"the plan has {block.seeds} seeds and teachers says whose {len(self.teachers)} have: "
-                    "give one for each"
-                )
+        if self.teachers and self.seeds > len(self.teachers):
+            raise self._wrong(
+                f"the plan has {self.seeds} seeds and teachers lists {len(self.teachers)}: "
+                "give each seed its teacher"
+            )
+        teacher = self.settings.get("teacher")
+        if isinstance(teacher, Mapping) and "seed" in teacher:
+            raise self._wrong("settings cannot have a teacher.seed: give teachers, one for each seed")
+
+    @property
+    def seeds(self) -> int:
+        """So many seeds has the arm that has most."""
+        return max(block.seeds for block in self.plan)
+
+    def teacher_of(self, seed: int) -> int:
+        """Return the seed of the teacher that cells of a seed have."""
+        return self.teachers[seed] if self.teachers else seed
 
     def _check_names(self) -> None:
         """Refuse names that no file or folder can have."""
@@ -239,10 +253,17 @@ def load_experiment(name: str, settings: Mapping[str, Any] | None = None) -> Exp
     return replace(experiment, settings=merge(experiment.settings, settings or {}))
 
 
-def of_twin(experiment: Experiment, twin: str) -> Experiment:
-    """Return an experiment on images turned into others (`data.twin`), under a name of its own."""
+def on_twin(experiment: Experiment, twin: Twin) -> Experiment:
+    """Return the same experiment on its data set's twin; nothing was published for that.
+
+    Raises:
+        ZskdError: its data are a twin already.
+    """
+    data = load_recipe(experiment.recipe, experiment.settings).data
+    if data.twin != "none":
+        raise ZskdError(f"experiment {experiment.name} is on {data.label} already: leave --twin out")
     settings = merge(experiment.settings, {"data": {"twin": twin}})
-    return replace(experiment, name=f"{experiment.name}-{twin}", settings=settings)
+    return replace(experiment, name=f"{experiment.name}-{twin}", settings=settings, reported=())
 
 
 def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | None = None) -> list[Cell]:
@@ -282,9 +303,10 @@ def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | 
 
 def _cells(experiment: Experiment) -> Iterator[Cell]:
     teacher = Arm(title="teacher", images="none")
-    for seed in range(max(block.seeds for block in experiment.plan)):
-        if seed == _first_with(experiment, seed):
-            yield _cell(experiment, TEACHER, teacher, None, seed)
+    # a teacher that several seeds share is measured with the first of them
+    first = {experiment.teacher_of(seed): seed for seed in reversed(range(experiment.seeds))}
+    for seed in sorted(first.values()):
+        yield _cell(experiment, TEACHER, teacher, None, seed)
     for block in experiment.plan:
         for name in block.arms:
             for rate in block.rates or (None,):
@@ -299,10 +321,10 @@ def _first_with(experiment: Experiment, seed: int) -> int:
 
 
 def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed: int) -> Cell:
+    place: dict[str, Any] = {"seed": seed} | ({} if rate is None else {"rate": rate})
+    if experiment.teachers:
+        place["teacher"] = {"seed": experiment.teacher_of(seed)}
     try:
-        place: dict[str, Any] = {"seed": seed} | ({} if rate is None else {"rate": rate})
-        if experiment.teachers:
-            place["teacher"] = {"seed": experiment.teachers[seed]}
         recipe = _recipe(experiment, arm, place)
     except ZskdError as error:
         raise ZskdError(f"experiment {experiment.name}, arm {name}: {error}") from error

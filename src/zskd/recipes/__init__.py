@@ -129,6 +129,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     del values["tensorboard"]
     values["workers"] = values["distill"]["images"] = None
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
+    if values["teacher"]["seed"] == values["seed"]:
+        values["teacher"]["seed"] = None  # the teacher that a run of this seed has anyway
     for group, setting, absent in _LATER:
         level = values[group] if group else values
         if level[setting] == absent:

@@ -56,11 +56,15 @@ def sections(records: Records, experiment: Experiment) -> list[tuple[str, str]]:
             f" The {teacher.test_images:,} test images alone leave ±{error:.2f} points "
             f"at {teacher.test_accuracy:.1f} %."
         )
+    seeded, shared = "teacher, images and student", ""
+    if experiment.teachers:
+        many = len({record.teacher_sha256 for record in records})
+        seeded, shared = "images and student", f" Seeds share teachers: there are {many}."
     parts = [
         (
             "Test accuracy",
             accuracy_table(records)
-            + "\n\nMean ± standard deviation over seeds of teacher, images and student (n), in percent."
+            + f"\n\nMean ± standard deviation over seeds of {seeded} (n), in percent.{shared}"
             + noise,
         )
     ]

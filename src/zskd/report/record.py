@@ -149,13 +149,20 @@ def read_records(results: Path, experiment: str) -> list[Record]:
         experiment: its name.
 
     Raises:
-        ZskdError: there are none, or one is damaged.
+        ZskdError: there are none, or one is damaged or of another experiment.
     """
+    folder = results / experiment
     # a hidden file is one that a killed process was writing
-    found = [path for path in sorted((results / experiment).glob("*.json")) if not path.name.startswith(".")]
-    records = [read_record(path) for path in found if _is_record(path)]
-    if not records:
-        raise ZskdError(f"there are no records of {experiment} in {results}: zskd reproduce {experiment}")
+    found = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
+    files = [path for path in found if _is_record(path)]
+    if not files:
+        raise ZskdError(f"there are no records of {experiment} in {folder}: zskd reproduce makes them")
+    records = [read_record(path) for path in files]
+    for path, record in zip(files, records, strict=True):
+        if record.experiment != experiment:
+            raise ZskdError(
+                f"{path} is a record of {record.experiment}: move it to {results / record.experiment}"
+            )
     return records
 
 
