@@ -101,8 +101,6 @@ class Teacher(Fit):
 
     epochs: float | None = 15
     batch_size: int = 128
-    seed: int | None = None
-    """Seed of its training; absent: that of the run."""
     path: Path | None = None
     """Checkpoint folder, `.safetensors`, `.pt` or `.mat`; absent: a teacher is trained."""
     model: Annotated[str, Parameter(name=("model", "--model"))] = "lenet5"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,13 +22,6 @@ from zskd.progress import Progress
 from zskd.recipes import to_values
 from zskd.training import train_teacher
 from zskd.versions import versions
-
-
-def of_teacher(recipe: Recipe) -> Recipe:
-    """Return a recipe with the seed of its teacher as its own: runs that share a teacher train the same."""
-    config = recipe.teacher
-    seed = recipe.seed if config.seed is None else config.seed
-    return replace(recipe, seed=seed, teacher=replace(config, seed=None))
 
 
 def input_spec(config: Teacher) -> InputSpec:
@@ -144,7 +137,6 @@ def _architecture(recipe: Recipe, data: Dataset) -> Architecture:
 def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Card:
     """Train the teacher of the sources in place."""
     assert sources.data is not None
-    recipe = of_teacher(recipe)
     settings = {key: to_values(recipe)[key] for key in ("seed", "data", "teacher")}
     settings["data"].pop("dir")
     del settings["teacher"]["seed"]  # it is told once, wherever it was given

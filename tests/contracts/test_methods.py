@@ -144,7 +144,7 @@ def test_controls_differ_from_the_main_arm_in_their_method_alone() -> None:
         "noise_white": "uniform",
     }
     asked_for = set(CONTROLS) - set(load_recipe("digits").controls)
-    assert asked_for == {"noise_shapes"}  # the others are run unless they are left out
+    assert asked_for == {"noise_smooth"}  # the others are run unless they are left out
 
 
 def test_a_film_ends_in_the_stored_image(

@@ -22,7 +22,6 @@ from zskd.experiment.plan import (
     plan_cells,
 )
 from zskd.recipes import load_recipe
-from zskd.teachers import of_teacher
 
 BASE: dict[str, Any] = {
     "name": "tiny",
@@ -395,7 +394,6 @@ MATTERS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "teacher": (of_all(teacher={"epochs": 61}), {MADE, REAL, ALL, SELF}),
     "seed of the teacher": (lambda values: values.update(teachers=[5] * 9), {MADE, REAL, ALL, SELF}),
     "validation": (of_all(data={"validation": 0.2}), {MADE, REAL, ALL, SELF}),
-    "teacher of another seed": (of_all(teacher={"seed": 5}), {MADE, REAL, ALL, SELF}),
     "twin": (of_all(data={"twin": "inverted"}), {MADE, REAL, ALL, SELF}),
     "total variation": (of_all(synthesis={"tv": 0.1}), {MADE}),
     "balance": (of_all(distill={"balance": True}), {MADE, REAL, ALL}),
@@ -505,29 +503,3 @@ def test_arms_of_a_shipped_experiment_are_compared_fairly(shipped: tuple[Experim
     assert all(one.recipe.distill.weights == "last" for one in cells)
     sizes = {(one.rate, one.count(60_000, 54_000)) for one in cells if one.rate is not None}
     assert len(sizes) == len({rate for rate, _ in sizes})  # a rate means one size
-
-
-def test_seeds_may_share_teachers(tmp_path: Path) -> None:
-    values = changed("teachers", to=[4, 4, 7])
-    cells = {one.name: one for one in plan_cells(load(tmp_path, values))}
-    assert [name for name in cells if name.startswith("teacher")] == ["teacher-0", "teacher-2"]
-    trained = {name: of_teacher(one.recipe) for name, one in cells.items()}
-    assert trained["default-5-0"].seed == trained["default-5-1"].seed == 4
-    assert trained["default-5-2"].seed == 7
-    assert cells["default-5-1"].recipe.seed == 1  # of everything but its teacher
-    alone = load_recipe("digits", {"seed": 4, "threads": 1})
-    assert of_teacher(trained["default-5-1"]).teacher == of_teacher(alone).teacher
-    assert len({key(cells[f"default-5-{seed}"]) for seed in range(3)}) == 3
-    values["plan"][1]["seeds"] = 4
-    with pytest.raises(ZskdError, match="the plan has 4 seeds and teachers says whose 3 have"):
-        load(tmp_path, values)
-
-
-def test_a_twin_is_an_experiment_of_its_own(tmp_path: Path) -> None:
-    experiment = load(tmp_path, BASE)
-    twin = of_twin(experiment, "inverted")
-    assert twin.name == "tiny-inverted"
-    for one, other in zip(plan_cells(experiment), plan_cells(twin), strict=True):
-        assert one.name == other.name
-        assert other.recipe.data.label == "digits-inverted"
-        assert key(one) != key(other)

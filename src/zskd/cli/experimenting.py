@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from zskd.cli import app, examples
 from zskd.cli.output import Flag, Verbose, say
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         "zskd reproduce mnist --data-dir data --dry-run",
         "zskd reproduce mnist --data-dir data --only 'default-*' --seeds 1",
         "zskd reproduce mnist --status",
-        "zskd reproduce mnist --data-dir data --twin transposed --seeds 1",
         "zskd reproduce mnist --only default-10-0 --again",
         "zskd reproduce mnist --twin permuted --status",
     )
@@ -41,7 +40,6 @@ def reproduce(
     again: Flag = False,
     out: Path | None = None,
     results: Path = Path("results"),
-    twin: Literal["none", "transposed", "inverted", "permuted"] = "none",
     data_dir: Path | None = None,
     workers: int = 0,
     tensorboard: Path | None = None,
@@ -62,7 +60,6 @@ def reproduce(
         out: Folder of teachers, sets and students; absent: runs/NAME-experiment. Cells made again go to the
             one beside it that ends in -again.
         results: Folder of records and ledger.
-        twin: The same on images that are turned into others; it is then called NAME-TWIN.
         data_dir: Folder with the data; absent: a cache filled by download.
         workers: Processes that work side by side; 0 for one per core.
         tensorboard: Folder for TensorBoard's event files.

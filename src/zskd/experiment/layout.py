@@ -17,7 +17,7 @@ from zskd.files import is_locked, sha256_json
 from zskd.recipes import identity
 from zskd.report.record import read_record, record_path
 from zskd.synthesis import SetSpec
-from zskd.teachers import Sources, of_teacher, open_sources
+from zskd.teachers import Sources, open_sources
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,6 @@ class Experiment:
     """What every arm starts from."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Where all arms differ from that recipe."""
-    teachers: tuple[int, ...] = ()
-    """The teacher's seed for each seed of the plan; none: every seed has a teacher of its own."""
     arms: dict[str, Arm]
     plan: tuple[Block, ...]
     teachers: tuple[int, ...] = ()
@@ -314,12 +312,6 @@ def _cells(experiment: Experiment) -> Iterator[Cell]:
                     yield _cell(experiment, name, experiment.arms[name], rate, seed)
 
 
-def _first_with(experiment: Experiment, seed: int) -> int:
-    """Return the first seed that has the same teacher."""
-    teachers = experiment.teachers
-    return teachers.index(teachers[seed]) if teachers else seed
-
-
 def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed: int) -> Cell:
     place: dict[str, Any] = {"seed": seed} | ({} if rate is None else {"rate": rate})
     if experiment.teachers:
@@ -328,11 +320,6 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
         recipe = _recipe(experiment, arm, place)
     except ZskdError as error:
         raise ZskdError(f"experiment {experiment.name}, arm {name}: {error}") from error
-    if recipe.budget is not None:
-        raise ZskdError(
-            f"experiment {experiment.name}: a budget is for one run, and arms are compared at equal steps: "
-            "give distill.steps"
-        )
     if arm.images != "none" and (arm.images == "generated") == recipe.distill.needs_set:
         raise ZskdError(
             f"experiment {experiment.name}, arm {name}: images: generated and distill.game.share 1 mean the "

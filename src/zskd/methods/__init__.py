@@ -56,7 +56,6 @@ CONTROLS: dict[str, Control] = {
     "class_impressions": Control("class_impressions", None, "class impressions"),
     "noise_shapes": Control("noise", "shapes", "random shapes"),
     "noise_smooth": Control("noise", "smooth", "smooth noise"),
-    "noise_shapes": Control("noise", "shapes", "random shapes"),
     "noise_white": Control("noise", "uniform", "white noise"),
 }
 
