@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from better_tables import BETTER_TABLES
 from estimate_tables import ESTIMATE_TABLES, draw
 from results_tables import RESULTS_TABLES, write_pictures
 from speed_tables import SPEED_TABLES
@@ -23,6 +24,7 @@ PAGES = tuple(
     for name in (
         "README.md",
         "docs/results.md",
+        "docs/better.md",
         "docs/reproducibility.md",
         "docs/methods/zskd.md",
         "docs/speed.md",
@@ -50,6 +52,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "presets": presets,
     **RESULTS_TABLES,
     **SPEED_TABLES,
+    **BETTER_TABLES,
     **ESTIMATE_TABLES,
 }
 """By the names of their blocks."""

@@ -44,6 +44,9 @@ def check(output: str, folder: Path, digits: Dataset) -> None:
     assert "accuracy not measured: no data" in page
     metrics = json.loads((folder / "metrics.json").read_text())
     assert "test_accuracy" not in metrics["teacher"]
+    estimated = metrics["arms"][0]["estimated_agreement"]
+    assert estimated["words"][0] in page
+    assert 0 <= estimated["low"] <= estimated["high"] <= 100
     for kind in ("impressions", "noise_smooth", "noise_shapes", "noise_white"):
         assert metrics["arms"][0]["agreement"][kind]["n"] == 100
     # it is a real student: on digits that it has never seen it is far above chance

@@ -402,7 +402,7 @@ MATTERS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "rewrite": (of_all(rewrite=False), {MADE, REAL, ALL, SELF}),
     "classes left out": (lambda values: values["arms"]["real_kd"].update(leave_out=[3]), {REAL}),
     # and these do not
-    "neutral values": (of_all(synthesis={"tv": 0.0}, distill={"balance": False}), set()),
+    "neutral values": (of_all(distill={"balance": False, "attention": 0.0}), set()),
     "the teacher of the same seed": (lambda values: values.update(teachers=[0] * 9), set()),
     "workers": (of_all(workers=3), set()),
     "folder of the data": (of_all(data={"dir": "/elsewhere"}), set()),

@@ -320,6 +320,11 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
         recipe = _recipe(experiment, arm, place)
     except ZskdError as error:
         raise ZskdError(f"experiment {experiment.name}, arm {name}: {error}") from error
+    if recipe.budget is not None:
+        raise ZskdError(
+            f"experiment {experiment.name}: a budget is for one run, and arms are compared at equal steps: "
+            "give distill.steps"
+        )
     if arm.images != "none" and (arm.images == "generated") == recipe.distill.needs_set:
         raise ZskdError(
             f"experiment {experiment.name}, arm {name}: images: generated and distill.game.share 1 mean the "

@@ -1,0 +1,123 @@
+"""The tables of docs/better.md, from the records of the frozen default and of the search for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from zskd.experiment.plan import TEACHER, load_experiment
+from zskd.report.page import comparisons_of, records_of
+from zskd.report.statistics import summarise
+from zskd.report.tables import Records, accuracies, accuracy_table, contrast_table, markdown_table, provenance
+
+_RESULTS = Path(__file__).resolve().parents[1] / "results"
+_TITLES = {"better-mnist": "MNIST", "better-fashion-mnist": "Fashion-MNIST"}
+_TWINS = ("transposed", "inverted", "permuted")
+_RATE = 40.0
+_DATA = {"mnist": "MNIST", "filled": "MNIST, filled", "permuted": "MNIST, permuted"}
+
+
+@cache
+def _found(name: str) -> Records | None:
+    """Records of an experiment or of its twin; None where none have been made yet."""
+    origin = load_experiment(next(one for one in _TITLES if name.startswith(one)))
+    return records_of(replace(origin, name=name), _RESULTS) if (_RESULTS / name).is_dir() else None
+
+
+def _existing() -> dict[str, Records]:
+    return {name: records for name in _TITLES if (records := _found(name)) is not None}
+
+
+def _of_teacher(records: Records, arm: str, rate: float | None, teacher: str) -> list[float]:
+    group = records.at(arm, rate).values()
+    return [one.test_accuracy for one in group if one.teacher_sha256 == teacher]
+
+
+def teachers() -> str:
+    """The frozen default by teacher, beside noise and real data."""
+    rows = []
+    for name, records in _existing().items():
+        for seed, teacher in records.at(TEACHER, None).items():
+            row = [_TITLES[name], f"{teacher.test_accuracy:.2f}"]
+            for arm in ("real_kd_all", "real_kd_all_plain", "noise_shapes", "default"):
+                rate = None if arm.startswith("real") else _RATE
+                values = _of_teacher(records, arm, rate, teacher.teacher_sha256)
+                row.append(str(summarise(values)) if values else "–")
+            rows.append((f"{seed}", *row))
+    head = ("first seed", "data", "teacher", "KD, real images", "the same, not augmented")
+    return markdown_table((*head, "random shapes", "default"), rows)
+
+
+def twins() -> str:
+    """What the default and the noise lose on twins of the data."""
+    rows = []
+    for name, title in _TITLES.items():
+        for twin in ("", *(f"-{one}" for one in _TWINS)):
+            records = _found(f"{name}{twin}")
+            if records is None:
+                continue
+            seeds = set(records.at("default", _RATE)) & set(records.at("noise_shapes", _RATE))
+            row = [title, twin.removeprefix("-") or "as it is"]
+            row.append(f"{next(iter(records.at(TEACHER, None).values())).test_accuracy:.2f}")
+            for arm in ("real_kd_all", "noise_shapes", "default"):
+                group = records.at(arm, None if arm.startswith("real") else _RATE)
+                some = {seed: group[seed] for seed in group if seed in seeds or arm.startswith("real")}
+                row.append(str(summarise(accuracies(some).values())) if some else "–")
+            rows.append(row)
+    return markdown_table(("data", "twin", "teacher", "KD, real images", "random shapes", "default"), rows)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def search() -> str:
+    """Every trial of the search."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for line in _lines(_RESULTS / "tuning" / "better.jsonl"):
+        if "agreement" in line:
+            distill = line["settings"].get("distill", {})
+            seen = distill.get("steps", 0) * distill.get("batch_size", 0) / 1e6
+            groups.setdefault((line["data"], line["name"], f"{seen:.2f}"), []).append(line)
+    rows = []
+    for (data, name, seen), lines in sorted(groups.items(), key=lambda item: (item[0][0], item[0][2])):
+        agreement, accuracy = (mean(one[what] for one in lines) for what in ("agreement", "accuracy"))
+        facts = (f"{lines[0]['teacher']:.2f}", f"{agreement:.2f}", f"{accuracy:.2f}", f"{len(lines)}")
+        rows.append((_DATA[data], name, seen, *facts))
+    head = ("data", "trial", "10⁶ images seen", "teacher", "agreement", "accuracy", "n")
+    return markdown_table(head, rows)
+
+
+def frozen() -> str:
+    """What was frozen, when and why."""
+    rows = [
+        (line["frozen"], f"`{line['sha256'][:12]}`", (line["commit"] or "–")[:8], line["why"])
+        for line in _lines(_RESULTS / "frozen.jsonl")
+    ]
+    return markdown_table(("frozen", "hash", "commit", "why"), rows)
+
+
+def _each(tell: Callable[[str, Records], str]) -> Callable[[], str]:
+    def all_of() -> str:
+        found = _existing().items()
+        return "\n\n".join(f"**{_TITLES[name]}.**\n\n{tell(name, records)}" for name, records in found)
+
+    return all_of
+
+
+BETTER_TABLES: dict[str, Callable[[], str]] = {
+    "better-frozen": frozen,
+    "better-teachers": teachers,
+    "better-arms": _each(lambda _, records: accuracy_table(records)),
+    "better-contrasts": _each(
+        lambda name, records: contrast_table(records, comparisons_of(load_experiment(name)))
+    ),
+    "better-provenance": _each(lambda _, records: provenance(records)),
+    "better-twins": twins,
+    "better-search": search,
+}
