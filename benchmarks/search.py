@@ -1,17 +1,18 @@
 """Search for settings: trains students and measures them on images held out of the *training* set.
 
-    python benchmarks/search.py trials.yaml --data-dir data --out runs/search
+    python benchmarks/search.py benchmarks/ablation.yaml --data-dir data --out runs/search
 
-The file is a list of trials: `name`, `data` (digits, mnist, or filled: MNIST's digits blurred, cut out of
-a soft texture), `seed`, and `settings` as in a recipe. Each one that is not in results/tuning/better.jsonl
-yet gets its line there. Run it as often as there are cores: a trial that another one is at work on is passed
-over.
+The file has `base`, settings as in a recipe that all trials share; `trials`, by name, what each one changes
+in them; `seeds`, how many of each; and `data`: digits, mnist, or filled (MNIST's digits blurred, cut out of a
+soft texture). Each trial that has no line in its `records` yet gets one there. Run it as often as there are
+cores: a trial that another one is at work on is passed over.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -39,7 +40,6 @@ from zskd.transfer_set import TransferSet
 from zskd.types import Images
 from zskd.versions import source_commit
 
-RECORDS = Path("results/tuning/better.jsonl")
 FILLED = "filled"
 """MNIST's digits turned into grey, textured, blunt figures: they look as little like strokes as clothes do,
 and a teacher is as often wrong about them."""
@@ -77,26 +77,35 @@ def main() -> None:
     parser.add_argument("--data-dir", default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
     args = parser.parse_args()
-    while (trial := _next_trial(args.trials, args.out)) is not None:
+    records = Path(yaml.safe_load(args.trials.read_text())["records"])
+    while (trial := _next_trial(args.trials, records, args.out)) is not None:
         try:
             with folder_lock(args.out / "trials" / _key(trial)):
                 line = run_trial(trial, args.data_dir, args.out)
         except ZskdError as error:
             line = {"error": str(error)}
-        with RECORDS.open("a") as stream:
+        with records.open("a") as stream:
             stream.write(json.dumps(trial | line | {"key": _key(trial)}) + "\n")
         print(json.dumps(trial | line), flush=True)
 
 
-def _next_trial(path: Path, out: Path) -> dict[str, Any] | None:
-    text = RECORDS.read_text() if RECORDS.is_file() else ""
+def _trials(path: Path) -> Iterator[dict[str, Any]]:
+    plan = yaml.safe_load(path.read_text())
+    for seed in range(plan["seeds"]):
+        for data in plan["data"]:
+            for name, changes in plan["trials"].items():
+                yield {"name": name, "data": data, "seed": seed, "settings": merge(plan["base"], changes)}
+
+
+def _next_trial(path: Path, records: Path, out: Path) -> dict[str, Any] | None:
+    text = records.read_text() if records.is_file() else ""
     done = {json.loads(line)["key"] for line in text.splitlines()}
-    for trial in yaml.safe_load(path.read_text()):
+    for trial in _trials(path):
         if _key(trial) in done:
             continue
         try:
             with folder_lock(out / "trials" / _key(trial)):
-                return dict(trial)
+                return trial
         except ZskdError:
             continue
     return None

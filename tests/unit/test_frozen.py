@@ -1,0 +1,41 @@
+"""The default is what was frozen, and its records were made by it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zskd.experiment.plan import load_experiment, plan_cells
+from zskd.files import sha256_json
+from zskd.recipes import identity
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (ROOT / "results" / "frozen.jsonl").read_text().splitlines()]
+
+
+def test_the_default_is_the_recipe_that_was_frozen_last(
+    lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sys.modules.pop("freeze", None)
+    from freeze import frozen_settings
+
+    for recipe in ("mnist", "fashion-mnist"):
+        assert sha256_json(frozen_settings(recipe)) == lines[-1]["sha256"]
+    assert all(sha256_json(line["settings"]) == line["sha256"] for line in lines)
+
+
+@pytest.mark.parametrize("name", ["better-mnist", "better-fashion-mnist"])
+def test_the_experiment_runs_exactly_that(name: str, lines: list[dict[str, Any]]) -> None:
+    frozen = lines[-1]["settings"]
+    cells = {one.name: one for one in plan_cells(load_experiment(name))}
+    values = identity(cells["default-40-0"].recipe)
+    assert {part: values[part] for part in frozen} == frozen
