@@ -18,6 +18,8 @@ from zskd.errors import ZskdError, one_line
 _HASH_BLOCK = 1 << 20
 _TEMPORARY = ".zskd-"
 """How the names of files begin that are being written."""
+_OF_SAFETENSORS = ".tmp??????"
+"""What safetensors calls a file before it renames it to that."""
 
 
 @contextmanager
@@ -159,8 +161,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by another zskd process: wait for it, or choose another folder"
             ) from error
     try:
-        for left_behind in folder.rglob(f"{_TEMPORARY}*"):  # by a writer that was killed
-            left_behind.unlink(missing_ok=True)
+        for name in (f"{_TEMPORARY}*", _OF_SAFETENSORS):
+            for left_behind in folder.rglob(name):  # by a writer that was killed
+                left_behind.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -70,7 +70,13 @@ def test_every_field_of_the_settings_has_a_docstring_below_it() -> None:
 
     tree = ast.parse(Path(zskd.config.__file__).read_text(encoding="utf-8"))
     bare = []
-    inherited = {"epochs", "batch_size", "steps", "learning_rate"}  # repeated for another default only
+    inherited = {
+        "epochs",
+        "batch_size",
+        "steps",
+        "optimiser",
+        "learning_rate",
+    }  # repeated for another default only
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             for field, after in zip(node.body, [*node.body[1:], None], strict=True):

@@ -44,7 +44,7 @@ PLAN: dict[str, Any] = {
             },
         },
         "real_kd": {"title": "KD, real images", "images": "real"},
-        "default": {"title": "ZSKD"},
+        "default": {"title": "ZSKD", "settings": {"synthesis": {"noise_share": 0.5}}},
         "release": {"title": "of another size", "settings": {"preset": "release", "synthesis": {"steps": 2}}},
     },
     "plan": [
@@ -195,7 +195,7 @@ def test_where_sets_lie(inside: Done, tmp_path: Path) -> None:
     arms = PLAN["arms"] | {
         "dropping": {"title": "dropping", "settings": {"synthesis": {"missed": "drop"}}},
         "no_zero": {"title": "no zero", "images": "real", "leave_out": [0]},
-        "also_default": {"title": "another student", "settings": {"student": "lenet5_small"}},
+        "also_default": PLAN["arms"]["default"] | {"title": "the same set"},
     }
     made = ["default", "also_default", "dropping", "real_kd", "no_zero"]
     blocks = [{"arms": made, "rates": [2, 5], "seeds": 2}, {"arms": ["release"], "rates": [4.63, 6.17]}]

@@ -55,7 +55,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     done = run_zskd(*SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
     found = hashes(folder / "run")
-    assert len(found) == 2 + 2 * 5 + 3 * 2 + 2 * 2  # teacher, sets, held-out sets, students
+    assert len(found) == 2 + 2 * 5 + 4 * 2 + 2 * 2  # teacher, sets, held-out sets, students
     return found
 
 

@@ -33,9 +33,9 @@ def some(n: int, teacher: Classifier, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def still(**settings: object) -> Synthesis:
-    """Settings without random maps or tolerance, at τ = 4 and in 20 lanes unless others are given."""
+    """Settings with nothing but the target, at τ = 4 and in 20 lanes unless others are given."""
     plain = {"tau": 4.0, "warp": Warp(), "learning_rate": 0.1, "noise_share": 0.0}
-    plain |= {"tolerance": 0.0, "batch_size": 20}
+    plain |= {"tolerance": 0.0, "batch_size": 20, "tv": 0.0}
     return Synthesis(**(plain | settings))  # type: ignore[arg-type]
 
 

@@ -120,7 +120,7 @@ def fresh() -> nn.Module:
 def first_loss(teacher: Classifier, images: TransferSet, **weights: float) -> tuple[float, set[str]]:
     """Loss of the first step, whose batch is the whole set, and which curves there are."""
     progress = Noted()
-    config = Distill(steps=1, batch_size=len(images), augment=Augment(), **weights)
+    config = Distill(steps=1, batch_size=len(images), tau=4.0, augment=Augment(), **weights)
     distill(teacher, images, fresh(), config, progress=progress)
     return progress.points["distill/loss"][0], set(progress.points)
 

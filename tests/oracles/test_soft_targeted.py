@@ -199,7 +199,14 @@ def test_a_linear_teacher_is_inverted_exactly(classes: int, with_bias: bool) -> 
     assert 0.1 < entropy(wanted.numpy()) < np.log(classes)
     starts = draw_starts("uniform", list(range(10)), seed=0, shape=teacher.spec.shape, box=(0.0, 1.0))
     config = Synthesis(
-        steps=2000, learning_rate=0.005, tau=1.0, warp=Warp(), noise_share=0.0, tolerance=0.0, batch_size=10
+        steps=2000,
+        learning_rate=0.005,
+        tau=1.0,
+        tv=0.0,
+        warp=Warp(),
+        noise_share=0.0,
+        tolerance=0.0,
+        batch_size=10,
     )
     images, _ = invert(teacher, Work(starts, wanted), config)
     kl = F.kl_div(F.log_softmax(teacher(images), 1), wanted, reduction="none").sum(1)
