@@ -11,6 +11,8 @@ install_import_hook("zskd", "type_check.check")
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from zskd.config import Data, Synthesis, Targets, Teacher
 from zskd.data import Dataset, load_data
 from zskd.fitting import fresh_weights
 from zskd.models import build, describe
+from zskd.progress import Progress
 from zskd.synthesis import SetSpec, build_transfer_set
 from zskd.training import train_teacher
 from zskd.transfer_set import TransferSet
@@ -84,3 +87,32 @@ def run_zskd(
         env={**os.environ, "COLUMNS": "200", **environment},
         check=False,
     )
+
+
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for something that a running command brings about."""
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+class Stopped(Exception):
+    """What a killed run looks like from inside."""
+
+
+class StopAt(Progress):
+    """Stops the training behind so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    @property
+    def listens(self) -> bool:
+        return True
+
+    def note(self, name: str, value: float, step: int) -> None:
+        if name == "distill/loss" and step >= self.left:
+            raise Stopped

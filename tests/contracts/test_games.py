@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import StopAt, Stopped
 from zskd.attention import attend, attention_distance, check_attention
 from zskd.classifier import Classifier, InputSpec
 from zskd.config import Augment, Distill, Game
@@ -15,7 +16,6 @@ from zskd.errors import ZskdError
 from zskd.game import Player
 from zskd.methods import GAMES
 from zskd.models.generator import Generator
-from zskd.progress import Progress
 from zskd.synthesis import SetSpec, build_transfer_set
 from zskd.transfer_set import TransferSet
 
@@ -41,26 +41,6 @@ def network(seed: int, filters: int = 3) -> nn.Module:
 @pytest.fixture
 def teacher() -> Classifier:
     return Classifier(network(0, 6), spec=SPEC).freeze()
-
-
-class Stopped(Exception):
-    """What a killed run looks like from inside."""
-
-
-class StopAt(Progress):
-    """Stops the training behind so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    @property
-    def listens(self) -> bool:
-        return True
-
-    def note(self, name: str, value: float, step: int) -> None:
-        if name == "distill/loss" and step >= self.left:
-            raise Stopped
 
 
 def played(teacher: Classifier, config: Distill, **more: object) -> dict[str, Tensor]:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import StopAt, Stopped
 from zskd import rounds as module_of_rounds
 from zskd.classifier import Classifier, InputSpec
 from zskd.config import Augment, Distill, Game, Rounds, Synthesis
 from zskd.distillation import distill
 from zskd.errors import ZskdError
 from zskd.losses import LOSSES
-from zskd.progress import Progress
 from zskd.synthesis import SetSpec, build_transfer_set
 from zskd.transfer_set import TransferSet
 
@@ -37,26 +37,6 @@ def teacher() -> Classifier:
 def noise(teacher: Classifier, tmp_path: Path) -> TransferSet:
     spec = SetSpec(method="noise", count=60, synthesis=Synthesis(shard_size=30))
     return build_transfer_set(teacher, spec, tmp_path / "set")
-
-
-class Stopped(Exception):
-    """What a killed run looks like from inside."""
-
-
-class StopAt(Progress):
-    """Stops the training behind so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    @property
-    def listens(self) -> bool:
-        return True
-
-    def note(self, name: str, value: float, step: int) -> None:
-        if name == "distill/loss" and step >= self.left:
-            raise Stopped
 
 
 def weights(teacher: Classifier, images: TransferSet, config: Distill, **more: object) -> dict[str, Tensor]:

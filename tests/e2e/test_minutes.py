@@ -4,14 +4,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import run_zskd
+from conftest import run_zskd, wait_for
 from zskd.cli import run
 from zskd.errors import ZskdError
 from zskd.files import read_json, sha256_file
@@ -31,14 +30,6 @@ def bytes_of(folder: Path) -> dict[str, str]:
 
 def found(folder: Path) -> dict[str, Any]:
     return read_json(folder / "budget.json", "the test's")
-
-
-def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
