@@ -93,7 +93,7 @@ def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Wait for something that a running command brings about."""
     deadline = time.monotonic() + 120
     while not ready():
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None or ready(), process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.005)
 

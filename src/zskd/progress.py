@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO, runtime_checkable
 
+from zskd.interruption import raise_lost
+
 if TYPE_CHECKING:
     from zskd.types import Images
 
@@ -52,7 +54,7 @@ class Progress:
 
 class _SilentTask:
     def advance(self, done: int = 1, note: str = "") -> None:
-        pass
+        raise_lost()
 
 
 def readable_seconds(seconds: float) -> str:
@@ -101,6 +103,7 @@ class _PlainTask:
         self.started = self._printed = time.monotonic()
 
     def advance(self, done: int = 1, note: str = "") -> None:
+        raise_lost()
         self._done += done
         now = time.monotonic()
         if now - self._printed < _LINE_EVERY_SECONDS:
@@ -146,6 +149,7 @@ class _LiveTask:
         self._started, self._done = time.monotonic(), 0
 
     def advance(self, done: int = 1, note: str = "") -> None:
+        raise_lost()
         self._done += done
         rate = self._done / max(time.monotonic() - self._started, 1e-9)
         self._bar.update(  # type: ignore[attr-defined]

@@ -330,7 +330,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_records(
     write_plan(tmp_path)
     results = tmp_path / "the results"
     moments = (
-        ("the work/teachers/*/training.safetensors", 1),
+        ("the work/teachers/*/*.safetensors", 1),
         ("the results/ledger.jsonl", 1),
         ("the results/tiny/[!.]*.json", 5),
     )

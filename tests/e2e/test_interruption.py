@@ -50,14 +50,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
+# each holds from its moment on: on a busy machine the test may look late, and kills a little later then
 MOMENTS = {
     "at once": lambda run: (run / "recipe.yaml").exists(),
-    "while the teacher trains": lambda run: (run / "teacher" / "training.safetensors").exists(),
+    "while the teacher trains": lambda run: any((run / "teacher").glob("*.safetensors")),
     "behind the teacher": lambda run: (run / "teacher" / "card.json").exists(),
     "behind the first shard": lambda run: (run / "sets/zskd/manifest.json").exists(),
-    "between two shards": lambda run: len(list((run / "sets/zskd").glob("shard-*"))) == 2,
-    "while the student learns": lambda run: (run / "students/zskd/training.safetensors").exists(),
-    "in the second arm": lambda run: (run / "students/noise_smooth/training.safetensors").exists(),
+    "between two shards": lambda run: len(list((run / "sets/zskd").glob("shard-*"))) >= 2,
+    "while the student learns": lambda run: any((run / "students/zskd").glob("*.safetensors")),
+    "in the second arm": lambda run: any((run / "students/noise_smooth").glob("*.safetensors")),
     "while it measures": lambda run: (run / "held_out").exists(),
 }
 

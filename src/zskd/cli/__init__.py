@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from zskd.cli.settings import note_given
 from zskd.errors import ZskdError, one_line
+from zskd.interruption import remembered
 from zskd.versions import __version__
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -49,7 +50,8 @@ def run(arguments: list[str]) -> int:
     import zskd.cli.using  # noqa: F401  each registers its verbs
 
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with remembered():
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except ZskdError as error:
         return _complain(str(error))
     except CycloptsError as error:
