@@ -145,6 +145,7 @@ def run_trial(trial: dict[str, Any], data_dir: str | None, out: Path) -> dict[st
         "teacher": taught,
         "set_seconds": round(made - started),
         "student_seconds": round(perf_counter() - made),
+        "images_seen": recipe.distill.total_steps(len(images)) * recipe.distill.batch_size,
         "commit": source_commit(),
     }
 

@@ -81,9 +81,8 @@ def search() -> str:
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for line in _lines(_RESULTS / "tuning" / "better.jsonl"):
         if "agreement" in line:
-            distill = line["settings"].get("distill", {})
-            seen = distill.get("steps", 0) * distill.get("batch_size", 0) / 1e6
-            groups.setdefault((line["data"], line["name"], f"{seen:.2f}"), []).append(line)
+            seen = line.get("images_seen") or _seen(line["settings"]["distill"])
+            groups.setdefault((line["data"], line["name"], f"{seen / 1e6:.2f}"), []).append(line)
     rows = []
     for (data, name, seen), lines in sorted(groups.items(), key=lambda item: (item[0][0], item[0][2])):
         agreement, accuracy = (mean(one[what] for one in lines) for what in ("agreement", "accuracy"))
@@ -91,6 +90,11 @@ def search() -> str:
         rows.append((_DATA[data], name, seen, *facts))
     head = ("data", "trial", "10⁶ images seen", "teacher", "agreement", "accuracy", "n")
     return markdown_table(head, rows)
+
+
+def _seen(distill: dict[str, Any]) -> int:
+    """Return what older lines do not say; those that name no batch left it as it was frozen first."""
+    return int(distill["steps"] * distill.get("batch_size", 256))
 
 
 def frozen() -> str:
