@@ -18,7 +18,9 @@ from zskd.report.tables import Records, accuracies, accuracy_table, contrast_tab
 _RESULTS = Path(__file__).resolve().parents[1] / "results"
 _TITLES = {"better-mnist": "MNIST", "better-fashion-mnist": "Fashion-MNIST"}
 _TWINS = ("transposed", "inverted", "permuted")
+_UNSEEN = "better-fashion-mnist"
 _RATE = 40.0
+_DEFAULT = ("real_kd_all", "real_kd_all_plain", "noise_shapes", "default")
 _DATA = {"mnist": "MNIST", "filled": "MNIST, filled", "permuted": "MNIST, permuted"}
 
 
@@ -44,7 +46,7 @@ def teachers() -> str:
     for name, records in _existing().items():
         for seed, teacher in records.at(TEACHER, None).items():
             row = [_TITLES[name], f"{teacher.test_accuracy:.2f}"]
-            for arm in ("real_kd_all", "real_kd_all_plain", "noise_shapes", "default"):
+            for arm in _DEFAULT:
                 rate = None if arm.startswith("real") else _RATE
                 values = _of_teacher(records, arm, rate, teacher.teacher_sha256)
                 row.append(str(summarise(values)) if values else "–")
@@ -98,12 +100,29 @@ def _seen(distill: dict[str, Any]) -> int:
 
 
 def frozen() -> str:
-    """What was frozen, when and why."""
-    rows = [
-        (line["frozen"], f"`{line['sha256'][:12]}`", (line["commit"] or "–")[:8], line["why"])
-        for line in _lines(_RESULTS / "frozen.jsonl")
-    ]
-    return markdown_table(("frozen", "hash", "commit", "why"), rows)
+    """What was frozen, when and why, and what the first run on Fashion-MNIST gave with it."""
+    lines = _lines(_RESULTS / "frozen.jsonl")
+    looks = [look for look in _lines(_RESULTS / "ledger.jsonl") if look["experiment"] == _UNSEEN]
+    ends = [line["frozen"] for line in lines[1:]] + ["later"]
+    rows = []
+    for number, (line, end) in enumerate(zip(lines, ends, strict=True), 1):
+        since = [look for look in looks if line["frozen"] <= look["time"] < end]
+        first = [
+            next((f"{look['test_accuracy']:.2f}" for look in since if look["cell"] == cell), "–")
+            for cell in ("noise_shapes-40-0", "default-40-0")
+        ]
+        commit = (line["commit"] or "–")[:8]
+        rows.append((f"{number}", line["frozen"], f"`{line['sha256'][:12]}`", commit, line["why"], *first))
+    head = (
+        "",
+        "frozen",
+        "settings",
+        "commit",
+        "why",
+        "random shapes, Fashion-MNIST",
+        "default, Fashion-MNIST",
+    )
+    return markdown_table(head, rows)
 
 
 def _each(tell: Callable[[str, Records], str]) -> Callable[[], str]:

@@ -355,6 +355,9 @@ class Rounds:
 class Distill(Fit):
     """How the student learns from the teacher on the transfer set."""
 
+    start: Literal["teacher", "random"] = "teacher"
+    """First weights: what the student can take over from the teacher, where it is a narrower copy of it, and
+    random ones elsewhere; or random ones in any case."""
     steps: int | None = 16000
     optimiser: Literal["adam", "muon", "sgd"] = "muon"
     learning_rate: float = 0.01
@@ -378,7 +381,7 @@ class Distill(Fit):
     auto: the first when it takes less than half of the memory that is free. The student is the same."""
     augment: Augment = field(
         default_factory=lambda: Augment(
-            rotation=35.0, scale=(0.66, 1.52), shift=0.14, shear=0.42, mixup=0.25, cutmix=0.25
+            rotation=17.5, scale=(0.81, 1.23), shift=0.07, shear=0.21, mixup=0.125, cutmix=0.125
         )
     )
     """Random changes of the images."""
@@ -401,6 +404,11 @@ class Distill(Fit):
         _check("distill.teacher-weight", self.teacher_weight, 0)
         _check("distill.label-weight", self.label_weight, 0)
         _check("distill.attention", self.attention, 0)
+        if self.start == "teacher" and not self.needs_set:
+            raise ZskdError(
+                "--distill.start must be random where a generator makes all images: what is taken over from "
+                "the teacher is fitted on images of a set"
+            )
         if self.game.share + self.rounds.share > 1:
             raise ZskdError(
                 "--distill.game.share and --distill.rounds.share are more than a batch: lower one"

@@ -21,7 +21,9 @@ from zskd.transfer_set import TransferSet
 
 SPEC = InputSpec(shape=(1, 10, 10), box=(0.1, 0.8))
 SMALL = Game(share=1.0, latent=6, width=4, student_steps=3, learning_rate=0.01)
-QUICK = Distill(steps=50, batch_size=16, learning_rate=0.01, loss="l1", augment=Augment(), game=SMALL)
+QUICK = Distill(
+    start="random", steps=50, batch_size=16, learning_rate=0.01, loss="l1", augment=Augment(), game=SMALL
+)
 
 
 def network(seed: int, filters: int = 3) -> nn.Module:

@@ -33,17 +33,19 @@ def accuracies(runs: list[tuple[Path, dict[str, Any]]], arm: str) -> list[float]
 
 
 @pytest.mark.slow
-def test_the_student_comes_near_its_teacher_and_no_noise_is_better(
+def test_the_student_comes_near_its_teacher_and_white_noise_does_not_do(
     runs: list[tuple[Path, dict[str, Any]]],
 ) -> None:
+    """Smooth noise does on digits, once the student begins with its teacher's weights: all that is held is
+    that impressions do not lose more against it than two of the 500 pictures that are tested on."""
     teacher = statistics.mean(metrics["teacher"]["test_accuracy"]["percent"] for _, metrics in runs)
     student = accuracies(runs, "zskd")
     assert teacher > 95
-    assert statistics.mean(student) >= teacher - 2
-    for name, times in (("noise_white", 2.0), ("noise_smooth", 0.0)):
-        noise = accuracies(runs, name)
-        pooled = ((statistics.variance(student) + statistics.variance(noise)) / 2) ** 0.5
-        assert statistics.mean(student) - statistics.mean(noise) >= times * pooled
+    assert statistics.mean(student) >= teacher - 1
+    white = accuracies(runs, "noise_white")
+    pooled = ((statistics.variance(student) + statistics.variance(white)) / 2) ** 0.5
+    assert statistics.mean(student) - statistics.mean(white) >= 2 * pooled
+    assert statistics.mean(student) >= statistics.mean(accuracies(runs, "noise_smooth")) - 0.5
 
 
 def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, dict[str, Any]]]) -> None:

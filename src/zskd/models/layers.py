@@ -88,11 +88,27 @@ def read_layers(module: nn.Module) -> list[Layer]:
     Raises:
         ZskdError: the forward pass branches, or holds an operation that has no plain layer.
     """
+    return [layer for layer, _ in _chain(module)]
+
+
+def in_a_row(module: nn.Module) -> nn.Sequential:
+    """Return a module whose forward pass is one chain as its own layers, one behind the other.
+
+    What it calls as a function becomes a layer too; weights are shared, not copied.
+
+    Raises:
+        ZskdError: as for `read_layers`.
+    """
+    return nn.Sequential(*(own or build_layers([layer])[0] for layer, own in _chain(module)))
+
+
+def _chain(module: nn.Module) -> list[tuple[Layer, nn.Module | None]]:
+    """Each layer as data and, where it is not a functional call, as the module that it was read off."""
     try:
         graph = fx.symbolic_trace(module).graph
     except Exception as error:  # fx raises whatever the user's forward pass raises
         raise _not_plain(f"its forward pass cannot be traced ({one_line(error)})") from error
-    layers: list[Layer] = []
+    layers: list[tuple[Layer, nn.Module | None]] = []
     previous: fx.Node | None = None
     for node in graph.nodes:
         if node.op == "output":
@@ -108,7 +124,8 @@ def read_layers(module: nn.Module) -> list[Layer]:
                 continue
         layer = layer_of(module, node)
         if layer is not None:
-            layers.append(layer)
+            own = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+            layers.append((layer, own))
         previous = node
     return layers
 

@@ -30,6 +30,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("targets", "spread", 1.0),
     ("teacher", "optimiser", "adam"),
     ("teacher", "seed", None),
+    ("distill", "start", "random"),
     ("distill", "optimiser", "adam"),
     ("distill", "balance", False),
     ("distill", "attention", 0.0),
