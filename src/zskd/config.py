@@ -358,7 +358,7 @@ class Distill(Fit):
     start: Literal["teacher", "random"] = "teacher"
     """First weights: what the student can take over from the teacher, where it is a narrower copy of it, and
     random ones elsewhere; or random ones in any case."""
-    steps: int | None = 16000
+    steps: int | None = 4000
     optimiser: Literal["adam", "muon", "sgd"] = "muon"
     learning_rate: float = 0.01
     loss: Literal["kl", "l1", "mse", "ce"] = "kl"
