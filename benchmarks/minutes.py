@@ -1,0 +1,88 @@
+"""How good a student becomes in a given time: runs recipes with a budget and adds them to results/minutes.json.
+
+    python benchmarks/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --minutes 1 3 10
+    python benchmarks/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --presets dfad zskt
+
+The machine should have nothing else to do. A run that was finished before is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from zskd.files import write_text
+from zskd.pipeline import run_recipe
+from zskd.progress import Progress
+from zskd.recipes import load_recipe
+
+LINES = Path(__file__).resolve().parents[1] / "results" / "minutes.json"
+
+Line = dict[str, Any]
+
+
+def read_lines() -> list[Line]:
+    """Return what was measured."""
+    lines: list[Line] = json.loads(LINES.read_text(encoding="utf-8")) if LINES.is_file() else []
+    return lines
+
+
+def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -> Line:
+    """Make a student in so many minutes and return its line; the test set is touched here."""
+    settings = {
+        "preset": preset,
+        "budget": minutes,
+        "seed": given.seed,
+        "controls": [],
+        "teacher": {"path": str(given.teacher)},
+        "data": {"dir": given.data_dir},
+    }
+    folder = given.out / f"{data}-{preset}-{minutes:g}-{given.seed}"
+    command = shlex.join(["python", *sys.argv])
+    metrics = run_recipe(load_recipe(data, settings), folder, progress=Progress(), command=command)
+    (arm,) = metrics["arms"]
+    spent = {stage: seconds for stage, seconds in metrics["seconds"].items() if stage != "teacher"}
+    return {
+        "data": data,
+        "preset": preset,
+        "minutes": minutes,
+        "seed": given.seed,
+        "images": arm["count"],
+        "steps": metrics["student_steps"],
+        "seconds": round(sum(spent.values()), 1),
+        "accuracy": arm["test_accuracy"]["percent"],
+        "teacher": metrics["teacher"]["test_accuracy"]["percent"],
+        "teacher_sha256": metrics["teacher"]["sha256"],
+        **{fact: metrics[fact] for fact in ("versions", "processor", "commit", "command")},
+    }
+
+
+def main() -> None:
+    """Measure and write, run by run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", choices=("mnist", "fashion-mnist"))
+    parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[10.0])
+    parser.add_argument("--presets", nargs="+", default=["default"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/minutes"))
+    given = parser.parse_args()
+    identity = ("data", "preset", "minutes", "seed")
+    for preset in given.presets:
+        for minutes in given.minutes:
+            line = measure(given.data, preset, minutes, given)
+            others = [one for one in read_lines() if any(one[key] != line[key] for key in identity)]
+            lines = sorted([*others, line], key=lambda one: tuple(one[key] for key in identity))
+            write_text(LINES, "[\n" + ",\n".join(json.dumps(one) for one in lines) + "\n]\n")
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
