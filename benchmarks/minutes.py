@@ -1,4 +1,4 @@
-"""How good a student becomes in a given time: runs recipes with a budget and adds them to results/minutes.json.
+"""How good a student becomes in a given time: runs with a budget, added to results/minutes.json.
 
     python benchmarks/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --minutes 1 3 10
     python benchmarks/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --presets dfad zskt

@@ -1,6 +1,7 @@
 """Measure the students of experiments for the estimate, and fit it.
 
     python benchmarks/signals.py measure mnist --data-dir data --runs runs/mnist-experiment
+    python benchmarks/signals.py measure better-mnist --twin inverted --data-dir data
     python benchmarks/signals.py fit
 
 `measure` adds a line to results/signal.json for each student that has none yet; run it again for every
@@ -26,7 +27,7 @@ from zskd.classifier import Classifier
 from zskd.data import load_data
 from zskd.estimate import Estimate, Law, conclude, weakest_classes
 from zskd.evaluate import predict
-from zskd.experiment.plan import load_experiment, plan_cells
+from zskd.experiment.plan import Experiment, load_experiment, on_twin, plan_cells
 from zskd.files import write_json, write_text
 from zskd.probes import Probes, Signals, make_probes, measure
 from zskd.report.record import Record, read_records
@@ -134,14 +135,13 @@ def measured(record: Record, student: Classifier, teacher: Classifier, probes: P
     }
 
 
-def measure_experiment(name: str, data_dir: str | None, runs: Path, results: Path) -> None:
+def measure_experiment(experiment: Experiment, runs: Path, results: Path) -> None:
     """Add the lines of an experiment's students."""
-    settings = {"data": {"dir": data_dir}} if data_dir else {}
-    recipe = plan_cells(load_experiment(name, settings))[0].recipe
+    recipe = plan_cells(experiment)[0].recipe
     test = load_data(recipe.data, recipe.teacher.shape).test.images
     lines = read_lines()
     known = {line["student_sha256"] for line in lines}
-    wanted = [one for one in read_records(results, name) if one.arm != "teacher"]
+    wanted = [one for one in read_records(results, experiment.name) if one.arm != "teacher"]
     todo = [one for one in wanted if one.student_sha256 not in known]
     for folder in sorted((runs / "teachers").glob("*/card.json")):
         teacher = load_checkpoint(folder.parent)[0].freeze()
@@ -170,6 +170,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("measure", "fit"))
     parser.add_argument("experiment", nargs="?")
+    parser.add_argument("--twin", choices=("transposed", "inverted", "permuted"))
     parser.add_argument("--data-dir", default=None)
     parser.add_argument("--runs", type=Path, help="folder of the experiment; absent: runs/NAME-experiment")
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -180,8 +181,12 @@ def main() -> None:
     elif args.experiment is None:
         parser.error("name the experiment to measure")
     else:
-        runs = args.runs or Path("runs") / f"{args.experiment}-experiment"
-        measure_experiment(args.experiment, args.data_dir, runs, args.results)
+        settings = {"data": {"dir": args.data_dir}} if args.data_dir else {}
+        experiment = load_experiment(args.experiment, settings)
+        if args.twin:
+            experiment = on_twin(experiment, args.twin)
+        runs = args.runs or Path("runs") / f"{experiment.name}-experiment"
+        measure_experiment(experiment, runs, args.results)
 
 
 if __name__ == "__main__":
