@@ -2,10 +2,10 @@
 
     python benchmarks/search.py benchmarks/ablation.yaml --data-dir data --out runs/search
 
-The file has `base`, settings as in a recipe that all trials share; `trials`, by name, what each one changes
-in them; `seeds`, how many of each; and `data`: digits, mnist, or filled (MNIST's digits blurred, cut out of a
-soft texture). Each trial that has no line in its `records` yet gets one there. Run it as often as there are
-cores: a trial that another one is at work on is passed over.
+The file has `base`, settings as in a recipe that all trials share; `trials`, by name, what each one changes in
+them; `seeds`, how many of each; and `data`: digits, mnist, one of its twins (permuted, say), or filled (MNIST's
+digits blurred, cut out of a soft texture). Each trial that has no line in its `records` yet gets one there. Run
+it as often as there are cores: a trial that another one is at work on is passed over.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from zskd.transfer_set import TransferSet
 from zskd.types import Images
 from zskd.versions import source_commit
 
+_TWINS = ("transposed", "inverted", "permuted")
 FILLED = "filled"
 """MNIST's digits turned into grey, textured, blunt figures: they look as little like strokes as clothes do,
 and a teacher is as often wrong about them."""
@@ -121,9 +122,10 @@ def run_trial(trial: dict[str, Any], data_dir: str | None, out: Path) -> dict[st
     real = settings.pop("real", False)
     only_teacher = settings.pop("only_teacher", False)
     name = trial.get("data", "mnist")
+    source: dict[str, Any] = {"dir": data_dir} | ({"twin": name} if name in _TWINS else {})
     recipe = load_recipe(
-        "mnist" if name == FILLED else name,
-        merge({"seed": trial.get("seed", 0), "data": {"dir": data_dir}}, settings),
+        "mnist" if name == FILLED or name in _TWINS else name,
+        merge({"seed": trial.get("seed", 0), "data": source}, settings),
     )
     data = load_data(recipe.data, recipe.teacher.shape)
     if name == FILLED:

@@ -11,9 +11,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import yaml
+
 from zskd.experiment.plan import TEACHER, load_experiment
 from zskd.report.page import comparisons_of, records_of
-from zskd.report.statistics import summarise
+from zskd.report.statistics import compare_paired, summarise
 from zskd.report.tables import Records, accuracies, accuracy_table, contrast_table, markdown_table, provenance
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -180,6 +182,28 @@ def search() -> str:
     return markdown_table(head, rows)
 
 
+def ablation() -> str:
+    """What agreement each change of the default costs or brings, paired over seeds."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for line in _lines(_RESULTS / "tuning" / "ablation.jsonl"):
+        if "agreement" in line:
+            found.setdefault((line["data"], line["name"]), {})[line["seed"]] = line["agreement"]
+    plan = yaml.safe_load((_ROOT / "benchmarks" / "ablation.yaml").read_text(encoding="utf-8"))
+    rows = [["default"], *([name] for name in plan["trials"] if name != "default")]
+    for data in plan["data"]:
+        base = found[data, "default"]
+        rows[0].append(str(summarise(base.values())))
+        for row in rows[1:]:
+            trial = found.get((data, row[0]), {})
+            if not base.keys() & trial.keys():
+                row.append("–")
+                continue
+            one = compare_paired(trial, base, names=(row[0], "default"))
+            spread = "" if one.deviation is None else f" ± {one.deviation:.2f}"
+            row.append(f"{one.mean:+.2f}{spread} (n = {one.n})")
+    return markdown_table(("trial", *(_DATA[data] for data in plan["data"])), rows)
+
+
 def _seen(distill: dict[str, Any]) -> int:
     """Return what older lines do not say; those that name no batch left it as it was frozen first."""
     return int(distill["steps"] * distill.get("batch_size", 256))
@@ -233,4 +257,5 @@ BETTER_TABLES: dict[str, Callable[[], str]] = {
     "better-provenance": _each(lambda _, records: provenance(records)),
     "better-twins": twins,
     "better-search": search,
+    "better-ablation": ablation,
 }
