@@ -2,10 +2,10 @@
 
     python benchmarks/search.py benchmarks/ablation.yaml --data-dir data --out runs/search
 
-The file has `base`, settings as in a recipe that all trials share; `trials`, by name, what each one changes in
-them; `seeds`, how many of each; and `data`: digits, mnist, one of its twins (permuted, say), or filled (MNIST's
-digits blurred, cut out of a soft texture). Each trial that has no line in its `records` yet gets one there. Run
-it as often as there are cores: a trial that another one is at work on is passed over.
+The file has `base`, settings as in a recipe that all trials share; `trials`, by name, what each one changes
+in them; `seeds`, how many of each; and `data`: digits, mnist, one of its twins (permuted, say), or filled
+(MNIST's digits blurred, cut out of a soft texture). Each trial that has no line in its `records` yet gets
+one there. Run it as often as there are cores: a trial that another one is at work on is passed over.
 """
 
 from __future__ import annotations
