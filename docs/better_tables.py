@@ -35,6 +35,7 @@ _SIZES = (1.0, 10.0, 40.0)
 _TODAY = ("real_kd_all_plain", "real_kd_all", "noise_shapes", "default", "small")
 """Arms of the README's table."""
 _DEFAULT = ("real_kd_all", "real_kd_all_plain", "noise_shapes", "default")
+_HEAD = ("teacher", "KD, real images", "the same, not augmented", "random shapes", "default")
 _DATA = {"mnist": "MNIST", "filled": "MNIST, filled", "permuted": "MNIST, permuted"}
 
 
@@ -65,8 +66,7 @@ def teachers() -> str:
                 values = _of_teacher(records, arm, rate, teacher.teacher_sha256)
                 row.append(str(summarise(values)) if values else "–")
             rows.append((f"{seed}", *row))
-    head = ("first seed", "data", "teacher", "KD, real images", "the same, not augmented")
-    return markdown_table((*head, "random shapes", "default"), rows)
+    return markdown_table(("first seed", "data", *_HEAD), rows)
 
 
 def today() -> str:
@@ -154,12 +154,12 @@ def twins() -> str:
             seeds = set(records.at("default", _RATE)) & set(records.at("noise_shapes", _RATE))
             row = [title, twin.removeprefix("-") or "as it is"]
             row.append(f"{next(iter(records.at(TEACHER, None).values())).test_accuracy:.2f}")
-            for arm in ("real_kd_all", "noise_shapes", "default"):
+            for arm in _DEFAULT:
                 group = records.at(arm, None if arm.startswith("real") else _RATE)
                 some = {seed: group[seed] for seed in group if seed in seeds or arm.startswith("real")}
                 row.append(str(summarise(accuracies(some).values())) if some else "–")
             rows.append(row)
-    return markdown_table(("data", "twin", "teacher", "KD, real images", "random shapes", "default"), rows)
+    return markdown_table(("data", "twin", *_HEAD), rows)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
