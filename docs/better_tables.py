@@ -1,42 +1,29 @@
-"""The tables of docs/better.md, from the records of the frozen default and of the search for it."""
+"""The tables of docs/better.md that come from the records of the frozen default."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import mean
-from typing import Any
-
-import yaml
 
 from zskd.experiment.plan import TEACHER, load_experiment
 from zskd.report.page import comparisons_of, records_of
-from zskd.report.statistics import compare_paired, summarise
+from zskd.report.statistics import summarise
 from zskd.report.tables import Records, accuracies, accuracy_table, contrast_table, markdown_table, provenance
 
-_ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(_ROOT / "benchmarks"))
-from minutes import read_lines  # noqa: E402
-
-_RESULTS = _ROOT / "results"
+_RESULTS = Path(__file__).resolve().parents[1] / "results"
 _TITLES = {"better-mnist": "MNIST", "better-fashion-mnist": "Fashion-MNIST"}
 _TWINS = ("transposed", "inverted", "permuted")
 _AIMS = {"better-fashion-mnist": (87.0, 2.7), "better-mnist": (99.1, 0.2)}
 """Least accuracy, and most points below KD with real images; set before the search."""
-_PLAYED = ("dfad", "zskt")
-"""Presets without a transfer set."""
-_UNSEEN = "better-fashion-mnist"
 _RATE = 40.0
 _SIZES = (1.0, 10.0, 40.0)
 _TODAY = ("real_kd_all_plain", "real_kd_all", "noise_shapes", "default", "small")
 """Arms of the README's table."""
 _DEFAULT = ("real_kd_all", "real_kd_all_plain", "noise_shapes", "default")
 _HEAD = ("teacher", "KD, real images", "the same, not augmented", "random shapes", "default")
-_DATA = {"mnist": "MNIST", "filled": "MNIST, filled", "permuted": "MNIST, permuted"}
 
 
 @cache
@@ -130,19 +117,6 @@ def sizes() -> str:
     return markdown_table(("data", "arm", *(f"{rate:g} %" for rate in _SIZES)), rows)
 
 
-def minutes() -> str:
-    """What a student becomes in a given time, by preset."""
-    rows = []
-    for line in read_lines():
-        images = "made as it learns" if line["preset"] in _PLAYED else f"{line['images']:,}"
-        facts = (f"{line['seconds']:.0f}", images, f"{line['steps']:,}", f"{line['accuracy']:.2f}")
-        data = _TITLES[f"better-{line['data']}"]
-        rows.append((data, f"{line['minutes']:g}", line["preset"], *facts))
-    rows.sort(key=lambda row: (row[0] != "MNIST", float(row[1]), row[2]))
-    head = ("data", "minutes given", "preset", "seconds taken", "images", "steps", "test accuracy")
-    return markdown_table(head, rows)
-
-
 def twins() -> str:
     """What the default and the noise lose on twins of the data."""
     rows = []
@@ -162,79 +136,6 @@ def twins() -> str:
     return markdown_table(("data", "twin", *_HEAD), rows)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def search() -> str:
-    """Every trial of the search."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for line in _lines(_RESULTS / "tuning" / "better.jsonl"):
-        if "agreement" in line:
-            seen = line.get("images_seen") or _seen(line["settings"]["distill"])
-            groups.setdefault((line["data"], line["name"], f"{seen / 1e6:.2f}"), []).append(line)
-    rows = []
-    for (data, name, seen), lines in sorted(groups.items(), key=lambda item: (item[0][0], item[0][2])):
-        agreement, accuracy = (mean(one[what] for one in lines) for what in ("agreement", "accuracy"))
-        facts = (f"{lines[0]['teacher']:.2f}", f"{agreement:.2f}", f"{accuracy:.2f}", f"{len(lines)}")
-        rows.append((_DATA[data], name, seen, *facts))
-    head = ("data", "trial", "10⁶ images seen", "teacher", "agreement", "accuracy", "n")
-    return markdown_table(head, rows)
-
-
-def ablation() -> str:
-    """What agreement each change of the default costs or brings, paired over seeds."""
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    for line in _lines(_RESULTS / "tuning" / "ablation.jsonl"):
-        if "agreement" in line:
-            found.setdefault((line["data"], line["name"]), {})[line["seed"]] = line["agreement"]
-    plan = yaml.safe_load((_ROOT / "benchmarks" / "ablation.yaml").read_text(encoding="utf-8"))
-    rows = [["default"], *([name] for name in plan["trials"] if name != "default")]
-    for data in plan["data"]:
-        base = found[data, "default"]
-        rows[0].append(str(summarise(base.values())))
-        for row in rows[1:]:
-            trial = found.get((data, row[0]), {})
-            if not base.keys() & trial.keys():
-                row.append("–")
-                continue
-            one = compare_paired(trial, base, names=(row[0], "default"))
-            spread = "" if one.deviation is None else f" ± {one.deviation:.2f}"
-            row.append(f"{one.mean:+.2f}{spread} (n = {one.n})")
-    return markdown_table(("trial", *(_DATA[data] for data in plan["data"])), rows)
-
-
-def _seen(distill: dict[str, Any]) -> int:
-    """Return what older lines do not say; those that name no batch left it as it was frozen first."""
-    return int(distill["steps"] * distill.get("batch_size", 256))
-
-
-def frozen() -> str:
-    """What was frozen, when and why, and what the first run on Fashion-MNIST gave with it."""
-    lines = _lines(_RESULTS / "frozen.jsonl")
-    looks = [look for look in _lines(_RESULTS / "ledger.jsonl") if look["experiment"] == _UNSEEN]
-    ends = [line["frozen"] for line in lines[1:]] + ["later"]
-    rows = []
-    for number, (line, end) in enumerate(zip(lines, ends, strict=True), 1):
-        since = [look for look in looks if line["frozen"] <= look["time"] < end]
-        first = [
-            next((f"{look['test_accuracy']:.2f}" for look in since if look["cell"] == cell), "–")
-            for cell in ("noise_shapes-40-0", "default-40-0")
-        ]
-        commit = (line["commit"] or "–")[:8]
-        rows.append((f"{number}", line["frozen"], f"`{line['sha256'][:12]}`", commit, line["why"], *first))
-    head = (
-        "",
-        "frozen",
-        "settings",
-        "commit",
-        "why",
-        "random shapes, Fashion-MNIST",
-        "default, Fashion-MNIST",
-    )
-    return markdown_table(head, rows)
-
-
 def _each(tell: Callable[[str, Records], str]) -> Callable[[], str]:
     def all_of() -> str:
         found = _existing().items()
@@ -244,11 +145,9 @@ def _each(tell: Callable[[str, Records], str]) -> Callable[[], str]:
 
 
 BETTER_TABLES: dict[str, Callable[[], str]] = {
-    "better-frozen": frozen,
     "better-today": today,
     "better-aims": aims,
     "better-sizes": sizes,
-    "better-minutes": minutes,
     "better-teachers": teachers,
     "better-arms": _each(lambda _, records: accuracy_table(records)),
     "better-contrasts": _each(
@@ -256,6 +155,4 @@ BETTER_TABLES: dict[str, Callable[[], str]] = {
     ),
     "better-provenance": _each(lambda _, records: provenance(records)),
     "better-twins": twins,
-    "better-search": search,
-    "better-ablation": ablation,
 }

@@ -14,6 +14,7 @@ from typing import Any
 from better_tables import BETTER_TABLES
 from estimate_tables import ESTIMATE_TABLES, draw
 from results_tables import RESULTS_TABLES, write_pictures
+from search_tables import SEARCH_TABLES
 from speed_tables import SPEED_TABLES
 
 from zskd.recipes import load_recipe, preset_names, to_values
@@ -53,6 +54,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **RESULTS_TABLES,
     **SPEED_TABLES,
     **BETTER_TABLES,
+    **SEARCH_TABLES,
     **ESTIMATE_TABLES,
 }
 """By the names of their blocks."""

@@ -1,0 +1,120 @@
+"""The tables that tell how the default was found: what was frozen, tried, left out, and given less time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+
+from zskd.report.statistics import compare_paired, summarise
+from zskd.report.tables import markdown_table
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT / "benchmarks"))
+from minutes import read_lines  # noqa: E402
+
+_RESULTS = _ROOT / "results"
+_UNSEEN = "better-fashion-mnist"
+_DATA = {"mnist": "MNIST", "filled": "MNIST, filled", "permuted": "MNIST, permuted"}
+_TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+_PLAYED = ("dfad", "zskt")
+"""Presets without a transfer set."""
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def search() -> str:
+    """Every trial of the search."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for line in _lines(_RESULTS / "tuning" / "better.jsonl"):
+        if "agreement" in line:
+            seen = line.get("images_seen") or _seen(line["settings"]["distill"])
+            groups.setdefault((line["data"], line["name"], f"{seen / 1e6:.2f}"), []).append(line)
+    rows = []
+    for (data, name, seen), lines in sorted(groups.items(), key=lambda item: (item[0][0], item[0][2])):
+        agreement, accuracy = (mean(one[what] for one in lines) for what in ("agreement", "accuracy"))
+        facts = (f"{lines[0]['teacher']:.2f}", f"{agreement:.2f}", f"{accuracy:.2f}", f"{len(lines)}")
+        rows.append((_DATA[data], name, seen, *facts))
+    head = ("data", "trial", "10⁶ images seen", "teacher", "agreement", "accuracy", "n")
+    return markdown_table(head, rows)
+
+
+def ablation() -> str:
+    """What agreement each change of the default costs or brings, paired over seeds."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for line in _lines(_RESULTS / "tuning" / "ablation.jsonl"):
+        if "agreement" in line:
+            found.setdefault((line["data"], line["name"]), {})[line["seed"]] = line["agreement"]
+    plan = yaml.safe_load((_ROOT / "benchmarks" / "ablation.yaml").read_text(encoding="utf-8"))
+    rows = [["default"], *([name] for name in plan["trials"] if name != "default")]
+    for data in plan["data"]:
+        base = found[data, "default"]
+        rows[0].append(str(summarise(base.values())))
+        for row in rows[1:]:
+            trial = found.get((data, row[0]), {})
+            if not base.keys() & trial.keys():
+                row.append("–")
+                continue
+            one = compare_paired(trial, base, names=(row[0], "default"))
+            spread = "" if one.deviation is None else f" ± {one.deviation:.2f}"
+            row.append(f"{one.mean:+.2f}{spread} (n = {one.n})")
+    return markdown_table(("trial", *(_DATA[data] for data in plan["data"])), rows)
+
+
+def _seen(distill: dict[str, Any]) -> int:
+    """Return what older lines do not say; those that name no batch left it as it was frozen first."""
+    return int(distill["steps"] * distill.get("batch_size", 256))
+
+
+def frozen() -> str:
+    """What was frozen, when and why, and what the first run on Fashion-MNIST gave with it."""
+    lines = _lines(_RESULTS / "frozen.jsonl")
+    looks = [look for look in _lines(_RESULTS / "ledger.jsonl") if look["experiment"] == _UNSEEN]
+    ends = [line["frozen"] for line in lines[1:]] + ["later"]
+    rows = []
+    for number, (line, end) in enumerate(zip(lines, ends, strict=True), 1):
+        since = [look for look in looks if line["frozen"] <= look["time"] < end]
+        first = [
+            next((f"{look['test_accuracy']:.2f}" for look in since if look["cell"] == cell), "–")
+            for cell in ("noise_shapes-40-0", "default-40-0")
+        ]
+        commit = (line["commit"] or "–")[:8]
+        rows.append((f"{number}", line["frozen"], f"`{line['sha256'][:12]}`", commit, line["why"], *first))
+    head = (
+        "",
+        "frozen",
+        "settings",
+        "commit",
+        "why",
+        "random shapes, Fashion-MNIST",
+        "default, Fashion-MNIST",
+    )
+    return markdown_table(head, rows)
+
+
+def minutes() -> str:
+    """What a student becomes in a given time, by preset."""
+    rows = []
+    for line in read_lines():
+        images = "made as it learns" if line["preset"] in _PLAYED else f"{line['images']:,}"
+        facts = (f"{line['seconds']:.0f}", images, f"{line['steps']:,}", f"{line['accuracy']:.2f}")
+        data = _TITLES[line["data"]]
+        rows.append((data, f"{line['minutes']:g}", line["preset"], *facts))
+    rows.sort(key=lambda row: (row[0] != "MNIST", float(row[1]), row[2]))
+    head = ("data", "minutes given", "preset", "seconds taken", "images", "steps", "test accuracy")
+    return markdown_table(head, rows)
+
+
+SEARCH_TABLES: dict[str, Callable[[], str]] = {
+    "better-frozen": frozen,
+    "better-search": search,
+    "better-ablation": ablation,
+    "better-minutes": minutes,
+}
