@@ -20,7 +20,8 @@ sys.path.insert(0, str(_ROOT / "benchmarks"))
 from signals import FIT, Line, concluded, fit, left_out, named_worst, near, read_lines  # noqa: E402
 
 _TITLES = {"digits": "digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-_COLOURS = ("#1b6ca8", "#3a9d5d", "#c2571a", "#7d4fa0", "#a08a2c", "#555555")
+_KINDS = ("near the best", "others", "real images")
+_COLOURS = ("#1b6ca8", "#3a9d5d", "#c2571a", "#7d4fa0", "#a08a2c", "#555555", "#d0569b", "#2bb3b3", "#111111")
 PICTURE = "signal.png"
 
 
@@ -31,16 +32,18 @@ def _groups() -> dict[tuple[str, str], list[Line]]:
     close = {line["student_sha256"] for line in near(lines)}
     names = sorted({line["dataset"] for line in lines}, key=lambda name: (name not in FIT, name))
     groups: dict[tuple[str, str], list[Line]] = {}
-    for name in names:
-        for line in lines:
-            if line["dataset"] == name:
-                kind = "near the best" if line["student_sha256"] in close else "others"
-                groups.setdefault((name, "real images" if line["real"] else kind), []).append(line)
-    return groups
+    for line in lines:
+        kind = "near the best" if line["student_sha256"] in close else "others"
+        groups.setdefault((line["dataset"], "real images" if line["real"] else kind), []).append(line)
+    order = [(name, kind) for name in names for kind in _KINDS]
+    return {key: groups[key] for key in order if key in groups}
 
 
 def _title(name: str) -> str:
-    return _TITLES.get(name, name) + (", fitted on" if name in FIT else "")
+    for origin, title in _TITLES.items():
+        if name.startswith(f"{origin}-"):
+            return f"{title}, {name.removeprefix(f'{origin}-')}"
+    return _TITLES[name] + (", fitted on" if name in FIT else "")
 
 
 def _covered(lines: Sequence[Line]) -> str:
