@@ -173,7 +173,7 @@ def _images(recipe: Recipe, teacher: Classifier, data: Dataset, out: Path, real:
         targets=recipe.targets,
         synthesis=recipe.synthesis,
     )
-    what = {"real": count} if real else asdict(spec)
+    what = {"real": count, "seed": recipe.seed} if real else asdict(spec)
     folder = out / "sets" / sha256_json(what | {"teacher": teacher.fingerprint()})[:16]
     with _alone(folder):
         if real:
