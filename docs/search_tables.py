@@ -47,25 +47,27 @@ def search() -> str:
 
 
 def ablation() -> str:
-    """What agreement each change of the default costs or brings, paired over seeds."""
+    """What agreement each change of the default costs or brings, paired over seeds, and what that amounts to
+    by the rule that the plan states."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for line in _lines(_RESULTS / "tuning" / "ablation.jsonl"):
-        if "agreement" in line:
-            found.setdefault((line["data"], line["name"]), {})[line["seed"]] = line["agreement"]
+        found.setdefault((line["name"], line["data"]), {})[line["seed"]] = line["agreement"]
     plan = yaml.safe_load((_ROOT / "benchmarks" / "ablation.yaml").read_text(encoding="utf-8"))
-    rows = [["default"], *([name] for name in plan["trials"] if name != "default")]
-    for data in plan["data"]:
-        base = found[data, "default"]
-        rows[0].append(str(summarise(base.values())))
-        for row in rows[1:]:
-            trial = found.get((data, row[0]), {})
-            if not base.keys() & trial.keys():
-                row.append("–")
-                continue
-            one = compare_paired(trial, base, names=(row[0], "default"))
-            spread = "" if one.deviation is None else f" ± {one.deviation:.2f}"
-            row.append(f"{one.mean:+.2f}{spread} (n = {one.n})")
-    return markdown_table(("trial", *(_DATA[data] for data in plan["data"])), rows)
+    base = {data: found["default", data] for data in plan["data"]}
+    rows = [["default", *(str(summarise(base[data].values())) for data in plan["data"]), ""]]
+    for name in plan["trials"]:
+        if name == "default":
+            continue
+        changes = {
+            data: compare_paired(found[name, data], base[data], names=(name, "default"))
+            for data in plan["data"]
+        }
+        moved = [one.mean / plan["worth"][data] for data, one in changes.items()]
+        better, worse = max(moved) >= 1, min(moved) <= -1
+        verdict = ("both" if worse else "better") if better else ("worse" if worse else "alike")
+        cells = (f"{one.mean:+.2f} ± {one.deviation:.2f} (n = {one.n})" for one in changes.values())
+        rows.append([name, *cells, verdict])
+    return markdown_table(("trial", *(_DATA[data] for data in plan["data"]), "the student is"), rows)
 
 
 def _seen(distill: dict[str, Any]) -> int:

@@ -70,10 +70,6 @@ class Fit:
     """How the learning rate goes on: down to 0 along a half cosine, or not at all."""
     l2: float = 0.0
     """Adds l2/2 times the sum of squared weights, without biases, to the loss."""
-    weights: Literal["last", "ema"] = "last"
-    """Which weights are kept: those of the last step, or their exponential moving average."""
-    ema_decay: float = 0.999
-    """Decay of that average per step."""
 
     def __post_init__(self) -> None:
         """Refuse lengths and rates that cannot be."""
@@ -85,7 +81,6 @@ class Fit:
         _check(f"{section}.batch-size", self.batch_size, 1)
         _check(f"{section}.learning-rate", self.learning_rate, 0, above=True)
         _check(f"{section}.l2", self.l2, 0)
-        _check(f"{section}.ema-decay", self.ema_decay, 0, 0.999999)
 
     def total_steps(self, images: int) -> int:
         """Return the number of steps for a training set of `images` images."""
@@ -222,9 +217,6 @@ class Synthesis:
     """Temperature of the teacher's softmax that is matched to the target."""
     l2: float = 0.0
     """Adds l2/2 times the sum of squared pixels of an image to its loss."""
-    tv: float = 2e-3
-    """Adds tv times the image's total variation to its loss: the sum of absolute differences between pixels
-    one beside or above the other."""
     pixels: Literal["project", "free", "minmax"] = "project"
     """Pixels are put back into the input box at every step, or only when stored, or the whole batch is
     stretched to [0, 1] at every step."""
@@ -249,7 +241,6 @@ class Synthesis:
         _check("synthesis.learning-rate", self.learning_rate, 0, above=True)
         _check("synthesis.tau", self.tau, 0, above=True)
         _check("synthesis.l2", self.l2, 0)
-        _check("synthesis.tv", self.tv, 0)
         _check("synthesis.batch-size", self.batch_size, 1)
         _check("synthesis.shard-size", self.shard_size, 1)
         if (self.carry_images or self.carry_moments) and self.noise_share:
@@ -373,9 +364,6 @@ class Distill(Fit):
     label_weight: float = 0.0
     """Weight of the cross-entropy with the labels: what a real image shows, or the class that an impression
     was made for."""
-    balance: bool = False
-    """Show as many images of each class that the teacher sees in the set; a pass then repeats some images and
-    leaves out others."""
     images: Literal["auto", "memory", "mapped"] = "auto"
     """Where the transfer set is read from: copied into memory once, or from its mapped files at every step.
     auto: the first when it takes less than half of the memory that is free. The student is the same."""

@@ -82,7 +82,7 @@ def fit(
         module: in training mode; left in evaluation mode.
         prepare: makes a batch ready; with a helper it must be a function or object of a module.
         batch_loss: loss of one batch.
-        config: length, batch, learning rate and which weights are kept.
+        config: length, batch, optimiser and learning rate.
         images: size of the training set.
         seed: of the order of the images and of the streams given to `batch_loss`.
         section: group of settings that `config` came from, for messages.
@@ -103,9 +103,7 @@ def fit(
     weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
     optimiser = _OPTIMISERS[config.optimiser](module.parameters(), config.learning_rate)
     learners = {"": (module, optimiser), **(companions or {})}
-    followed = module.state_dict() if config.weights == "ema" else {}
-    average = {name: value.clone() for name, value in followed.items()}
-    done = _load(state, key, learners, average) if state else 0
+    done = _load(state, key, learners) if state else 0
     between = max(_SAVE_STEPS, images // config.batch_size)
     module.train()
     started = time.perf_counter()
@@ -126,10 +124,8 @@ def fit(
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
             _descend(optimiser, loss, rate_at(config.learning_rate, config.schedule, step, total))
-            if average:
-                _follow(average, module, config.ema_decay, step)
             if state and (step + 1) % between == 0 and step + 1 < total:
-                _save(state, key, learners, average, step + 1)
+                _save(state, key, learners, step + 1)
             task.advance(1, f"loss {value:.4f}")
             if step == done + _PROBE_STEPS:
                 left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
@@ -140,8 +136,6 @@ def fit(
     optimiser.zero_grad()
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
         raise _diverged(section, "the last step left weights that are not finite", config)
-    if average:
-        module.load_state_dict(average)
     module.eval()
 
 
@@ -256,19 +250,8 @@ def rate_at(first: float, schedule: str, step: int, total: int) -> float:
     return first if schedule == "constant" else first * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights; early on the average is over the steps so far. Counters are copied."""
-    decay = min(decay, (step + 1) / (step + 10))
-    for name, value in module.state_dict().items():
-        if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
-        else:
-            average[name].copy_(value)
-
-
-def _save(path: Path, key: str, learners: Companions, average: dict[str, Tensor], done: int) -> None:
-    tensors = {f"average/{name}": value for name, value in average.items()}
+def _save(path: Path, key: str, learners: Companions, done: int) -> None:
+    tensors: dict[str, Tensor] = {}
     for owner, (module, optimiser) in learners.items():
         prefix = f"{owner}/" if owner else ""
         tensors |= {f"{prefix}weights/{name}": value for name, value in module.state_dict().items()}
@@ -284,7 +267,7 @@ def _save(path: Path, key: str, learners: Companions, average: dict[str, Tensor]
         )
 
 
-def _load(path: Path, key: str, learners: Companions, average: dict[str, Tensor]) -> int:
+def _load(path: Path, key: str, learners: Companions) -> int:
     """Put a saved state back and return the number of steps done; 0 without a state of this key."""
     if not path.is_file():
         return 0
@@ -293,8 +276,6 @@ def _load(path: Path, key: str, learners: Companions, average: dict[str, Tensor]
         metadata = opened.metadata() or {}
     if metadata.get("key") != key:
         return 0
-    for name, value in _under("average/", tensors).items():
-        average[name].copy_(value)
     for owner, (module, optimiser) in learners.items():
         mine = _under(f"{owner}/", tensors) if owner else tensors
         module.load_state_dict(_under("weights/", mine))

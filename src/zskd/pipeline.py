@@ -294,7 +294,6 @@ def _measure(
     return {
         "run": recipe.name,
         "preset": recipe.preset,
-        "selection": recipe.distill.weights,
         "student_steps": student_steps(recipe.distill, None if main is None else main.count),
         "data": recipe.data.label,
         "accuracy": "measured" if data else NOT_MEASURED,

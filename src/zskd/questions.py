@@ -29,7 +29,6 @@ class Questions:
         self._player: Player | None = None
         self._rounds: Rounds | None = None
         self._copy: Images | None = None
-        self._by_class = _rows_by_class(transfer_set) if config.balance and transfer_set is not None else []
 
     def follow(self, student: Classifier, *, seed: int, turns: int) -> Companions:
         """Let what is asked hang on the student, where the settings say so; return what then changes with it.
@@ -52,8 +51,6 @@ class Questions:
     def __call__(self, rows: Tensor, numbers: Generator) -> Batch:
         """Return a batch for some rows of the set: images, answers, labels, perhaps maps of attention."""
         teacher, config = self._teacher, self._config
-        if self._by_class:
-            rows = self._balanced(rows, numbers)
         parts: list[Images] = []
         if self._player is not None:
             parts.append(self._player.images(round(config.game.share * len(rows))))
@@ -98,17 +95,3 @@ class Questions:
         assert self._set is not None
         stored = self._stored(torch.randint(len(self._set), (count,), generator=numbers))
         return augment(stored, self._config.augment, self._teacher.spec.box, numbers)
-
-    def _balanced(self, rows: Tensor, numbers: Generator) -> Tensor:
-        """Keep of each row nothing but its turn: a class for every turn, and a random one of its images."""
-        found = self._by_class
-        chance = torch.rand(len(rows), generator=numbers).tolist()
-        turns = (rows % len(found)).tolist()
-        return torch.stack([found[k][int(u * len(found[k]))] for k, u in zip(turns, chance, strict=True)])
-
-
-def _rows_by_class(transfer_set: TransferSet) -> list[Tensor]:
-    """Return the rows of each class that the teacher gives to any image."""
-    said = torch.cat([shard.logits.argmax(1) for shard in transfer_set])
-    classes = range(len(transfer_set.class_names))
-    return [rows for k in classes if len(rows := (said == k).nonzero()[:, 0])]

@@ -137,7 +137,7 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
     small, large = (metrics[who]["multiply_adds"] for who in ("student", "teacher"))
     lines = [
         f"The student makes {small:,} multiply-adds per image, the teacher {large:,}. {seconds} in all.",
-        f"Weights kept: {metrics['selection']}; nothing was chosen on test images.",
+        "Kept are the weights of the last step; nothing was chosen on test images.",
         "Brackets are 95 % Wilson intervals: they hold test sampling alone, not the spread over seeds.",
     ]
     lines += _estimated(metrics["arms"][0])

@@ -29,7 +29,7 @@ SHARDS = 5
 
 def spec_of(steps: int = 12, count: int = 20 * SHARDS - 7, **synthesis: object) -> SetSpec:
     """Several shards, the last not full, whose images use up their steps or do not."""
-    chosen = {"tolerance": 0.05, "noise_share": 0.4, "tv": 0.0, "batch_size": 8, "shard_size": 20} | synthesis
+    chosen = {"tolerance": 0.05, "noise_share": 0.4, "batch_size": 8, "shard_size": 20} | synthesis
     return SetSpec(
         count=count,
         seed=2,

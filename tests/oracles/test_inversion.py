@@ -13,7 +13,6 @@ from zskd.config import Synthesis, Warp
 from zskd.errors import ZskdError
 from zskd.inversion import Moment, Work, draw_starts, draw_warps, invert
 from zskd.inversion.adam import LaneAdam
-from zskd.inversion.loop import variation_gradient
 
 
 def linear_teacher(classes: int = 5, scale: float = 1.0) -> Classifier:
@@ -35,7 +34,7 @@ def some(n: int, teacher: Classifier, seed: int = 0) -> tuple[Tensor, Tensor]:
 def still(**settings: object) -> Synthesis:
     """Settings with nothing but the target, at τ = 4 and in 20 lanes unless others are given."""
     plain = {"tau": 4.0, "warp": Warp(), "learning_rate": 0.1, "noise_share": 0.0}
-    plain |= {"tolerance": 0.0, "batch_size": 20, "tv": 0.0}
+    plain |= {"tolerance": 0.0, "batch_size": 20}
     return Synthesis(**(plain | settings))  # type: ignore[arg-type]
 
 
@@ -131,26 +130,6 @@ def test_the_penalty_draws_pixels_towards_zero(teacher: Classifier) -> None:
     plain = made(teacher, starts, targets, still(steps=30, pixels="free"))
     small = made(teacher, starts, targets, still(steps=30, pixels="free", l2=10.0))
     assert float(small.square().sum()) < 0.7 * float(plain.square().sum())
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 7, 5), (3, 2, 4, 4)])
-def test_the_gradient_of_total_variation_is_that_of_autograd(shape: tuple[int, ...]) -> None:
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
-    total = images.diff(dim=2).abs().sum() + images.diff(dim=3).abs().sum()
-    (expected,) = torch.autograd.grad(total, images)
-    torch.testing.assert_close(variation_gradient(images.detach()), expected, rtol=0, atol=0)
-
-
-def test_total_variation_smoothes_and_targets_are_met_all_the_same(teacher: Classifier) -> None:
-    starts, targets = some(8, teacher)
-    plain, smooth = (made(teacher, starts, targets, still(steps=60, tv=weight)) for weight in (0.0, 0.003))
-
-    def variation(images: Tensor) -> float:
-        return float(images.diff(dim=2).abs().sum() + images.diff(dim=3).abs().sum())
-
-    assert variation(smooth) < 0.5 * variation(plain)
-    before = kl(teacher, starts, targets, 4.0).mean()
-    assert float(kl(teacher, smooth, targets, 4.0).mean()) < 0.3 * float(before)
 
 
 def test_more_steps_come_closer_to_the_targets(teacher: Classifier) -> None:

@@ -202,7 +202,6 @@ def test_a_linear_teacher_is_inverted_exactly(classes: int, with_bias: bool) -> 
         steps=2000,
         learning_rate=0.005,
         tau=1.0,
-        tv=0.0,
         warp=Warp(),
         noise_share=0.0,
         tolerance=0.0,

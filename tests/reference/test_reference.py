@@ -31,7 +31,6 @@ def test_a_shard_is_what_the_paper_says_image_by_image(teacher: Classifier) -> N
             learning_rate=0.05,
             tau=4.0,
             l2=0.01,
-            tv=0.0,
             batch_size=6,
             start="uniform",
             noise_share=0.0,

@@ -123,11 +123,8 @@ def test_the_network_of_these_tests_lies_channels_last() -> None:
 
 
 @pytest.mark.parametrize("stop", [0, 1, 2, 3, 5, 6, 9, 10])
-@pytest.mark.parametrize("weights", ["last", "ema"])
-def test_a_stopped_training_goes_on_to_the_same_weights_bit_for_bit(
-    tmp_path: Path, stop: int, weights: str
-) -> None:
-    config = replace(CONFIG, weights=weights, ema_decay=0.7, l2=0.01)
+def test_a_stopped_training_goes_on_to_the_same_weights_bit_for_bit(tmp_path: Path, stop: int) -> None:
+    config = replace(CONFIG, l2=0.01)
     straight = run(config)
     state = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
@@ -311,26 +308,6 @@ def test_l2_pulls_at_weights_alone_and_by_half_the_square() -> None:
     assert float(module.linear.bias.detach()) == 1.0
     assert float(module.norm.weight.detach()) == 1.0
     assert float(module.norm.bias.detach()) == 1.0
-
-
-def test_the_average_is_kept_instead_of_the_last_weights() -> None:
-    last, path = follow(Fit(steps=40, batch_size=4, learning_rate=0.1), lambda m: m.linear.weight.sum())
-    config = Fit(steps=40, batch_size=4, learning_rate=0.1, weights="ema", ema_decay=0.8)
-    kept, same_path = follow(config, lambda m: m.linear.weight.sum())
-    assert path == same_path, "the average must not change the training"
-    average = 1.0
-    for step, value in enumerate([*path[1:], float(last.linear.weight.detach())]):
-        decay = min(0.8, (step + 1) / (step + 10))
-        average = decay * average + (1 - decay) * value
-    assert float(kept.linear.weight) == pytest.approx(average, abs=1e-5)
-    assert float(last.linear.weight) + 0.01 < float(kept.linear.weight)
-
-
-def test_the_average_covers_statistics_and_copies_counters() -> None:
-    last, average = run(), run(replace(CONFIG, weights="ema", ema_decay=0.9))
-    for name in ("0.weight", "1.weight", "1.running_mean", "6.bias"):
-        assert not torch.equal(last[name], average[name]), name
-    assert int(average["1.num_batches_tracked"]) == int(last["1.num_batches_tracked"]) == STEPS
 
 
 def test_no_gradient_is_left_behind() -> None:

@@ -396,14 +396,13 @@ MATTERS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "seed of the teacher": (lambda values: values.update(teachers=[5] * 9), {MADE, REAL, ALL, SELF}),
     "validation": (of_all(data={"validation": 0.2}), {MADE, REAL, ALL, SELF}),
     "twin": (of_all(data={"twin": "inverted"}), {MADE, REAL, ALL, SELF}),
-    "total variation": (of_all(synthesis={"tv": 0.1}), {MADE}),
-    "balance": (of_all(distill={"balance": True}), {MADE, REAL, ALL}),
+    "attention": (of_all(distill={"attention": 1.0}), {MADE, REAL, ALL}),
     "threads": (of_all(threads=2), {MADE, REAL, ALL, SELF}),
     "device": (of_all(device="cpu"), {MADE, REAL, ALL, SELF}),
     "rewrite": (of_all(rewrite=False), {MADE, REAL, ALL, SELF}),
     "classes left out": (lambda values: values["arms"]["real_kd"].update(leave_out=[3]), {REAL}),
     # and these do not
-    "neutral values": (of_all(distill={"balance": False, "attention": 0.0}), set()),
+    "neutral values": (of_all(distill={"attention": 0.0}), set()),
     "the teacher of the same seed": (lambda values: values.update(teachers=[0] * 9), set()),
     "workers": (of_all(workers=3), set()),
     "folder of the data": (of_all(data={"dir": "/elsewhere"}), set()),
@@ -502,6 +501,5 @@ def test_arms_of_a_shipped_experiment_are_compared_fairly(shipped: tuple[Experim
     assert (len(length), len(rule)) == (1, 1)
     untold = {one.recipe.distill for one in same if "distill" not in one.arm.settings}
     assert len(untold) == 1
-    assert all(one.recipe.distill.weights == "last" for one in cells)
     sizes = {(one.rate, one.count(60_000, 54_000)) for one in cells if one.rate is not None}
     assert len(sizes) == len({rate for rate, _ in sizes})  # a rate means one size

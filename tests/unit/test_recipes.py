@@ -377,7 +377,6 @@ def test_settings_out_of_range_are_refused_with_their_flag(name: str, value: Any
         ("distill.batch_size", 0),
         ("distill.learning_rate", 0),
         ("distill.l2", -1),
-        ("distill.ema_decay", 1),
         ("teacher.steps", 0),
         ("teacher.epochs", -1),
         ("teacher.batch_size", 0),

@@ -106,6 +106,7 @@ def _record(job: Job, progress: Progress) -> Record:
         teacher_sha256=teacher.fingerprint(),
         student_sha256=student.fingerprint(),
         student_parameters=student.parameters_count,
+        selection="last",
         reported=job.cell.reported,
         wall_seconds=round(job.set_seconds + clock.seconds["student"], 1),
         set_seconds=round(job.set_seconds, 1),
@@ -152,7 +153,6 @@ def _facts_of_teacher(job: Job) -> dict[str, Any]:
         "unique_images": job.count,
         "student": recipe.teacher.model,
         "student_steps": recipe.teacher.total_steps(job.count),
-        "selection": recipe.teacher.weights,
         "teacher_forwards": 0,
         "teacher_backwards": 0,
     }
@@ -173,7 +173,6 @@ def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
         "unique_images": job.count if images is None else _unique(images),
         "student": recipe.student,
         "student_steps": steps,
-        "selection": config.weights,
         "teacher_forwards": optimised + asked + stored,
         "teacher_backwards": optimised,
     }

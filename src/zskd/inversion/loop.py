@@ -64,12 +64,12 @@ def invert(
 ) -> tuple[Images, Tensor]:
     """Optimise images until the teacher answers with their targets, or their steps are used up.
 
-    x* = argmin_x CE(y, softmax(T(A(x))/τ)) + l2/2·|x|² + tv·TV(x)
+    x* = argmin_x CE(y, softmax(T(A(x))/τ)) + l2/2·|x|²
 
-    ZSKD's equation 5 has neither the penalties, of which the first is the reproduction's and the second that
-    of Mahendran and Vedaldi 2015, nor the random maps A, which are those of Athalye et al. 2018. The losses
-    of a batch are added, not averaged: the gradient of an image is then its own, whatever its neighbours
-    are. An image is finished by the step at which KL(y ‖ softmax(T(A(x))/τ)) is found below the tolerance.
+    ZSKD's equation 5 has neither the penalty, which is the reproduction's, nor the random maps A, which are
+    those of Athalye et al. 2018. The losses of a batch are added, not averaged: the gradient of an image is
+    then its own, whatever its neighbours are. An image is finished by the step at which
+    KL(y ‖ softmax(T(A(x))/τ)) is found below the tolerance.
 
     Args:
         teacher: frozen, in evaluation mode.
@@ -183,20 +183,7 @@ def _ask(teacher: Classifier, lanes: _Lanes, config: Synthesis) -> tuple[PerSamp
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
     if config.l2:
         gradient = gradient + config.l2 * lanes.images
-    if config.tv:
-        gradient = gradient + config.tv * variation_gradient(lanes.images)
     return loss.detach() - torch.special.entr(targets).sum(1), gradient
-
-
-def variation_gradient(images: Images) -> Images:
-    """Gradient of the sum of absolute differences between neighbouring pixels; 0 where they are equal."""
-    down, across = images.diff(dim=2).sign(), images.diff(dim=3).sign()
-    return (
-        F.pad(down, (0, 0, 1, 0))
-        - F.pad(down, (0, 0, 0, 1))
-        + F.pad(across, (1, 0, 0, 0))
-        - F.pad(across, (0, 1, 0, 0))
-    )
 
 
 def _project(images: Images, box: tuple[float, float]) -> None:

@@ -26,19 +26,19 @@ _RIVALS = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "s
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "budget", None),
     ("data", "twin", "none"),
-    ("synthesis", "tv", 0.0),
     ("targets", "spread", 1.0),
     ("teacher", "optimiser", "adam"),
     ("teacher", "seed", None),
     ("distill", "start", "random"),
     ("distill", "optimiser", "adam"),
-    ("distill", "balance", False),
     ("distill", "attention", 0.0),
     ("distill", "game", dataclasses.asdict(Game())),
     ("distill", "rounds", dataclasses.asdict(Rounds())),
 )
 """Group, name and neutral value of settings that are younger than the records: with this value a result is
 what it was before there was the setting, and so is its hash."""
+_FORMER = {"weights": "last", "ema_decay": 0.999}
+"""Settings of each training that are no more, with the values of all records: hashes still count them."""
 _adapter = cache(partial(TypeAdapter, Recipe))
 """The validator: it takes long to build, and an experiment reads hundreds of recipes."""
 _RATES = "rates"
@@ -132,6 +132,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
     if values["teacher"]["seed"] == values["seed"]:
         values["teacher"]["seed"] = None  # the teacher that a run of this seed has anyway
+    for training in ("teacher", "distill"):
+        values[training] |= _FORMER
     for group, setting, absent in _LATER:
         level = values[group] if group else values
         if level[setting] == absent:

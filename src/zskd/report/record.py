@@ -72,8 +72,8 @@ class Record(BaseModel):
     """Its architecture."""
     student_parameters: Annotated[int, Field(ge=1)]
     student_steps: Annotated[int, Field(ge=1)]
-    selection: Literal["last", "ema"]
-    """Which weights are kept; nothing is ever chosen on test images."""
+    selection: Literal["last"]
+    """Which weights are kept: those of the last step. Nothing is ever chosen on test images."""
     test_accuracy: Percent
     test_images: Annotated[int, Field(ge=1)]
     test_hits: str

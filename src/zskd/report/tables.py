@@ -161,11 +161,10 @@ def provenance(records: Records) -> str:
         return ", ".join(sorted({str(value) for value in values}))
 
     first = records.any_of(next(arm for arm in records.arms if records.any_of(arm).method != "none"))
-    kept = "the last step" if first.selection == "last" else first.selection
     facts = (
         f"{len(every)} records of {all_of(r.date for r in every)}",
         f"student with {first.student_parameters:,} parameters",
-        f"weights of {kept}",
+        "weights of the last step",
         f"{all_of(r.cpu for r in every)}, {all_of(r.workers for r in every)} cells side by side",
         f"{all_of(r.threads for r in every)} thread each",
         f"torch {all_of(r.versions['torch'] for r in every)}",
