@@ -84,7 +84,7 @@ def aims() -> str:
     rows = []
     for name, (least, furthest) in _AIMS.items():
         records = _found(name)
-        if records is None:
+        if records is None or not records.at("default", _RATE):
             continue
         same = records.at(TEACHER, None)[0].teacher_sha256
         found = summarise(_of_teacher(records, "default", _RATE, same))
