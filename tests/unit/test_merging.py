@@ -608,7 +608,7 @@ def test_copies_answer_alike_and_share_nothing(classifier: Classifier, rewrite: 
 
 
 def test_a_manifest_tells_what_was_merged(classifier: Classifier, tmp_path: Path) -> None:
-    spec = SetSpec(count=8, synthesis=Synthesis(steps=2, batch_size=4, shard_size=8))
+    spec = SetSpec(count=8, synthesis=Synthesis(steps=1, batch_size=4, shard_size=8))
     plain = copy.deepcopy(classifier)
     plain.rewrite = False
 
@@ -619,5 +619,7 @@ def test_a_manifest_tells_what_was_merged(classifier: Classifier, tmp_path: Path
     assert quick.manifest["resolved"]["merged"] == ["conv0", "conv1"]
     assert slow.manifest["resolved"]["merged"] == []
     assert quick.manifest["teacher_sha256"] == slow.manifest["teacher_sha256"]
-    # rounding decides the sign of tiny first steps, of few pixels
-    assert float((quick.all_images() - slow.all_images()).abs().mean()) < 5e-3
+    # Adam's first step has one length wherever the gradient is not nought: where it is nought but for
+    # rounding, rounding decides the sign, of one pixel in a hundred here
+    far = (quick.all_images() - slow.all_images()).abs() > 1e-3
+    assert float(far.float().mean()) < 0.05
