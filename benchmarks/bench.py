@@ -31,12 +31,13 @@ from zskd.versions import source_commit, versions
 
 MARK = 97.5
 """Test accuracy that the shortest budget is to reach."""
-BUDGETS = ((4000, 450), (6000, 700), (8000, 1000), (12000, 1500), (24000, 2500))
+BUDGETS = ((1000, 100), (2000, 200), (4000, 400), (8000, 800), (24000, 2400))
 """Images and student steps, the shortest first."""
 SEEDS = (0, 1, 2)
 """Of every student."""
 SAME_STEPS = 600
-"""Steps of the students that say whether two sets are equally good."""
+"""Steps of the students that say whether two sets are equally good; they begin with random
+weights, so that the set alone tells."""
 SHORT = 15
 """Steps of a set that is made to be fast."""
 TURNS = 2
@@ -93,10 +94,11 @@ class Bench:
         for name, settings in (("plain, zskd's settings", "ours"), ("plain, reproduction's", "reproduction")):
             folder = self._scratch / settings
             found[name] = apart(measures.plain_set, self._teacher, ours, folder, settings)
+        config = zskd.Distill(steps=SAME_STEPS, start="random")
         for name, folder in zip(found, ("zskd", "short", "ours", "reproduction"), strict=True):
             place = self._scratch / folder
             students = [
-                apart(measures.student, self._teacher, place, SAME_STEPS, seed, self._data) for seed in SEEDS
+                apart(measures.student, self._teacher, place, config, seed, self._data) for seed in SEEDS
             ]
             row = found[name]
             row["per_second"] = row["images"] / row["seconds"]
@@ -142,7 +144,8 @@ class Bench:
             place = self._scratch / "default"
             seconds = apart(measures.default_set, self._teacher, count, settings, 0, place)
             shutil.rmtree(place)
-            rows.append({"images": count, "settings": settings, "seconds": seconds})
+            share = zskd.Synthesis(**settings).noise_share
+            rows.append({"images": count, "settings": settings, "noise_share": share, "seconds": seconds})
             say(f"{count:,} images, {settings or 'default'}: {seconds:.1f} s")
         return rows
 
@@ -154,7 +157,8 @@ class Bench:
             for seed in SEEDS:
                 place = self._scratch / "budget"
                 made = apart(measures.default_set, self._teacher, count, {}, seed, place)
-                one = apart(measures.student, self._teacher, place, steps, seed, self._data)
+                config = zskd.Distill(steps=steps)
+                one = apart(measures.student, self._teacher, place, config, seed, self._data)
                 shutil.rmtree(place)
                 rows.append({"seconds": made + one["seconds"], "test_accuracy": one["test_accuracy"]})
             accuracies = [row["test_accuracy"] for row in rows]

@@ -68,7 +68,8 @@ def plain_set(teacher_folder: Path, like: Path, folder: Path, settings: str) -> 
             config = replace(config, tau=20.0)
             images = reproduction_images(network, targets)
         else:
-            starts = draw_starts("smooth", list(range(len(targets))), seed=0, shape=(1, 32, 32), box=(0, 1))
+            owned = list(range(len(targets)))
+            starts = draw_starts(config.start, owned, seed=0, shape=(1, 32, 32), box=(0, 1))
             images = our_images(network, starts, targets, config)
     seconds = time.perf_counter() - started
     with torch.no_grad():
@@ -90,14 +91,18 @@ def _quality(made: zskd.TransferSet, tau: float) -> dict[str, Any]:
     return {"tau": tau, "mean_kl": facts["mean_kl"], "argmax_match": 100 * facts["anchor_match"]}
 
 
-def student(teacher_folder: Path, folder: Path, steps: int, seed: int, data: zskd.Data) -> dict[str, float]:
+def student(
+    teacher_folder: Path, folder: Path, config: zskd.Distill, seed: int, data: zskd.Data
+) -> dict[str, float]:
     """Distil a student by zskd on all cores and measure it once on the test images."""
     teacher, recipe = open_teacher(teacher_folder), zskd.Recipe()
     started = time.perf_counter()
     with use_threads(threads_of_each(recipe, 1)):
         fresh = fresh_student(describe_student("half", teacher), teacher, seed).module
-        config, helper = zskd.Distill(steps=steps), room_for_helper(recipe)
-        made = zskd.distill(teacher, zskd.TransferSet(folder), fresh, config, seed=seed, helper=helper)
+        images, helper = zskd.TransferSet(folder), room_for_helper(recipe)
+        if config.start == "teacher":
+            zskd.begin_with_teacher(fresh, teacher, images, config.augment, seed=seed)
+        made = zskd.distill(teacher, images, fresh, config, seed=seed, helper=helper)
     seconds = time.perf_counter() - started
     test = zskd.load_data(data, teacher.spec.shape).test
     return {"seconds": seconds, "test_accuracy": zskd.accuracy(made, test).percent}
@@ -173,11 +178,12 @@ def distilled_image(
 ) -> dict[str, float]:
     """Return µs for one image in one step of distillation, and the limit of the same minute.
 
-    The limit counts one forward pass of the teacher and three of the student, on as many cores.
+    Both take steps of Adam. The limit counts one forward pass of the teacher and three of the student, on as
+    many cores.
     """
     teacher, images = open_teacher(teacher_folder), zskd.TransferSet(folder)
     fresh = fresh_student(describe_student("half", teacher), teacher, 0)
-    config = zskd.Distill(steps=steps)
+    config = zskd.Distill(steps=steps, optimiser="adam")
     helper = cores > 1
     if implementation == "plain":
         network, pupil = plain_network(teacher).requires_grad_(False), plain_network(fresh)
@@ -202,11 +208,12 @@ def distilled_image(
 
 
 def growth(teacher_folder: Path, count: int, workers: int, folder: Path) -> dict[str, float]:
-    """Return seconds and peak anonymous memory of making so many images of the default."""
+    """Return seconds and peak anonymous memory of making so many impressions."""
     teacher = open_teacher(teacher_folder)
     with _peak_memory() as peak:
         started = time.perf_counter()
-        zskd.build_transfer_set(teacher, zskd.SetSpec(count=count), folder, workers=workers)
+        spec = zskd.SetSpec(count=count, synthesis=IMPRESSIONS)
+        zskd.build_transfer_set(teacher, spec, folder, workers=workers)
         seconds = time.perf_counter() - started
     return {"images": count, "workers": workers, "seconds": seconds, "peak_megabytes": peak[0] / 1e6}
 

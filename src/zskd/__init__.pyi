@@ -19,6 +19,7 @@ from .estimate import estimate_agreement as estimate_agreement
 from .evaluate import accuracy as accuracy
 from .evaluate import agreement as agreement
 from .importing import import_teacher as import_teacher
+from .inheritance import begin_with_teacher as begin_with_teacher
 from .models import half as half
 from .pipeline import run_recipe as run_recipe
 from .progress import default_progress as default_progress

@@ -44,7 +44,8 @@ def distill(
     Args:
         teacher: asked about every batch; not changed. The student goes to its device.
         transfer_set: images to learn on; None where a generator makes all of them.
-        student: trained in place, from the weights that it has.
+        student: trained in place, from the weights that it has; `begin_with_teacher` gives a narrower copy of
+            the teacher better ones than random.
         config: loss, augmentation, schedule and generator.
         seed: of order and augmentation.
         state: file to resume from.

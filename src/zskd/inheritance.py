@@ -11,19 +11,29 @@ arXiv:2311.18823). Here the images are those of the transfer set.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from zskd.augment import augment
 from zskd.classifier import Classifier
+from zskd.config import Augment, Distill
 from zskd.errors import ZskdError
 from zskd.models.layers import Layer, in_a_row, read_layers
 from zskd.models.modes import in_mode
+from zskd.progress import Progress
+from zskd.streams import torch_stream
+from zskd.transfer_set import TransferSet
 from zskd.types import Images
 
 _WIDTHS = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
+_FITTED_ON = 2000
+"""Images that layers are fitted on, …"""
+_FITTED_VALUES = 2**26
+"""… if they have no more values together."""
 _PLACES = 15
 """Places of each image, chosen at random, that a convolution is fitted on."""
 _RIDGE = 1e-3
@@ -40,6 +50,43 @@ _ATTEMPTS = 4
 """Attempts to take over, of which the best one stays."""
 
 _Weighted = nn.Conv2d | nn.Linear
+
+
+def begin_with_teacher(
+    student: nn.Module,
+    teacher: Classifier,
+    transfer_set: TransferSet,
+    config: Augment | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> bool:
+    """Let a student take over what it can, before it is distilled.
+
+    Args:
+        student: changed in place where it is a narrower copy of a teacher that is a plain chain of layers, as
+            `half` makes them, and left as it is elsewhere. It goes to the teacher's device.
+        teacher: asked as it is in evaluation.
+        transfer_set: images that the layers are fitted on.
+        config: how they are changed at random before; as `Distill` does it if None.
+        seed: of the choice of images and of these changes.
+        progress: told what the student begins with.
+
+    Returns:
+        Whether it took anything over.
+    """
+    config, numbers = config or Distill().augment, torch_stream(seed, "inheritance", 0)
+    count = min(_FITTED_ON, _FITTED_VALUES // math.prod(teacher.spec.shape))
+
+    def draw() -> Images:
+        stored = transfer_set.images(torch.randint(len(transfer_set), (count,), generator=numbers))
+        return augment(stored.to(teacher.device), config, teacher.spec.box, numbers)
+
+    inherited = inherit(Classifier(student, spec=teacher.spec).to(teacher.device), teacher, draw, numbers)
+    own = "weights of its own, being no narrower copy"
+    first = "what it can take over from the teacher" if inherited else own
+    (progress or Progress()).say(f"distill: the student begins with {first}")
+    return inherited
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,30 +10,23 @@ from pathlib import Path
 
 import torch
 
-from zskd.augment import augment
 from zskd.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.classifier import Classifier
 from zskd.clock import Enough, Pace, Stopwatch
 from zskd.config import Distill, Recipe
 from zskd.distillation import choose_reading, distill
 from zskd.files import make_folder
-from zskd.inheritance import inherit
+from zskd.inheritance import begin_with_teacher
 from zskd.machine import usable_cores, use_threads
 from zskd.progress import Progress, Told
 from zskd.recipes import to_values
-from zskd.streams import torch_stream
 from zskd.teachers import describe_student, fresh_student
 from zskd.tracking import tracked
 from zskd.transfer_set import TransferSet
-from zskd.types import Images
 from zskd.workers import each_done
 
 _ENDLESS = 10**9
 """Steps of a training that is stopped before it has taken them."""
-_FITTED_ON = 2000
-"""Images that what a student takes over from its teacher is fitted on, …"""
-_FITTED_VALUES = 2**26
-"""… if they have no more values together."""
 
 
 def make_students(
@@ -171,9 +163,12 @@ def make_student(
     architecture = describe_student(recipe.student, teacher)
     untrained = fresh_student(architecture, teacher, recipe.seed)
     make_folder(folder)
-    inherited = config.start == "teacher" and _begin_with_teacher(
-        untrained, teacher, transfer_set, recipe, progress
-    )
+    inherited = False
+    if config.start == "teacher":
+        assert transfer_set is not None, "settings whose student sees no set begin at random"
+        inherited = begin_with_teacher(
+            untrained.module, teacher, transfer_set, config.augment, seed=recipe.seed, progress=progress
+        )
     student = distill(
         teacher,
         transfer_set,
@@ -198,28 +193,6 @@ def make_student(
     save_checkpoint(folder, student, Card(architecture=architecture, origin=origin))
     (folder / "training.safetensors").unlink(missing_ok=True)
     return student
-
-
-def _begin_with_teacher(
-    student: Classifier,
-    teacher: Classifier,
-    transfer_set: TransferSet | None,
-    recipe: Recipe,
-    progress: Progress,
-) -> bool:
-    """Let a student take over what it can, fitted on images changed as those that it will learn from."""
-    assert transfer_set is not None, "settings whose student sees no set begin at random"
-    numbers = torch_stream(recipe.seed, "inheritance", 0)
-    count = min(_FITTED_ON, _FITTED_VALUES // math.prod(teacher.spec.shape))
-
-    def draw() -> Images:
-        stored = transfer_set.images(torch.randint(len(transfer_set), (count,), generator=numbers))
-        return augment(stored.to(teacher.device), recipe.distill.augment, teacher.spec.box, numbers)
-
-    inherited = inherit(student.to(teacher.device), teacher, draw, numbers)
-    how = "what it can take over from the teacher" if inherited else "random weights, being no narrower copy"
-    progress.say(f"distill: the student begins with {how}")
-    return inherited
 
 
 _Shared = tuple[Recipe, Classifier, list[str], list[Path | None], Path, bool]

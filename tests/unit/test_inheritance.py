@@ -9,16 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.testing import assert_close
 
 from zskd.checkpoint import load_checkpoint
 from zskd.classifier import Classifier, InputSpec
 from zskd.config import Augment, Distill, Game, Recipe
 from zskd.errors import ZskdError
 from zskd.evaluate import agreement
-from zskd.inheritance import inherit
+from zskd.inheritance import begin_with_teacher, inherit
 from zskd.models import half
 from zskd.progress import Progress
 from zskd.students import make_student
+from zskd.teachers import describe_student, fresh_student
 from zskd.transfer_set import TransferSet
 
 SPEC = InputSpec(shape=(2, 12, 12), mean=(0.4,), std=(0.3,))
@@ -281,9 +283,19 @@ def test_a_student_of_another_kind_begins_at_random_and_it_is_said(
     random = replace(ONE_STEP.distill, start="random")
     one, said = made(teacher, small_set, tmp_path / "one", student="lenet5_bn")
     other, _ = made(teacher, small_set, tmp_path / "other", student="lenet5_bn", distill=random)
-    assert "random weights, being no narrower copy" in said
+    assert "weights of its own, being no narrower copy" in said
     assert load_checkpoint(tmp_path / "one")[1]["origin"]["inherited"] is False
     assert one.fingerprint() == other.fingerprint()
+
+
+def test_by_hand_it_begins_as_by_a_recipe(
+    teacher: Classifier, small_set: TransferSet, tmp_path: Path
+) -> None:
+    student, _ = made(teacher, small_set, tmp_path / "recipe")
+    module = fresh_student(describe_student("half", teacher), teacher, seed=5).module
+    assert begin_with_teacher(module, teacher, small_set)
+    said = Classifier(module, spec=teacher.spec).freeze()(small_set.all_images())
+    assert_close(said, student(small_set.all_images()), atol=1e-3, rtol=1e-3)
 
 
 def test_without_a_set_there_is_nothing_to_fit_on() -> None:
