@@ -10,8 +10,17 @@ from statistics import mean
 
 from zskd.experiment.plan import TEACHER, load_experiment
 from zskd.report.page import comparisons_of, records_of
+from zskd.report.record import Record
 from zskd.report.statistics import summarise
-from zskd.report.tables import Records, accuracies, accuracy_table, contrast_table, markdown_table, provenance
+from zskd.report.tables import (
+    Group,
+    Records,
+    accuracies,
+    accuracy_table,
+    contrast_table,
+    markdown_table,
+    provenance,
+)
 
 _RESULTS = Path(__file__).resolve().parents[1] / "results"
 _TITLES = {"better-mnist": "MNIST", "better-fashion-mnist": "Fashion-MNIST"}
@@ -37,9 +46,15 @@ def _existing() -> dict[str, Records]:
     return {name: records for name in _TITLES if (records := _found(name)) is not None}
 
 
-def _of_teacher(records: Records, arm: str, rate: float | None, teacher: str) -> list[float]:
-    group = records.at(arm, rate).values()
-    return [one.test_accuracy for one in group if one.teacher_sha256 == teacher]
+def _group(records: Records, arm: str, teacher: Record | None = None, size: float = _RATE) -> Group:
+    """Records of an arm by seed, of one teacher, or of the first; `size` is that of a set that is made."""
+    teacher = teacher or records.at(TEACHER, None)[0]
+    group = records.at(arm, None if arm.startswith("real") else size)
+    return {seed: one for seed, one in group.items() if one.teacher_sha256 == teacher.teacher_sha256}
+
+
+def _shown(group: Group) -> str:
+    return str(summarise(accuracies(group).values())) if group else "–"
 
 
 def teachers() -> str:
@@ -47,12 +62,8 @@ def teachers() -> str:
     rows = []
     for name, records in _existing().items():
         for seed, teacher in records.at(TEACHER, None).items():
-            row = [_TITLES[name], f"{teacher.test_accuracy:.2f}"]
-            for arm in _DEFAULT:
-                rate = None if arm.startswith("real") else _RATE
-                values = _of_teacher(records, arm, rate, teacher.teacher_sha256)
-                row.append(str(summarise(values)) if values else "–")
-            rows.append((f"{seed}", *row))
+            students = (_shown(_group(records, arm, teacher)) for arm in _DEFAULT)
+            rows.append((f"{seed}", _TITLES[name], f"{teacher.test_accuracy:.2f}", *students))
     return markdown_table(("first seed", "data", *_HEAD), rows)
 
 
@@ -66,15 +77,13 @@ def today() -> str:
             (_TITLES[name], "teacher", f"{teacher.count:,}", f"{teacher.test_accuracy:.2f}", "–", told)
         )
         for arm in _TODAY:
-            rate = None if arm.startswith("real") else _RATE
-            same = teacher.teacher_sha256
-            group = [one for one in records.at(arm, rate).values() if one.teacher_sha256 == same]
+            group = _group(records, arm)
             if not group:
                 continue
-            measured = str(summarise(one.test_accuracy for one in group))
-            seconds = f"{mean(one.wall_seconds for one in group):.0f}"
-            told = "–" if group[0].reported is None else f"{group[0].reported.value:.2f}"
-            rows.append((_TITLES[name], records.title(arm), f"{group[0].count:,}", measured, seconds, told))
+            one = next(iter(group.values()))
+            seconds = f"{mean(one.wall_seconds for one in group.values()):.0f}"
+            told = "–" if one.reported is None else f"{one.reported.value:.2f}"
+            rows.append((_TITLES[name], records.title(arm), f"{one.count:,}", _shown(group), seconds, told))
     head = ("data", "arm", "images", "test accuracy, measured", "seconds on one core", "published")
     return markdown_table(head, rows)
 
@@ -84,33 +93,30 @@ def aims() -> str:
     rows = []
     for name, (least, furthest) in _AIMS.items():
         records = _found(name)
-        if records is None or not records.at("default", _RATE):
+        if records is None or not _group(records, "default"):
             continue
-        same = records.at(TEACHER, None)[0].teacher_sha256
-        found = summarise(_of_teacher(records, "default", _RATE, same))
-        rows.append((f"{_TITLES[name]}, default", f"≥ {least:.2f}", str(found)))
+        rows.append((f"{_TITLES[name]}, default", f"≥ {least:.2f}", _shown(_group(records, "default"))))
         for arm in ("real_kd_all", "real_kd_all_plain"):
-            pairs = [accuracies(records.at(one, rate)) for one, rate in ((arm, None), ("default", _RATE))]
+            pairs = [accuracies(_group(records, one)) for one in (arm, "default")]
             seeds = sorted(pairs[0].keys() & pairs[1].keys())
             if seeds:
                 below = summarise(pairs[0][seed] - pairs[1][seed] for seed in seeds)
                 what = f"{_TITLES[name]}, below {records.title(arm)}, at equal steps"
                 rows.append((what, f"≤ {furthest:.2f}", str(below)))
-    small = _existing()["better-mnist"].at("small", _RATE)
-    if small:
-        rows.append(("MNIST, student with 15,738", "≥ 98.60", str(summarise(accuracies(small).values()))))
+    small = _group(_existing()["better-mnist"], "small")
+    rows.append(("MNIST, student with 15,738", "≥ 98.60", _shown(small)))
     return markdown_table(("what", "aim", "reached"), rows)
 
 
 def sizes() -> str:
-    """The default and smooth noise by the size of the set, beside the reproduction's published curve."""
+    """The default and smooth noise by the size of the set, with the first teacher, beside the published curve
+    of the reproduction."""
     rows: list[list[str]] = []
     for name, records in _existing().items():
         for arm in ("noise_smooth", "default"):
-            groups = [records.at(arm, rate) for rate in _SIZES]
+            groups = [_group(records, arm, size=size) for size in _SIZES]
             if any(groups):
-                cells = [str(summarise(accuracies(group).values())) if group else "–" for group in groups]
-                rows.append([_TITLES[name], records.title(arm), *cells])
+                rows.append([_TITLES[name], records.title(arm), *map(_shown, groups)])
     curve = next(one.at for one in load_experiment("mnist").reported if one.arm == "reproduction")
     told = [f"*{curve[f'{rate:g}']:.2f}*" for rate in _SIZES]
     rows.append(["MNIST", "*published: the reproduction, best epoch on test images*", *told])
@@ -118,21 +124,16 @@ def sizes() -> str:
 
 
 def twins() -> str:
-    """What the default and the noise lose on twins of the data."""
+    """What the default and the noise lose on twins of the data, with the first teacher of each."""
     rows = []
     for name, title in _TITLES.items():
         for twin in ("", *(f"-{one}" for one in _TWINS)):
             records = _found(f"{name}{twin}")
             if records is None:
                 continue
-            seeds = set(records.at("default", _RATE)) & set(records.at("noise_shapes", _RATE))
-            row = [title, twin.removeprefix("-") or "as it is"]
-            row.append(f"{next(iter(records.at(TEACHER, None).values())).test_accuracy:.2f}")
-            for arm in _DEFAULT:
-                group = records.at(arm, None if arm.startswith("real") else _RATE)
-                some = {seed: group[seed] for seed in group if seed in seeds or arm.startswith("real")}
-                row.append(str(summarise(accuracies(some).values())) if some else "–")
-            rows.append(row)
+            teacher = f"{records.at(TEACHER, None)[0].test_accuracy:.2f}"
+            students = (_shown(_group(records, arm)) for arm in _DEFAULT)
+            rows.append((title, twin.removeprefix("-") or "as it is", teacher, *students))
     return markdown_table(("data", "twin", *_HEAD), rows)
 
 
