@@ -46,7 +46,8 @@ def speed_reach() -> str:
          f"{rates[0]:.0f} × (images of the first default), {rates[1]:.0f} × (impressions alone), "
          f"{rates[2]:.0f} × (impressions of {short['settings']['steps']} steps)"),
         (f"{full['images']:,} impressions of LeNet-5", "≤ 30 s", f"{full['seconds']:.1f} s"),
-        (f"{half['images']:,} images of the first default, half of them noise", "–", f"{half['seconds']:.1f} s"),
+        (f"{half['images']:,} images of the first default, half of them noise", "–",
+         f"{half['seconds']:.1f} s"),
         ("a step of one impression, against the machine's limit", "≤ 5 ×", f"{step['times_limit']:.1f} ×"),
         ("distilled images/s, all cores, against the plain loop", "≥ 2.5 ×", f"{images['ratio']:.2f} ×"),
         (f"2 workers against 1, {largest:,} images", "≥ 1.8 ×", f"{by_workers[1] / by_workers[2]:.2f} ×"),
