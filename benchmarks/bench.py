@@ -144,8 +144,7 @@ class Bench:
             place = self._scratch / "default"
             seconds = apart(measures.default_set, self._teacher, count, settings, 0, place)
             shutil.rmtree(place)
-            share = zskd.Synthesis(**settings).noise_share
-            rows.append({"images": count, "settings": settings, "noise_share": share, "seconds": seconds})
+            rows.append({"images": count, "settings": settings, "seconds": seconds})
             say(f"{count:,} images, {settings or 'default'}: {seconds:.1f} s")
         return rows
 

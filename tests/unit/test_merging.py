@@ -621,5 +621,6 @@ def test_a_manifest_tells_what_was_merged(classifier: Classifier, tmp_path: Path
     assert quick.manifest["teacher_sha256"] == slow.manifest["teacher_sha256"]
     # Adam's first step has one length wherever the gradient is not nought: where it is nought but for
     # rounding, rounding decides the sign, of one pixel in a hundred here
-    far = (quick.all_images() - slow.all_images()).abs() > 1e-3
-    assert float(far.float().mean()) < 0.05
+    apart = (quick.all_images() - slow.all_images()).abs()
+    assert float(apart.mean()) < 5e-3
+    assert float((apart > 1e-3).float().mean()) < 0.05
