@@ -275,7 +275,10 @@ def test_the_committed_records_are_whole_lie_where_they_belong_and_stand_in_the_
         rate = "" if record.rate is None else f"-{record.rate:g}"
         assert record.cell == f"{record.arm}{rate}-{record.seed}"
         assert f" --only {record.cell} --again" in record.command
-    assert len({record.key for record in records}) == len(records)
+    assert len({(record.experiment, record.key) for record in records}) == len(records)
+    # Two experiments may share a teacher; the same inputs must then have made the same bytes.
+    networks = {(record.key, record.student_sha256, record.test_accuracy) for record in records}
+    assert len(networks) == len({record.key for record in records})
     if records:
         lines = [json.loads(line) for line in (RESULTS / LEDGER).read_text().splitlines()]
         noted = {(line["key"], line["student_sha256"], line["test_accuracy"]) for line in lines}
