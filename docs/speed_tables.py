@@ -110,18 +110,20 @@ def speed_distilled() -> str:
 
 
 def speed_budget() -> str:
-    """Budgets tried, the shortest first."""
+    """Budgets tried, the shortest first, and the controls of the last."""
+    budget = speed()["budget"]
     rows = [
         (
+            row["arm"],
             f"{row['images']:,}",
             f"{row['student_steps']:,}",
             f"{row['seconds']:.0f} s",
             ", ".join(f"{value:.2f}" for value in row["test_accuracy"]),
         )
-        for row in speed()["budget"]["tried"]
+        for row in (*budget["tried"], *budget["controls"])
     ]
     return markdown_table(
-        ("images", "student steps", "synthesis and distillation", "test accuracy, each seed"), rows
+        ("arm", "images", "student steps", "synthesis and distillation", "test accuracy, each seed"), rows
     )
 
 
