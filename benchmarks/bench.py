@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 
 import measures
 import zskd
-from zskd.files import write_json
-from zskd.machine import processor, usable_cores, use_threads
-from zskd.progress import PlainProgress
-from zskd.teachers import make_teacher, open_sources
-from zskd.versions import source_commit, versions
+from zskd.core.device import processor, usable_cores, use_threads
+from zskd.core.files import write_json
+from zskd.core.progress import PlainProgress
+from zskd.core.versions import source_commit, versions
+from zskd.teacher.sources import make_teacher, open_sources
 
 MARK = 97.5
 """Test accuracy that the shortest budget is to reach."""
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="impressions that all implementations make")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder of teacher and sets")
     arguments = parser.parse_args()
-    data = zskd.Data(name=arguments.data, dir=arguments.data_dir)
+    data = zskd.DataConfig(name=arguments.data, dir=arguments.data_dir)
     teacher = _teacher(data, arguments.work / f"teacher-{data.name}")
     arguments.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.work) as scratch:
@@ -81,7 +81,7 @@ def main() -> None:
 class Bench:
     """The measurements, in the order in which they are made."""
 
-    def __init__(self, teacher: Path, data: zskd.Data, scratch: Path, count: int) -> None:
+    def __init__(self, teacher: Path, data: zskd.DataConfig, scratch: Path, count: int) -> None:
         self._teacher, self._data, self._scratch, self._count = teacher, data, scratch, count
 
     def sets(self) -> dict[str, dict[str, Any]]:
@@ -94,7 +94,7 @@ class Bench:
         for name, settings in (("plain, zskd's settings", "ours"), ("plain, reproduction's", "reproduction")):
             folder = self._scratch / settings
             found[name] = apart(measures.plain_set, self._teacher, ours, folder, settings)
-        config = zskd.Distill(steps=SAME_STEPS, start="random")
+        config = zskd.DistillConfig(steps=SAME_STEPS, start="random")
         for name, folder in zip(found, ("zskd", "short", "ours", "reproduction"), strict=True):
             place = self._scratch / folder
             students = [
@@ -173,7 +173,7 @@ class Bench:
         for seed in SEEDS:
             place = self._scratch / "budget"
             made = apart(measures.default_set, self._teacher, count, synthesis, seed, place)
-            config = zskd.Distill(steps=steps, **distill)
+            config = zskd.DistillConfig(steps=steps, **distill)
             one = apart(measures.student, self._teacher, place, config, seed, self._data)
             shutil.rmtree(place)
             rows.append({"seconds": made + one["seconds"], "test_accuracy": one["test_accuracy"]})
@@ -228,7 +228,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def _teacher(data: zskd.Data, folder: Path) -> Path:
+def _teacher(data: zskd.DataConfig, folder: Path) -> Path:
     """Train the recipe's teacher, or go on with it, or take the one that is there."""
     overrides = {"data": {"dir": None if data.dir is None else str(data.dir)}}
     recipe = zskd.load_recipe(data.name, overrides)

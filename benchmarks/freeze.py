@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from zskd.files import sha256_json
-from zskd.recipes import identity, load_recipe
-from zskd.versions import source_commit
+from zskd.config.identity import identity
+from zskd.config.loading import load_recipe
+from zskd.core.files import sha256_json
+from zskd.core.versions import source_commit
 
 FROZEN = Path(__file__).parents[1] / "results" / "frozen.jsonl"
 

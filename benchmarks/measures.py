@@ -17,16 +17,19 @@ import torch.nn.functional as F
 
 import zskd
 from plain import distillation_step, our_images, plain_network, reproduction_images
-from zskd.checkpoint import load_checkpoint
-from zskd.inspection import count_multiply_adds
-from zskd.inversion import Work, draw_starts, draw_warps, invert
-from zskd.machine import keep_freed_memory, use_threads
-from zskd.students import room_for_helper, threads_of_each
-from zskd.synthesis import label
-from zskd.teachers import describe_student, fresh_student
-from zskd.transfer_set import Writer, write_shard
+from zskd.core.device import keep_freed_memory, use_threads
+from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.students import room_for_helper, threads_of_each
+from zskd.evaluation.inspection import count_multiply_adds
+from zskd.models.checkpoint import load_checkpoint
+from zskd.synthesis.inversion.initial import draw_initial, draw_warps
+from zskd.synthesis.inversion.invert import invert
+from zskd.synthesis.inversion.lanes import InversionBatch
+from zskd.synthesis.shard import label
+from zskd.transfer_set.shard import write_shard
+from zskd.transfer_set.writer import Writer
 
-IMPRESSIONS = zskd.Synthesis(noise_share=0.0, shard_size=250)
+IMPRESSIONS = zskd.SynthesisConfig(noise_share=0.0, shard_size=250)
 """The default, but every image is optimised, and in shards so small that all cores have some."""
 
 
@@ -69,7 +72,7 @@ def plain_set(teacher_folder: Path, like: Path, folder: Path, settings: str) -> 
             images = reproduction_images(network, targets)
         else:
             owned = list(range(len(targets)))
-            starts = draw_starts(config.start, owned, seed=0, shape=(1, 32, 32), box=(0, 1))
+            starts = draw_initial(config.start, owned, seed=0, shape=(1, 32, 32), box=(0, 1))
             images = our_images(network, starts, targets, config)
     seconds = time.perf_counter() - started
     with torch.no_grad():
@@ -92,7 +95,7 @@ def _quality(made: zskd.TransferSet, tau: float) -> dict[str, Any]:
 
 
 def student(
-    teacher_folder: Path, folder: Path, config: zskd.Distill, seed: int, data: zskd.Data
+    teacher_folder: Path, folder: Path, config: zskd.DistillConfig, seed: int, data: zskd.DataConfig
 ) -> dict[str, float]:
     """Distil a student by zskd on all cores and measure it once on the test images."""
     teacher, recipe = open_teacher(teacher_folder), zskd.Recipe()
@@ -101,7 +104,7 @@ def student(
         fresh = fresh_student(describe_student("half", teacher), teacher, seed).module
         images, helper = zskd.TransferSet(folder), room_for_helper(recipe)
         if config.start == "teacher":
-            zskd.begin_with_teacher(fresh, teacher, images, config.augment, seed=seed)
+            zskd.initialise_from_teacher(fresh, teacher, images, config.augment, seed=seed)
         made = zskd.distill(teacher, images, fresh, config, seed=seed, helper=helper)
     seconds = time.perf_counter() - started
     test = zskd.load_data(data, teacher.spec.shape).test
@@ -166,9 +169,9 @@ class _SomeWork:
     def __init__(self, count: int = 400, steps: int = 20) -> None:
         owned = list(range(count))
         self.config = replace(IMPRESSIONS, steps=steps, tolerance=0.0)
-        self.starts = draw_starts("smooth", owned, seed=0, shape=(1, 32, 32), box=(0, 1))
+        self.starts = draw_initial("smooth", owned, seed=0, shape=(1, 32, 32), box=(0, 1))
         self.targets = F.softmax(torch.randn(count, 10), dim=1)
-        self.work = Work(self.starts, self.targets, draw_warps(owned, steps, seed=0))
+        self.work = InversionBatch(self.starts, self.targets, draw_warps(owned, steps, seed=0))
         self.steps = count * steps
         """Of all impressions together."""
 
@@ -183,7 +186,7 @@ def distilled_image(
     """
     teacher, images = open_teacher(teacher_folder), zskd.TransferSet(folder)
     fresh = fresh_student(describe_student("half", teacher), teacher, 0)
-    config = zskd.Distill(steps=steps, optimiser="adam")
+    config = zskd.DistillConfig(steps=steps, optimiser="adam")
     helper = cores > 1
     if implementation == "plain":
         network, pupil = plain_network(teacher).requires_grad_(False), plain_network(fresh)
@@ -220,7 +223,7 @@ def growth(teacher_folder: Path, count: int, workers: int, folder: Path) -> dict
 
 def default_set(teacher_folder: Path, count: int, settings: dict[str, Any], seed: int, folder: Path) -> float:
     """Return the seconds that a set of the default, but for some settings, takes on all cores."""
-    spec = zskd.SetSpec(count=count, seed=seed, synthesis=zskd.Synthesis(**settings))
+    spec = zskd.SetSpec(count=count, seed=seed, synthesis=zskd.SynthesisConfig(**settings))
     teacher = open_teacher(teacher_folder)
     started = time.perf_counter()
     zskd.build_transfer_set(teacher, spec, folder, workers=0)

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zskd.files import write_text
-from zskd.pipeline import run_recipe
-from zskd.progress import Progress
-from zskd.recipes import load_recipe
+from zskd.config.loading import load_recipe
+from zskd.core.files import write_text
+from zskd.core.progress import Progress
+from zskd.run.pipeline import run_recipe
 
 LINES = Path(__file__).resolve().parents[1] / "results" / "minutes.json"
 

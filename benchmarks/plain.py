@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zskd import Augment, Classifier, Distill, Synthesis
-from zskd.augment import affine_matrices
+from zskd import AugmentConfig, Classifier, DistillConfig, SynthesisConfig
+from zskd.data.transforms import affine_matrices
 
 
 def plain_network(classifier: Classifier) -> nn.Sequential:
@@ -44,7 +44,7 @@ def reproduction_images(network: nn.Module, targets: Tensor, *, steps: int = 150
 
 
 def our_images(
-    network: nn.Module, starts: Tensor, targets: Tensor, config: Synthesis, seed: int = 0
+    network: nn.Module, starts: Tensor, targets: Tensor, config: SynthesisConfig, seed: int = 0
 ) -> Tensor:
     """Make images with zskd's settings: all steps for every image, a random map at each."""
     network.requires_grad_(False)
@@ -66,7 +66,7 @@ def our_images(
 
 
 def distillation_step(
-    teacher: nn.Module, student: nn.Module, images: Tensor, config: Distill
+    teacher: nn.Module, student: nn.Module, images: Tensor, config: DistillConfig
 ) -> Callable[[], None]:
     """Return one step of distillation on random batches of images, the teacher asked again."""
     optimiser = torch.optim.Adam(student.parameters(), lr=config.learning_rate)
@@ -91,7 +91,7 @@ def _moved(images: Tensor, matrices: Tensor) -> Tensor:
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def _mixed(images: Tensor, config: Augment) -> Tensor:
+def _mixed(images: Tensor, config: AugmentConfig) -> Tensor:
     """MixUp for a share of the images, then CutMix for another, image by image masks."""
     partner = images[torch.randperm(len(images))]
     kind, weight = torch.rand(2, len(images), 1, 1, 1)

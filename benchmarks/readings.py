@@ -18,29 +18,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from zskd.classifier import Classifier
-from zskd.config import Targets
-from zskd.experiment.layout import Place as CellPlace
+from zskd.config.loading import load_recipe
+from zskd.config.targets import TargetsConfig
+from zskd.core.files import write_json
+from zskd.core.versions import source_commit, versions
+from zskd.experiment.definition import load_experiment
+from zskd.experiment.layout import PlanEntry as CellPlace
 from zskd.experiment.layout import lay_out
-from zskd.experiment.plan import load_experiment, plan_cells
-from zskd.files import write_json
-from zskd.methods import METHODS
-from zskd.recipes import load_recipe
-from zskd.targets import Place
-from zskd.teachers import load_teacher
-from zskd.transfer_set import MANIFEST, TransferSet, read_manifest
-from zskd.versions import source_commit, versions
+from zskd.experiment.plan import plan_cells
+from zskd.models.classifier import Classifier
+from zskd.synthesis.methods.registry import METHODS
+from zskd.synthesis.plan import PlanEntry
+from zskd.teacher.sources import load_teacher
+from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.manifest import MANIFEST, read_manifest
 
 DRAWS = 5_000
 ARMS = ("paper", "release", "release_beta", "release_cold", "reproduction", "default")
 
 
-def of_targets(teacher: Classifier, config: Targets) -> dict[str, Any]:
+def of_targets(teacher: Classifier, config: TargetsConfig) -> dict[str, Any]:
     """Return mean entropy in nats, and how often the largest entry is the class, for each β of a preset."""
     anchors = [i % teacher.classes for i in range(DRAWS)]
     found = {}
     for beta in sorted(config.betas):
-        places = [Place(anchor, beta, True) for anchor in anchors]
+        places = [PlanEntry(anchor, beta, True) for anchor in anchors]
         y = METHODS["zskd"](teacher, places, list(range(DRAWS)), 0, config).targets.astype(np.float64)
         entropy = -(y * np.log(y.clip(1e-300))).sum(1)
         found[f"{beta:g}"] = {

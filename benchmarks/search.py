@@ -23,22 +23,25 @@ import torch.nn.functional as F
 import yaml
 from filelock import FileLock
 
-from zskd.classifier import Classifier
-from zskd.config import Recipe
-from zskd.data import Dataset, Split, load_data
-from zskd.errors import ZskdError
-from zskd.evaluate import accuracy, agreement
-from zskd.files import folder_lock, sha256_json
-from zskd.machine import use_threads
-from zskd.progress import Progress
-from zskd.real import build_real_set
-from zskd.recipes import identity, load_recipe, merge
-from zskd.students import make_student
-from zskd.synthesis import SetSpec, build_transfer_set
-from zskd.teachers import Sources, fresh_teacher, make_teacher
-from zskd.transfer_set import TransferSet
-from zskd.types import Images
-from zskd.versions import source_commit
+from zskd.config.identity import identity
+from zskd.config.loading import load_recipe
+from zskd.config.recipe import Recipe
+from zskd.config.yaml import merge
+from zskd.core.device import use_threads
+from zskd.core.errors import ZskdError
+from zskd.core.files import folder_lock, sha256_json
+from zskd.core.progress import Progress
+from zskd.core.types import Images
+from zskd.core.versions import source_commit
+from zskd.data.datasets import Dataset, Split, load_data
+from zskd.distillation.students import make_student
+from zskd.evaluation.metrics import accuracy, agreement
+from zskd.models.classifier import Classifier
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.real import build_real_set
+from zskd.synthesis.spec import SetSpec
+from zskd.teacher.sources import Sources, fresh_teacher, make_teacher
+from zskd.transfer_set.dataset import TransferSet
 
 _TWINS = ("transposed", "inverted", "permuted")
 FILLED = "filled"

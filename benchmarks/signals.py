@@ -22,18 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from zskd.checkpoint import load_checkpoint
-from zskd.classifier import Classifier
-from zskd.data import load_data
-from zskd.estimate import Estimate, Law, conclude, weakest_classes
-from zskd.evaluate import predict
-from zskd.experiment.plan import Experiment, load_experiment, on_twin, plan_cells
-from zskd.files import write_json, write_text
-from zskd.probes import Probes, Signals, make_probes, measure
-from zskd.report.record import Record, read_records
-from zskd.transfer_set import REAL
-from zskd.types import Images
-from zskd.versions import source_commit
+from zskd.core.files import write_json, write_text
+from zskd.core.types import Images
+from zskd.core.versions import source_commit
+from zskd.data.datasets import load_data
+from zskd.evaluation.agreement import Estimate, Law, conclude, weakest_classes
+from zskd.evaluation.metrics import predict
+from zskd.evaluation.probes import Probes, Signals, make_probes, measure
+from zskd.experiment.definition import Experiment, load_experiment, on_twin
+from zskd.experiment.plan import plan_cells
+from zskd.experiment.record import Record, read_records
+from zskd.models.checkpoint import load_checkpoint
+from zskd.models.classifier import Classifier
+from zskd.transfer_set.manifest import REAL
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES, FITTED = ROOT / "results" / "signal.json", ROOT / "src" / "zskd" / "estimate.json"

@@ -16,14 +16,16 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import zskd
 from plain import distillation_step, our_images, plain_network
-from zskd.augment import augment
-from zskd.inversion import Work, draw_starts, draw_warps, invert
-from zskd.losses import kl
-from zskd.machine import keep_freed_memory
+from zskd.core.device import keep_freed_memory
+from zskd.data.transforms import augment
+from zskd.distillation.losses import kl
 from zskd.models.lenet import lenet5, lenet5_half
+from zskd.synthesis.inversion.initial import draw_initial, draw_warps
+from zskd.synthesis.inversion.invert import invert
+from zskd.synthesis.inversion.lanes import InversionBatch
 
 Run = Callable[[], object]
-CONFIG = replace(zskd.Synthesis(), noise_share=0.0, steps=5, tolerance=0.0)
+CONFIG = replace(zskd.SynthesisConfig(), noise_share=0.0, steps=5, tolerance=0.0)
 FASTEST: dict[tuple[str, str], float] = {}
 
 
@@ -34,19 +36,19 @@ def networks() -> tuple[zskd.Classifier, zskd.Classifier]:
 
 def impressions(implementation: str) -> Run:
     teacher, _ = networks()
-    starts = draw_starts("smooth", list(range(200)), seed=0, shape=(1, 32, 32), box=(0, 1))
+    starts = draw_initial("smooth", list(range(200)), seed=0, shape=(1, 32, 32), box=(0, 1))
     targets = F.softmax(torch.randn(200, 10), dim=1)
     if implementation == "plain":
         network = plain_network(teacher)
         return lambda: our_images(network, starts, targets, CONFIG)
     teacher.rewrite = implementation == "zskd"
-    work = Work(starts, targets, draw_warps(list(range(200)), CONFIG.steps, seed=0))
+    work = InversionBatch(starts, targets, draw_warps(list(range(200)), CONFIG.steps, seed=0))
     return torch.no_grad()(lambda: invert(teacher, work, CONFIG))
 
 
 def distillation(implementation: str) -> Run:
     teacher, student = networks()
-    images, config = torch.rand(1000, 1, 32, 32), zskd.Distill()
+    images, config = torch.rand(1000, 1, 32, 32), zskd.DistillConfig()
     if implementation == "plain":
         return distillation_step(plain_network(teacher), plain_network(student), images, config)
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-3, fused=True)
@@ -105,7 +107,7 @@ def test_one_more_lane_costs_no_more_than_its_share() -> None:
 
         config = replace(CONFIG, batch_size=lanes)
         warps = draw_warps(list(range(100)), CONFIG.steps, seed=0)
-        run = torch.no_grad()(lambda: invert(teacher, Work(starts, targets, warps), config))
+        run = torch.no_grad()(lambda: invert(teacher, InversionBatch(starts, targets, warps), config))
         return min(timeit.repeat(run, number=1, repeat=8))
 
     assert fastest(100) <= 1.15 * fastest(25)

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
-from zskd.experiment.plan import TEACHER, load_experiment
-from zskd.report.page import comparisons_of, records_of
-from zskd.report.record import Record
-from zskd.report.statistics import summarise
-from zskd.report.tables import (
+from zskd.evaluation.statistics import summarise
+from zskd.experiment.definition import TEACHER, load_experiment
+from zskd.experiment.record import Record
+from zskd.experiment.report.page import comparisons_of, records_of
+from zskd.experiment.report.tables import (
     Group,
     Records,
     accuracies,

@@ -12,8 +12,8 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
-from zskd.figures import save_figure
-from zskd.report.tables import markdown_table
+from zskd.evaluation.figures import save_figure
+from zskd.experiment.report.tables import markdown_table
 
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT / "benchmarks"))

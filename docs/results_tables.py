@@ -9,12 +9,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from zskd.experiment.plan import TEACHER, Experiment, load_experiment
-from zskd.figures import save_figure
-from zskd.report.curves import curves_figure
-from zskd.report.page import comparisons_of, records_of
-from zskd.report.statistics import ENOUGH_TO_PREDICT, prediction_interval, sampling_error, summarise
-from zskd.report.tables import (
+from zskd.evaluation.figures import save_figure
+from zskd.evaluation.statistics import ENOUGH_TO_PREDICT, prediction_interval, sampling_error, summarise
+from zskd.experiment.definition import TEACHER, Experiment, load_experiment
+from zskd.experiment.report.curves import curves_figure
+from zskd.experiment.report.page import comparisons_of, records_of
+from zskd.experiment.report.tables import (
     Records,
     accuracies,
     accuracy_table,

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from zskd.report.statistics import compare_paired, summarise
-from zskd.report.tables import markdown_table
+from zskd.evaluation.statistics import compare_paired, summarise
+from zskd.experiment.report.tables import markdown_table
 
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT / "benchmarks"))

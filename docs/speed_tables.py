@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from zskd.report.tables import markdown_table
+from zskd.experiment.report.tables import markdown_table
 
 _RESULTS = Path(__file__).resolve().parents[1] / "results"
 _DATA = {"digits": "digits", "mnist": "MNIST"}

@@ -17,7 +17,8 @@ from results_tables import RESULTS_TABLES, write_pictures
 from search_tables import SEARCH_TABLES
 from speed_tables import SPEED_TABLES
 
-from zskd.recipes import load_recipe, preset_names, to_values
+from zskd.config.identity import to_values
+from zskd.config.loading import load_recipe, preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = tuple(

@@ -18,16 +18,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from zskd.checkpoint import Card, save_checkpoint
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Data, Synthesis, Targets, Teacher
-from zskd.data import Dataset, load_data
-from zskd.fitting import fresh_weights
-from zskd.models import build, describe
-from zskd.progress import Progress
-from zskd.synthesis import SetSpec, build_transfer_set
-from zskd.training import train_teacher
-from zskd.transfer_set import TransferSet
+from zskd.config.data import DataConfig
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.config.training import TeacherConfig
+from zskd.core.progress import Progress
+from zskd.data.datasets import Dataset, load_data
+from zskd.models.checkpoint import Card, save_checkpoint
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import build, describe, fresh_weights
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.teacher.training import train_teacher
+from zskd.transfer_set.dataset import TransferSet
 
 torch.set_num_threads(1)
 
@@ -36,7 +39,7 @@ SHAPE = (1, 32, 32)
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    return load_data(Data(name="digits"), SHAPE)
+    return load_data(DataConfig(name="digits"), SHAPE)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +48,7 @@ def teacher(digits: Dataset) -> Classifier:
     architecture = describe("lenet5", shape=SHAPE, classes=10)
     module = fresh_weights(lambda: build(architecture, run_code=False), seed=0)
     untrained = Classifier(module, spec=InputSpec(shape=SHAPE))
-    config = Teacher(epochs=10, batch_size=32)
+    config = TeacherConfig(epochs=10, batch_size=32)
     return train_teacher(untrained, digits, config, seed=0)
 
 
@@ -62,8 +65,8 @@ def small_spec() -> SetSpec:
     return SetSpec(
         count=50,
         seed=3,
-        targets=Targets(redraws=5, concentration_floor=0.05),
-        synthesis=Synthesis(steps=8, noise_share=0.4, batch_size=20, shard_size=40),
+        targets=TargetsConfig(redraws=5, concentration_floor=0.05),
+        synthesis=SynthesisConfig(steps=8, noise_share=0.4, batch_size=20, shard_size=40),
     )
 
 

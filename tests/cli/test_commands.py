@@ -12,8 +12,8 @@ import pytest
 from scipy.io import savemat
 
 from conftest import run_zskd
-from zskd.cli import run
-from zskd.transfer_set import TransferSet
+from zskd.cli.main import main as run
+from zskd.transfer_set.dataset import TransferSet
 
 VERBS = [
     ("run",),
@@ -47,7 +47,7 @@ def test_every_setting_of_a_run_is_an_option() -> None:
     from dataclasses import fields, is_dataclass
     from typing import get_type_hints
 
-    from zskd.config import Recipe
+    from zskd.config.recipe import Recipe
 
     def options(kind: type, prefix: str) -> list[str]:
         hints = get_type_hints(kind)
@@ -68,7 +68,8 @@ def test_every_field_of_the_settings_has_a_docstring_below_it() -> None:
 
     import zskd.config
 
-    tree = ast.parse(Path(zskd.config.__file__).read_text(encoding="utf-8"))
+    files = Path(str(zskd.config.__file__)).parent.glob("*.py")
+    body = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
     bare = []
     inherited = {
         "epochs",
@@ -77,7 +78,7 @@ def test_every_field_of_the_settings_has_a_docstring_below_it() -> None:
         "optimiser",
         "learning_rate",
     }  # repeated for another default only
-    for node in tree.body:
+    for node in body:
         if isinstance(node, ast.ClassDef):
             for field, after in zip(node.body, [*node.body[1:], None], strict=True):
                 told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
@@ -101,7 +102,7 @@ def test_help_version_and_import_are_quick() -> None:
 
 
 def test_torch_is_not_imported_for_help() -> None:
-    code = "import sys, zskd.cli; zskd.cli.run(['--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from zskd.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
@@ -200,7 +201,7 @@ def test_print_config_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_folder_of_another_configuration_is_refused_and_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from zskd.recipes import load_recipe, to_yaml
+    from zskd.config.loading import load_recipe, to_yaml
 
     folder = tmp_path / "run"
     (folder / "teacher").mkdir(parents=True)

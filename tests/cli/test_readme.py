@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import run_zskd
-from zskd.cli import run
+from zskd.cli.main import main as run
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

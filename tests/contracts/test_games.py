@@ -8,21 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from conftest import StopAt, Stopped
-from zskd.attention import attend, attention_distance, check_attention
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Augment, Distill, Game
-from zskd.distillation import distill
-from zskd.errors import ZskdError
-from zskd.game import Player
-from zskd.methods import GAMES
-from zskd.models.generator import Generator
-from zskd.synthesis import SetSpec, build_transfer_set
-from zskd.transfer_set import TransferSet
+from zskd.config.distillation import DistillConfig, GeneratorConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.errors import ZskdError
+from zskd.distillation.adversarial.generator import Generator
+from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
+from zskd.distillation.adversarial.registry import GENERATOR_METHODS
+from zskd.distillation.attention import attend, attention_distance, check_attention
+from zskd.distillation.distill import distill
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
 
 SPEC = InputSpec(shape=(1, 10, 10), box=(0.1, 0.8))
-SMALL = Game(share=1.0, latent=6, width=4, student_steps=3, learning_rate=0.01)
-QUICK = Distill(
-    start="random", steps=50, batch_size=16, learning_rate=0.01, loss="l1", augment=Augment(), game=SMALL
+SMALL = GeneratorConfig(share=1.0, latent=6, width=4, student_steps=3, learning_rate=0.01)
+QUICK = DistillConfig(
+    start="random",
+    steps=50,
+    batch_size=16,
+    learning_rate=0.01,
+    loss="l1",
+    augment=AugmentConfig(),
+    game=SMALL,
 )
 
 
@@ -45,7 +53,7 @@ def teacher() -> Classifier:
     return Classifier(network(0, 6), spec=SPEC).freeze()
 
 
-def played(teacher: Classifier, config: Distill, **more: object) -> dict[str, Tensor]:
+def played(teacher: Classifier, config: DistillConfig, **more: object) -> dict[str, Tensor]:
     return distill(teacher, None, network(1), config, **more).module.state_dict()  # type: ignore[arg-type]
 
 
@@ -53,7 +61,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("rule", GAMES)
+@pytest.mark.parametrize("rule", GENERATOR_METHODS)
 @pytest.mark.parametrize("same_images", [False, True])
 def test_a_seed_gives_the_same_student_and_another_seed_another(
     teacher: Classifier, rule: str, same_images: bool
@@ -73,7 +81,7 @@ def test_a_seed_gives_the_same_student_and_another_seed_another(
     ids=["adam", "sgd", "same images"],
 )
 def test_a_game_that_was_stopped_goes_on_to_the_same_student(
-    teacher: Classifier, config: Distill, tmp_path: Path
+    teacher: Classifier, config: DistillConfig, tmp_path: Path
 ) -> None:
     state = tmp_path / "state.safetensors"
     whole = played(teacher, config)
@@ -109,16 +117,16 @@ def test_a_hook_does_not_stay_behind_an_exception(teacher: Classifier) -> None:
     assert teacher.rewrite
 
 
-@pytest.mark.parametrize("rule", GAMES)
+@pytest.mark.parametrize("rule", GENERATOR_METHODS)
 def test_a_generator_finds_what_the_student_does_not_know(teacher: Classifier, rule: str) -> None:
     student = Classifier(network(1), spec=SPEC).freeze()
     config = replace(SMALL, rule=rule, student_steps=1)  # type: ignore[arg-type]
-    player = Player(teacher, student, config, seed=0, turns=61)
+    player = AdversarialGenerator(teacher, student, config, seed=0, turns=61)
 
     def pain() -> float:
         images = player.images(64)
         with torch.no_grad():
-            return -float(GAMES[rule](student(images), teacher(images)))
+            return -float(GENERATOR_METHODS[rule](student(images), teacher(images)))
 
     first = pain()
     for _ in range(60):
@@ -126,11 +134,11 @@ def test_a_generator_finds_what_the_student_does_not_know(teacher: Classifier, r
     assert last > 1.25 * first
 
 
-@pytest.mark.parametrize("rule", GAMES)
+@pytest.mark.parametrize("rule", GENERATOR_METHODS)
 def test_what_a_generator_is_after_is_nothing_where_the_networks_agree(rule: str) -> None:
     logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    assert float(GAMES[rule](logits, logits)) == pytest.approx(0, abs=1e-6)
-    assert float(GAMES[rule](logits, logits.flip(1))) < -0.1
+    assert float(GENERATOR_METHODS[rule](logits, logits)) == pytest.approx(0, abs=1e-6)
+    assert float(GENERATOR_METHODS[rule](logits, logits.flip(1))) < -0.1
 
 
 def test_a_student_learns_from_a_generator_alone(teacher: Classifier) -> None:
@@ -171,7 +179,7 @@ def test_a_share_of_a_batch_is_made_and_the_rest_is_from_the_set(teacher: Classi
 
 def test_without_set_or_generator_there_is_nothing_to_learn_from(teacher: Classifier) -> None:
     with pytest.raises(ZskdError, match="no transfer set to learn from: give --distill.game.share 1"):
-        distill(teacher, None, network(1), replace(QUICK, game=Game(share=0.9)))
+        distill(teacher, None, network(1), replace(QUICK, game=GeneratorConfig(share=0.9)))
 
 
 def test_equal_networks_look_at_the_same_places(teacher: Classifier) -> None:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zskd.errors import ZskdError
-from zskd.tensors import map_tensors, read_tensors
-from zskd.transfer_set import TransferSet
+from zskd.core.errors import ZskdError
+from zskd.core.tensors import map_tensors, read_tensors
+from zskd.transfer_set.dataset import TransferSet
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc/self/status")
 
@@ -28,10 +28,12 @@ import json, resource, sys, threading, time
 from pathlib import Path
 import torch
 from torch import nn
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Augment, Distill, Synthesis
-from zskd.fitting import fresh_weights
-from zskd.progress import Progress
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.config.transforms import AugmentConfig
+from zskd.config.distillation import DistillConfig
+from zskd.config.synthesis import SynthesisConfig
+from zskd.models.factory import fresh_weights
+from zskd.core.progress import Progress
 
 torch.set_num_threads(1)
 SHAPE = (3, 64, 64)
@@ -66,7 +68,8 @@ def printed(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 SET = """
-from zskd.transfer_set import Shard, Writer, write_shard
+from zskd.transfer_set.shard import Shard, write_shard
+from zskd.transfer_set.writer import Writer
 folder, shards, size = Path(sys.argv[1]), int(sys.argv[2]), 250
 provenance = {"spec": {}, "teacher_sha256": teacher.fingerprint()}
 writer = Writer(folder, provenance, class_names=teacher.class_names, shape=SHAPE)
@@ -82,8 +85,8 @@ print(json.dumps(size * shards * images[0].nbytes))
 
 DISTILL = """
 from contextlib import contextmanager
-from zskd.distillation import distill
-from zskd.transfer_set import TransferSet
+from zskd.distillation.distill import distill
+from zskd.transfer_set.dataset import TransferSet
 class Told(Progress):
     lines, most = [], 0
     def say(self, text):
@@ -139,7 +142,8 @@ def test_images_are_copied_into_memory_only_where_they_fit_well(large_set: tuple
 
 
 SYNTHESIS = """
-from zskd.synthesis import SetSpec, build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.synthesis.build import build_transfer_set
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 synthesis = Synthesis(start="uniform", steps=2, shard_size=200, batch_size=50, tolerance=0.0)
 most, done = [0], threading.Event()

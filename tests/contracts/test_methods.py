@@ -8,14 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from zskd.classifier import Classifier
-from zskd.config import Synthesis
-from zskd.errors import ZskdError
-from zskd.inversion import Moment, Work, invert
-from zskd.methods import CONTROLS, METHODS
-from zskd.recipes import load_recipe, preset_names
-from zskd.synthesis import HELD_OUT, SetSpec, build_transfer_set, film, make_shard
-from zskd.transfer_set import Shard, TransferSet
+from zskd.config.loading import load_recipe, preset_names
+from zskd.config.synthesis import SynthesisConfig
+from zskd.core.errors import ZskdError
+from zskd.models.classifier import Classifier
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.inversion.invert import invert
+from zskd.synthesis.inversion.lanes import InversionBatch, LaneState
+from zskd.synthesis.methods.controls import CONTROLS
+from zskd.synthesis.methods.registry import METHODS
+from zskd.synthesis.shard import make_shard
+from zskd.synthesis.spec import HELD_OUT, SetSpec
+from zskd.synthesis.trace import trace_impression
+from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.shard import Shard
 
 
 def spec_of(method: str, preset: str = "default", count: int = 60) -> SetSpec:
@@ -78,12 +84,17 @@ def test_no_hook_stays_behind_even_after_an_exception(teacher: Classifier) -> No
             for m in teacher.modules()
         )
 
-    def stop(_moment: Moment) -> None:
+    def stop(_moment: LaneState) -> None:
         raise KeyboardInterrupt
 
     before = hooks()
     with pytest.raises(KeyboardInterrupt):
-        invert(teacher, Work(torch.rand(2, 1, 32, 32), torch.eye(10)[:2]), Synthesis(), on_step=stop)
+        invert(
+            teacher,
+            InversionBatch(torch.rand(2, 1, 32, 32), torch.eye(10)[:2]),
+            SynthesisConfig(),
+            on_step=stop,
+        )
     with pytest.raises(RuntimeError):
         teacher.features(torch.rand(2, 1, 5, 5))
     teacher.features(torch.rand(2, 1, 32, 32))
@@ -111,8 +122,8 @@ def test_shards_are_the_same_in_any_order_and_in_another_process(
     assert all(same(shard, backwards[number]) for number, shard in enumerate(made))
     code = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(2)\n"
-        "from zskd import load_checkpoint; from zskd.synthesis import build_transfer_set, read_spec\n"
-        "from zskd.transfer_set import read_manifest\n"
+        "from zskd import load_checkpoint; from zskd.synthesis.build import build_transfer_set; from zskd.synthesis.spec import read_spec\n"
+        "from zskd.transfer_set.manifest import read_manifest\n"
         "spec = read_spec(read_manifest(Path(sys.argv[2]))['spec'])\n"
         "build_transfer_set(load_checkpoint(Path(sys.argv[1]))[0], spec, Path(sys.argv[3]))\n"
     )
@@ -129,7 +140,7 @@ def test_held_out_images_are_not_those_of_the_set(teacher: Classifier) -> None:
 
 
 def test_controls_differ_from_the_main_arm_in_their_method_alone() -> None:
-    from zskd.pipeline import plan_arms
+    from zskd.run.arms import plan_arms
 
     recipe = load_recipe("digits", {"controls": list(CONTROLS)})
     main, *controls = plan_arms(recipe, None)
@@ -150,7 +161,7 @@ def test_controls_differ_from_the_main_arm_in_their_method_alone() -> None:
 def test_a_film_ends_in_the_stored_image(
     teacher: Classifier, small_spec: SetSpec, small_set: TransferSet
 ) -> None:
-    frames = film(teacher, small_spec, 21, frames=4)
+    frames = trace_impression(teacher, small_spec, 21, frames=4)
     steps = next(iter(small_set)).steps
     row = next(row for row in range(21, 40) if int(steps[row]) > 0)
     assert [frame.step for frame in frames] == sorted(
@@ -169,7 +180,7 @@ def test_a_film_is_as_long_as_the_image_took_to_meet_its_target(teacher: Classif
     assert len(set(lengths)) > 3
     for wanted in (min(lengths), sorted(lengths)[20], max(lengths)):
         row = lengths.index(wanted)
-        frames = film(teacher, spec, row, frames=5)
+        frames = trace_impression(teacher, spec, row, frames=5)
         assert frames[-1].step == wanted
         assert torch.equal(frames[-1].image, shard.images[row])
         assert frames[-1].kl == pytest.approx(float(shard.kl[row]), abs=1e-4)
@@ -177,4 +188,4 @@ def test_a_film_is_as_long_as_the_image_took_to_meet_its_target(teacher: Classif
 
 def test_noise_has_no_film(teacher: Classifier) -> None:
     with pytest.raises(ZskdError, match="nothing to film"):
-        film(teacher, spec_of("noise"), 0)
+        trace_impression(teacher, spec_of("noise"), 0)

@@ -8,21 +8,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from zskd.classifier import Classifier
-from zskd.cli import run
-from zskd.config import Synthesis, Targets
-from zskd.errors import ZskdError
-from zskd.files import sha256_file
-from zskd.progress import Progress
-from zskd.synthesis import SetSpec, build_transfer_set, make_shard
-from zskd.transfer_set import Shard, TransferSet, verify_transfer_set
+from zskd.cli.main import main as run
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.core.errors import ZskdError
+from zskd.core.files import sha256_file
+from zskd.core.progress import Progress
+from zskd.models.classifier import Classifier
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.shard import make_shard
+from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.manifest import verify_transfer_set
+from zskd.transfer_set.shard import Shard
 
 STEPS, TOLERANCE = 14, 0.2
 SPEC = SetSpec(
     count=110,
     seed=5,
-    targets=Targets(redraws=5),
-    synthesis=Synthesis(
+    targets=TargetsConfig(redraws=5),
+    synthesis=SynthesisConfig(
         steps=STEPS,
         tolerance=TOLERANCE,
         learning_rate=0.1,
@@ -165,11 +170,11 @@ def test_the_command_tells_how_many_missed_and_were_dropped(
 
 
 def test_a_student_learns_on_what_is_left(teacher: Classifier, dropped: TransferSet) -> None:
-    from zskd.config import Distill
-    from zskd.distillation import distill
-    from zskd.models import MODELS
+    from zskd.config.distillation import DistillConfig
+    from zskd.distillation.distill import distill
+    from zskd.models.factory import MODELS
 
     student = distill(
-        teacher, dropped, MODELS["lenet5_half"](), Distill(steps=2, batch_size=64), progress=Progress()
+        teacher, dropped, MODELS["lenet5_half"](), DistillConfig(steps=2, batch_size=64), progress=Progress()
     )
     assert student.classes == 10

@@ -8,16 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from zskd.classifier import Classifier
-from zskd.config import Augment, Distill, Synthesis, Targets
-from zskd.data import Dataset
-from zskd.distillation import distill
-from zskd.errors import ZskdError
-from zskd.fitting import fresh_weights
-from zskd.models import MODELS
-from zskd.real import build_real_set
-from zskd.synthesis import SetSpec, build_transfer_set
-from zskd.transfer_set import Shard, TransferSet
+from zskd.config.distillation import DistillConfig
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.errors import ZskdError
+from zskd.data.datasets import Dataset
+from zskd.distillation.distill import distill
+from zskd.models.classifier import Classifier
+from zskd.models.factory import MODELS, fresh_weights
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.real import build_real_set
+from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.shard import Shard
 
 SMALL, LARGE = 47, 95
 """Neither is a multiple of shards, lanes or classes."""
@@ -29,8 +33,8 @@ def spec(method: str = "zskd", *, targets: dict[str, Any] | None = None, **synth
         method=method,
         count=LARGE,
         seed=6,
-        targets=Targets(**({"redraws": 5} | (targets or {}))),
-        synthesis=Synthesis(**given),
+        targets=TargetsConfig(**({"redraws": 5} | (targets or {}))),
+        synthesis=SynthesisConfig(**given),
     )
 
 
@@ -136,7 +140,7 @@ def test_beginnings_are_told_apart(small_set: TransferSet) -> None:
 
 def learn(teacher: Classifier, transfer_set: TransferSet, **settings: Any) -> str:
     student = fresh_weights(lambda: MODELS["lenet5_small"](channels=1, classes=10, size=32), 0)
-    config = Distill(steps=4, batch_size=16, **settings)
+    config = DistillConfig(steps=4, batch_size=16, **settings)
     return distill(teacher, transfer_set, student, config, seed=2).fingerprint()
 
 
@@ -155,7 +159,7 @@ def test_a_student_of_real_images_and_their_labels(
 ) -> None:
     small = build_real_set(teacher, digits.train, tmp_path / "small", count=SMALL)
     large = build_real_set(teacher, digits.train, tmp_path / "large", count=LARGE)
-    labels: dict[str, Any] = {"teacher_weight": 0.0, "label_weight": 1.0, "augment": Augment()}
+    labels: dict[str, Any] = {"teacher_weight": 0.0, "label_weight": 1.0, "augment": AugmentConfig()}
     beginning = TransferSet(large.folder, first=SMALL)
     assert learn(teacher, beginning, **labels) == learn(teacher, small, **labels)
     assert learn(teacher, beginning, **labels) != learn(teacher, beginning)

@@ -8,18 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from conftest import StopAt, Stopped
-from zskd import rounds as module_of_rounds
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Augment, Distill, Game, Rounds, Synthesis
-from zskd.distillation import distill
-from zskd.errors import ZskdError
-from zskd.losses import LOSSES
-from zskd.synthesis import SetSpec, build_transfer_set
-from zskd.transfer_set import TransferSet
+from zskd.config.distillation import DistillConfig, GeneratorConfig, ImageBankConfig
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.errors import ZskdError
+from zskd.distillation.adversarial import image_bank as module_of_rounds
+from zskd.distillation.distill import distill
+from zskd.distillation.losses import LOSSES
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
 
 SPEC = InputSpec(shape=(1, 8, 8), box=(0.2, 0.9))
-SOME = Rounds(share=0.5, count=4, images=10, keep=25, steps=4, learning_rate=0.05)
-QUICK = Distill(steps=60, batch_size=8, learning_rate=0.01, augment=Augment(), rounds=SOME)
+SOME = ImageBankConfig(share=0.5, count=4, images=10, keep=25, steps=4, learning_rate=0.05)
+QUICK = DistillConfig(steps=60, batch_size=8, learning_rate=0.01, augment=AugmentConfig(), rounds=SOME)
 
 
 def network(seed: int) -> nn.Module:
@@ -35,11 +38,13 @@ def teacher() -> Classifier:
 
 @pytest.fixture
 def noise(teacher: Classifier, tmp_path: Path) -> TransferSet:
-    spec = SetSpec(method="noise", count=60, synthesis=Synthesis(shard_size=30))
+    spec = SetSpec(method="noise", count=60, synthesis=SynthesisConfig(shard_size=30))
     return build_transfer_set(teacher, spec, tmp_path / "set")
 
 
-def weights(teacher: Classifier, images: TransferSet, config: Distill, **more: object) -> dict[str, Tensor]:
+def weights(
+    teacher: Classifier, images: TransferSet, config: DistillConfig, **more: object
+) -> dict[str, Tensor]:
     return distill(teacher, images, network(1), config, **more).module.state_dict()  # type: ignore[arg-type]
 
 
@@ -47,9 +52,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("augment", [Augment(), Augment(rotation=20.0, mixup=0.3)])
+@pytest.mark.parametrize("augment", [AugmentConfig(), AugmentConfig(rotation=20.0, mixup=0.3)])
 def test_stopped_rounds_go_on_to_the_same_student(
-    teacher: Classifier, noise: TransferSet, augment: Augment, tmp_path: Path
+    teacher: Classifier, noise: TransferSet, augment: AugmentConfig, tmp_path: Path
 ) -> None:
     config, state = replace(QUICK, augment=augment), tmp_path / "state.safetensors"
     whole = weights(teacher, noise, config)
@@ -60,7 +65,7 @@ def test_stopped_rounds_go_on_to_the_same_student(
     assert not same(weights(teacher, noise, config, seed=1), whole)
 
 
-def shown(teacher: Classifier, images: TransferSet, config: Distill) -> list[Tensor]:
+def shown(teacher: Classifier, images: TransferSet, config: DistillConfig) -> list[Tensor]:
     """The batches that the teacher is asked about on the student's behalf."""
     batches: list[Tensor] = []
 
@@ -122,6 +127,6 @@ def test_images_are_driven_apart_inside_the_box(teacher: Classifier, noise: Tran
 
 def test_shares_of_more_than_a_batch_are_refused() -> None:
     with pytest.raises(ZskdError, match="are more than a batch: lower one"):
-        replace(QUICK, game=Game(share=0.6))
+        replace(QUICK, game=GeneratorConfig(share=0.6))
     with pytest.raises(ZskdError, match="images have no labels"):
         replace(QUICK, label_weight=1.0)

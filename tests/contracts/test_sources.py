@@ -10,14 +10,18 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.cli import run
-from zskd.config import Synthesis, Targets
-from zskd.errors import ZskdError
-from zskd.evaluate import agreement, check_classes
-from zskd.models import MODELS, build
-from zskd.recipes import load_recipe
-from zskd.synthesis import SetSpec, build_transfer_set, film, make_shard
+from zskd.cli.main import main as run
+from zskd.config.loading import load_recipe
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.core.errors import ZskdError
+from zskd.evaluation.metrics import agreement
+from zskd.models.classifier import Classifier, InputSpec, check_classes
+from zskd.models.factory import MODELS, build
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.shard import make_shard
+from zskd.synthesis.spec import SetSpec
+from zskd.synthesis.trace import trace_impression
 
 QUICK = [
     *("--count", "40", "--distill.steps", "2", "--synthesis.steps", "2", "--held-out", "10"),
@@ -162,7 +166,7 @@ def test_a_network_that_works_in_place_does_not_reach_the_images() -> None:
     kept = images.clone()
     agreement(teacher, teacher, images)
     assert torch.equal(images, kept)
-    shard = make_shard(teacher, SetSpec(count=6, synthesis=Synthesis(steps=3, batch_size=6)), 0)
+    shard = make_shard(teacher, SetSpec(count=6, synthesis=SynthesisConfig(steps=3, batch_size=6)), 0)
     assert bool(torch.isfinite(shard.images).all())
 
 
@@ -175,7 +179,7 @@ def test_an_activation_in_place_behind_the_last_layer_hides_it() -> None:
 
 
 def test_half_precision_weights_are_used_in_single(tmp_path: Path) -> None:
-    from zskd.importing import import_teacher
+    from zskd.teacher.importing import import_teacher
 
     save_file({name: value.bfloat16() for name, value in lenet(0).items()}, tmp_path / "net.safetensors")
     teacher, _ = import_teacher(tmp_path / "net.safetensors", model="lenet5", spec=InputSpec())
@@ -227,12 +231,12 @@ def test_rows_want_equal_blocks_and_their_films_end_in_the_stored_image(
     )
     made = build_transfer_set(teacher, spec, tmp_path / "set")
     for index in (0, 5, 119):
-        frames = film(teacher, spec, index, frames=3)
+        frames = trace_impression(teacher, spec, index, frames=3)
         assert torch.equal(frames[-1].image, made.images(torch.tensor([index]))[0])
     with pytest.raises(ZskdError, match="a multiple of 20, not 30"):
         make_shard(teacher, replace(spec, count=30), 0)
     with pytest.raises(ZskdError, match="carry something on"):
-        Synthesis(carry_images=True, noise_share=0.5)
+        SynthesisConfig(carry_images=True, noise_share=0.5)
 
 
 def test_other_instructions_of_the_processor_give_the_same_set_within_the_stated_tolerance(
@@ -245,14 +249,14 @@ def test_other_instructions_of_the_processor_give_the_same_set_within_the_stated
 
     spec = SetSpec(
         count=400,
-        targets=Targets(),
-        synthesis=Synthesis(steps=30, noise_share=0.0, batch_size=100, shard_size=400),
+        targets=TargetsConfig(),
+        synthesis=SynthesisConfig(steps=30, noise_share=0.0, batch_size=100, shard_size=400),
     )
     here = build_transfer_set(teacher, spec, tmp_path / "here").manifest
     code = (
         "import sys; from pathlib import Path; from zskd import load_checkpoint\n"
-        "from zskd.synthesis import build_transfer_set, read_spec\n"
-        "from zskd.transfer_set import read_manifest\n"
+        "from zskd.synthesis.build import build_transfer_set; from zskd.synthesis.spec import read_spec\n"
+        "from zskd.transfer_set.manifest import read_manifest\n"
         "spec = read_spec(read_manifest(Path(sys.argv[2]))['spec'])\n"
         "build_transfer_set(load_checkpoint(Path(sys.argv[1]))[0], spec, Path(sys.argv[3]))\n"
     )

@@ -14,15 +14,17 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Synthesis, Targets
-from zskd.errors import ZskdError
-from zskd.files import sha256_file
-from zskd.fitting import fresh_weights
-from zskd.progress import Progress, Task
-from zskd.synthesis import SetSpec, build_transfer_set
-from zskd.transfer_set import TransferSet
-from zskd.workers import each_done
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.core.errors import ZskdError
+from zskd.core.files import sha256_file
+from zskd.core.parallel import each_done
+from zskd.core.progress import Progress, Task
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import fresh_weights
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
 
 SHARDS = 5
 
@@ -33,8 +35,8 @@ def spec_of(steps: int = 12, count: int = 20 * SHARDS - 7, **synthesis: object) 
     return SetSpec(
         count=count,
         seed=2,
-        targets=Targets(redraws=5),
-        synthesis=Synthesis(steps=steps, **chosen),  # type: ignore[arg-type]
+        targets=TargetsConfig(redraws=5),
+        synthesis=SynthesisConfig(steps=steps, **chosen),  # type: ignore[arg-type]
     )
 
 
@@ -281,11 +283,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from zskd import load_checkpoint
-from zskd.config import Synthesis
-from zskd.synthesis import SetSpec, build_transfer_set
+from zskd.config.synthesis import SynthesisConfig
+from zskd.synthesis.spec import SetSpec
+from zskd.synthesis.build import build_transfer_set
 
 def main():
-    synthesis = Synthesis(steps=int(sys.argv[3]), tolerance=0.0, shard_size=20, batch_size=8)
+    synthesis = SynthesisConfig(steps=int(sys.argv[3]), tolerance=0.0, shard_size=20, batch_size=8)
     spec = SetSpec(count=80, synthesis=synthesis)
     build_transfer_set(load_checkpoint(Path(sys.argv[1]))[0], spec, Path(sys.argv[2]), workers=2)
     print("made")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from zskd.pipeline import run_recipe
-from zskd.recipes import load_recipe
+from zskd.config.loading import load_recipe
+from zskd.run.pipeline import run_recipe
 
 SEEDS = (0, 1, 2)
 
@@ -51,7 +51,7 @@ def test_the_student_comes_near_its_teacher_and_white_noise_does_not_do(
 def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, dict[str, Any]]]) -> None:
     from PIL import Image
 
-    from zskd.verification import verify_folder
+    from zskd.run.verify import verify_folder
 
     folder, metrics = runs[0]
     page = (folder / "README.md").read_text()

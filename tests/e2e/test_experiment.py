@@ -17,14 +17,14 @@ import pytest
 import yaml
 
 from conftest import run_zskd
-from zskd.cli import run
+from zskd.cli.main import main as run
+from zskd.core.files import folder_lock
+from zskd.core.progress import Progress
 from zskd.experiment.conduct import conduct
+from zskd.experiment.definition import Experiment, load_experiment
 from zskd.experiment.layout import Place, State, lay_out, states
-from zskd.experiment.plan import Experiment, load_experiment, plan_cells
-from zskd.files import folder_lock
-from zskd.progress import Progress
-from zskd.report.hits import pack_hits
-from zskd.report.record import LEDGER, Record, read_record, write_record
+from zskd.experiment.plan import plan_cells
+from zskd.experiment.record import LEDGER, Record, pack_mask, read_record, write_record
 
 PLAN: dict[str, Any] = {
     "name": "tiny",
@@ -524,7 +524,7 @@ def test_what_another_process_did_in_the_meantime_is_not_done_again(
 
 def forged(record: Record, right: int, **changes: Any) -> Record:
     """The record of another student that gets the first `right` of 500 images right."""
-    hits = {"test_hits": pack_hits(np.arange(500) < right), "test_accuracy": right / 5}
+    hits = {"test_hits": pack_mask(np.arange(500) < right), "test_accuracy": right / 5}
     return Record.model_validate(record.model_dump() | hits | {"student_sha256": "0" * 64} | changes)
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from conftest import run_zskd, wait_for
-from zskd.cli import run
-from zskd.errors import ZskdError
-from zskd.files import read_json, sha256_file
-from zskd.pipeline import run_recipe
-from zskd.recipes import load_recipe
-from zskd.transfer_set import TransferSet
+from zskd.cli.main import main as run
+from zskd.config.loading import load_recipe
+from zskd.core.errors import ZskdError
+from zskd.core.files import read_json, sha256_file
+from zskd.run.pipeline import run_recipe
+from zskd.transfer_set.dataset import TransferSet
 
 AT_ONCE = ("--distill.start", "random")
 """To take over the teacher's weights takes seconds on a busy machine, and these budgets are of seconds."""

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 
 from conftest import run_zskd
-from zskd.checkpoint import load_checkpoint
-from zskd.classifier import Classifier
-from zskd.data import Dataset
-from zskd.evaluate import accuracy
+from zskd.data.datasets import Dataset
+from zskd.evaluation.metrics import accuracy
+from zskd.models.checkpoint import load_checkpoint
+from zskd.models.classifier import Classifier
 
 QUICK = ("--count", 400, "--distill.steps", 150, "--controls", "noise_smooth", "--held-out", 100, "--quiet")
 

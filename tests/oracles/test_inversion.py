@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Synthesis, Warp
-from zskd.errors import ZskdError
-from zskd.inversion import Moment, Work, draw_starts, draw_warps, invert
-from zskd.inversion.adam import LaneAdam
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.transforms import WarpConfig
+from zskd.core.errors import ZskdError
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.synthesis.inversion.initial import draw_initial, draw_warps
+from zskd.synthesis.inversion.invert import invert
+from zskd.synthesis.inversion.lanes import InversionBatch, LaneState
+from zskd.training.per_sample_adam import LaneAdam
 
 
 def linear_teacher(classes: int = 5, scale: float = 1.0) -> Classifier:
@@ -26,22 +29,22 @@ def linear_teacher(classes: int = 5, scale: float = 1.0) -> Classifier:
 
 
 def some(n: int, teacher: Classifier, seed: int = 0) -> tuple[Tensor, Tensor]:
-    starts = draw_starts("uniform", list(range(n)), seed=seed, shape=teacher.spec.shape, box=(0.0, 1.0))
+    starts = draw_initial("uniform", list(range(n)), seed=seed, shape=teacher.spec.shape, box=(0.0, 1.0))
     y = np.random.default_rng(seed).dirichlet([0.8] * teacher.classes, n).astype(np.float32)
     return starts, torch.from_numpy(y)
 
 
-def still(**settings: object) -> Synthesis:
+def still(**settings: object) -> SynthesisConfig:
     """Settings with nothing but the target, at τ = 4 and in 20 lanes unless others are given."""
-    plain = {"tau": 4.0, "warp": Warp(), "learning_rate": 0.1, "noise_share": 0.0}
+    plain = {"tau": 4.0, "warp": WarpConfig(), "learning_rate": 0.1, "noise_share": 0.0}
     plain |= {"tolerance": 0.0, "batch_size": 20}
-    return Synthesis(**(plain | settings))  # type: ignore[arg-type]
+    return SynthesisConfig(**(plain | settings))  # type: ignore[arg-type]
 
 
 def made(
-    teacher: Classifier, starts: Tensor, targets: Tensor, config: Synthesis, warps: Tensor | None = None
+    teacher: Classifier, starts: Tensor, targets: Tensor, config: SynthesisConfig, warps: Tensor | None = None
 ) -> Tensor:
-    return invert(teacher, Work(starts, targets, warps), config)[0]
+    return invert(teacher, InversionBatch(starts, targets, warps), config)[0]
 
 
 def kl(teacher: Classifier, images: Tensor, targets: Tensor, tau: float) -> Tensor:
@@ -55,10 +58,10 @@ def test_a_linear_teacher_is_inverted_exactly(pixels: str) -> None:
     config = still(steps=1500, learning_rate=0.02, tau=1.0, pixels=pixels, batch_size=12)
     seen: list[Tensor] = []
 
-    def note(moment: Moment) -> None:
+    def note(moment: LaneState) -> None:
         seen[:] = [moment.images.clone()]
 
-    invert(teacher, Work(starts, targets), config, on_step=note)
+    invert(teacher, InversionBatch(starts, targets), config, on_step=note)
     assert float(kl(teacher, seen[0], targets, 1.0).max()) < 1e-4
 
 
@@ -142,11 +145,11 @@ def test_more_steps_come_closer_to_the_targets(teacher: Classifier) -> None:
 
 def test_random_maps_make_the_answer_hold_under_other_maps(teacher: Classifier) -> None:
     starts, targets = some(20, teacher)
-    warp = Warp(rotation=15, shift=0.08)
+    warp = WarpConfig(rotation=15, shift=0.08)
     plain, robust = still(steps=60), still(steps=60, warp=warp)
     uniform = draw_warps(list(range(20)), 60, seed=0)
-    from zskd.augment import affine_matrices
-    from zskd.augment import warp as move
+    from zskd.data.transforms import affine_matrices
+    from zskd.data.transforms import warp as move
 
     other = affine_matrices(draw_warps(list(range(100, 120)), 1, seed=0)[:, 0], warp)
     losses = [
@@ -162,7 +165,7 @@ def test_random_maps_make_the_answer_hold_under_other_maps(teacher: Classifier) 
 def test_lanes_carry_on_as_if_they_had_never_stopped(teacher: Classifier) -> None:
     starts, targets = some(6, teacher)
     config = still(steps=4, batch_size=6, carry_images=True, carry_moments=True)
-    images, steps = invert(teacher, Work(starts.repeat(2, 1, 1, 1), targets.repeat(2, 1)), config)
+    images, steps = invert(teacher, InversionBatch(starts.repeat(2, 1, 1, 1), targets.repeat(2, 1)), config)
     first, second = images.split(6)
     twice = made(teacher, starts, targets, still(steps=8, batch_size=6))
     assert not torch.equal(first, second)
@@ -170,7 +173,7 @@ def test_lanes_carry_on_as_if_they_had_never_stopped(teacher: Classifier) -> Non
     assert steps.tolist() == [4] * 12
 
 
-def slowly(teacher: Classifier, work: Work, config: Synthesis) -> Tensor:
+def slowly(teacher: Classifier, work: InversionBatch, config: SynthesisConfig) -> Tensor:
     """Batch after batch, with an Adam of torch's own for every lane."""
     lanes, results = config.batch_size, []
     images: list[Tensor] = []
@@ -210,7 +213,7 @@ def test_lanes_are_batches_that_hand_on_what_the_settings_say(
     carry_images: bool, carry_moments: bool, pixels: str
 ) -> None:
     teacher = linear_teacher(scale=6.0)
-    work = Work(*some(12, teacher))
+    work = InversionBatch(*some(12, teacher))
     carry = {"carry_images": carry_images, "carry_moments": carry_moments}
     config = still(steps=6, tau=1.0, l2=0.01, batch_size=4, pixels=pixels, learning_rate=0.05, **carry)
     images, steps = invert(teacher, work, config)
@@ -222,30 +225,32 @@ STEPS, COUNT = 24, 31
 
 
 @pytest.fixture(scope="module", params=["still", "moved"])
-def settings(request: pytest.FixtureRequest) -> Synthesis:
+def settings(request: pytest.FixtureRequest) -> SynthesisConfig:
     """Some images meet their targets early, others never: lanes are given away at many moments."""
     if request.param == "still":
         return still(steps=STEPS, tolerance=0.02, batch_size=6)
-    return still(steps=STEPS, tolerance=0.2, batch_size=6, warp=Warp(rotation=10, shift=0.05))
+    return still(steps=STEPS, tolerance=0.2, batch_size=6, warp=WarpConfig(rotation=10, shift=0.05))
 
 
 @pytest.fixture(scope="module")
-def work(teacher: Classifier, settings: Synthesis) -> Work:
+def work(teacher: Classifier, settings: SynthesisConfig) -> InversionBatch:
     starts, targets = some(COUNT, teacher)
     warps = draw_warps(list(range(COUNT)), STEPS, seed=0) if settings.warp.moves else None
-    return Work(starts, targets, warps)
+    return InversionBatch(starts, targets, warps)
 
 
 @pytest.fixture(scope="module")
-def finished(teacher: Classifier, work: Work, settings: Synthesis) -> tuple[Tensor, Tensor]:
+def finished(teacher: Classifier, work: InversionBatch, settings: SynthesisConfig) -> tuple[Tensor, Tensor]:
     images, steps = invert(teacher, work, settings)
     assert len(set(steps.tolist())) > 4, steps
     assert int(steps.max()) == STEPS
     return images, steps
 
 
-def rows_of(work: Work, rows: list[int]) -> Work:
-    return Work(work.starts[rows], work.targets[rows], None if work.warps is None else work.warps[rows])
+def rows_of(work: InversionBatch, rows: list[int]) -> InversionBatch:
+    return InversionBatch(
+        work.starts[rows], work.targets[rows], None if work.warps is None else work.warps[rows]
+    )
 
 
 ORDERS: dict[str, list[int]] = {
@@ -260,7 +265,11 @@ ORDERS: dict[str, list[int]] = {
 
 @pytest.mark.parametrize("order", list(ORDERS))
 def test_an_image_depends_neither_on_how_many_others_there_are_nor_on_their_order(
-    teacher: Classifier, work: Work, settings: Synthesis, finished: tuple[Tensor, Tensor], order: str
+    teacher: Classifier,
+    work: InversionBatch,
+    settings: SynthesisConfig,
+    finished: tuple[Tensor, Tensor],
+    order: str,
 ) -> None:
     rows = ORDERS[order]
     images, steps = invert(teacher, rows_of(work, rows), settings)
@@ -269,7 +278,7 @@ def test_an_image_depends_neither_on_how_many_others_there_are_nor_on_their_orde
 
 
 def test_an_image_that_met_its_target_is_the_one_of_so_many_steps(
-    teacher: Classifier, work: Work, settings: Synthesis, finished: tuple[Tensor, Tensor]
+    teacher: Classifier, work: InversionBatch, settings: SynthesisConfig, finished: tuple[Tensor, Tensor]
 ) -> None:
     images, steps = finished
     for taken in set(steps.tolist()):
@@ -284,13 +293,13 @@ def test_an_image_is_finished_by_the_first_step_that_finds_its_target_met(teache
     config = still(steps=STEPS, tolerance=0.02, batch_size=6)
     paths: list[list[Tensor]] = [[] for _ in range(COUNT)]
 
-    def note(moment: Moment) -> None:
+    def note(moment: LaneState) -> None:
         for lane, number in enumerate(moment.numbers.tolist()):
             if number < COUNT:
                 assert int(moment.steps[lane]) == len(paths[number])
                 paths[number].append(moment.images[lane].clone())
 
-    _, steps = invert(teacher, Work(starts, targets), config, on_step=note)
+    _, steps = invert(teacher, InversionBatch(starts, targets), config, on_step=note)
     assert steps.tolist() == [len(path) for path in paths]
     assert 1 <= int(steps.min()) < int(steps.max()) == STEPS
     for path, target in zip(paths, targets, strict=True):
@@ -307,7 +316,7 @@ def test_a_huge_tolerance_ends_at_the_first_step_and_none_at_the_last(
     starts, targets = some(13, teacher)
     told: list[int] = []
     config = still(steps=5, tolerance=tolerance, batch_size=4)
-    images, steps = invert(teacher, Work(starts, targets), config, tell=told.append)
+    images, steps = invert(teacher, InversionBatch(starts, targets), config, tell=told.append)
     assert steps.tolist() == [wanted] * 13
     assert steps.dtype == torch.int32
     assert told == [4, 4, 4, 1]
@@ -315,7 +324,7 @@ def test_a_huge_tolerance_ends_at_the_first_step_and_none_at_the_last(
 
 
 def test_every_image_is_told_of_once(
-    teacher: Classifier, work: Work, settings: Synthesis, finished: tuple[Tensor, Tensor]
+    teacher: Classifier, work: InversionBatch, settings: SynthesisConfig, finished: tuple[Tensor, Tensor]
 ) -> None:
     told: list[int] = []
     invert(teacher, work, settings, tell=told.append)
@@ -323,7 +332,9 @@ def test_every_image_is_told_of_once(
     assert sum(told) == COUNT
 
 
-def test_the_work_given_is_left_as_it_was(teacher: Classifier, work: Work, settings: Synthesis) -> None:
+def test_the_work_given_is_left_as_it_was(
+    teacher: Classifier, work: InversionBatch, settings: SynthesisConfig
+) -> None:
     kept = work.starts.clone(), work.targets.clone()
     invert(teacher, work, settings)
     assert torch.equal(work.starts, kept[0])
@@ -332,21 +343,21 @@ def test_the_work_given_is_left_as_it_was(teacher: Classifier, work: Work, setti
 
 @pytest.mark.parametrize("kind", ["smooth", "shapes", "uniform", "gaussian"])
 def test_starts_depend_on_their_index_alone(kind: str) -> None:
-    both = draw_starts(kind, [4, 9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
-    alone = draw_starts(kind, [9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
+    both = draw_initial(kind, [4, 9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
+    alone = draw_initial(kind, [9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
     torch.testing.assert_close(both[1:], alone, rtol=0, atol=0)
     assert both.shape == (2, 3, 16, 12)
 
 
 def test_starts_have_the_distribution_of_their_name() -> None:
     rows = list(range(64))
-    uniform = draw_starts("uniform", rows, seed=0, shape=(1, 32, 32), box=(0.2, 0.6))
+    uniform = draw_initial("uniform", rows, seed=0, shape=(1, 32, 32), box=(0.2, 0.6))
     assert 0.2 <= float(uniform.min()) < 0.21
     assert 0.59 < float(uniform.max()) <= 0.6
-    gaussian = draw_starts("gaussian", rows, seed=0, shape=(1, 32, 32), box=(0.0, 1.0))
+    gaussian = draw_initial("gaussian", rows, seed=0, shape=(1, 32, 32), box=(0.0, 1.0))
     assert float(gaussian.mean()) == pytest.approx(0, abs=0.02)
     assert float(gaussian.std()) == pytest.approx(1, abs=0.02)
-    smooth = draw_starts("smooth", rows, seed=0, shape=(1, 32, 32), box=(0.0, 1.0))
+    smooth = draw_initial("smooth", rows, seed=0, shape=(1, 32, 32), box=(0.0, 1.0))
 
     def neighbours(images: Tensor) -> float:
         return float((images[..., 1:] - images[..., :-1]).abs().mean() / images.std())
@@ -355,7 +366,7 @@ def test_starts_have_the_distribution_of_their_name() -> None:
 
 
 def test_shapes_have_plain_backgrounds_of_both_kinds_and_edges() -> None:
-    shapes = draw_starts("shapes", list(range(200)), seed=0, shape=(1, 32, 32), box=(0.2, 0.6))
+    shapes = draw_initial("shapes", list(range(200)), seed=0, shape=(1, 32, 32), box=(0.2, 0.6))
     assert float(shapes.min()) >= 0.2 - 1e-6  # of float32
     assert float(shapes.max()) <= 0.6 + 1e-6
     corners = torch.stack([shapes[:, 0, i, j] for i in (0, -1) for j in (0, -1)])
@@ -375,4 +386,4 @@ def test_a_loss_that_is_not_finite_names_the_steps_and_the_setting() -> None:
     starts, targets = some(4, teacher)
     wanted = r"not finite at step 1 of an image: lower --synthesis.learning-rate"
     with pytest.raises(ZskdError, match=wanted):
-        invert(teacher, Work(starts, targets), still(steps=5))
+        invert(teacher, InversionBatch(starts, targets), still(steps=5))

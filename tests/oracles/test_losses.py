@@ -6,16 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Augment, Distill
-from zskd.data import Split
-from zskd.distillation import distill
-from zskd.errors import ZskdError
-from zskd.fitting import fresh_weights
-from zskd.losses import LOSSES
-from zskd.progress import Progress
-from zskd.real import build_real_set
-from zskd.transfer_set import TransferSet
+from zskd.config.distillation import DistillConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress
+from zskd.data.datasets import Split
+from zskd.distillation.distill import distill
+from zskd.distillation.losses import LOSSES
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import fresh_weights
+from zskd.synthesis.real import build_real_set
+from zskd.transfer_set.dataset import TransferSet
 
 
 def logits(seed: int, n: int = 5, k: int = 7) -> Tensor:
@@ -25,14 +26,14 @@ def logits(seed: int, n: int = 5, k: int = 7) -> Tensor:
 @pytest.mark.parametrize("name", ["kl", "l1", "mse"])
 def test_zero_for_a_student_that_answers_like_its_teacher(name: str) -> None:
     z = logits(0)
-    assert float(LOSSES[name](z, z, Distill())) == pytest.approx(0, abs=1e-6)
-    assert float(LOSSES[name](z, logits(1), Distill())) > 0.1
+    assert float(LOSSES[name](z, z, DistillConfig())) == pytest.approx(0, abs=1e-6)
+    assert float(LOSSES[name](z, logits(1), DistillConfig())) > 0.1
 
 
 @pytest.mark.parametrize(("name", "unchanged"), [("kl", True), ("ce", True), ("l1", False), ("mse", False)])
 def test_a_constant_added_to_all_logits(name: str, unchanged: bool) -> None:
     s, t = logits(0), logits(1)
-    before, after = LOSSES[name](s, t, Distill()), LOSSES[name](s + 2, t, Distill())
+    before, after = LOSSES[name](s, t, DistillConfig()), LOSSES[name](s + 2, t, DistillConfig())
     assert (float(before) == pytest.approx(float(after), abs=1e-4)) is unchanged
 
 
@@ -40,21 +41,21 @@ def test_gradient_of_kl_becomes_that_of_mse_as_tau_grows() -> None:
     """For mean-centred logits, d(τ²·KL)/dz → (z_s − z_t)/K  (Hinton et al. 2015, section 2.1)."""
     s, t = (z - z.mean(dim=1, keepdim=True) for z in (logits(0), logits(1)))
     s.requires_grad_(True)
-    loss = LOSSES["kl"](s, t, Distill(tau=100.0)) * len(t)
+    loss = LOSSES["kl"](s, t, DistillConfig(tau=100.0)) * len(t)
     (gradient,) = torch.autograd.grad(loss, s)
     torch.testing.assert_close(gradient, (s - t).detach() / s.shape[1], atol=0.02, rtol=0.1)
 
 
 def test_tau_squared_is_a_factor_of_its_own() -> None:
     s, t = logits(0), logits(1)
-    with_factor = LOSSES["kl"](s, t, Distill(tau=20.0))
-    without = LOSSES["kl"](s, t, Distill(tau=20.0, tau_squared=False))
+    with_factor = LOSSES["kl"](s, t, DistillConfig(tau=20.0))
+    without = LOSSES["kl"](s, t, DistillConfig(tau=20.0, tau_squared=False))
     torch.testing.assert_close(with_factor, 400 * without)
 
 
 def test_kl_has_the_gradient_of_the_cross_entropy_that_the_paper_writes() -> None:
     s, t = logits(0).requires_grad_(True), logits(1)
-    (kl,) = torch.autograd.grad(LOSSES["kl"](s, t, Distill(tau=4.0, tau_squared=False)), s)
+    (kl,) = torch.autograd.grad(LOSSES["kl"](s, t, DistillConfig(tau=4.0, tau_squared=False)), s)
     cross = -(torch.softmax(t / 4, 1) * torch.log_softmax(s / 4, 1)).sum(1).mean()
     (ce,) = torch.autograd.grad(cross, s)
     torch.testing.assert_close(kl, ce)
@@ -63,13 +64,13 @@ def test_kl_has_the_gradient_of_the_cross_entropy_that_the_paper_writes() -> Non
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_every_loss_falls_when_it_is_followed(name: str) -> None:
     student, t = logits(0).requires_grad_(True), logits(1)
-    first = LOSSES[name](student, t, Distill())
+    first = LOSSES[name](student, t, DistillConfig())
     optimiser = torch.optim.Adam([student], 0.05)
     for _ in range(60):
         optimiser.zero_grad()
-        LOSSES[name](student, t, Distill()).backward()
+        LOSSES[name](student, t, DistillConfig()).backward()
         optimiser.step()
-    assert float(LOSSES[name](student.detach(), t, Distill())) < 0.5 * float(first.detach())
+    assert float(LOSSES[name](student.detach(), t, DistillConfig())) < 0.5 * float(first.detach())
 
 
 SPEC = InputSpec(shape=(1, 6, 6))
@@ -120,7 +121,7 @@ def fresh() -> nn.Module:
 def first_loss(teacher: Classifier, images: TransferSet, **weights: float) -> tuple[float, set[str]]:
     """Loss of the first step, whose batch is the whole set, and which curves there are."""
     progress = Noted()
-    config = Distill(steps=1, batch_size=len(images), tau=4.0, augment=Augment(), **weights)
+    config = DistillConfig(steps=1, batch_size=len(images), tau=4.0, augment=AugmentConfig(), **weights)
     distill(teacher, images, fresh(), config, progress=progress)
     return progress.points["distill/loss"][0], set(progress.points)
 
@@ -155,8 +156,12 @@ def test_a_teacher_of_no_weight_is_not_asked(asked: Classifier, labelled: Transf
     for weights, images in (((1.0, 0.0), steps * batch), ((0.3, 0.7), steps * batch), ((0.0, 1.0), 0)):
         before = network.asked
         teachers, labels = weights
-        config = Distill(
-            steps=steps, batch_size=batch, augment=Augment(), teacher_weight=teachers, label_weight=labels
+        config = DistillConfig(
+            steps=steps,
+            batch_size=batch,
+            augment=AugmentConfig(),
+            teacher_weight=teachers,
+            label_weight=labels,
         )
         distill(asked, labelled, fresh(), config)
         assert network.asked - before == images
@@ -166,7 +171,9 @@ def test_a_student_of_labels_alone_learns_them_whatever_the_teacher_says(
     asked: Classifier, labelled: TransferSet
 ) -> None:
     def learnt(**weights: float) -> tuple[float, float]:
-        config = Distill(steps=300, batch_size=24, learning_rate=0.02, augment=Augment(), **weights)
+        config = DistillConfig(
+            steps=300, batch_size=24, learning_rate=0.02, augment=AugmentConfig(), **weights
+        )
         student = distill(asked, labelled, fresh(), config)
         pixels = labelled.all_images()
         with torch.no_grad():
@@ -187,16 +194,18 @@ def test_a_student_of_labels_alone_learns_them_whatever_the_teacher_says(
         ({"label_weight": -0.1}, "--distill.label-weight is -0.1: it must be at least 0"),
         ({"label_weight": float("nan")}, "--distill.label-weight is nan"),
         ({"label_weight": 1.0}, "--distill.label-weight must be 0 where images are mixed"),
-        ({"label_weight": 1.0, "augment": Augment(mixup=0.1)}, "must be 0 where images are mixed"),
-        ({"label_weight": 1.0, "augment": Augment(cutmix=0.1)}, "must be 0 where images are mixed"),
+        ({"label_weight": 1.0, "augment": AugmentConfig(mixup=0.1)}, "must be 0 where images are mixed"),
+        ({"label_weight": 1.0, "augment": AugmentConfig(cutmix=0.1)}, "must be 0 where images are mixed"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ZskdError) as error:
-        Distill(**settings)
+        DistillConfig(**settings)
     assert message in str(error.value)
 
 
 def test_labels_go_with_images_that_are_moved_but_not_mixed() -> None:
-    moved = Distill(label_weight=1.0, augment=Augment(rotation=35.0, shift=0.1, gaussian=0.1, flip=0.5))
+    moved = DistillConfig(
+        label_weight=1.0, augment=AugmentConfig(rotation=35.0, shift=0.1, gaussian=0.1, flip=0.5)
+    )
     assert moved.augment.changes

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from zskd.muon import Muon, orthogonal
+from zskd.training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(120, 200), (200, 120), (10, 84), (3, 25), (1, 7)])

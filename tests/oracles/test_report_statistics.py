@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zskd.report.statistics import compare_paired, holm, mcnemar, prediction_interval, summarise
+from zskd.evaluation.statistics import compare_paired, holm, mcnemar, prediction_interval, summarise
 
 RUNS = 4000
 NAMES = ("first", "second")

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zskd.errors import ZskdError
-from zskd.similarity import class_similarity, concentration
+from zskd.core.errors import ZskdError
+from zskd.synthesis.similarity import class_similarity, concentration
 
 
 def weights(k: int, d: int, seed: int) -> torch.Tensor:

@@ -11,14 +11,18 @@ from hypothesis import strategies as st
 from scipy.special import logit
 from torch import Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Synthesis, Targets, Warp
-from zskd.errors import ZskdError
-from zskd.inversion import Work, draw_starts, invert
-from zskd.methods.soft_targeted import feature_model, soft_targeted
-from zskd.targets import Place
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.config.transforms import WarpConfig
+from zskd.core.errors import ZskdError
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.synthesis.inversion.initial import draw_initial
+from zskd.synthesis.inversion.invert import invert
+from zskd.synthesis.inversion.lanes import InversionBatch
+from zskd.synthesis.methods.soft_targeted import feature_model, soft_targeted
+from zskd.synthesis.plan import PlanEntry
 
-PLAIN = Targets(redraws=0)
+PLAIN = TargetsConfig(redraws=0)
 
 
 def teacher_of(
@@ -44,8 +48,8 @@ def random_head(classes: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor
     )
 
 
-def targets(teacher: Classifier, anchors: list[int], config: Targets, seed: int = 1) -> np.ndarray:
-    places = [Place(k, 1.0, True) for k in anchors]
+def targets(teacher: Classifier, anchors: list[int], config: TargetsConfig, seed: int = 1) -> np.ndarray:
+    places = [PlanEntry(k, 1.0, True) for k in anchors]
     return soft_targeted(teacher, places, list(range(len(anchors))), seed, config).targets
 
 
@@ -68,7 +72,7 @@ def test_targets_lie_on_the_simplex_with_the_anchor_on_top(
     teacher = teacher_of(weight, shift if bias else None, front=nn.ReLU() if rectified else None)
     anchors = [i % classes for i in range(3 * classes)]
     for redraws in (1, 100):
-        y = targets(teacher, anchors, Targets(spread=spread, redraws=redraws))
+        y = targets(teacher, anchors, TargetsConfig(spread=spread, redraws=redraws))
         assert y.dtype == np.float32
         assert (y >= 0).all()
         np.testing.assert_allclose(y.sum(axis=1), 1, atol=1e-5)
@@ -86,7 +90,9 @@ def test_without_spread_every_target_is_the_teachers_answer_to_the_mean(
     means = torch.from_numpy(feature_model(teacher).means).float()
     expected = F.softmax(teacher.head(means), dim=1)
     anchors = [i % classes for i in range(4 * classes)]
-    np.testing.assert_allclose(targets(teacher, anchors, Targets(spread=0.0)), expected[anchors], atol=1e-5)
+    np.testing.assert_allclose(
+        targets(teacher, anchors, TargetsConfig(spread=0.0)), expected[anchors], atol=1e-5
+    )
     confident = expected.diagonal()
     assert float(confident.min()) > 0.95 - 1e-5
     if front is not None:
@@ -100,7 +106,7 @@ def test_features_spread_as_the_correlation_of_the_units_says(classes: int) -> N
     """Without a ReLU, log-odds between classes are normal with a mean and a covariance that are known."""
     weight, bias = random_head(classes, 12, seed=3)
     teacher, spread, n = teacher_of(weight, bias), 0.7, 6000
-    y = targets(teacher, [1] * n, Targets(spread=spread, redraws=0)).astype(np.float64)
+    y = targets(teacher, [1] * n, TargetsConfig(spread=spread, redraws=0)).astype(np.float64)
     odds = np.log(y[:, 1:]) - np.log(y[:, :1])
     gaps = (weight[1:] - weight[:1]).double().numpy()
     model = feature_model(teacher)
@@ -129,7 +135,7 @@ def test_what_no_answer_depends_on_changes_nothing() -> None:
     """The same vector added to all classes, the same number to all biases, and a unit that tells nothing."""
     weight, bias = random_head(4, 20)
     shifted = teacher_of(weight + weight[0] * 3, bias + 7)
-    anchors, config = [0, 1, 2, 3] * 3, Targets(spread=0.8)
+    anchors, config = [0, 1, 2, 3] * 3, TargetsConfig(spread=0.8)
     plain = targets(teacher_of(weight, bias), anchors, config)
     np.testing.assert_allclose(targets(shifted, anchors, config), plain, atol=1e-4)
     idle = feature_model(teacher_of(torch.cat([weight, torch.full((4, 1), 2.0)], dim=1), bias))
@@ -151,12 +157,12 @@ def test_more_spread_gives_other_and_more_mixed_targets_whose_class_is_not_alway
 
 def test_a_target_depends_on_seed_and_index_alone() -> None:
     teacher = teacher_of(*random_head(5, 20))
-    places = [Place(i % 5, beta, True) for i, beta in enumerate([1.0, 0.1] * 10)]
-    whole = soft_targeted(teacher, places, list(range(20)), 4, Targets())
-    alone = soft_targeted(teacher, [Place(3, 1.0, False)], [13], 4, Targets())
+    places = [PlanEntry(i % 5, beta, True) for i, beta in enumerate([1.0, 0.1] * 10)]
+    whole = soft_targeted(teacher, places, list(range(20)), 4, TargetsConfig())
+    alone = soft_targeted(teacher, [PlanEntry(3, 1.0, False)], [13], 4, TargetsConfig())
     np.testing.assert_array_equal(whole.targets[13:14], alone.targets)
     assert alone.optimised == [False]
-    other = soft_targeted(teacher, places, list(range(20)), 5, Targets())
+    other = soft_targeted(teacher, places, list(range(20)), 5, TargetsConfig())
     assert not np.allclose(whole.targets, other.targets, atol=0.01)
 
 
@@ -195,25 +201,25 @@ def test_a_linear_teacher_is_inverted_exactly(classes: int, with_bias: bool) -> 
         module[1].weight.copy_(8 * rows)
     spec = InputSpec(shape=(1, 6, 6), mean=(0.5,), std=(0.3,))
     teacher = Classifier(module, spec=spec).freeze()
-    wanted = torch.from_numpy(targets(teacher, [i % classes for i in range(10)], Targets()))
+    wanted = torch.from_numpy(targets(teacher, [i % classes for i in range(10)], TargetsConfig()))
     assert 0.1 < entropy(wanted.numpy()) < np.log(classes)
-    starts = draw_starts("uniform", list(range(10)), seed=0, shape=teacher.spec.shape, box=(0.0, 1.0))
-    config = Synthesis(
+    starts = draw_initial("uniform", list(range(10)), seed=0, shape=teacher.spec.shape, box=(0.0, 1.0))
+    config = SynthesisConfig(
         steps=2000,
         learning_rate=0.005,
         tau=1.0,
-        warp=Warp(),
+        warp=WarpConfig(),
         noise_share=0.0,
         tolerance=0.0,
         batch_size=10,
     )
-    images, _ = invert(teacher, Work(starts, wanted), config)
+    images, _ = invert(teacher, InversionBatch(starts, wanted), config)
     kl = F.kl_div(F.log_softmax(teacher(images), 1), wanted, reduction="none").sum(1)
     assert float(kl.max()) < 1e-4
 
 
 def test_two_classes_have_real_mixtures_where_zskd_needs_a_floor() -> None:
-    y = targets(teacher_of(*random_head(2, 20), front=nn.ReLU()), [0, 1] * 200, Targets(spread=1.5))
+    y = targets(teacher_of(*random_head(2, 20), front=nn.ReLU()), [0, 1] * 200, TargetsConfig(spread=1.5))
     assert ((y > 0.05) & (y < 0.95)).any(axis=1).mean() > 0.3
     gaps = logit(np.clip(y[::2, 0], 1e-6, 1 - 1e-6))
     assert gaps.std() > 0.5

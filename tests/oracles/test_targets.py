@@ -6,18 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import digamma, xlogy
 
-from zskd.config import Targets
-from zskd.errors import ZskdError
-from zskd.similarity import concentration
-from zskd.targets import Place, draw_targets, one_hot, place, row_size
+from zskd.config.targets import TargetsConfig
+from zskd.core.errors import ZskdError
+from zskd.synthesis.dirichlet import draw_targets, one_hot
+from zskd.synthesis.plan import PlanEntry, place, row_size
+from zskd.synthesis.similarity import concentration
 
 A = np.array([[1.0, 0.6, 0.2], [0.3, 1.0, 0.5], [0.1, 0.7, 1.0]])
 N = 4000
-PLAIN = Targets(concentration_floor=0.0, redraws=0)
+PLAIN = TargetsConfig(concentration_floor=0.0, redraws=0)
 
 
-def draw(beta: float, config: Targets, anchor: int = 0, n: int = N, a: np.ndarray = A) -> np.ndarray:
-    return draw_targets(a, [Place(anchor, beta, True)] * n, list(range(n)), seed=1, config=config)
+def draw(beta: float, config: TargetsConfig, anchor: int = 0, n: int = N, a: np.ndarray = A) -> np.ndarray:
+    return draw_targets(a, [PlanEntry(anchor, beta, True)] * n, list(range(n)), seed=1, config=config)
 
 
 def entropy(y: np.ndarray) -> np.ndarray:
@@ -45,7 +46,7 @@ def test_mean_and_entropy_are_those_of_the_dirichlet_distribution(beta: float, a
 def test_beta_takes_effect_unless_the_rows_are_rescaled_behind_it() -> None:
     """The release's bug, as a setting: both scales give the same targets, number for number."""
     assert entropy(draw(0.1, PLAIN)).mean() < 0.6 * entropy(draw(1.0, PLAIN)).mean()
-    rescaled = Targets(rescale_after_beta=True, concentration_floor=1e-4, redraws=0)
+    rescaled = TargetsConfig(rescale_after_beta=True, concentration_floor=1e-4, redraws=0)
     a = A + 1e-4
     np.testing.assert_allclose(draw(0.1, rescaled, a=a), draw(1.0, rescaled, a=a), atol=1e-6)
 
@@ -63,8 +64,8 @@ def test_targets_lie_on_the_simplex(k: int, beta: float, floor: float, redraws: 
     similarity = np.clip(rng.uniform(-1, 1, (k, k)), -1, 1)
     np.fill_diagonal(similarity, 1)
     a = concentration(similarity, floor=floor)
-    config = Targets(redraws=redraws, concentration_floor=floor)
-    places = [Place(i % k, beta, True) for i in range(2 * k)]
+    config = TargetsConfig(redraws=redraws, concentration_floor=floor)
+    places = [PlanEntry(i % k, beta, True) for i in range(2 * k)]
     y = draw_targets(a, places, list(range(2 * k)), seed=seed, config=config)
     assert y.dtype == np.float32
     assert (y >= 0).all()
@@ -74,7 +75,7 @@ def test_targets_lie_on_the_simplex(k: int, beta: float, floor: float, redraws: 
 
 
 def test_redraws_leave_the_class_on_top_and_without_them_it_often_is_not() -> None:
-    assert (draw(1.0, Targets(redraws=20)).argmax(axis=1) == 0).all()
+    assert (draw(1.0, TargetsConfig(redraws=20)).argmax(axis=1) == 0).all()
     assert 0.2 < (draw(1.0, PLAIN).argmax(axis=1) != 0).mean() < 0.6
 
 
@@ -88,7 +89,7 @@ def test_two_classes_are_one_hot_without_a_floor_and_mixed_with_one() -> None:
 
 
 def test_a_target_depends_on_its_index_alone() -> None:
-    spots = [Place(i % 3, 1.0, True) for i in range(10)]
+    spots = [PlanEntry(i % 3, 1.0, True) for i in range(10)]
     whole = draw_targets(A, spots, list(range(10)), seed=5, config=PLAIN)
     alone = draw_targets(A, spots[7:8], [7], seed=5, config=PLAIN)
     np.testing.assert_array_equal(whole[7:8], alone)
@@ -96,7 +97,7 @@ def test_a_target_depends_on_its_index_alone() -> None:
     assert not np.allclose(whole, other_seed)
 
 
-def plan(count: int, config: Targets, share: float = 0.0, classes: int = 4) -> list[Place]:
+def plan(count: int, config: TargetsConfig, share: float = 0.0, classes: int = 4) -> list[PlanEntry]:
     return [place(i, count=count, classes=classes, config=config, noise_share=share) for i in range(count)]
 
 
@@ -114,7 +115,7 @@ def test_a_smaller_interleaved_set_is_a_prefix_of_a_larger_one() -> None:
 
 
 def test_rows_are_equal_blocks_of_class_and_scale() -> None:
-    config = Targets(order="rows", betas=(0.1, 1.0))
+    config = TargetsConfig(order="rows", betas=(0.1, 1.0))
     places = plan(80, config)
     assert row_size(80, 4, config) == 10
     assert [p.anchor for p in places[::10]] == [0, 1, 2, 3, 0, 1, 2, 3]
@@ -123,7 +124,7 @@ def test_rows_are_equal_blocks_of_class_and_scale() -> None:
 
 
 def test_priors_set_the_share_of_each_class_in_every_prefix() -> None:
-    config = Targets(priors=(0.7, 0.2, 0.1, 0.0))
+    config = TargetsConfig(priors=(0.7, 0.2, 0.1, 0.0))
     places = plan(1000, config)
     for n in (100, 500, 1000):
         counts = np.bincount([p.anchor for p in places[:n]], minlength=4)
@@ -132,4 +133,4 @@ def test_priors_set_the_share_of_each_class_in_every_prefix() -> None:
 
 def test_priors_of_another_number_of_classes_are_refused() -> None:
     with pytest.raises(ZskdError, match="2 values for 4 classes"):
-        plan(8, Targets(priors=(0.5, 0.5)))
+        plan(8, TargetsConfig(priors=(0.5, 0.5)))

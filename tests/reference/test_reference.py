@@ -9,12 +9,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zskd.augment import affine_matrices, augment, warp
-from zskd.classifier import Classifier
-from zskd.config import Augment, Synthesis, Targets, Warp
-from zskd.inversion import draw_starts
-from zskd.streams import numpy_stream
-from zskd.synthesis import SetSpec, make_shard
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.config.transforms import AugmentConfig, WarpConfig
+from zskd.core.rng import numpy_stream
+from zskd.data.transforms import affine_matrices, augment, warp
+from zskd.models.classifier import Classifier
+from zskd.synthesis.inversion.initial import draw_initial
+from zskd.synthesis.shard import make_shard
+from zskd.synthesis.spec import SetSpec
 
 BOX = (0.0, 1.0)
 
@@ -24,8 +27,8 @@ def test_a_shard_is_what_the_paper_says_image_by_image(teacher: Classifier) -> N
     spec = SetSpec(
         count=6,
         seed=7,
-        targets=Targets(betas=(1.0, 0.1), concentration_floor=0.01, redraws=0),
-        synthesis=Synthesis(
+        targets=TargetsConfig(betas=(1.0, 0.1), concentration_floor=0.01, redraws=0),
+        synthesis=SynthesisConfig(
             steps=12,
             tolerance=0.0,
             learning_rate=0.05,
@@ -34,7 +37,7 @@ def test_a_shard_is_what_the_paper_says_image_by_image(teacher: Classifier) -> N
             batch_size=6,
             start="uniform",
             noise_share=0.0,
-            warp=Warp(),
+            warp=WarpConfig(),
         ),
     )
     shard = make_shard(teacher, spec, 0)
@@ -45,7 +48,7 @@ def test_a_shard_is_what_the_paper_says_image_by_image(teacher: Classifier) -> N
         alpha = 1.0 * ((cosine - cosine.min()) / (cosine.max() - cosine.min()) + 0.01)
         y = torch.from_numpy(numpy_stream(7, "targets", i).dirichlet(alpha)).float()
         torch.testing.assert_close(shard.targets[i], y, atol=1e-6, rtol=1e-5)
-        x = draw_starts("uniform", [i], seed=7, shape=(1, 32, 32), box=BOX).requires_grad_(True)
+        x = draw_initial("uniform", [i], seed=7, shape=(1, 32, 32), box=BOX).requires_grad_(True)
         adam = torch.optim.Adam([x], lr=0.05)
         for _ in range(12):
             adam.zero_grad()
@@ -81,7 +84,7 @@ def warped_by_hand(image: np.ndarray, matrix: np.ndarray, outside: float) -> np.
 def test_warp_is_a_bilinear_look_up(outside: float) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 1, 9, 7, generator=generator)
-    config = Warp(rotation=40, scale=(0.7, 1.5), shift=0.2, shear=0.3, flip=0.5)
+    config = WarpConfig(rotation=40, scale=(0.7, 1.5), shift=0.2, shear=0.3, flip=0.5)
     matrices = affine_matrices(torch.rand(3, 6, generator=generator), config)
     moved = warp(images, matrices, outside)
     for image, matrix, result in zip(images, matrices, moved, strict=True):
@@ -94,7 +97,7 @@ def test_each_setting_of_a_warp_does_what_it_is_called() -> None:
     ends = torch.ones(1, 6)
 
     def matrix(uniform: torch.Tensor, **setting: object) -> np.ndarray:
-        return affine_matrices(uniform, Warp(**setting))[0].numpy()  # type: ignore[arg-type]
+        return affine_matrices(uniform, WarpConfig(**setting))[0].numpy()  # type: ignore[arg-type]
 
     identity = np.eye(2, 3)
     np.testing.assert_allclose(matrix(middle, rotation=30, shift=0.2, shear=0.1), identity, atol=1e-6)
@@ -129,7 +132,7 @@ def test_augmented_images_stay_in_the_box_and_follow_their_generator(
     channels: int,
     seed: int,
 ) -> None:
-    config = Augment(
+    config = AugmentConfig(
         share=share,
         rotation=rotation,
         shift=shift,
@@ -152,31 +155,31 @@ def test_augmented_images_stay_in_the_box_and_follow_their_generator(
 def test_nothing_changes_without_settings_or_without_share() -> None:
     images = torch.rand(4, 1, 8, 8)
     generator = torch.Generator().manual_seed(0)
-    assert torch.equal(augment(images, Augment(), BOX, generator), images)
-    still = Augment(share=0.0, rotation=90, salt_pepper=0.5, gaussian=0.5)
+    assert torch.equal(augment(images, AugmentConfig(), BOX, generator), images)
+    still = AugmentConfig(share=0.0, rotation=90, salt_pepper=0.5, gaussian=0.5)
     torch.testing.assert_close(augment(images, still, BOX, generator), images, atol=1e-5, rtol=1e-4)
 
 
 def test_shares_of_mixing_and_noise_are_met() -> None:
     images = torch.rand(2000, 1, 6, 6, generator=torch.Generator().manual_seed(1))
 
-    def changed(config: Augment) -> float:
+    def changed(config: AugmentConfig) -> float:
         result = augment(images, config, BOX, torch.Generator().manual_seed(0))
         return float((result != images).flatten(1).any(1).float().mean())
 
-    assert changed(Augment(mixup=0.3)) == pytest.approx(0.3, abs=0.04)
-    assert changed(Augment(mixup=0.3, cutmix=0.2)) == pytest.approx(0.5, abs=0.06)
+    assert changed(AugmentConfig(mixup=0.3)) == pytest.approx(0.3, abs=0.04)
+    assert changed(AugmentConfig(mixup=0.3, cutmix=0.2)) == pytest.approx(0.5, abs=0.06)
     grey = torch.full((200, 1, 20, 20), 0.5)
-    salted = augment(grey, Augment(salt_pepper=0.1), BOX, torch.Generator().manual_seed(0))
+    salted = augment(grey, AugmentConfig(salt_pepper=0.1), BOX, torch.Generator().manual_seed(0))
     assert float((salted == 1).float().mean()) == pytest.approx(0.05, abs=0.01)
     assert float((salted == 0).float().mean()) == pytest.approx(0.05, abs=0.01)
 
 
 def test_mixed_images_are_blends_or_rectangles_of_two_images() -> None:
     values = torch.linspace(0, 1, 50).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
-    blended = augment(values, Augment(mixup=1.0), BOX, torch.Generator().manual_seed(0))
+    blended = augment(values, AugmentConfig(mixup=1.0), BOX, torch.Generator().manual_seed(0))
     assert float((blended.amax((1, 2, 3)) - blended.amin((1, 2, 3))).max()) < 1e-6
-    cut = augment(values, Augment(cutmix=1.0), BOX, torch.Generator().manual_seed(0))
+    cut = augment(values, AugmentConfig(cutmix=1.0), BOX, torch.Generator().manual_seed(0))
     assert all(len(image.unique()) <= 2 for image in cut)
 
 

@@ -9,20 +9,25 @@ from typing import Any
 import pytest
 import yaml
 
-from zskd.budget import BUDGET, Budget, images_that_fit, steps_that_fit
-from zskd.classifier import Classifier
-from zskd.clock import Enough, Pace, Stopwatch
-from zskd.config import Recipe, Synthesis, Targets
-from zskd.errors import ZskdError
-from zskd.experiment.plan import load_experiment, plan_cells
-from zskd.files import read_json
-from zskd.progress import Progress
-from zskd.recipes import identity, load_recipe
-from zskd.students import training_seconds
-from zskd.synthesis import SetSpec, build_transfer_set
+from zskd.config.identity import identity
+from zskd.config.loading import load_recipe
+from zskd.config.recipe import Recipe
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.core.errors import ZskdError
+from zskd.core.files import read_json
+from zskd.core.progress import Progress
+from zskd.core.timing import Enough, Pace, Stopwatch
+from zskd.distillation.students import training_seconds
+from zskd.experiment.definition import load_experiment
+from zskd.experiment.plan import plan_cells
+from zskd.models.classifier import Classifier
+from zskd.run.budget import BUDGET, Budget, images_that_fit, steps_that_fit
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
 
 SPEC = SetSpec(count=24_000)
-ROWS = SetSpec(count=2400, targets=Targets(order="rows"))
+ROWS = SetSpec(count=2400, targets=TargetsConfig(order="rows"))
 
 
 def test_students_are_begun_when_a_worker_is_free() -> None:
@@ -100,12 +105,16 @@ def test_a_stopwatch_tells_the_start_from_the_steps_and_ends_them() -> None:
 
 FEW = {"steps": 3, "batch_size": 10, "shard_size": 40}
 SPECS: dict[str, SetSpec] = {
-    "default": SetSpec(count=500, synthesis=Synthesis(**FEW)),
-    "noise": SetSpec(method="noise", count=500, synthesis=Synthesis(**FEW)),
-    "rows": SetSpec(count=500, targets=Targets(order="rows"), synthesis=Synthesis(**FEW)),
-    "minmax": SetSpec(count=500, synthesis=Synthesis(**FEW, pixels="minmax", tolerance=0.0, noise_share=0.0)),
-    "dropping": SetSpec(count=500, synthesis=Synthesis(**FEW | {"steps": 12}, missed="drop", tolerance=1)),
-    "one shard": SetSpec(count=500, synthesis=Synthesis(**FEW | {"shard_size": 1000})),
+    "default": SetSpec(count=500, synthesis=SynthesisConfig(**FEW)),
+    "noise": SetSpec(method="noise", count=500, synthesis=SynthesisConfig(**FEW)),
+    "rows": SetSpec(count=500, targets=TargetsConfig(order="rows"), synthesis=SynthesisConfig(**FEW)),
+    "minmax": SetSpec(
+        count=500, synthesis=SynthesisConfig(**FEW, pixels="minmax", tolerance=0.0, noise_share=0.0)
+    ),
+    "dropping": SetSpec(
+        count=500, synthesis=SynthesisConfig(**FEW | {"steps": 12}, missed="drop", tolerance=1)
+    ),
+    "one shard": SetSpec(count=500, synthesis=SynthesisConfig(**FEW | {"shard_size": 1000})),
 }
 
 

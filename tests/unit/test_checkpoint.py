@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.io import savemat
 
-from zskd.checkpoint import load_checkpoint, read_card
-from zskd.classifier import Classifier, InputSpec
-from zskd.errors import ZskdError
-from zskd.importing import import_teacher
-from zskd.models import MODELS
+from zskd.core.errors import ZskdError
+from zskd.models.checkpoint import load_checkpoint, read_card
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import MODELS
+from zskd.teacher.importing import import_teacher
 
 SPEC = InputSpec()
 
@@ -225,8 +225,8 @@ def test_changed_cards_and_weights_are_noticed(teacher_folder: Path, tmp_path: P
 
 
 def test_every_built_in_network_survives_a_round_trip(tmp_path: Path) -> None:
-    from zskd.checkpoint import Card, save_checkpoint
-    from zskd.models import describe
+    from zskd.models.checkpoint import Card, save_checkpoint
+    from zskd.models.factory import describe
 
     for name, build in MODELS.items():
         classifier = Classifier(build(), spec=SPEC).freeze()

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.errors import ZskdError
+from zskd.core.errors import ZskdError
+from zskd.models.classifier import Classifier, InputSpec
 
 SPEC = InputSpec(shape=(1, 8, 8))
 

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from zskd.config import Data
-from zskd.data import Dataset, load_data
+from zskd.config.data import DataConfig
+from zskd.core.errors import ZskdError
+from zskd.data.datasets import Dataset, load_data
 from zskd.data.download import cache_folder
 from zskd.data.folder import read_image
 from zskd.data.idx import read_idx
-from zskd.errors import ZskdError
 
 SHAPE = (1, 32, 32)
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -63,7 +63,7 @@ def write_mnist(folder: Path, *, packed: bool = False, **changed: bytes) -> Path
 
 
 def mnist(folder: Path, shape: tuple[int, int, int] = SHAPE, name: str = "mnist") -> Dataset:
-    return load_data(Data(name=name, dir=folder, validation=0), shape)  # type: ignore[arg-type]
+    return load_data(DataConfig(name=name, dir=folder, validation=0), shape)  # type: ignore[arg-type]
 
 
 def equal(one: Dataset, other: Dataset) -> bool:
@@ -195,8 +195,8 @@ def test_digits_have_fixed_sizes(digits: Dataset) -> None:
 
 
 def test_digits_are_split_in_the_same_way_every_time(digits: Dataset) -> None:
-    assert equal(digits, load_data(Data(name="digits"), SHAPE))
-    other = load_data(Data(name="digits", validation=0.3), SHAPE)
+    assert equal(digits, load_data(DataConfig(name="digits"), SHAPE))
+    other = load_data(DataConfig(name="digits", validation=0.3), SHAPE)
     assert torch.equal(other.test.images, digits.test.images)
     assert len(other.validation) > len(digits.validation)
 
@@ -214,7 +214,7 @@ def test_digits_are_divided_without_loss_and_without_overlap(digits: Dataset) ->
     def rows(images: torch.Tensor, labels: torch.Tensor) -> list[tuple[bytes, int]]:
         return [(i.numpy().tobytes(), int(k)) for i, k in zip(images, labels, strict=True)]
 
-    native = load_data(Data(name="digits"), (1, 8, 8))
+    native = load_data(DataConfig(name="digits"), (1, 8, 8))
     bunch = load_digits()
     original = rows(torch.from_numpy(bunch.images / 16).float()[:, None], torch.from_numpy(bunch.target))
     parts = [rows(s.images, s.labels) for s in (native.train, native.validation, native.test)]
@@ -225,19 +225,19 @@ def test_digits_are_divided_without_loss_and_without_overlap(digits: Dataset) ->
 
 
 def test_no_validation_part_when_its_share_is_0() -> None:
-    data = load_data(Data(name="digits", validation=0), (1, 8, 8))
+    data = load_data(DataConfig(name="digits", validation=0), (1, 8, 8))
     assert (len(data.train), len(data.validation), len(data.test)) == (1297, 0, 500)
 
 
 def test_no_data_is_told_to_whoever_asks_for_some() -> None:
     with pytest.raises(ZskdError, match=r"needs real images: give --data\.name"):
-        load_data(Data(name="none"), SHAPE)
+        load_data(DataConfig(name="none"), SHAPE)
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "fashion-mnist"])
 def test_grey_data_do_not_fit_a_network_of_three_channels(name: str) -> None:
     with pytest.raises(ZskdError, match=rf"{name} has grey images; the network takes 3 channels"):
-        load_data(Data(name=name), (3, 32, 32))  # type: ignore[arg-type]
+        load_data(DataConfig(name=name), (3, 32, 32))  # type: ignore[arg-type]
 
 
 def picture(path: Path, colour: tuple[int, int, int], side: int = 6) -> None:
@@ -256,7 +256,7 @@ def tree(root: Path, per_class: int = 5, classes: tuple[str, ...] = ("cat", "dog
 
 
 def own(root: Path | None, shape: tuple[int, int, int] = (3, 6, 6), validation: float = 0) -> Dataset:
-    return load_data(Data(name="folder", dir=root, validation=validation), shape)
+    return load_data(DataConfig(name="folder", dir=root, validation=validation), shape)
 
 
 def test_a_divided_tree_keeps_its_test_part_and_its_colours(tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_other_files_between_pictures_are_passed_over(tmp_path: Path) -> None:
     not (REAL / "MNIST" / "raw").is_dir(), reason="the real MNIST files are not beside the checkout"
 )
 def test_the_real_mnist_has_its_published_sizes() -> None:
-    data = load_data(Data(name="mnist", dir=REAL), (1, 28, 28))
+    data = load_data(DataConfig(name="mnist", dir=REAL), (1, 28, 28))
     assert (data.train_size, len(data.train), len(data.validation), len(data.test)) == (
         60_000,
         54_000,
@@ -457,17 +457,17 @@ def test_the_second_mirror_is_asked_when_the_first_fails(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch, first: str, tmp_path: Path
 ) -> None:
     use(monkeypatch, CLOSED if first == "closed" else f"{mirror.url}absent/", f"{mirror.url}good/")
-    data = load_data(Data(name="mnist", validation=0), SHAPE)
+    data = load_data(DataConfig(name="mnist", validation=0), SHAPE)
     assert equal(data, mnist(write_mnist(tmp_path / "mine")))
     assert cached() == COMPLETE
 
 
 def test_the_second_time_nothing_is_asked(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, f"{mirror.url}good/")
-    data = load_data(Data(name="mnist", validation=0), SHAPE)
+    data = load_data(DataConfig(name="mnist", validation=0), SHAPE)
     assert len(mirror.asked) == 4
     mirror.server.shutdown()
-    assert equal(data, load_data(Data(name="mnist", validation=0), SHAPE))
+    assert equal(data, load_data(DataConfig(name="mnist", validation=0), SHAPE))
     assert len(mirror.asked) == 4
 
 
@@ -477,20 +477,20 @@ def test_a_file_with_another_checksum_is_refused_and_not_kept(
     write_mnist(mirror.folder / "evil", packed=True, t10k_labels_idx1_ubyte=idx(np.full(20, 3)))
     use(monkeypatch, f"{mirror.url}evil/")
     with pytest.raises(ZskdError, match=r"cannot download mnist; tried .*evil/t10k-labels-idx1-ubyte\.gz"):
-        load_data(Data(name="mnist"), SHAPE)
+        load_data(DataConfig(name="mnist"), SHAPE)
     assert "MNIST/raw/t10k-labels-idx1-ubyte.gz" not in cached()
     use(monkeypatch, f"{mirror.url}evil/", f"{mirror.url}good/")
-    assert load_data(Data(name="mnist", validation=0), SHAPE).test.labels[:3].tolist() == [0, 1, 2]
+    assert load_data(DataConfig(name="mnist", validation=0), SHAPE).test.labels[:3].tolist() == [0, 1, 2]
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, f"{mirror.url}good/")
-    load_data(Data(name="mnist", validation=0), SHAPE)
+    load_data(DataConfig(name="mnist", validation=0), SHAPE)
     damaged = cache_folder() / COMPLETE[0]
     damaged.write_bytes(damaged.read_bytes()[:-7])
-    load_data(Data(name="mnist", validation=0), SHAPE)
+    load_data(DataConfig(name="mnist", validation=0), SHAPE)
     assert len(mirror.asked) == 5
     assert damaged.read_bytes() == (mirror.folder / "good" / damaged.name).read_bytes()
 
@@ -500,7 +500,7 @@ def test_when_all_mirrors_fail_one_error_says_what_was_tried_and_what_to_do(
 ) -> None:
     use(monkeypatch, f"{mirror.url}absent/", CLOSED)
     with pytest.raises(ZskdError) as caught:
-        load_data(Data(name="mnist"), SHAPE)
+        load_data(DataConfig(name="mnist"), SHAPE)
     said = str(caught.value)
     assert f"tried {mirror.url}absent/train-images-idx3-ubyte.gz (HTTPError) and {CLOSED}" in said
     assert all(f"{name}.gz" in said for name in FILES)
@@ -523,13 +523,13 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     assert os.fspath(cache_folder()) != os.fspath(tmp_path)
 
 
-def twin(of: Data, kind: str, shape: tuple[int, int, int] = SHAPE) -> Dataset:
+def twin(of: DataConfig, kind: str, shape: tuple[int, int, int] = SHAPE) -> Dataset:
     return load_data(replace(of, twin=kind), shape)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["transposed", "inverted", "permuted"])
 def test_a_twin_has_the_same_labels_and_splits_and_other_images(kind: str) -> None:
-    digits = Data(name="digits")
+    digits = DataConfig(name="digits")
     original, other = load_data(digits, SHAPE), twin(digits, kind)
     for one, two in ((original.train, other.train), (original.validation, other.validation)):
         assert torch.equal(one.labels, two.labels)
@@ -554,4 +554,4 @@ def test_a_twin_has_the_same_labels_and_splits_and_other_images(kind: str) -> No
 
 def test_only_square_images_are_transposed() -> None:
     with pytest.raises(ZskdError, match="--data.twin transposed needs square images"):
-        twin(Data(name="digits"), "transposed", (1, 16, 24))
+        twin(DataConfig(name="digits"), "transposed", (1, 16, 24))

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from zskd import probes as probes_module
-from zskd.classifier import Classifier
-from zskd.errors import ZskdError
-from zskd.estimate import Law, conclude, estimate_agreement, law
-from zskd.models import half
-from zskd.probes import Probes, Signals, make_probes, measure, unexplained
+from zskd.core.errors import ZskdError
+from zskd.evaluation import probes as probes_module
+from zskd.evaluation.agreement import Law, conclude, estimate_agreement, law
+from zskd.evaluation.probes import Probes, Signals, make_probes, measure, unexplained
+from zskd.models.classifier import Classifier
+from zskd.models.factory import half
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = tuple("abcdefghij")

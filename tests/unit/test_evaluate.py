@@ -8,10 +8,11 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.data import Split
-from zskd.errors import ZskdError
-from zskd.evaluate import accuracy, accuracy_by_class, agreement, predict, share
+from zskd.core.errors import ZskdError
+from zskd.data.datasets import Split
+from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement, predict
+from zskd.evaluation.statistics import share
+from zskd.models.classifier import Classifier, InputSpec
 
 
 def chooser(order: tuple[int, ...] = (0, 1, 2), names: tuple[str, ...] = ("a", "b", "c")) -> Classifier:

@@ -12,9 +12,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from zskd.errors import ZskdError
-from zskd.evaluate import share
-from zskd.figures import (
+from zskd.core.errors import ZskdError
+from zskd.evaluation.figures import (
     Bar,
     bars_figure,
     caption,
@@ -23,7 +22,8 @@ from zskd.figures import (
     save_figure,
     similarity_figure,
 )
-from zskd.run_page import summary_lines
+from zskd.evaluation.statistics import share
+from zskd.run.page import summary_lines
 
 RESULTS = Path(__file__).parents[2] / "results"
 DIGITS = tuple("0123456789")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from zskd.errors import ZskdError
-from zskd.files import (
+from zskd.core.errors import ZskdError
+from zskd.core.files import (
     first_difference,
     folder_lock,
     make_folder,
@@ -79,7 +79,7 @@ def test_the_old_file_survives_a_killed_writer(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from zskd.files import whole_file\n"
+        "import os, signal, sys; from pathlib import Path; from zskd.core.files import whole_file\n"
         "with whole_file(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -197,13 +197,13 @@ def test_at_the_top_the_first_difference_has_no_leading_dot() -> None:
 
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from zskd.files import folder_lock\n"
+    "import sys, time; from pathlib import Path; from zskd.core.files import folder_lock\n"
     "with folder_lock(Path(sys.argv[1])):\n"
     "    print('held', flush=True); time.sleep(120)\n"
 )
 TRY = (
     "import sys; from pathlib import Path\n"
-    "from zskd.files import folder_lock; from zskd.errors import ZskdError\n"
+    "from zskd.core.files import folder_lock; from zskd.core.errors import ZskdError\n"
     "try:\n"
     "    with folder_lock(Path(sys.argv[1])): print('held')\n"
     "except ZskdError as error: print(error)\n"

@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Fit
-from zskd.errors import ZskdError
-from zskd.fitting import Batch, Prepare, fit, fresh_weights
-from zskd.streams import torch_stream
+from zskd.config.training import FitConfig
+from zskd.core.errors import ZskdError
+from zskd.core.rng import torch_stream
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import fresh_weights
+from zskd.training.batches import Batch, Prepare
+from zskd.training.loop import fit
 
 IMAGES, BATCH, STEPS = 13, 4, 11
-CONFIG = Fit(steps=STEPS, batch_size=BATCH, learning_rate=0.01)
+CONFIG = FitConfig(steps=STEPS, batch_size=BATCH, learning_rate=0.01)
 NUMBERS = torch.Generator().manual_seed(0)
 X = torch.rand(IMAGES, 2, 8, 8, generator=NUMBERS)
 Y = torch.arange(IMAGES) % 3
@@ -30,7 +32,7 @@ Y = torch.arange(IMAGES) % 3
 @pytest.fixture(autouse=True)
 def save_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings here are short: the state is saved after every pass, however short that is."""
-    monkeypatch.setattr("zskd.fitting._SAVE_STEPS", 1)
+    monkeypatch.setattr("zskd.training.loop._SAVE_STEPS", 1)
 
 
 def network() -> nn.Module:
@@ -76,7 +78,7 @@ def stopping_at(step: int) -> Loss:
 
 
 def run(
-    config: Fit = CONFIG,
+    config: FitConfig = CONFIG,
     loss: Loss = cross_entropy,
     *,
     make: Prepare = prepare,
@@ -243,12 +245,12 @@ def test_a_batch_larger_than_the_set_goes_through_it_more_than_once() -> None:
 @pytest.mark.parametrize(
     ("config", "steps"),
     [
-        (Fit(epochs=2, batch_size=4), 6),
-        (Fit(epochs=0.01, batch_size=4), 1),
-        (Fit(steps=5, epochs=100, batch_size=4), 5),
+        (FitConfig(epochs=2, batch_size=4), 6),
+        (FitConfig(epochs=0.01, batch_size=4), 1),
+        (FitConfig(steps=5, epochs=100, batch_size=4), 5),
     ],
 )
-def test_training_is_as_long_as_its_settings_say(config: Fit, steps: int) -> None:
+def test_training_is_as_long_as_its_settings_say(config: FitConfig, steps: int) -> None:
     seen, make = counting()
     run(config, make=make)
     assert len(seen) == steps
@@ -279,7 +281,7 @@ class Scalars(nn.Module):
             nn.init.constant_(value, 1.0)
 
 
-def follow(config: Fit, loss_of: Callable[[Scalars], Tensor]) -> tuple[Scalars, list[float]]:
+def follow(config: FitConfig, loss_of: Callable[[Scalars], Tensor]) -> tuple[Scalars, list[float]]:
     """Train and return the weight before every step."""
     module, path = Scalars(), []
 
@@ -294,7 +296,7 @@ def follow(config: Fit, loss_of: Callable[[Scalars], Tensor]) -> tuple[Scalars, 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_the_learning_rate_follows_its_schedule(schedule: str) -> None:
     """Under a constant gradient Adam moves by exactly the learning rate."""
-    config = Fit(steps=8, batch_size=4, learning_rate=0.1, schedule=schedule)  # type: ignore[arg-type]
+    config = FitConfig(steps=8, batch_size=4, learning_rate=0.1, schedule=schedule)  # type: ignore[arg-type]
     module, path = follow(config, lambda m: m.linear.weight.sum())
     moves = [a - b for a, b in zip(path, [*path[1:], float(module.linear.weight.detach())], strict=True)]
     wanted = [0.05 * (1 + math.cos(math.pi * s / 8)) if schedule == "cosine" else 0.1 for s in range(8)]
@@ -302,7 +304,7 @@ def test_the_learning_rate_follows_its_schedule(schedule: str) -> None:
 
 
 def test_l2_pulls_at_weights_alone_and_by_half_the_square() -> None:
-    config = Fit(steps=400, batch_size=4, learning_rate=0.05, l2=0.5)
+    config = FitConfig(steps=400, batch_size=4, learning_rate=0.05, l2=0.5)
     module, _ = follow(config, lambda m: -0.2 * m.linear.weight.sum())
     assert float(module.linear.weight.detach()) == pytest.approx(0.2 / 0.5, abs=1e-3)  # where 0.5·w = 0.2
     assert float(module.linear.bias.detach()) == 1.0
@@ -333,7 +335,7 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
 def test_short_passes_do_not_mean_that_the_state_is_saved_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zskd.fitting._SAVE_STEPS", 6)  # two passes of three batches
+    monkeypatch.setattr("zskd.training.loop._SAVE_STEPS", 6)  # two passes of three batches
     state = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
         run(loss=stopping_at(5), state=state)

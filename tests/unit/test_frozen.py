@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from zskd.experiment.plan import load_experiment, plan_cells
-from zskd.files import sha256_json
-from zskd.recipes import identity
+from zskd.config.identity import identity
+from zskd.core.files import sha256_json
+from zskd.experiment.definition import load_experiment
+from zskd.experiment.plan import plan_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,17 +11,19 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 
-from zskd.checkpoint import load_checkpoint
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Augment, Distill, Game, Recipe
-from zskd.errors import ZskdError
-from zskd.evaluate import agreement
-from zskd.inheritance import begin_with_teacher, inherit
-from zskd.models import half
-from zskd.progress import Progress
-from zskd.students import make_student
-from zskd.teachers import describe_student, fresh_student
-from zskd.transfer_set import TransferSet
+from zskd.config.distillation import DistillConfig, GeneratorConfig
+from zskd.config.recipe import Recipe
+from zskd.config.transforms import AugmentConfig
+from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress
+from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.initialisation.from_teacher import initialise_from_teacher, take_over_weights
+from zskd.distillation.students import make_student
+from zskd.evaluation.metrics import agreement
+from zskd.models.checkpoint import load_checkpoint
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import half
+from zskd.transfer_set.dataset import TransferSet
 
 SPEC = InputSpec(shape=(2, 12, 12), mean=(0.4,), std=(0.3,))
 
@@ -84,7 +86,9 @@ def of(module: nn.Module) -> Classifier:
 
 def given(teacher: Classifier, student: Classifier) -> bool:
     numbers = Generator().manual_seed(1)
-    return inherit(student, teacher, lambda: torch.rand(300, *SPEC.shape, generator=numbers), numbers)
+    return take_over_weights(
+        student, teacher, lambda: torch.rand(300, *SPEC.shape, generator=numbers), numbers
+    )
 
 
 def take_over(teacher: nn.Module, student: nn.Module) -> bool:
@@ -254,7 +258,7 @@ class Heard(Progress):
         self.lines.append(line)
 
 
-ONE_STEP = Recipe(student="half", distill=Distill(steps=1, batch_size=8, learning_rate=1e-9))
+ONE_STEP = Recipe(student="half", distill=DistillConfig(steps=1, batch_size=8, learning_rate=1e-9))
 
 
 def made(teacher: Classifier, images: TransferSet, folder: Path, **changes: object) -> tuple[Classifier, str]:
@@ -293,11 +297,11 @@ def test_by_hand_it_begins_as_by_a_recipe(
 ) -> None:
     student, _ = made(teacher, small_set, tmp_path / "recipe")
     module = fresh_student(describe_student("half", teacher), teacher, seed=5).module
-    assert begin_with_teacher(module, teacher, small_set)
+    assert initialise_from_teacher(module, teacher, small_set)
     said = Classifier(module, spec=teacher.spec).freeze()(small_set.all_images())
     assert_close(said, student(small_set.all_images()), atol=1e-3, rtol=1e-3)
 
 
 def test_without_a_set_there_is_nothing_to_fit_on() -> None:
     with pytest.raises(ZskdError, match=r"--distill.start must be random where a generator"):
-        Distill(game=Game(share=1.0), augment=Augment())
+        DistillConfig(game=GeneratorConfig(share=1.0), augment=AugmentConfig())

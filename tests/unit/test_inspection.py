@@ -3,10 +3,10 @@
 import pytest
 from torch import Tensor, nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.inspection import count_multiply_adds, inspect_teacher
-from zskd.models import MODELS
-from zskd.similarity import class_similarity
+from zskd.evaluation.inspection import count_multiply_adds, inspect_teacher
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import MODELS
+from zskd.synthesis.similarity import class_similarity
 
 
 def of(name: str, **arguments: int) -> Classifier:

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from zskd.interruption import raise_lost, remembered
-from zskd.progress import PlainProgress, Progress
+from zskd.core.interrupt import raise_lost, remembered
+from zskd.core.progress import PlainProgress, Progress
 
 
 @pytest.mark.parametrize("progress", [Progress(), PlainProgress()])

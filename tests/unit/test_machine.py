@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from zskd.errors import ZskdError
-from zskd.machine import available_memory, choose_device, processor, usable_cores, use_threads
+from zskd.core.device import available_memory, choose_device, processor, usable_cores, use_threads
+from zskd.core.errors import ZskdError
 
 MB = 1_000_000
 
@@ -32,7 +32,7 @@ def elsewhere(code: str, **environment: str) -> Any:
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from zskd.machine import available_memory
+from zskd.core.device import available_memory
 def field(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
@@ -103,7 +103,7 @@ def test_cores_are_those_that_this_process_may_use() -> None:
     first = min(os.sched_getaffinity(0))
     code = (
         f"import json, os; os.sched_setaffinity(0, [{first}])\n"
-        "from zskd.machine import processor, usable_cores\n"
+        "from zskd.core.device import processor, usable_cores\n"
         "print(json.dumps([usable_cores(), processor()]))"
     )
     cores, told = elsewhere(code)
@@ -113,7 +113,7 @@ def test_cores_are_those_that_this_process_may_use() -> None:
 
 FAULTS = """
 import json, resource, torch
-from zskd.machine import keep_freed_memory
+from zskd.core.device import keep_freed_memory
 torch.set_num_threads(1)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

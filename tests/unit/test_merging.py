@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Synthesis
-from zskd.fitting import fresh_weights
-from zskd.models import MODELS
-from zskd.models.merging import MergedConv, merge_layers
-from zskd.synthesis import SetSpec, build_transfer_set
-from zskd.transfer_set import TransferSet
+from zskd.config.synthesis import SynthesisConfig
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import MODELS, fresh_weights
+from zskd.models.fusion import FusedConv, fuse_layers
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
 
 CLASSES = 3
 ORDERS = (("relu", "pool"), ("pool", "relu"), ("pool",), ("relu",))
@@ -146,7 +146,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: flo
 
 def merged(module: nn.Module, images: Tensor) -> nn.Module:
     """The rewritten network, which must be another one."""
-    quick, names = merge_layers(module, images[:2])
+    quick, names = fuse_layers(module, images[:2])
     assert names
     assert quick is not module
     return quick
@@ -163,7 +163,7 @@ def test_answers_and_all_gradients_are_those_of_the_network(
     for order in ORDERS:
         net = Net(channels, kernel, padding, norm, order, in_place=in_place)
         module, images = net.build(), net.images()
-        quick, names = merge_layers(module, images[:2])
+        quick, names = fuse_layers(module, images[:2])
         assert bool(names) == net.is_cheaper_merged
         assert_same(pulled_through(quick, module, images), pulled(module, images))
 
@@ -188,7 +188,7 @@ def test_any_such_block_is_merged_without_a_trace(net: Net, seed: int) -> None:
     module, images = net.build(seed=seed), net.images(seed=seed + 1)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     kept = images.clone()
-    quick, names = merge_layers(module, images[:2])
+    quick, names = fuse_layers(module, images[:2])
     assert bool(names) == net.is_cheaper_merged
     assert_same(pulled_through(quick, module, images), pulled(module, images))
     assert torch.equal(images, kept)
@@ -200,7 +200,7 @@ def test_any_such_block_is_merged_without_a_trace(net: Net, seed: int) -> None:
 def test_it_is_merged_however_it_is_written(functional: bool, order: tuple[str, ...]) -> None:
     net = Net(norm=True, order=order, functional=functional, in_place=True)
     quick = merged(net.build(), net.images())
-    (conv,) = (layer for layer in quick.modules() if isinstance(layer, MergedConv))
+    (conv,) = (layer for layer in quick.modules() if isinstance(layer, FusedConv))
     assert conv.norm is not None
     assert conv.pool == ("pool" in order)
 
@@ -241,9 +241,9 @@ def test_other_pooling_is_not_merged(kind: str, norm: bool) -> None:
     module = fresh_weights(lambda: nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3)), 0).double().eval()
     images = Net(side=(9, 11)).images()
     module(images)
-    quick, names = merge_layers(module, images[:2])
+    quick, names = fuse_layers(module, images[:2])
     assert bool(names) == norm
-    assert not any(layer.pool for layer in quick.modules() if isinstance(layer, MergedConv))
+    assert not any(layer.pool for layer in quick.modules() if isinstance(layer, FusedConv))
     assert_same(pulled_through(quick, module, images), pulled(module, images))
 
 
@@ -266,7 +266,7 @@ class WithIndices(nn.Module):
 def test_pooling_that_returns_indices_is_not_merged(functional: bool) -> None:
     module = WithIndices(functional).double().eval()
     images = Net(side=(12, 12)).images()
-    assert merge_layers(module, images[:2]) == (module, ())
+    assert fuse_layers(module, images[:2]) == (module, ())
 
 
 class Branching(nn.Module):
@@ -295,13 +295,13 @@ class Shared(nn.Module):
 
 def test_a_convolution_read_twice_is_left_alone() -> None:
     module, images = Branching().double().eval(), Net(side=(10, 10)).images()
-    assert merge_layers(module, images[:2]) == (module, ())
+    assert fuse_layers(module, images[:2]) == (module, ())
 
 
 def test_a_convolution_used_twice_is_merged_where_it_is_pooled() -> None:
     module, images = Shared().double().eval(), Net(side=(10, 10)).images()
     quick = merged(module, images)
-    assert sum(isinstance(layer, MergedConv) for layer in quick.modules()) == 1
+    assert sum(isinstance(layer, FusedConv) for layer in quick.modules()) == 1
     assert_same(pulled_through(quick, module, images), pulled(module, images))
 
 
@@ -325,7 +325,7 @@ def test_unusual_convolutions_give_the_same(kind: str, norm: bool) -> None:
     module(images)
     if norm:
         used(module[1], 0)
-    quick, _ = merge_layers(module, images[:2])
+    quick, _ = fuse_layers(module, images[:2])
     assert_same(pulled_through(quick, module, images), pulled(module, images))
 
 
@@ -432,7 +432,7 @@ class LooksAtValues(Written):
 def test_what_cannot_be_seen_through_is_left_alone(kind: type[Written], training: bool) -> None:
     net = Net()
     module = kind(net).double().train(training)
-    assert merge_layers(module, net.images()) == (module, ())
+    assert fuse_layers(module, net.images()) == (module, ())
     assert all(layer.training == training for layer in module.modules())
     classifier = Classifier(module.float(), spec=InputSpec(shape=(1, *net.side)))
     assert classifier.merged == ()
@@ -484,7 +484,7 @@ def test_weights_that_are_computed_at_every_step_are_trained_all_the_same(kind: 
     for module in (plain, owner):
         torch.manual_seed(0)
         WEIGHTS[kind](module[0])
-    quick, _ = merge_layers(owner, net.images()[:2])
+    quick, _ = fuse_layers(owner, net.images()[:2])
     descents = [torch.optim.SGD(module.parameters(), lr=0.5) for module in (plain, owner)]
     for step in range(3):
         images = net.images(seed=step)
@@ -608,7 +608,7 @@ def test_copies_answer_alike_and_share_nothing(classifier: Classifier, rewrite: 
 
 
 def test_a_manifest_tells_what_was_merged(classifier: Classifier, tmp_path: Path) -> None:
-    spec = SetSpec(count=8, synthesis=Synthesis(steps=1, batch_size=4, shard_size=8))
+    spec = SetSpec(count=8, synthesis=SynthesisConfig(steps=1, batch_size=4, shard_size=8))
     plain = copy.deepcopy(classifier)
     plain.rewrite = False
 

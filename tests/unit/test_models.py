@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zskd.errors import ZskdError
-from zskd.models import MODELS, build, describe, describe_half, half
-from zskd.models.layers import build_layers, read_layers
+from zskd.core.errors import ZskdError
+from zskd.models.chain import build_layers, read_layers
+from zskd.models.factory import MODELS, build, describe, describe_half, half
 
 
 def parameters(module: nn.Module) -> int:

@@ -11,18 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from zskd.cli import run
-from zskd.errors import ZskdError
-from zskd.experiment.plan import (
-    TEACHER,
-    Cell,
-    Experiment,
-    experiment_names,
-    load_experiment,
-    on_twin,
-    plan_cells,
-)
-from zskd.recipes import load_recipe
+from zskd.cli.main import main as run
+from zskd.config.loading import load_recipe
+from zskd.core.errors import ZskdError
+from zskd.experiment.definition import TEACHER, Experiment, experiment_names, load_experiment, on_twin
+from zskd.experiment.plan import Cell, plan_cells
 
 BASE: dict[str, Any] = {
     "name": "tiny",

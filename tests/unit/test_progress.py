@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from zskd.progress import (
+from zskd.core.progress import (
     LiveProgress,
     PlainProgress,
     Progress,
@@ -28,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("zskd.progress.time", SimpleNamespace(monotonic=made))
+    monkeypatch.setattr("zskd.core.progress.time", SimpleNamespace(monotonic=made))
     return made
 
 

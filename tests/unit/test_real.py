@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zskd.classifier import Classifier
-from zskd.cli import run
-from zskd.data import Dataset, Split
-from zskd.errors import ZskdError
-from zskd.files import sha256_file
-from zskd.real import build_real_set, draw_rows
-from zskd.transfer_set import Shard, TransferSet, read_manifest
+from zskd.cli.main import main as run
+from zskd.core.errors import ZskdError
+from zskd.core.files import sha256_file
+from zskd.data.datasets import Dataset, Split
+from zskd.models.classifier import Classifier
+from zskd.synthesis.real import build_real_set, draw_rows
+from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.manifest import read_manifest
+from zskd.transfer_set.shard import Shard
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from zskd.config import Augment, Distill, Game, Recipe, Rounds, Synthesis, Targets, Warp
-from zskd.errors import ZskdError
-from zskd.recipes import load_recipe, preset_names, read_preset, recipe_names, to_yaml
+from zskd.config.distillation import DistillConfig, GeneratorConfig, ImageBankConfig
+from zskd.config.loading import load_recipe, preset_names, read_preset, recipe_names, to_yaml
+from zskd.config.recipe import Recipe
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.config.transforms import AugmentConfig, WarpConfig
+from zskd.core.errors import ZskdError
 
 PUBLISHED = ["paper", "release", "reproduction"]
 GAMES = ["dfad", "zskt"]
@@ -61,23 +65,23 @@ def test_without_a_recipe_there_are_the_defaults() -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_a_preset_spells_out_every_setting_so_that_no_default_leaks_in(name: str) -> None:
     values = read_preset(name)
-    assert set(values["targets"]) == keys(Targets)
-    assert set(values["synthesis"]) == keys(Synthesis)
-    assert set(values["synthesis"]["warp"]) == keys(Warp)
-    assert set(values["distill"]) == keys(Distill)
-    assert set(values["distill"]["augment"]) == keys(Augment)
-    assert set(values["distill"]["game"]) == keys(Game)
-    assert set(values["distill"]["rounds"]) == keys(Rounds)
+    assert set(values["targets"]) == keys(TargetsConfig)
+    assert set(values["synthesis"]) == keys(SynthesisConfig)
+    assert set(values["synthesis"]["warp"]) == keys(WarpConfig)
+    assert set(values["distill"]) == keys(DistillConfig)
+    assert set(values["distill"]["augment"]) == keys(AugmentConfig)
+    assert set(values["distill"]["game"]) == keys(GeneratorConfig)
+    assert set(values["distill"]["rounds"]) == keys(ImageBankConfig)
 
 
 @pytest.mark.parametrize("name", GAMES)
 def test_a_preset_of_a_generator_spells_out_the_distillation_and_does_without_a_set(name: str) -> None:
     values = read_preset(name)
     assert set(values) == {"distill"}
-    assert set(values["distill"]) == keys(Distill)
-    assert set(values["distill"]["augment"]) == keys(Augment)
-    assert set(values["distill"]["game"]) == keys(Game)
-    assert set(values["distill"]["rounds"]) == keys(Rounds)
+    assert set(values["distill"]) == keys(DistillConfig)
+    assert set(values["distill"]["augment"]) == keys(AugmentConfig)
+    assert set(values["distill"]["game"]) == keys(GeneratorConfig)
+    assert set(values["distill"]["rounds"]) == keys(ImageBankConfig)
     recipe = load_recipe(None, {"preset": name})
     assert not recipe.distill.needs_set
     assert recipe.distill.game.rule == name
@@ -121,17 +125,17 @@ def test_groups_are_merged_and_lists_replaced(tmp_path: Path) -> None:
     assert recipe.synthesis.warp.rotation == 3
     assert recipe.targets.betas == (5,)
     preset = load_recipe(mine, {"preset": "paper", "synthesis": {"warp": {"shift": 0.5}}})
-    assert preset.synthesis.warp == Warp(rotation=3, shift=0.5)
+    assert preset.synthesis.warp == WarpConfig(rotation=3, shift=0.5)
 
 
 def test_a_warp_given_in_part_keeps_the_rest_of_the_default_one() -> None:
-    whole = Synthesis().warp
+    whole = SynthesisConfig().warp
     changed = load_recipe(None, {"synthesis": {"warp": {"rotation": 3}}}).synthesis.warp
-    assert changed == Warp(
+    assert changed == WarpConfig(
         rotation=3, scale=whole.scale, shift=whole.shift, shear=whole.shear, flip=whole.flip
     )
     augment = load_recipe(None, {"distill": {"augment": {"rotation": 3}}}).distill.augment
-    assert (augment.rotation, augment.mixup) == (3, Distill().augment.mixup)
+    assert (augment.rotation, augment.mixup) == (3, DistillConfig().augment.mixup)
 
 
 def test_of_count_and_rate_the_one_set_last_counts(tmp_path: Path) -> None:
@@ -319,7 +323,7 @@ def test_unusual_settings_survive_it_too(tmp_path: Path, values: dict[str, Any])
 def test_every_setting_stands_in_the_printed_recipe() -> None:
     values = yaml.safe_load(to_yaml(load_recipe("digits")))
     assert set(values) == keys(Recipe)
-    assert set(values["distill"]["augment"]) == keys(Augment)
+    assert set(values["distill"]["augment"]) == keys(AugmentConfig)
 
 
 NAN = float("nan")

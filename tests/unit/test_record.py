@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zskd.errors import ZskdError
+from zskd.core.errors import ZskdError
 from zskd.experiment.cell import note_evaluation
-from zskd.report.hits import pack_hits
-from zskd.report.record import (
+from zskd.experiment.record import (
     FORMAT,
     LEDGER,
     Record,
+    pack_mask,
     read_record,
     read_records,
     record_path,
@@ -49,7 +49,7 @@ VALUES: dict[str, Any] = {
     "selection": "last",
     "test_accuracy": 100 * int(HITS.sum()) / len(HITS),
     "test_images": len(HITS),
-    "test_hits": pack_hits(HITS),
+    "test_hits": pack_mask(HITS),
     "teacher_accuracy": 99.0,
     "teacher_agreement": 90.0,
     "reported": {"value": 98.77, "source": "somebody 2019"},
@@ -149,7 +149,7 @@ def test_a_value_that_cannot_be_is_refused_by_its_name(field: str, tmp_path: Pat
 def flipped(image: int) -> str:
     hits = HITS.copy()
     hits[image] = ~hits[image]
-    return pack_hits(hits)
+    return pack_mask(hits)
 
 
 CONTRADICTIONS: dict[str, dict[str, Any]] = {

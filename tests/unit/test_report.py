@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 
 from conftest import run_zskd
-from zskd.experiment.plan import load_experiment
-from zskd.report.curves import curves_figure
-from zskd.report.hits import pack_hits
-from zskd.report.page import main_rate, sections, write_page
-from zskd.report.record import FORMAT, Record, record_path, write_record
-from zskd.report.tables import Comparison, Records, accuracy_table, contrast_table, cost_table, provenance
+from zskd.experiment.definition import load_experiment
+from zskd.experiment.record import FORMAT, Record, pack_mask, record_path, write_record
+from zskd.experiment.report.curves import curves_figure
+from zskd.experiment.report.page import main_rate, sections, write_page
+from zskd.experiment.report.tables import (
+    Comparison,
+    Records,
+    accuracy_table,
+    contrast_table,
+    cost_table,
+    provenance,
+)
 
 N = 200
 SHA = "0" * 64
@@ -47,7 +53,7 @@ def record(arm: str, rate: float | None, seed: int, right: int, **changes: Any) 
         "selection": "last",
         "test_accuracy": 100 * right / N,
         "test_images": N,
-        "test_hits": pack_hits(np.arange(N) < right),
+        "test_hits": pack_mask(np.arange(N) < right),
         "teacher_accuracy": 99.0,
         "teacher_agreement": 90.0,
         "reported": None,

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from zskd.errors import ZskdError
-from zskd.report.hits import pack_hits, unpack_hits
-from zskd.report.statistics import (
+from zskd.core.errors import ZskdError
+from zskd.evaluation.statistics import (
     Difference,
     McNemar,
     Summary,
@@ -25,6 +24,7 @@ from zskd.report.statistics import (
     sampling_error,
     summarise,
 )
+from zskd.experiment.record import pack_mask, unpack_mask
 
 NAMES = ("ZSKD", "noise")
 VALUES = st.lists(st.floats(0, 100), min_size=2, max_size=8)
@@ -217,16 +217,16 @@ def test_no_share_has_no_sampling_error(percent: float, n: int) -> None:
 
 @given(st.lists(st.booleans(), max_size=70))
 def test_hits_come_back(hits: list[bool]) -> None:
-    text = pack_hits(np.array(hits, dtype=bool))
-    found = unpack_hits(text, len(hits))
+    text = pack_mask(np.array(hits, dtype=bool))
+    found = unpack_mask(text, len(hits))
     assert (found.dtype, found.tolist()) == (np.bool_, hits)
     assert len(text) == 4 * math.ceil(math.ceil(len(hits) / 8) / 3)
 
 
 def test_the_first_image_is_the_highest_bit() -> None:
     """The format of records: it must not change."""
-    assert base64.b64decode(pack_hits(mask(1, 0, 0, 0, 0, 0, 0, 1, 1))) == bytes([0b10000001, 0b10000000])
-    assert pack_hits(mask(1, 0, 0, 0, 0, 0, 0, 1, 1)) == "gYA="
+    assert base64.b64decode(pack_mask(mask(1, 0, 0, 0, 0, 0, 0, 1, 1))) == bytes([0b10000001, 0b10000000])
+    assert pack_mask(mask(1, 0, 0, 0, 0, 0, 0, 1, 1)) == "gYA="
 
 
 @pytest.mark.parametrize(
@@ -247,4 +247,4 @@ def test_the_first_image_is_the_highest_bit() -> None:
 )
 def test_damaged_hits_are_refused(text: str, n: int, message: str) -> None:
     with pytest.raises(ZskdError, match=message):
-        unpack_hits(text, n)
+        unpack_mask(text, n)

@@ -14,21 +14,26 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import SHAPE
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Data, Distill, Recipe, Synthesis, Targets, Teacher
-from zskd.data import Dataset
-from zskd.distillation import distill
-from zskd.errors import ZskdError
-from zskd.fitting import fresh_weights
-from zskd.models import build, describe
-from zskd.pipeline import run_recipe
-from zskd.progress import Progress, Told
-from zskd.recipes import identity, load_recipe, to_yaml
-from zskd.tracking import tracked
-from zskd.training import train_teacher
-from zskd.transfer_set import TransferSet
+from zskd.config.data import DataConfig
+from zskd.config.distillation import DistillConfig
+from zskd.config.identity import identity
+from zskd.config.loading import load_recipe, to_yaml
+from zskd.config.recipe import Recipe
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.config.training import TeacherConfig
+from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress, WorkerProgress
+from zskd.core.tensorboard import tracked
+from zskd.data.datasets import Dataset
+from zskd.distillation.distill import distill
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import build, describe, fresh_weights
+from zskd.run.pipeline import run_recipe
+from zskd.teacher.training import train_teacher
+from zskd.transfer_set.dataset import TransferSet
 
-QUICK = Distill(steps=63, batch_size=10)
+QUICK = DistillConfig(steps=63, batch_size=10)
 """Six passes over the small set and half of another."""
 
 
@@ -59,7 +64,7 @@ def network() -> Classifier:
     return Classifier(module, spec=InputSpec(shape=SHAPE))
 
 
-class StoppedAt(Told):
+class StoppedAt(WorkerProgress):
     """Ends the work behind so many steps, as Ctrl-C does."""
 
     def __init__(self, steps: int) -> None:
@@ -82,7 +87,7 @@ class Lines(Progress):
 
 
 def test_the_curves_of_a_teacher_are_its_losses_and_its_accuracy(digits: Dataset, tmp_path: Path) -> None:
-    config = Teacher(steps=65, batch_size=32, learning_rate=5e-3)
+    config = TeacherConfig(steps=65, batch_size=32, learning_rate=5e-3)
     with tracked(Progress(), tmp_path, "teacher") as progress:
         train_teacher(network(), digits, config, seed=0, progress=progress)
     found = curves(tmp_path / "teacher")
@@ -184,7 +189,10 @@ def test_everything_else_goes_where_it_went(tmp_path: Path, verbose: bool) -> No
         progress.detail("two")
         assert progress.verbose is verbose
     assert lines.lines == ["one", "two"][: 1 + verbose]
-    with tracked(Told(units.append), tmp_path, "run") as progress, progress.task("t", 9, "steps", 4) as task:
+    with (
+        tracked(WorkerProgress(units.append), tmp_path, "run") as progress,
+        progress.task("t", 9, "steps", 4) as task,
+    ):
         task.advance(3)
     assert units == [4, 3]
     assert not list((tmp_path / "run").iterdir()), "nothing was noted"
@@ -193,9 +201,9 @@ def test_everything_else_goes_where_it_went(tmp_path: Path, verbose: bool) -> No
 def test_without_a_folder_nothing_is_kept_and_nothing_imported() -> None:
     code = (
         "import sys\n"
-        "from zskd.pipeline import run_recipe\n"
-        "from zskd.progress import Progress\n"
-        "from zskd.tracking import tracked\n"
+        "from zskd.run.pipeline import run_recipe\n"
+        "from zskd.core.progress import Progress\n"
+        "from zskd.core.tensorboard import tracked\n"
         "mine = Progress()\n"
         "with tracked(mine, None, 'run') as progress:\n"
         "    assert progress is mine and not progress.listens\n"
@@ -241,11 +249,11 @@ def tiny(tensorboard: Path | None) -> Recipe:
         threads=1,
         workers=2,
         tensorboard=tensorboard,
-        data=Data(name="digits"),
-        teacher=Teacher(steps=30),
-        targets=Targets(redraws=5),
-        synthesis=Synthesis(steps=3, batch_size=20, shard_size=40),
-        distill=Distill(steps=12, batch_size=20),
+        data=DataConfig(name="digits"),
+        teacher=TeacherConfig(steps=30),
+        targets=TargetsConfig(redraws=5),
+        synthesis=SynthesisConfig(steps=3, batch_size=20, shard_size=40),
+        distill=DistillConfig(steps=12, batch_size=20),
     )
 
 

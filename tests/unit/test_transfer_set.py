@@ -16,23 +16,19 @@ from safetensors.torch import load_file, save_file
 from scipy.io import loadmat
 from torch import nn
 
-from zskd.classifier import Classifier, InputSpec
-from zskd.config import Synthesis
-from zskd.errors import ZskdError
-from zskd.export import export_mat, export_png
-from zskd.files import sha256_file, write_json
-from zskd.fitting import fresh_weights
-from zskd.models import MODELS
-from zskd.progress import Progress, Task
-from zskd.synthesis import SetSpec, build_transfer_set
-from zskd.transfer_set import (
-    Shard,
-    TransferSet,
-    Writer,
-    read_manifest,
-    verify_transfer_set,
-    write_shard,
-)
+from zskd.config.synthesis import SynthesisConfig
+from zskd.core.errors import ZskdError
+from zskd.core.files import sha256_file, write_json
+from zskd.core.progress import Progress, Task
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import MODELS, fresh_weights
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.export import export_mat, export_png
+from zskd.transfer_set.manifest import read_manifest, verify_transfer_set
+from zskd.transfer_set.shard import Shard, write_shard
+from zskd.transfer_set.writer import Writer
 
 SIZES = (4, 3, 5)
 
@@ -151,7 +147,7 @@ def test_a_finished_set_is_not_touched_again(teacher: Classifier, small_spec: Se
         ({"count": 51}, r"spec\.count \(50 there, 51 now\)"),
         ({"method": "noise"}, r"spec\.method \(zskd there, noise now\)"),
         (
-            {"synthesis": Synthesis(steps=9, noise_share=0.4, batch_size=20, shard_size=40)},
+            {"synthesis": SynthesisConfig(steps=9, noise_share=0.4, batch_size=20, shard_size=40)},
             r"spec\.synthesis\.steps \(8 there, 9 now\)",
         ),
     ],

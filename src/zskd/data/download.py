@@ -8,12 +8,11 @@ from pathlib import Path
 
 import platformdirs
 
-from zskd.errors import ZskdError
-from zskd.files import make_folder
+from zskd.core.errors import ZskdError
+from zskd.core.files import make_folder
 
 _LAYOUT = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
 """The folder layout of torchvision, so that its downloads can be used as they are."""
-
 _MIRRORS = {
     "mnist": (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -24,7 +23,6 @@ _MIRRORS = {
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     ),
 }
-
 _MD5 = {
     "mnist": {
         "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",

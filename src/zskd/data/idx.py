@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zskd.errors import ZskdError, one_line
-from zskd.files import readable_errors
+from zskd.core.errors import ZskdError, one_line
+from zskd.core.files import readable_errors
 
 _UNSIGNED_BYTE = 0x08
 

@@ -14,23 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zskd.classifier import Classifier
-from zskd.clock import Clock
-from zskd.config import Data
-from zskd.data import Split, load_data
-from zskd.evaluate import predict
+from zskd.config.data import DataConfig
+from zskd.config.identity import identity
+from zskd.core.device import processor, use_threads
+from zskd.core.files import make_folder, readable_errors, sha256_json
+from zskd.core.progress import Progress
+from zskd.core.tensorboard import tracked
+from zskd.core.timing import Clock
+from zskd.core.versions import source_commit, versions
+from zskd.data.datasets import Split, load_data
+from zskd.distillation.students import make_student
+from zskd.evaluation.metrics import predict
 from zskd.experiment.plan import Cell
-from zskd.files import make_folder, readable_errors, sha256_json
-from zskd.machine import processor, use_threads
-from zskd.progress import Progress
-from zskd.recipes import identity
-from zskd.report.hits import pack_hits
-from zskd.report.record import FORMAT, LEDGER, Record, record_path, write_record
-from zskd.students import make_student
-from zskd.teachers import load_teacher
-from zskd.tracking import tracked
-from zskd.transfer_set import TransferSet, read_manifest
-from zskd.versions import source_commit, versions
+from zskd.experiment.record import FORMAT, LEDGER, Record, pack_mask, record_path, write_record
+from zskd.models.classifier import Classifier
+from zskd.teacher.sources import load_teacher
+from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.manifest import read_manifest
 
 _SHOWN = 64
 """So many images of a set are shown in TensorBoard."""
@@ -124,7 +124,7 @@ def _record(job: Job, progress: Progress) -> Record:
 
 
 @lru_cache(maxsize=1)
-def load_test(data: Data, shape: tuple[int, int, int]) -> Split:
+def load_test(data: DataConfig, shape: tuple[int, int, int]) -> Split:
     """Return the test images; a worker reads them once for all its cells."""
     return load_data(data, shape).test
 
@@ -135,7 +135,7 @@ def _measured(student: Classifier, teacher: Classifier, test: Split) -> dict[str
     return {
         "test_accuracy": _percent(hits),
         "test_images": len(test),
-        "test_hits": pack_hits(hits.numpy()),
+        "test_hits": pack_mask(hits.numpy()),
         "teacher_accuracy": _percent(taught == test.labels),
         "teacher_agreement": _percent(said == taught),
     }

@@ -11,22 +11,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zskd.clock import Clock
-from zskd.data import Dataset
-from zskd.errors import ZskdError, one_line
+from zskd.core.device import usable_cores, use_threads
+from zskd.core.errors import ZskdError, one_line
+from zskd.core.files import folder_lock, make_folder, write_json, write_text
+from zskd.core.parallel import each_done
+from zskd.core.progress import Progress, WorkerProgress, readable_seconds
+from zskd.core.tensorboard import tracked
+from zskd.core.timing import Clock
+from zskd.data.datasets import Dataset
 from zskd.experiment.cell import Job, do_cell
 from zskd.experiment.cost import COSTS, Cost, estimate, read_known
+from zskd.experiment.definition import Experiment
 from zskd.experiment.layout import Place, State, lay_out, states
-from zskd.experiment.plan import Cell, Experiment
-from zskd.files import folder_lock, make_folder, write_json, write_text
-from zskd.machine import usable_cores, use_threads
-from zskd.progress import Progress, Told, readable_seconds
-from zskd.real import build_real_set
-from zskd.report.record import Record
-from zskd.synthesis import build_transfer_set
-from zskd.teachers import Sources, load_teacher, make_teacher, open_sources
-from zskd.tracking import tracked
-from zskd.workers import each_done
+from zskd.experiment.plan import Cell
+from zskd.experiment.record import Record
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.real import build_real_set
+from zskd.teacher.sources import Sources, load_teacher, make_teacher, open_sources
 
 _ROUND_SECONDS = 300.0
 """Sets of so many seconds are made before their students are trained."""
@@ -256,7 +257,7 @@ def _log(error: Exception) -> str:
 def _make_teacher(places: list[Place], number: int, tell: Callable[[int], None]) -> str:
     """Train a teacher; the work of one worker. Returns why it failed, or nothing."""
     place, recipe = places[number], places[number].cell.recipe
-    board = tracked(Told(tell), recipe.tensorboard, place.teacher.name)
+    board = tracked(WorkerProgress(tell), recipe.tensorboard, place.teacher.name)
     try:
         with use_threads(recipe.threads or 1), board as told:
             make_teacher(recipe, open_sources(recipe), place.teacher, told)
@@ -270,6 +271,6 @@ def _do_job(jobs: list[Job], number: int, tell: Callable[[int], None]) -> tuple[
     job = jobs[number]
     try:
         write_text(job.folder / "started", "")
-        return do_cell(job, Told(tell)), ""
+        return do_cell(job, WorkerProgress(tell)), ""
     except Exception as error:
         return None, _log(error)

@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from zskd.augment import augment
-from zskd.classifier import Classifier
-from zskd.config import Recipe
-from zskd.distillation import distill
+from zskd.config.recipe import Recipe
+from zskd.core.device import use_threads
+from zskd.core.files import read_json, sha256_json
+from zskd.data.transforms import augment
+from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.distill import distill
+from zskd.distillation.losses import LOSSES
 from zskd.experiment.layout import Place
-from zskd.files import read_json, sha256_json
-from zskd.fitting import Batch, fit
-from zskd.losses import LOSSES
-from zskd.machine import use_threads
-from zskd.synthesis import seconds_per_image
-from zskd.teachers import describe_student, fresh_student
-from zskd.transfer_set import MANIFEST, read_manifest
+from zskd.models.classifier import Classifier
+from zskd.synthesis.build import seconds_per_image
+from zskd.training.batches import Batch
+from zskd.training.loop import fit
+from zskd.transfer_set.manifest import MANIFEST, read_manifest
 
 COSTS = "costs.json"
 """In the experiment's folder: seconds per image or step, by their kind."""

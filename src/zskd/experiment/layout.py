@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from zskd.data import Dataset
-from zskd.errors import ZskdError
-from zskd.experiment.plan import Cell, Experiment
-from zskd.files import is_locked, sha256_json
-from zskd.recipes import identity
-from zskd.report.record import read_record, record_path
-from zskd.synthesis import SetSpec
-from zskd.teachers import Sources, open_sources
+from zskd.config.identity import identity
+from zskd.core.errors import ZskdError
+from zskd.core.files import is_locked, sha256_json
+from zskd.data.datasets import Dataset
+from zskd.experiment.definition import Experiment
+from zskd.experiment.plan import Cell
+from zskd.experiment.record import read_record, record_path
+from zskd.synthesis.spec import SetSpec
+from zskd.teacher.sources import Sources, open_sources
 
 
 @dataclass(frozen=True)

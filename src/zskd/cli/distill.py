@@ -1,0 +1,96 @@
+"""`zskd distill`: train a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zskd.cli.app import app, examples
+from zskd.cli.options import Flag, Verbose, must_be_new, ready_teacher, resolve, say, say_estimate
+from zskd.config.distillation import DistillConfig
+from zskd.core.progress import default_progress
+
+
+@app.command(
+    help_epilogue=examples(
+        "zskd distill teacher/ set/ --student half --distill.steps 6000 --out student/",
+        "zskd distill teacher/ --preset dfad --out student/",
+        "zskd distill teacher/ set/ --budget 3 --out student/",
+    )
+)
+def distill(
+    teacher: Path,
+    transfer_set: Path | None = None,
+    /,
+    *,
+    out: Path,
+    recipe: str | None = None,
+    preset: str = "default",
+    student: str = "half",
+    seed: int = 0,
+    threads: int = 0,
+    distill: DistillConfig = DistillConfig(),  # noqa: B008
+    budget: float | None = None,
+    model: str | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    rewrite: bool = True,
+    estimate: bool = True,
+    quiet: Flag = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a student on a transfer set or against a generator, or go on where that was interrupted.
+
+    Args:
+        teacher: Checkpoint folder.
+        transfer_set: Folder of the set; none with a preset whose generator makes all images.
+        out: Folder of the student.
+        recipe: Recipe to take settings from.
+        preset: default, first, paper, release, reproduction, dfad or zskt.
+        student: half, a built-in name, or package.module:factory.
+        seed: Seed of weights, order and augmentation.
+        threads: Threads; 0 for half of the cores, the other half makes the batches ready.
+        distill: How the student learns.
+        budget: Minutes for the student; its steps are as many as fit.
+        model: Factory to run, for a teacher of your own code.
+        workers: 1 for no second process that makes the batches ready.
+        device: auto for a GPU when there is one, cpu, cuda, cuda:1.
+        rewrite: Run equivalent networks that are cheaper.
+        estimate: Estimate in the end how often the student agrees with its teacher on real images.
+        quiet: Print the result only.
+        verbose: Print what was chosen for this machine.
+    """
+    from zskd.config.identity import identity
+    from zskd.core.device import use_threads
+    from zskd.core.files import folder_lock, sha256_json
+    from zskd.distillation.students import make_student, room_for_helper, threads_of_each
+    from zskd.run.budget import Budget
+    from zskd.transfer_set.dataset import TransferSet
+    from zskd.transfer_set.manifest import REAL
+
+    full = resolve(
+        recipe,
+        preset=preset,
+        student=student,
+        seed=seed,
+        threads=threads,
+        distill=distill,
+        budget=budget,
+        workers=workers,
+        device=device,
+        rewrite=rewrite,
+    )
+    classifier = ready_teacher(teacher, model, full)
+    loaded = None if transfer_set is None else TransferSet(transfer_set)
+    must_be_new(out)
+    progress, helper = default_progress(quiet, verbose), room_for_helper(full)
+    with folder_lock(out), use_threads(threads_of_each(full, 1)):
+        if full.budget is not None:
+            settings = identity(full) | {"teacher": classifier.fingerprint()}
+            key = sha256_json(settings | {"set": loaded and loaded.fingerprint()})
+            spending = Budget(full, classifier, out, key=key, progress=progress)
+            full = spending.fit_steps(full, {"student": loaded})
+        made = make_student(full, classifier, loaded, out, progress, helper=helper)
+    say(f"student in {out}: {made.parameters_count:,} parameters")
+    if estimate:
+        from_real = loaded is not None and loaded.manifest["spec"]["method"] == REAL
+        say_estimate(made, classifier, from_real)

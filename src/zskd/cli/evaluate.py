@@ -1,0 +1,90 @@
+"""`zskd evaluate`: measure a student."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from zskd.cli.app import app, examples
+from zskd.cli.options import say, say_estimate
+from zskd.config.data import DataConfig
+from zskd.core.errors import ZskdError
+
+
+@app.command(
+    help_epilogue=examples(
+        "zskd evaluate student/ --data.name mnist --data-dir data --teacher teacher/",
+        "zskd evaluate student/ --teacher teacher/ --set held-out/",
+    )
+)
+def evaluate(
+    checkpoint: Path,
+    /,
+    *,
+    teacher: Path | None = None,
+    transfer_set: Annotated[Path | None, Parameter(name="--set")] = None,
+    data: DataConfig = DataConfig(name="none"),  # noqa: B008
+    out: Path | None = None,
+    model: str | None = None,
+    teacher_model: str | None = None,
+    estimate: bool = True,
+) -> None:
+    """Measure a student: accuracy on test images, agreement with its teacher on any images.
+
+    With a teacher, its agreement on real images is estimated too, which needs none.
+
+    Args:
+        checkpoint: Checkpoint folder.
+        teacher: Checkpoint folder of its teacher.
+        transfer_set: Set of images to measure the agreement on.
+        data: Test images.
+        out: JSON file to write as well.
+        model: Factory to run, for a student of your own code.
+        teacher_model: Factory to run, for a teacher of your own code; absent: the same.
+        estimate: Estimate the agreement on real images.
+    """
+    import torch
+
+    from zskd.core.files import write_json
+    from zskd.data.datasets import load_data
+    from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement
+    from zskd.models.checkpoint import load_checkpoint
+    from zskd.models.classifier import check_classes
+    from zskd.run.measure import NOT_MEASURED
+    from zskd.transfer_set.dataset import TransferSet
+    from zskd.transfer_set.manifest import REAL
+
+    student, card = load_checkpoint(checkpoint, model=model)
+    master = load_checkpoint(teacher, model=teacher_model or model)[0] if teacher else None
+    if transfer_set is not None and master is None:
+        raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
+    found: dict[str, object] = {}
+    if data.name == "none":
+        say(NOT_MEASURED)
+    else:
+        loaded = load_data(data, student.spec.shape)
+        check_classes(student, loaded.class_names)
+        test = loaded.test
+        measured = accuracy(student, test)
+        found["test_accuracy"] = asdict(measured)
+        found["test_accuracy_by_class"] = accuracy_by_class(student, test)
+        say(f"test accuracy  {measured}")
+        if master is not None:
+            agreed = agreement(student, master, test.images)
+            found["test_agreement"] = asdict(agreed)
+            say(f"agreement with the teacher on test images  {agreed}")
+    if transfer_set is not None and master is not None:
+        images = torch.cat([shard.images for shard in TransferSet(transfer_set)])
+        agreed = agreement(student, master, images)
+        found["set_agreement"] = asdict(agreed)
+        say(f"agreement with the teacher on {transfer_set}  {agreed}")
+    if master is not None and estimate:
+        origin = card.get("origin", {})
+        from_real = origin.get("how") == "trained" or origin.get("method") == REAL
+        estimated = say_estimate(student.freeze(), master.freeze(), from_real)
+        found["estimated_agreement"] = None if estimated is None else estimated.record()
+    if out is not None:
+        write_json(out, found)

@@ -1,0 +1,68 @@
+"""`zskd export` and `zskd verify`: give transfer sets to other programs, check files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from zskd.cli.app import app, examples
+from zskd.cli.options import say
+from zskd.core.errors import ZskdError
+
+
+@app.command(
+    help_epilogue=examples(
+        "zskd export set/ --to mat --out DI-40.mat",
+        "zskd export set/ --to png --teacher teacher/ --out pictures/",
+    )
+)
+def export(
+    transfer_set: Path,
+    /,
+    *,
+    to: Literal["mat", "png"],
+    out: Path,
+    teacher: Path | None = None,
+    model: str | None = None,
+) -> None:
+    """Write a transfer set for other programs: the reproduction's MATLAB layout, or a tree of PNG files.
+
+    Args:
+        transfer_set: Folder of the set.
+        to: Kind of export.
+        out: File, or empty folder.
+        teacher: Checkpoint folder, asked again about the 8-bit pictures.
+        model: Factory to run, for a network of your own code.
+    """
+    from zskd.models.checkpoint import load_checkpoint
+    from zskd.transfer_set.dataset import TransferSet
+    from zskd.transfer_set.export import export_mat, export_png
+
+    loaded = TransferSet(transfer_set)
+    if to == "mat":
+        say(f"exported to {export_mat(loaded, out)}")
+        return
+    if teacher is None:
+        raise ZskdError("8-bit pictures carry the teacher's answers to themselves: add --teacher FOLDER")
+    classifier, _ = load_checkpoint(teacher, model=model)
+    say(f"exported to {export_png(loaded, classifier.freeze(), out)}")
+
+
+@app.command(
+    help_epilogue=examples(
+        "zskd verify runs/digits",
+    )
+)
+def verify(*folders: Path) -> None:
+    """Hash transfer sets, checkpoints and whole runs again and compare with what was recorded.
+
+    Args:
+        folders: Of transfer sets, checkpoints or runs.
+    """
+    from zskd.run.verify import verify_folder
+
+    if not folders:
+        raise ZskdError("name at least one folder")
+    for folder in folders:
+        for line in verify_folder(folder):
+            say(line)

@@ -1,0 +1,58 @@
+"""Running one command: one-line errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+from cyclopts import CycloptsError
+
+from zskd.cli.app import app
+from zskd.core.errors import ZskdError, one_line
+from zskd.core.interrupt import remembered
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    from zskd.cli import (  # noqa: F401  each adds its verb
+        distill,
+        evaluate,
+        export,
+        inspect,
+        predict,
+        report,
+        reproduce,
+        run,
+        show,
+        synthesize,
+        teacher,
+    )
+
+    try:
+        with remembered():
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except ZskdError as error:
+        return _complain(str(error))
+    except CycloptsError as error:
+        return _complain(one_line(error))
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        return 0
+    except OSError as error:
+        return _complain(f"{error.filename or 'input or output'}: {error.strerror or one_line(error)}")
+    except KeyboardInterrupt:
+        _say(f"stopped. What is whole was kept; go on with: zskd {shlex.join(arguments)}")
+        return INTERRUPTED
+    return 0
+
+
+def _complain(message: str) -> int:
+    _say(f"zskd: error: {message}")
+    return USER_ERROR
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

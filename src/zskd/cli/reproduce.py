@@ -1,0 +1,177 @@
+"""The verb for whole experiments."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zskd.cli.app import app, examples
+from zskd.cli.options import Flag, Verbose, say
+from zskd.config.data import Twin
+from zskd.core.errors import ZskdError
+from zskd.core.progress import default_progress, readable_seconds
+
+if TYPE_CHECKING:
+    from zskd.experiment.conduct import Outcome
+    from zskd.experiment.definition import Experiment
+    from zskd.experiment.plan import Cell
+
+
+@app.command(
+    help_epilogue=examples(
+        "zskd reproduce digits",
+        "zskd reproduce mnist --data-dir data --dry-run",
+        "zskd reproduce mnist --data-dir data --only 'default-*' --seeds 1",
+        "zskd reproduce mnist --status",
+        "zskd reproduce mnist --only default-10-0 --again",
+        "zskd reproduce mnist --twin permuted --status",
+    )
+)
+def reproduce(
+    recipe: str,
+    /,
+    *,
+    twin: Twin | None = None,
+    only: tuple[str, ...] = (),
+    seeds: int | None = None,
+    dry_run: Flag = False,
+    status: Flag = False,
+    again: Flag = False,
+    out: Path | None = None,
+    results: Path = Path("results"),
+    data_dir: Path | None = None,
+    workers: int = 0,
+    tensorboard: Path | None = None,
+    quiet: Flag = False,
+    verbose: Verbose = False,
+) -> None:
+    """Do an experiment, or go on with it: arms × rates × seeds, each cell once, one record for each.
+
+    Args:
+        recipe: digits, mnist, fashion-mnist, or a YAML file.
+        twin: Do it on its data turned into others: rows and columns exchanged, light and dark exchanged, or
+            all pixels in another order. The experiment is then called NAME-TWIN.
+        only: Names or patterns of the cells to do.
+        seeds: At most so many seeds of each arm.
+        dry_run: Print the plan and what it may cost, and do nothing.
+        status: Print how far it has come, and do nothing.
+        again: Make cells again that have a record, beside it, and compare.
+        out: Folder of teachers, sets and students; absent: runs/NAME-experiment. Cells made again go to the
+            one beside it that ends in -again.
+        results: Folder of records and ledger.
+        data_dir: Folder with the data; absent: a cache filled by download.
+        workers: Processes that work side by side; 0 for one per core.
+        tensorboard: Folder for TensorBoard's event files.
+        quiet: Print the result only.
+        verbose: Print what was chosen for this machine.
+    """
+    from zskd.experiment.definition import load_experiment, on_twin
+    from zskd.experiment.plan import plan_cells
+
+    if seeds is not None and seeds < 1:
+        raise ZskdError(f"--seeds is {seeds}: it must be at least 1")
+    settings: dict[str, Any] = {"data": {"dir": data_dir}} if data_dir else {}
+    if tensorboard:
+        settings["tensorboard"] = str(tensorboard)
+    experiment = load_experiment(recipe, settings)
+    if twin:
+        experiment = on_twin(experiment, twin)
+    cells = plan_cells(experiment, only, seeds)
+    folder = out or Path("runs") / f"{experiment.name}-experiment"
+
+    def command(cell: Cell) -> str:
+        which = [recipe, "--twin", twin] if twin else [recipe]
+        return shlex.join(["zskd", "reproduce", *which, "--only", cell.name, "--again"])
+
+    if dry_run or status:
+        _tell(experiment, cells, folder, results, workers, plan=dry_run)
+        return
+    from zskd.experiment.conduct import conduct
+
+    own, records = folder, results
+    if again:
+        cells = _recorded(experiment, cells, results)
+        own = Path(f"{folder}-again")  # never where the first ones lie, which would be taken for new
+        records = own / "records"
+    outcome = conduct(
+        experiment,
+        cells,
+        own,
+        records,
+        workers=workers,
+        command=command,
+        progress=default_progress(quiet, verbose),
+    )
+    whole = _say_outcome(outcome, records)
+    if again:
+        whole = _compare(outcome, results, own) and whole
+    if not whole:
+        raise SystemExit(1)
+
+
+def _say_outcome(outcome: Outcome, records: Path) -> bool:
+    """Say what is done and what failed; return whether nothing did."""
+    from zskd.experiment.layout import State
+
+    done, failed = outcome.count(State.DONE), outcome.count(State.FAILED)
+    say(f"{done} cells have their record in {records}; {failed} failed")
+    for place, state in zip(outcome.places, outcome.states, strict=True):
+        if state is State.FAILED:
+            say(f"  {place.cell.name}: {place.log}")
+    return not failed
+
+
+def _recorded(experiment: Experiment, cells: list[Cell], results: Path) -> list[Cell]:
+    """Return the cells that have a record, with which they can be compared."""
+    from zskd.experiment.record import record_path
+
+    found = [one for one in cells if record_path(results, experiment.name, one.name).is_file()]
+    if not found:
+        raise ZskdError(f"none of these cells has a record in {results}: make them without --again")
+    return found
+
+
+def _compare(outcome: Outcome, results: Path, folder: Path) -> bool:
+    """Compare cells that were made again with their records; return whether all are as expected."""
+    from zskd.experiment.compare import compare
+
+    verdicts = [compare(place, results) for place in outcome.places if place.record.is_file()]
+    for verdict in verdicts:
+        say(verdict.text)
+    say(f"To make them once more, delete {folder}")
+    return all(verdict.expected for verdict in verdicts)
+
+
+def _tell(
+    experiment: Experiment, cells: list[Cell], folder: Path, results: Path, workers: int, *, plan: bool
+) -> None:
+    """Say what is planned or how far it has come."""
+    from zskd.core.device import usable_cores
+    from zskd.experiment.conduct import seconds_left
+    from zskd.experiment.cost import estimate, read_known
+    from zskd.experiment.layout import State, lay_out, states
+
+    places, sources = lay_out(experiment, cells, folder, results)
+    standing = states(places, folder)
+    left = [place for place, state in zip(places, standing, strict=True) if state is not State.DONE]
+    found = estimate(left, sources.model, read_known(folder))
+    costs = {place.cell.name: cost for place, cost in zip(left, found, strict=True)}
+    if plan:
+        rows: dict[tuple[str, str, int], list[int]] = {}
+        for place in places:
+            cell = place.cell
+            rate = "" if cell.rate is None else f"{cell.rate:g} %"
+            rows.setdefault((cell.arm_name, rate, place.count), []).append(cell.recipe.seed)
+        say(f"{'arm':<24}{'rate':>6}{'images':>9}  seeds")
+        for (arm, rate, count), of in rows.items():
+            say(f"{arm:<24}{rate:>6}{count:>9,}  {', '.join(map(str, of))}")
+    many = Counter(standing)
+    say(f"{len(places)} cells: " + ", ".join(f"{many[state]} {state.value}" for state in State))
+    for place, state in zip(places, standing, strict=True):
+        if state in (State.RUNNING, State.FAILED):
+            say(f"  {place.cell.name} {state.value}" + (f": {place.log}" if state is State.FAILED else ""))
+    processes = workers or usable_cores()
+    seconds = seconds_left(left, costs, processes)
+    say(f"{'cost' if plan else 'time left'}: about {readable_seconds(seconds)} with {processes} workers")

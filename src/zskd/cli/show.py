@@ -1,0 +1,123 @@
+"""`zskd show`: pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from zskd.cli.app import app, examples
+from zskd.cli.options import Flag, say
+from zskd.core.errors import ZskdError
+
+show_app = App(
+    name="show",
+    help="Draw a picture of a teacher's similarity, of a set, or of one impression.",
+    help_epilogue="",
+)
+app.command(show_app)
+
+
+@show_app.command(
+    name="similarity",
+    help_epilogue=examples(
+        "zskd show similarity teacher/ --out similarity.svg",
+    ),
+)
+def show_similarity(
+    teacher: Path, /, *, out: Path = Path("similarity.png"), raw: Flag = False, model: str | None = None
+) -> None:
+    """Draw the concentration matrix as a labelled heat map.
+
+    Args:
+        teacher: Checkpoint folder.
+        out: PNG, SVG or PDF file.
+        raw: Draw the class similarity itself, before its rows are stretched to [0, 1].
+        model: Factory to run, for a network of your own code.
+    """
+    from zskd.evaluation.figures import save_figure, similarity_figure
+    from zskd.models.checkpoint import load_checkpoint
+    from zskd.synthesis.similarity import class_similarity, concentration
+
+    classifier, _ = load_checkpoint(teacher, model=model)
+    values = class_similarity(classifier.head_weight)
+    title = "class similarity" if raw else "concentration (class similarity, row min-max)"
+    figure = similarity_figure(values if raw else concentration(values), classifier.class_names, title)
+    say(f"picture in {save_figure(figure, out)}")
+
+
+@show_app.command(
+    name="samples",
+    help_epilogue=examples(
+        "zskd show samples set/ --class 3 --per-class 16 --out threes.png",
+    ),
+)
+def show_samples(
+    transfer_set: Path,
+    /,
+    *,
+    out: Path = Path("samples.png"),
+    only: Annotated[str | None, Parameter(name="--class")] = None,
+    per_class: int = 2,
+) -> None:
+    """Draw a grid of impressions, each with the two strongest classes of its target.
+
+    Args:
+        transfer_set: Folder of the set.
+        out: PNG, SVG or PDF file.
+        only: Name of the one class to show.
+        per_class: Images of each class.
+    """
+    from zskd.evaluation.figures import save_figure
+    from zskd.run.page import samples_figure
+    from zskd.transfer_set.dataset import TransferSet
+
+    if per_class < 1:
+        raise ZskdError(f"--per-class is {per_class}: it must be at least 1")
+    loaded = TransferSet(transfer_set)
+    names = loaded.class_names
+    if only is not None and only not in names:
+        raise ZskdError(f"there is no class {only!r}: choose one of {', '.join(names)}")
+    figure = samples_figure(loaded, per_class=per_class, only=None if only is None else names.index(only))
+    say(f"picture in {save_figure(figure, out)}")
+
+
+@show_app.command(
+    name="filmstrip",
+    help_epilogue=examples(
+        "zskd show filmstrip teacher/ set/ --index 3",
+    ),
+)
+def show_filmstrip(
+    teacher: Path,
+    transfer_set: Path,
+    /,
+    *,
+    out: Path = Path("filmstrip.png"),
+    index: int = 0,
+    model: str | None = None,
+) -> None:
+    """Draw one impression from its first image to its last, made again from the set's settings.
+
+    Args:
+        teacher: Checkpoint folder.
+        transfer_set: Folder of the set.
+        out: PNG, SVG or PDF file.
+        index: Number of the image as it was made, dropped ones counted.
+        model: Factory to run, for a network of your own code.
+    """
+    from zskd.evaluation.figures import save_figure
+    from zskd.models.checkpoint import load_checkpoint
+    from zskd.run.page import film_figure
+    from zskd.synthesis.spec import read_spec
+    from zskd.transfer_set.manifest import read_manifest
+
+    classifier, _ = load_checkpoint(teacher, model=model)
+    manifest = read_manifest(transfer_set)
+    if manifest["teacher_sha256"] != classifier.freeze().fingerprint():
+        raise ZskdError(f"{transfer_set} was made with another teacher")
+    if not 0 <= index < manifest["count"]:
+        raise ZskdError(f"--index is {index}: the set holds rows 0 to {manifest['count'] - 1}")
+    figure = film_figure(classifier, read_spec(manifest["spec"]), index)
+    say(f"picture in {save_figure(figure, out)}")

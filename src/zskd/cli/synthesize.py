@@ -1,0 +1,102 @@
+"""`zskd synthesize`: make a transfer set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from zskd.cli.app import app, examples
+from zskd.cli.options import Flag, Verbose, ready_teacher, resolve, say
+from zskd.config.data import DataConfig
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.core.progress import default_progress
+
+Method = Literal["zskd", "soft_targeted", "class_impressions", "noise"]
+
+
+@app.command(
+    help_epilogue=examples(
+        "zskd synthesize teacher/ --count 24000 --out set/",
+        "zskd synthesize teacher/ --count 24000 --method noise --out noise/",
+    )
+)
+def synthesize(
+    teacher: Path,
+    /,
+    *,
+    out: Path,
+    recipe: str | None = None,
+    preset: str = "default",
+    method: Method = "zskd",
+    count: int | None = None,
+    rate: float | None = None,
+    seed: int = 0,
+    targets: TargetsConfig = TargetsConfig(),  # noqa: B008
+    synthesis: SynthesisConfig = SynthesisConfig(),  # noqa: B008
+    data: DataConfig = DataConfig(),  # noqa: B008
+    model: str | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    rewrite: bool = True,
+    quiet: Flag = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a transfer set, or go on with one that was interrupted.
+
+    Args:
+        teacher: Checkpoint folder.
+        out: Folder of the set.
+        recipe: Recipe to take settings from.
+        preset: default, first, paper, release, reproduction, dfad or zskt.
+        method: How images are made.
+        count: Images in the set.
+        rate: The same as a percentage of the training set of --data.name.
+        seed: Seed of everything random.
+        targets: What the teacher is to answer.
+        synthesis: How images are made.
+        data: Training set that --rate is a percentage of.
+        model: Factory to run, for a network of your own code.
+        workers: Processes that make shards side by side; 0 for one per core.
+        device: auto for a GPU when there is one, cpu, cuda, cuda:1.
+        rewrite: Run an equivalent network that is cheaper.
+        quiet: Print the result only.
+        verbose: Print what was chosen for this machine.
+    """
+    from zskd.core.files import folder_lock
+    from zskd.run.arms import set_size
+    from zskd.synthesis.build import build_transfer_set
+    from zskd.synthesis.spec import SetSpec
+
+    full = resolve(
+        recipe,
+        preset=preset,
+        method=method,
+        count=count,
+        rate=rate,
+        seed=seed,
+        targets=targets,
+        synthesis=synthesis,
+        data=data,
+        workers=workers,
+        device=device,
+        rewrite=rewrite,
+    )
+    classifier = ready_teacher(teacher, model, full)
+    spec = SetSpec(
+        method=full.method,
+        count=set_size(full, None),
+        seed=full.seed,
+        targets=full.targets,
+        synthesis=full.synthesis,
+    )
+    with folder_lock(out):
+        made = build_transfer_set(
+            classifier, spec, out, workers=full.workers, progress=default_progress(quiet, verbose)
+        )
+    facts = made.manifest
+    say(
+        f"{len(made):,} images in {out}: mean KL {facts['mean_kl']:.4f}, "
+        f"{100 * facts['anchor_match']:.1f} % of their class; "
+        f"{facts['missed']:,} missed their target, {facts['dropped']:,} of them are dropped"
+    )

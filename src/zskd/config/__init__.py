@@ -1,0 +1,1 @@
+"""Settings: one file per stage. Nothing here imports torch."""

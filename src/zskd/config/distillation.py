@@ -1,0 +1,143 @@
+"""Settings of the distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zskd.config.checks import check_range
+from zskd.config.training import FitConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.errors import ZskdError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """A generator that plays against the student: it looks for images on which student and teacher differ."""
+
+    share: float = 0.0
+    """Share of each batch that it makes; the rest are images of the transfer set, which 1 does without."""
+    rule: Literal["dfad", "zskt"] = "dfad"
+    """What it is after: a large difference of the logits, or a large divergence of the answers."""
+    student_steps: int = 5
+    """Steps of the student for each one of the generator."""
+    same: bool = False
+    """In all of them the student sees what the generator learned from, and no images that are new at each."""
+    latent: int = 100
+    """Length of the random vectors that images are made of."""
+    width: int = 64
+    """Filters of its last layer but one; the others have twice as many."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate at the start."""
+    schedule: Literal["cosine", "constant"] = "constant"
+    """How it goes on."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares and sizes that cannot be."""
+        check_range("distill.game.share", self.share, 0, 1)
+        check_range("distill.game.student-steps", self.student_steps, 1)
+        check_range("distill.game.latent", self.latent, 1)
+        check_range("distill.game.width", self.width, 1)
+        check_range("distill.game.learning-rate", self.learning_rate, 0, above=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBankConfig:
+    """Images made against the student as it is, in rounds of equal length, and shown again in later ones."""
+
+    share: float = 0.0
+    """Share of each batch that is of earlier rounds, from the second on."""
+    count: int = 10
+    """Rounds that the training is cut into."""
+    images: int = 3000
+    """Images that are made at the beginning of each round but the first."""
+    keep: int = 30000
+    """At most so many are kept; after that the oldest make room."""
+    steps: int = 3
+    """Steps that each takes, from an image of the transfer set, changed at random, to where student and
+    teacher differ."""
+    learning_rate: float = 0.03
+    """Adam's learning rate of these steps, in units of the pixel range."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares and sizes that cannot be."""
+        check_range("distill.rounds.share", self.share, 0, 1)
+        for name in ("count", "images", "keep", "steps"):
+            check_range(f"distill.rounds.{name}", getattr(self, name), 1)
+        check_range("distill.rounds.learning-rate", self.learning_rate, 0, above=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(FitConfig):
+    """How the student learns from the teacher on the transfer set."""
+
+    start: Literal["teacher", "random"] = "teacher"
+    """First weights: what the student can take over from the teacher, where it is a narrower copy of it, and
+    random ones elsewhere; or random ones in any case."""
+    steps: int | None = 4000
+    optimiser: Literal["adam", "muon", "sgd"] = "muon"
+    learning_rate: float = 0.01
+    loss: Literal["kl", "l1", "mse", "ce"] = "kl"
+    """Kullback–Leibler divergence of the softened answers, absolute or squared difference of the logits,
+    or cross-entropy with the teacher's class alone."""
+    tau: float = 2.0
+    """Temperature of both softmaxes, for `kl`."""
+    tau_squared: bool = True
+    """Multiplies `kl` by τ², so that its gradient does not shrink with τ."""
+    teacher_weight: float = 1.0
+    """Weight of that loss; 0: the teacher is not asked."""
+    label_weight: float = 0.0
+    """Weight of the cross-entropy with the labels: what a real image shows, or the class that an impression
+    was made for."""
+    images: Literal["auto", "memory", "mapped"] = "auto"
+    """Where the transfer set is read from: copied into memory once, or from its mapped files at every step.
+    auto: the first when it takes less than half of the memory that is free. The student is the same."""
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(
+            rotation=17.5, scale=(0.81, 1.23), shift=0.07, shear=0.21, mixup=0.125, cutmix=0.125
+        )
+    )
+    """Random changes of the images."""
+    attention: float = 0.0
+    """Weight of attention transfer: the difference between where student and teacher look."""
+    game: GeneratorConfig = field(default_factory=GeneratorConfig)
+    """A generator that plays against the student."""
+    rounds: ImageBankConfig = field(default_factory=ImageBankConfig)
+    """Images made against the student as it is."""
+
+    @property
+    def needs_set(self) -> bool:
+        """Whether the student sees any image of a transfer set."""
+        return self.game.share < 1
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature of 0, and losses that cannot be."""
+        super().__post_init__()
+        check_range("distill.tau", self.tau, 0, above=True)
+        check_range("distill.teacher-weight", self.teacher_weight, 0)
+        check_range("distill.label-weight", self.label_weight, 0)
+        check_range("distill.attention", self.attention, 0)
+        if self.start == "teacher" and not self.needs_set:
+            raise ZskdError(
+                "--distill.start must be random where a generator makes all images: what is taken over from "
+                "the teacher is fitted on images of a set"
+            )
+        if self.game.share + self.rounds.share > 1:
+            raise ZskdError(
+                "--distill.game.share and --distill.rounds.share are more than a batch: lower one"
+            )
+        if (self.game.share or self.rounds.share) and self.label_weight:
+            raise ZskdError(
+                "--distill.label-weight must be 0 with --distill.game.share or --distill.rounds.share: their "
+                "images have no labels"
+            )
+        if not self.teacher_weight and not self.label_weight:
+            raise ZskdError(
+                "--distill.teacher-weight and --distill.label-weight are both 0: give one of them"
+            )
+        if self.label_weight and (self.augment.mixup or self.augment.cutmix):
+            raise ZskdError(
+                "--distill.label-weight must be 0 where images are mixed: the teacher can be asked about a "
+                "mixture, and a label tells nothing of it; or give --distill.augment.mixup 0 "
+                "--distill.augment.cutmix 0"
+            )

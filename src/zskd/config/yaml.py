@@ -1,0 +1,89 @@
+"""YAML files of settings: reading, merging, and checking of keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from zskd.core.errors import ZskdError, one_line
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values where those of `above` win."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def check_keys(values: Mapping[str, Any], kind: type, source: str, path: str = "") -> None:
+    """Refuse keys that are no setting.
+
+    Raises:
+        ZskdError: naming the file, the key and the nearest setting.
+    """
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise ZskdError(f"{source}: unknown key {path}{key}{suggestion(str(key), list(hints), path)}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ZskdError(f"{source}: {path}{key} is a group of settings, not {value!r}")
+            check_keys(value, hints[key], source, f"{path}{key}.")
+
+
+def read_yaml(name: str, folder: Path, kind: str) -> dict[str, Any]:
+    """Read a file of the package by its name, or one of the user's by its path.
+
+    Args:
+        name: of a file in `folder`, without its ending, or a path.
+        folder: of the package.
+        kind: what it is, for messages: "recipe", "experiment".
+
+    Raises:
+        ZskdError: there is none, or it is no YAML file.
+    """
+    if name in yaml_names(folder):
+        return parse_yaml((folder / f"{name}.yaml").read_text("utf-8"), name)
+    path = Path(name)
+    if not path.is_file():
+        raise ZskdError(
+            f"there is no {kind} {name!r}{suggestion(name, yaml_names(folder))}; or name a YAML file"
+        )
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ZskdError(f"cannot read {path}: {one_line(error)}") from error
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """Return the settings that a YAML text holds.
+
+    Raises:
+        ZskdError: it is no YAML, or no mapping.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ZskdError(f"{source} is no YAML file: {one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise ZskdError(f"{source} must hold settings as `key: value`")
+    return values
+
+
+def yaml_names(folder: Path) -> list[str]:
+    """Return the names of the YAML files in a folder, without their ending."""
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def suggestion(name: str, choices: list[str], path: str = "") -> str:
+    """Return the end of a message about an unknown name: the nearest choice, or all of them."""
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f": did you mean {path}{near[0]}?" if near else f": choose one of {', '.join(choices)}"

@@ -1,0 +1,207 @@
+"""Real images: for training a teacher, and once at the end for testing a student."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from zskd.config.data import DataConfig
+from zskd.core.errors import ZskdError
+from zskd.core.types import Images, Labels
+from zskd.data.download import idx_folder
+from zskd.data.folder import class_folders, read_folder
+from zskd.data.idx import read_idx
+
+_SPLIT_SEED = 0
+"""Fixed, so that the same images are test and validation images in every run."""
+_ORDER_SEED = 0
+"""Fixed as well: there is one permuted twin."""
+_DIGITS_TEST = 500
+_FOLDER_TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images in [0, 1] with their labels."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set at a model's input size."""
+
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    train_size: int
+    """Images in the full training set, before the validation part was split off: 100 % of `--rate`."""
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over all images, labels and class names."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for split in (self.train, self.validation, self.test):
+            digest.update(split.images.contiguous().numpy().data)
+            digest.update(split.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def load_data(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+    """Load a data set at the input size of a model.
+
+    The validation part is split off the training set, by class and always the same. The test set is
+    whatever its publisher calls so.
+
+    Args:
+        data: which one, where, and the share of validation images.
+        shape: channels, height and width wanted.
+
+    Raises:
+        ZskdError: unknown, missing or damaged data, or other channels.
+    """
+    if data.name == "none":
+        raise ZskdError("this step needs real images: give --data.name and, for your own, --data-dir")
+    train, test, names = _LOADERS[data.name](data, shape)
+    train, test = _TWINS[data.twin](train), _TWINS[data.twin](test)
+    full = len(train)
+    if data.validation <= 0:
+        empty = Split(train.images[:0], train.labels[:0])
+        return Dataset(train, empty, test, names, full)
+    train, validation = _divide(train, data.validation)
+    return Dataset(train, validation, test, names, full)
+
+
+def _load_digits(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Split, tuple[str, ...]]:
+    """The 1,797 real digits that come with scikit-learn (Alpaydin and Kaynak 1998), 8×8 pixels."""
+    from sklearn.datasets import load_digits
+
+    _only_grey(data, shape)
+    bunch = load_digits()
+    everything = _grey_split(np.asarray(bunch.images, dtype=np.float32) / 16, bunch.target, shape)
+    train, test = _divide(everything, _DIGITS_TEST)
+    return train, test, tuple("0123456789")
+
+
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+def _load_idx(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Split, tuple[str, ...]]:
+    _only_grey(data, shape)
+    folder = idx_folder(data.name, data.dir)
+    splits = []
+    for prefix in ("train", "t10k"):
+        images = read_idx(folder / f"{prefix}-images-idx3-ubyte")
+        labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte")
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not len(labels):
+            raise ZskdError(f"{folder}: {prefix} images {images.shape} and labels {labels.shape} do not fit")
+        if labels.max() > 9:
+            raise ZskdError(f"{folder}: {prefix} labels go up to {labels.max()}, but there are ten classes")
+        splits.append(_grey_split(images.astype(np.float32) / 255, labels, shape))
+    return splits[0], splits[1], _FASHION if data.name == "fashion-mnist" else tuple("0123456789")
+
+
+def _load_folder(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Split, tuple[str, ...]]:
+    if data.dir is None:
+        raise ZskdError(
+            "data of your own needs its folder: --data-dir TREE with train/<class>/ and test/<class>/"
+        )
+    root = Path(data.dir)
+    if not root.is_dir():
+        raise ZskdError(f"there is no folder {root}: --data-dir must name a tree with one folder per class")
+    train_root = root / "train"
+    test_root = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    divided = train_root.is_dir() and test_root is not None
+    if train_root.is_dir() != (test_root is not None):
+        raise ZskdError(f"{root} needs both train/ and test/ (or val/), or neither and one folder per class")
+    names = class_folders(train_root if divided else root)
+    if len(names) < 2:
+        raise ZskdError(f"{root} needs at least two class folders, found: {', '.join(names) or 'none'}")
+    if divided and test_root is not None:
+        train, test = (_to_split(*read_folder(part, names, shape)) for part in (train_root, test_root))
+        return train, test, names
+    return *_divide(_to_split(*read_folder(root, names, shape)), _FOLDER_TEST_SHARE), names
+
+
+_LOADERS: dict[str, Callable[[DataConfig, tuple[int, int, int]], tuple[Split, Split, tuple[str, ...]]]] = {
+    "digits": _load_digits,
+    "mnist": _load_idx,
+    "fashion-mnist": _load_idx,
+    "folder": _load_folder,
+}
+
+
+def _transposed(images: Images) -> Images:
+    if images.shape[2] != images.shape[3]:
+        raise ZskdError(f"--data.twin transposed needs square images, not {tuple(images.shape[2:])}")
+    return images.transpose(2, 3).contiguous()
+
+
+def _permuted(images: Images) -> Images:
+    order = torch.randperm(images[0, 0].numel(), generator=torch.Generator().manual_seed(_ORDER_SEED))
+    return images.flatten(2)[:, :, order].view_as(images)
+
+
+def _changed(change: Callable[[Images], Images]) -> Callable[[Split], Split]:
+    return lambda split: replace(split, images=change(split.images))
+
+
+_TWINS: dict[str, Callable[[Split], Split]] = {
+    "none": lambda split: split,
+    "transposed": _changed(_transposed),
+    "inverted": _changed(lambda images: 1 - images),
+    "permuted": _changed(_permuted),
+}
+
+
+def _only_grey(data: DataConfig, shape: tuple[int, int, int]) -> None:
+    if shape[0] != 1:
+        raise ZskdError(f"{data.name} has grey images; the network takes {shape[0]} channels")
+
+
+def _grey_split(pixels: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int]) -> Split:
+    """Resize (N, h, w) pixels bilinearly, half-pixel centres, as OpenCV and the reproduction do."""
+    images = torch.from_numpy(pixels).unsqueeze(1)
+    if images.shape[-2:] != shape[1:]:
+        images = F.interpolate(images, size=shape[1:], mode="bilinear", align_corners=False)
+    return Split(images.clamp(0, 1), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _to_split(images: np.ndarray, labels: np.ndarray) -> Split:
+    return Split(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def _divide(whole: Split, second: float | int) -> tuple[Split, Split]:
+    """Split off `second` (a share or a number of images), the classes in proportion, always the same."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        first_rows, second_rows = train_test_split(
+            np.arange(len(whole)), test_size=second, stratify=whole.labels.numpy(), random_state=_SPLIT_SEED
+        )
+    except ValueError as error:
+        raise ZskdError(f"too few images to split {second} of {len(whole)} off by class: {error}") from error
+    return replace(whole, images=whole.images[first_rows], labels=whole.labels[first_rows]), replace(
+        whole, images=whole.images[second_rows], labels=whole.labels[second_rows]
+    )

@@ -1,0 +1,125 @@
+"""Random changes of a batch, another one for every image, all in a few tensor operations.
+
+The numbers come from a generator that the caller keys by training step, so that a resumed run changes
+its images in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from zskd.config.transforms import AugmentConfig, WarpConfig
+from zskd.core.types import Images
+
+
+def augment(images: Images, config: AugmentConfig, box: tuple[float, float], generator: Generator) -> Images:
+    """Return changed copies of a batch.
+
+    Moved and flipped first, then noisy, then mixed with each other. What comes in from outside the
+    picture is the low end of the box.
+
+    Args:
+        images: batch in [0, 1].
+        config: which changes, how strong, for which share of the images.
+        box: least and largest pixel value; the result stays inside.
+        generator: of the processor, whatever device the images are on; the only source of randomness.
+    """
+    changed = images
+    if config.moves and config.share:
+        changed = _warp(changed, config, box[0], generator)
+    if config.salt_pepper or config.gaussian:
+        changed = _noise(changed, config, box, generator)
+    if config.mixup or config.cutmix:
+        changed = _mix(changed, config, generator)
+    return changed
+
+
+def affine_matrices(uniform: Tensor, config: WarpConfig) -> Tensor:
+    """Return one matrix per image (N, 2, 3), from output to input coordinates in [-1, 1].
+
+    Args:
+        uniform: six numbers of U(0, 1) per image (N, 6).
+        config: how far the maps may go.
+    """
+    angle, shift_x, shift_y, shear = (2 * uniform[:, :4] - 1).unbind(1)
+    angle = angle * math.radians(config.rotation)
+    low, high = math.log(config.scale[0]), math.log(config.scale[1])
+    size = torch.exp(low + (high - low) * uniform[:, 4])
+    mirrored = torch.where(uniform[:, 5] < config.flip, -1.0, 1.0)
+    shear = shear * config.shear
+    cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
+    # a shift of the whole side is 2 in these coordinates
+    rows = (
+        torch.stack([mirrored * cos, shear * cos - sin, 2 * config.shift * shift_x], dim=1),
+        torch.stack([mirrored * sin, shear * sin + cos, 2 * config.shift * shift_y], dim=1),
+    )
+    return torch.stack(rows, dim=1)
+
+
+def warp(images: Images, matrices: Tensor, outside: float) -> Images:
+    """Move images by one matrix each, bilinearly; `outside` comes in from beyond their edges.
+
+    Differentiable with respect to the images.
+    """
+    moved = F.grid_sample(
+        images - outside if outside else images,
+        _grid(matrices, *images.shape[2:]),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    return moved + outside if outside else moved
+
+
+def _grid(matrices: Tensor, height: int, width: int) -> Tensor:
+    """`F.affine_grid` of pixel centres without its many small products: (N, 2, 3) → (N, H, W, 2)."""
+    along_x, along_y, shift = (column[:, None, None] for column in matrices.unbind(2))
+    x = ((torch.arange(width, device=matrices.device) + 0.5) * (2 / width) - 1).view(1, 1, width, 1)
+    y = ((torch.arange(height, device=matrices.device) + 0.5) * (2 / height) - 1).view(1, height, 1, 1)
+    return x * along_x + (y * along_y + shift)
+
+
+def _warp(images: Images, config: AugmentConfig, outside: float, generator: Generator) -> Images:
+    matrices = affine_matrices(torch.rand(len(images), 6, generator=generator), config)
+    moved = torch.rand(len(images), 1, 1, generator=generator) < config.share
+    matrices = torch.where(moved, matrices, torch.eye(2, 3))
+    return warp(images, matrices.to(images.device, non_blocking=True), outside)
+
+
+def _noise(images: Images, config: AugmentConfig, box: tuple[float, float], generator: Generator) -> Images:
+    touched = (torch.rand(len(images), 1, 1, 1, generator=generator) < config.share).float()
+    added = config.gaussian * torch.randn(images.shape, generator=generator) * touched
+    noisy = images + added.to(images.device, non_blocking=True)
+    draw = (torch.rand(images.shape, generator=generator) / touched.clamp_min(1e-9)).to(images.device)
+    noisy = torch.where(draw < config.salt_pepper, box[1], noisy)
+    noisy = torch.where(draw < config.salt_pepper / 2, box[0], noisy)
+    return noisy.clamp(*box)
+
+
+def _mix(images: Images, config: AugmentConfig, generator: Generator) -> Images:
+    """MixUp (Zhang et al. 2018) for some images and CutMix (Yun et al. 2019) for others.
+
+    The labels need no mixing: the teacher is asked about the mixture.
+    """
+    count, _, height, width = images.shape
+    partner = images[torch.randperm(count, generator=generator).to(images.device)]
+    kind = torch.rand(count, generator=generator)
+    weight = torch.rand(count, generator=generator)
+    blend = torch.where(kind < config.mixup, weight, 1.0).view(-1, 1, 1, 1)
+    cut = (kind >= config.mixup) & (kind < config.mixup + config.cutmix)
+    inside_y = _stripe(height, weight, generator)
+    inside_x = _stripe(width, weight, generator)
+    rectangle = (inside_y[:, :, None] & inside_x[:, None, :] & cut[:, None, None]).unsqueeze(1)
+    rectangle, blend = (which.to(images.device, non_blocking=True) for which in (rectangle, blend))
+    return torch.where(rectangle, partner, torch.lerp(partner, images, blend))
+
+
+def _stripe(side: int, weight: Tensor, generator: Generator) -> Tensor:
+    """One random interval per image (N, side); two of them cut out 1 − weight of the picture or less."""
+    half = side * (1 - weight).sqrt() / 2
+    centre = side * torch.rand(len(weight), generator=generator)
+    return (torch.arange(side) + 0.5 - centre[:, None]).abs() < half[:, None]

@@ -1,0 +1,1 @@
+"""From a teacher and a transfer set to a student."""

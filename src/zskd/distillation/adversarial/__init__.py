@@ -1,0 +1,1 @@
+"""Images made against the student as it learns."""

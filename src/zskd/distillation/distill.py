@@ -1,0 +1,183 @@
+"""Distillation: the student learns the teacher's answers to the images of a transfer set, or to those of a
+generator that plays against it.
+
+The stored targets are never used: the teacher is asked again about every augmented batch (ZSKD,
+section 3.3; Beyer et al. 2022 call it consistent teaching).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zskd.config.distillation import DistillConfig
+from zskd.core.device import available_memory
+from zskd.core.errors import ZskdError
+from zskd.core.files import sha256_json
+from zskd.core.progress import Progress, readable_bytes
+from zskd.core.versions import versions
+from zskd.distillation.attention import attend, attention_distance, check_attention
+from zskd.distillation.batches import DistillationBatches
+from zskd.distillation.losses import LOSSES
+from zskd.models.classifier import Classifier
+from zskd.training.batches import Batch
+from zskd.training.loop import fit, percent_of_class
+from zskd.transfer_set.dataset import TransferSet
+
+
+def distill(
+    teacher: Classifier,
+    transfer_set: TransferSet | None,
+    student: nn.Module,
+    config: DistillConfig | None = None,
+    *,
+    seed: int = 0,
+    state: Path | None = None,
+    helper: bool = False,
+    progress: Progress | None = None,
+) -> Classifier:
+    """Train a student and return it as a classifier of the teacher's inputs.
+
+    Args:
+        teacher: asked about every batch; not changed. The student goes to its device.
+        transfer_set: images to learn on; None where a generator makes all of them.
+        student: trained in place, from the weights that it has; `begin_with_teacher` gives a narrower copy of
+            the teacher better ones than random.
+        config: loss, augmentation, schedule and generator.
+        seed: of order and augmentation.
+        state: file to resume from.
+        helper: whether a second process makes the batches ready, teacher's answers included, while the
+            student learns: the same student in less time where a core is free. A script that asks for it
+            needs `if __name__ == "__main__":`.
+        progress: told of every step.
+
+    Raises:
+        ZskdError: images, classes or inputs do not fit, or the loss diverges.
+    """
+    config = config or DistillConfig()
+    teacher.freeze()
+    if transfer_set is not None:
+        _check_fit(teacher, transfer_set)
+    elif config.game.share < 1:
+        raise ZskdError("there is no transfer set to learn from: give --distill.game.share 1")
+    progress = progress or Progress()
+    classifier = Classifier(student, spec=teacher.spec, class_names=teacher.class_names).to(teacher.device)
+    classifier.rewrite = teacher.rewrite
+    loss_of = LOSSES[config.loss]
+    if config.attention:
+        check_attention(classifier, teacher)
+    if transfer_set is not None:
+        config = choose_reading(transfer_set, config, progress)
+    images = config.batch_size if transfer_set is None else len(transfer_set)
+    questions = DistillationBatches(teacher, transfer_set, config)
+    companions = questions.follow(classifier, seed=seed, turns=config.total_steps(images))
+    helper = helper and questions.can_be_sent()
+    progress.detail(
+        f"distill: {torch.get_num_threads()} threads on {teacher.device}"
+        f"{' and as many of a helper' if helper else ''}; "
+        f"teacher: {teacher.how_run()}; student: {classifier.how_run()}"
+    )
+
+    last: Batch = ()
+
+    def loss(batch: Batch) -> Tensor:
+        nonlocal last
+        images, answers, labels, *attention = batch
+        said, attended = attend(classifier, images) if attention else (classifier(images), [])
+        last = said.detach(), answers
+        parts = []
+        if config.teacher_weight:
+            parts.append(loss_of(said, answers, config) * config.teacher_weight)
+        if config.label_weight:
+            parts.append(F.cross_entropy(said, labels) * config.label_weight)
+        if attention:
+            parts.append(attention_distance(attended, attention) * config.attention)
+        return torch.stack(parts).sum()
+
+    def watch() -> dict[str, float]:
+        said, answers = last
+        return {"agreement": percent_of_class(said, answers.argmax(1))}
+
+    fit(
+        student,
+        questions,
+        loss,
+        config,
+        images=images,
+        seed=seed,
+        section="distill",
+        helper=helper,
+        state=state,
+        key=_key(teacher, transfer_set, student, config, seed) if state else "",
+        companions=companions,
+        watch=watch if config.teacher_weight else None,
+        progress=progress,
+    )
+    return classifier.freeze()
+
+
+def choose_reading(
+    transfer_set: TransferSet, config: DistillConfig, progress: Progress, *, readers: int = 1
+) -> DistillConfig:
+    """Decide where the images are read from, say it, and return the settings with it.
+
+    Args:
+        transfer_set: images to learn on.
+        config: whose `images` is "auto", or is kept.
+        progress: told.
+        readers: processes that will each read a set of this size at the same time.
+
+    Raises:
+        ZskdError: the images are to be copied into memory and do not fit.
+    """
+    need, free = readers * transfer_set.image_bytes, available_memory()
+    if config.images == "memory" and need > free:
+        raise ZskdError(
+            f"{readable_bytes(need)} of images do not fit into the {readable_bytes(free)} of free memory: "
+            "give --distill.images mapped"
+        )
+    if config.images == "auto":
+        config = replace(config, images="memory" if need < free / 2 else "mapped")
+        how = "copied into memory" if config.images == "memory" else "read from mapped files at each step"
+        progress.say(
+            f"distill: {len(transfer_set):,} images of {readable_bytes(transfer_set.image_bytes)} are {how} "
+            f"({readable_bytes(free)} are free)"
+        )
+    return config
+
+
+def _check_fit(teacher: Classifier, transfer_set: TransferSet) -> None:
+    if transfer_set.shape != teacher.spec.shape:
+        raise ZskdError(
+            f"{transfer_set.folder} holds images of {transfer_set.shape}, and the teacher takes "
+            f"{teacher.spec.shape}"
+        )
+    if transfer_set.manifest["teacher_sha256"] != teacher.fingerprint():
+        raise ZskdError(f"{transfer_set.folder} was made with another teacher: make a set with this one")
+
+
+def _key(
+    teacher: Classifier,
+    transfer_set: TransferSet | None,
+    student: nn.Module,
+    config: DistillConfig,
+    seed: int,
+) -> str:
+    """What a saved state must have been made with to be gone on with."""
+    return sha256_json(
+        {
+            "teacher": teacher.fingerprint(),
+            "transfer_set": transfer_set and transfer_set.fingerprint(),
+            "student": [[name, list(value.shape)] for name, value in student.state_dict().items()],
+            "config": repr(replace(config, images="auto")),
+            "seed": seed,
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+            "device": teacher.device.type,
+            "rewrite": teacher.rewrite,
+        }
+    )

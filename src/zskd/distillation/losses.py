@@ -1,0 +1,46 @@
+"""What the student is pulled towards its teacher with. Chosen by name: `LOSSES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from zskd.config.distillation import DistillConfig
+from zskd.core.types import Logits
+
+Loss = Callable[[Logits, Logits, DistillConfig], Tensor]
+"""(student's logits, teacher's logits, settings) → scalar, averaged over the batch."""
+
+
+def kl(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
+    """τ²·KL(softmax(T/τ) ‖ softmax(S/τ))  (Hinton et al. 2015; τ² only with `tau_squared`).
+
+    Its gradient is that of the cross-entropy which ZSKD writes; its value is 0 for S = T.
+    """
+    divergence = F.kl_div(
+        F.log_softmax(student / config.tau, dim=1),
+        F.log_softmax(teacher / config.tau, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * config.tau**2 if config.tau_squared else divergence
+
+
+def l1(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
+    """Mean absolute difference of the logits  (DFAD, Fang et al. 2019, equation 3)."""
+    return F.l1_loss(student, teacher)
+
+
+def mse(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
+    """Mean squared difference of the logits  (Ba and Caruana 2014)."""
+    return F.mse_loss(student, teacher)
+
+
+def ce(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
+    """Cross-entropy with the class that the teacher gives."""
+    return F.cross_entropy(student, teacher.argmax(1))
+
+
+LOSSES: dict[str, Loss] = {"kl": kl, "l1": l1, "mse": mse, "ce": ce}

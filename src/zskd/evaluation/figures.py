@@ -1,0 +1,141 @@
+"""Pictures: pure functions of arrays that write one file each, PNG or SVG by its ending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from zskd.core.errors import ZskdError
+from zskd.core.files import whole_file
+from zskd.core.types import Images, Similarity
+from zskd.evaluation.statistics import Share
+
+_ENDINGS = (".png", ".svg", ".pdf")
+_LABELLED_CELLS = 20
+"""Up to this many classes every cell of a heat map carries its number."""
+_MAIN, _CONTROL = "#1b6ca8", "#b8c4cc"
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as a whole file.
+
+    Raises:
+        ZskdError: another ending than .png, .svg or .pdf, or an unwritable folder.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise ZskdError(f"{path}: pictures are written as {', '.join(_ENDINGS)}")
+    # no date and no random names inside, so that the same picture is the same file
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
+    with whole_file(path) as temporary, rc_context({"svg.hashsalt": "zskd"}):
+        figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata=metadata)
+    return path
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib shall not read as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def similarity_figure(values: Similarity, class_names: Sequence[str], title: str) -> Figure:
+    """Draw a (K, K) matrix as a labelled heat map."""
+    k = len(class_names)
+    names = [_plain(name) for name in class_names]
+    side = max(4.5, min(12.0, 0.55 * k + 1.5))
+    figure = Figure(figsize=(side * 1.15, side))
+    axes = figure.add_subplot()
+    image = axes.imshow(values, cmap="viridis")
+    axes.set_xticks(range(k), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="center")
+    axes.set_yticks(range(k), names)
+    axes.set_xlabel("class j")
+    axes.set_ylabel("class k")
+    axes.set_title(title)
+    figure.colorbar(image, fraction=0.045)
+    if k <= _LABELLED_CELLS:
+        middle = (float(values.min()) + float(values.max())) / 2
+        for row in range(k):
+            for column in range(k):
+                value = float(values[row, column])
+                axes.text(
+                    column,
+                    row,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if value < middle else "black",
+                )
+    return figure
+
+
+def caption(target: Tensor, class_names: Sequence[str]) -> str:
+    """Return an image's two strongest classes: `'3' 0.71  '8' 0.20`."""
+    best = target.topk(min(2, len(target)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return "  ".join(f"'{class_names[k]}' {value:.2f}" for k, value in pairs)
+
+
+def grid_figure(images: Images, captions: Sequence[str], title: str, columns: int) -> Figure:
+    """Draw images in rows, each with its caption below."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    longest = max(map(len, captions), default=0)
+    figure = Figure(figsize=(columns * max(1.3, 0.082 * longest), rows * 1.6 + 0.5))
+    figure.suptitle(_plain(title))
+    for i, (image, text) in enumerate(zip(images, captions, strict=True)):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        _show(axes, image)
+        axes.set_title(_plain(text), fontsize=7, y=-0.18)
+    figure.tight_layout()
+    return figure
+
+
+def filmstrip_figure(images: Images, captions: Sequence[str], title: str) -> Figure:
+    """Draw one impression at several moments of its making, from left to right."""
+    return grid_figure(images, captions, title, columns=len(images))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One arm in a chart of shares."""
+
+    title: str
+    value: Share
+    main: bool
+    """Whether it is the method and not a control."""
+
+
+def bars_figure(bars: Sequence[Bar], ceiling: tuple[str, Share] | None, title: str) -> Figure:
+    """Draw percentages as horizontal bars with 95 % intervals, and a line for the teacher."""
+    figure = Figure(figsize=(7, 0.6 * len(bars) + 1.6))
+    axes = figure.add_subplot()
+    values = [bar.value for bar in bars]
+    error = np.array([[v.percent - v.low for v in values], [v.high - v.percent for v in values]])
+    axes.barh(
+        [f"{bar.title}  {bar.value.percent:.2f}" for bar in bars],
+        [v.percent for v in values],
+        xerr=error,
+        color=[_MAIN if bar.main else _CONTROL for bar in bars],
+        capsize=3,
+    )
+    if ceiling is not None:
+        axes.axvline(ceiling[1].percent, color="black", linestyle="--", linewidth=1)
+        title = f"{title} (dashed: {ceiling[0]}, {ceiling[1].percent:.2f})"
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("%")
+    axes.set_title(title)
+    axes.invert_yaxis()
+    return figure
+
+
+def _show(axes: Axes, image: Tensor) -> None:
+    pixels = image.permute(1, 2, 0).numpy()
+    axes.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])

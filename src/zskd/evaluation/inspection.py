@@ -1,0 +1,100 @@
+"""What can be said about a teacher before anything is made with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from zskd.core.errors import ZskdError
+from zskd.core.types import Concentration, Similarity
+from zskd.models.chain import build_layers
+from zskd.models.classifier import Classifier
+from zskd.models.factory import describe_half
+from zskd.synthesis.similarity import class_similarity, concentration
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Facts of a network and what they mean for zero-shot distillation."""
+
+    head: str
+    features: int
+    """Width D of the penultimate layer."""
+    batch_norms: int
+    parameters: int
+    multiply_adds: int
+    """Of one image's forward pass."""
+    similarity: Similarity
+    concentration: Concentration
+    half_parameters: int | None
+    """Parameters of the student `half`; None when no such copy can be made."""
+    warnings: tuple[str, ...]
+    """What will not work, and why."""
+
+
+def inspect_teacher(teacher: Classifier) -> Inspection:
+    """Look a network over; nothing in it is changed.
+
+    Raises:
+        ZskdError: no class similarity can be read off its head.
+    """
+    teacher.freeze()
+    similarity = class_similarity(teacher.head_weight)
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    batch_norms = sum(isinstance(layer, norms) for layer in teacher.module.modules())
+    half, why_not = _half(teacher)
+    return Inspection(
+        head=teacher.head_name,
+        features=teacher.head.in_features,
+        batch_norms=batch_norms,
+        parameters=teacher.parameters_count,
+        multiply_adds=count_multiply_adds(teacher),
+        similarity=similarity,
+        concentration=concentration(similarity),
+        half_parameters=half,
+        warnings=(*why_not, *_warnings(teacher, batch_norms)),
+    )
+
+
+def count_multiply_adds(classifier: Classifier) -> int:
+    """Return the multiply-adds of one image's forward pass (convolutions and matrix products).
+
+    They are those of the network as it is written, however it is run.
+    """
+    image = torch.zeros(1, *classifier.spec.shape, device=classifier.device)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        classifier.module(classifier.normalise(image))
+    return int(counter.get_total_flops()) // 2
+
+
+def _half(teacher: Classifier) -> tuple[int | None, tuple[str, ...]]:
+    try:
+        layers = describe_half(teacher.module)["layers"]
+        with torch.device("meta"):  # counted, not made
+            half = build_layers([(name, arguments) for name, arguments in layers])
+    except ZskdError as error:
+        return None, (str(error),)
+    return sum(p.numel() for p in half.parameters()), ()
+
+
+def _warnings(teacher: Classifier, batch_norms: int) -> list[str]:
+    found = []
+    if teacher.classes == 2:
+        found.append(
+            "two classes: min-max leaves each concentration at (1, 0), so that only "
+            "--targets.concentration-floor gives mixed targets"
+        )
+    if not batch_norms:
+        found.append("no batch-norm: methods that match its statistics (DeepInversion, CMI) cannot be used")
+    with torch.no_grad():
+        probe = torch.rand(16, *teacher.spec.shape, generator=torch.Generator().manual_seed(0))
+        logits = teacher(probe)
+    if not bool(torch.isfinite(logits).all()):
+        found.append("white noise gives logits that are not finite: is the normalisation right?")
+    elif float(logits.std(0).max()) < 1e-6:
+        found.append("all images of white noise give the same logits: is the normalisation right?")
+    return found

@@ -1,0 +1,86 @@
+"""What an experiment found, as one page with its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zskd.core.files import write_text
+from zskd.evaluation.figures import save_figure
+from zskd.evaluation.statistics import sampling_error
+from zskd.experiment.definition import TEACHER, Experiment
+from zskd.experiment.record import read_records
+from zskd.experiment.report.curves import curves_figure
+from zskd.experiment.report.tables import (
+    Comparison,
+    Records,
+    accuracy_table,
+    contrast_table,
+    cost_table,
+    provenance,
+)
+
+PICTURE = "error.png"
+
+
+def records_of(experiment: Experiment, results: Path) -> Records:
+    """Return the records of an experiment.
+
+    Raises:
+        ZskdError: there are none, or one is damaged.
+    """
+    titles = {TEACHER: TEACHER} | {name: arm.title for name, arm in experiment.arms.items()}
+    return Records(read_records(results, experiment.name), titles)
+
+
+def comparisons_of(experiment: Experiment) -> list[Comparison]:
+    """Return the comparisons that an experiment planned."""
+    return [
+        Comparison((one.first, one.rate), (one.second, one.second_rate or one.rate))
+        for one in experiment.contrasts
+    ]
+
+
+def main_rate(records: Records) -> float | None:
+    """Return the rate that most arms have; of several the largest."""
+    shared = {rate: sum(bool(records.at(arm, rate)) for arm in records.arms) for rate in records.rates()}
+    return max(shared, key=lambda rate: (shared[rate], rate)) if shared else None
+
+
+def sections(records: Records, experiment: Experiment) -> list[tuple[str, str]]:
+    """Return title and text of every part of the page."""
+    teacher = next(iter(records.at(TEACHER, None).values()), None)
+    noise = ""
+    if teacher is not None:
+        error = sampling_error(teacher.test_accuracy, teacher.test_images)
+        noise = (
+            f" The {teacher.test_images:,} test images alone leave ±{error:.2f} points "
+            f"at {teacher.test_accuracy:.1f} %."
+        )
+    seeded, shared = "teacher, images and student", ""
+    if experiment.teachers:
+        many = len({record.teacher_sha256 for record in records})
+        seeded, shared = "images and student", f" Seeds share teachers: there are {many}."
+    parts = [
+        (
+            "Test accuracy",
+            accuracy_table(records)
+            + f"\n\nMean ± standard deviation over seeds of {seeded} (n), in percent.{shared}"
+            + noise,
+        )
+    ]
+    if experiment.contrasts:
+        parts.append(("Planned comparisons", contrast_table(records, comparisons_of(experiment))))
+    rate = main_rate(records)
+    if rate is not None:
+        parts.append((f"Cost at {rate:g} %", cost_table(records, rate)))
+    return [*parts, ("Where it comes from", provenance(records))]
+
+
+def write_page(records: Records, experiment: Experiment, folder: Path) -> Path:
+    """Write README.md and the picture of an experiment and return the page's path."""
+    figure = curves_figure(records, records.arms, f"test error, {experiment.name}")
+    save_figure(figure, folder / PICTURE)
+    parts = [f"# Experiment {experiment.name}", f"![test error over the number of images]({PICTURE})"]
+    parts += [f"## {title}\n\n{text}" for title, text in sections(records, experiment)]
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+    return folder / "README.md"

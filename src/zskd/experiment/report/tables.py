@@ -1,0 +1,213 @@
+"""Tables of an experiment, in Markdown: pure functions of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from zskd.evaluation.statistics import McNemar, compare_paired, holm, mcnemar, summarise
+from zskd.experiment.record import Record, unpack_mask
+
+_NONE = "–"
+Group = dict[int, Record]
+"""Records of one arm at one rate, by seed."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms whose comparison was planned before the experiment."""
+
+    first: tuple[str, float | None]
+    """Arm and rate."""
+    second: tuple[str, float | None]
+
+
+class Records:
+    """The records of one experiment, by arm and rate.
+
+    Args:
+        records: in any order.
+        titles: of all arms, in the order that tables have them.
+    """
+
+    def __init__(self, records: Iterable[Record], titles: Mapping[str, str]) -> None:
+        self._groups: dict[tuple[str, float | None], Group] = {}
+        for record in records:
+            self._groups.setdefault((record.arm, record.rate), {})[record.seed] = record
+        known = dict.fromkeys(arm for arm, _ in self._groups)
+        self.arms = [arm for arm in titles if arm in known]
+        """Those that have records, in the order of the experiment."""
+        self._titles = titles
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self._groups.values())
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for group in self._groups.values() for record in group.values())
+
+    def rates(self, arm: str | None = None) -> list[float]:
+        """Return the rates of an arm, or of all."""
+        return sorted({rate for one, rate in self._groups if rate is not None and arm in (None, one)})
+
+    def at(self, arm: str, rate: float | None) -> Group:
+        """Return the records of an arm at a rate, by seed; empty where there are none."""
+        return self._groups.get((arm, rate), {})
+
+    def title(self, arm: str) -> str:
+        """Return what an arm is called."""
+        return self._titles.get(arm, arm)
+
+    def any_of(self, arm: str) -> Record:
+        """Return one record of an arm, for what all of them share."""
+        return next(group[seed] for (one, _), group in self._groups.items() if one == arm for seed in group)
+
+
+def accuracies(group: Group) -> dict[int, float]:
+    """Return test accuracy in percent by seed."""
+    return {seed: record.test_accuracy for seed, record in group.items()}
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def accuracy_table(records: Records, arms: Sequence[str] | None = None) -> str:
+    """Return test accuracy by arm and rate: mean ± deviation over seeds (n), what was reported below it.
+
+    Args:
+        records: of one experiment.
+        arms: the rows; None: all.
+    """
+    rates: list[float | None] = [*records.rates(), None]
+    head = ["arm", *("all real images" if rate is None else f"{rate:g} %" for rate in rates)]
+    sizes = [_size(records, rate) for rate in rates]
+    rows: list[list[str]] = [["*images*", *sizes]]
+    for arm in records.arms if arms is None else [arm for arm in arms if arm in records.arms]:
+        groups = [records.at(arm, rate) for rate in rates]
+        rows.append([records.title(arm), *map(_accuracy, groups)])
+        reported = [_reported(group) for group in groups]
+        if any(cell != _NONE for cell in reported):
+            rows.append([f"*reported: {_sources(groups)}*", *reported])
+    keep = [i for i in range(len(head)) if i == 0 or any(row[i] != _NONE for row in rows[1:])]
+    return markdown_table([head[i] for i in keep], ([row[i] for i in keep] for row in rows))
+
+
+def contrast_table(records: Records, comparisons: Sequence[Comparison]) -> str:
+    """Return the planned comparisons: paired over seeds, corrected together, and image by image.
+
+    Paired t test over common seeds with Holm's correction for all rows; McNemar's exact test for the two
+    students of the lowest common seed, which speaks of these two alone.
+    """
+    pairs = [(records.at(*one.first), records.at(*one.second)) for one in comparisons]
+    found = [
+        compare_paired(accuracies(a), accuracies(b), names=("first", "second"))
+        if a.keys() & b.keys()
+        else None
+        for a, b in pairs
+    ]
+    adjusted = holm([None if one is None else one.p for one in found])
+    rows = []
+    for comparison, (a, b), difference, p in zip(comparisons, pairs, found, adjusted, strict=True):
+        names = [_arm_at(records, *side) for side in (comparison.first, comparison.second)]
+        if difference is None:
+            rows.append([*names, "0", *[_NONE] * 4])
+            continue
+        interval = _NONE
+        if difference.low is not None and difference.high is not None:
+            interval = f"[{difference.low:+.2f}, {difference.high:+.2f}]"
+        seed = min(a.keys() & b.keys())
+        cells = [f"{difference.mean:+.2f}", interval, _p(p), _images(_mcnemar(a[seed], b[seed]))]
+        rows.append([*names, str(difference.n), *cells])
+    head = ["first", "second", "n", "difference", "95 % interval", "p (Holm)"]
+    return markdown_table([*head, "images only one gets right, p"], rows)
+
+
+def cost_table(records: Records, rate: float) -> str:
+    """Return what each arm costs at a rate: questions to the teacher and time, means over seeds."""
+    rows = []
+    for arm in records.arms:
+        group = list(records.at(arm, rate).values())
+        if not group:
+            continue
+
+        def mean(fact: str, group: list[Record] = group) -> float:
+            return float(sum(getattr(record, fact) for record in group)) / len(group)
+
+        rows.append(
+            [
+                records.title(arm),
+                f"{mean('unique_images'):,.0f}",
+                f"{group[0].student_steps:,}",
+                f"{mean('teacher_forwards') / 1e6:.2f}",
+                f"{mean('teacher_backwards') / 1e6:.2f}",
+                f"{mean('set_seconds'):,.0f}",
+                f"{mean('wall_seconds') - mean('set_seconds'):,.0f}",
+            ]
+        )
+    asked = ("teacher asked, 10⁶ images", "with gradient, 10⁶")
+    head = ["arm", "unique images", "student steps", *asked, "images, s", "student, s"]
+    return markdown_table(head, rows)
+
+
+def provenance(records: Records) -> str:
+    """Return where the records come from, in one paragraph."""
+    every = list(records)
+
+    def all_of(values: Iterable[object]) -> str:
+        return ", ".join(sorted({str(value) for value in values}))
+
+    first = records.any_of(next(arm for arm in records.arms if records.any_of(arm).method != "none"))
+    facts = (
+        f"{len(every)} records of {all_of(r.date for r in every)}",
+        f"student with {first.student_parameters:,} parameters",
+        "weights of the last step",
+        f"{all_of(r.cpu for r in every)}, {all_of(r.workers for r in every)} cells side by side",
+        f"{all_of(r.threads for r in every)} thread each",
+        f"torch {all_of(r.versions['torch'] for r in every)}",
+        f"commit {all_of(_short(r.commit) for r in every)}",
+    )
+    return "; ".join(facts) + "."
+
+
+def _short(commit: str | None) -> str:
+    """A commit's first digits; `+` tells that files were changed since."""
+    return "not known" if commit is None else commit[:8] + "+" * commit.endswith("+")
+
+
+def _size(records: Records, rate: float | None) -> str:
+    counts = {r.count for arm in records.arms for r in records.at(arm, rate).values()}
+    return ", ".join(f"{count:,}" for count in sorted(counts)) or _NONE
+
+
+def _accuracy(group: Group) -> str:
+    return str(summarise(accuracies(group).values())) if group else _NONE
+
+
+def _reported(group: Group) -> str:
+    told = next((record.reported for record in group.values()), None)
+    return _NONE if told is None else f"*{told.value:.2f}*"
+
+
+def _sources(groups: Iterable[Group]) -> str:
+    told = (record.reported for group in groups for record in group.values())
+    return "; ".join(dict.fromkeys(one.source for one in told if one is not None))
+
+
+def _arm_at(records: Records, arm: str, rate: float | None) -> str:
+    return records.title(arm) if rate is None else f"{records.title(arm)}, {rate:g} %"
+
+
+def _mcnemar(a: Record, b: Record) -> McNemar:
+    return mcnemar(*(unpack_mask(one.test_hits, one.test_images) for one in (a, b)))
+
+
+def _images(test: McNemar) -> str:
+    return f"{test.only_first} / {test.only_second}, {_p(test.p)}"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return _NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,190 @@
+"""Plain sequential networks as data: read them off a module, write them narrower, build them again.
+
+A checkpoint card stores such a list, so that a student made by `--student half` is rebuilt from its card
+without running anybody's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from zskd.core.errors import ZskdError, one_line
+
+Layer = tuple[str, dict[str, Any]]
+"""Class name in `torch.nn` and its keyword arguments."""
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "Conv2d": ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+    "Linear": ("in_features", "out_features"),
+    "BatchNorm2d": ("num_features", "eps", "momentum"),
+    "BatchNorm1d": ("num_features", "eps", "momentum"),
+    "MaxPool2d": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    "AvgPool2d": ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"),
+    "AdaptiveAvgPool2d": ("output_size",),
+    "Dropout": ("p",),
+    "Dropout2d": ("p",),
+    "LeakyReLU": ("negative_slope",),
+    "ReLU": (),
+    "ReLU6": (),
+    "ELU": (),
+    "GELU": (),
+    "SiLU": (),
+    "Tanh": (),
+    "Sigmoid": (),
+    "Identity": (),
+    "Flatten": ("start_dim", "end_dim"),
+}
+"""The layers of a plain sequential network and the arguments that define each."""
+_FUNCTIONS: dict[Callable[..., Any], str] = {
+    F.relu: "ReLU",
+    torch.relu: "ReLU",
+    F.gelu: "GELU",
+    F.silu: "SiLU",
+    F.elu: "ELU",
+    torch.tanh: "Tanh",
+    torch.sigmoid: "Sigmoid",
+    F.max_pool2d: "MaxPool2d",
+    F.avg_pool2d: "AvgPool2d",
+    F.adaptive_avg_pool2d: "AdaptiveAvgPool2d",
+    F.dropout: "Dropout",
+    torch.flatten: "Flatten",
+}
+_METHODS = {
+    "relu": "ReLU",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "flatten": "Flatten",
+    "view": "Flatten",
+    "reshape": "Flatten",
+}
+
+
+def build_layers(layers: Sequence[Layer]) -> nn.Sequential:
+    """Build a sequential network from its list of layers.
+
+    Raises:
+        ZskdError: a layer is not one of the plain ones, or its arguments are wrong.
+    """
+    built = []
+    for name, arguments in layers:
+        if name not in _ARGUMENTS:
+            raise ZskdError(f"a card may not ask for the layer {name!r}; allowed: {', '.join(_ARGUMENTS)}")
+        try:
+            built.append(getattr(nn, name)(**arguments))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ZskdError(f"the layer {name} {arguments} cannot be built: {one_line(error)}") from error
+    return nn.Sequential(*built)
+
+
+def read_layers(module: nn.Module) -> list[Layer]:
+    """Return the layers of a module whose forward pass is one chain, functional calls included.
+
+    Raises:
+        ZskdError: the forward pass branches, or holds an operation that has no plain layer.
+    """
+    return [layer for layer, _ in _chain(module)]
+
+
+def in_a_row(module: nn.Module) -> nn.Sequential:
+    """Return a module whose forward pass is one chain as its own layers, one behind the other.
+
+    What it calls as a function becomes a layer too; weights are shared, not copied.
+
+    Raises:
+        ZskdError: as for `read_layers`.
+    """
+    return nn.Sequential(*(own or build_layers([layer])[0] for layer, own in _chain(module)))
+
+
+def _chain(module: nn.Module) -> list[tuple[Layer, nn.Module | None]]:
+    """Each layer as data and, where it is not a functional call, as the module that it was read off."""
+    try:
+        graph = fx.symbolic_trace(module).graph
+    except Exception as error:  # fx raises whatever the user's forward pass raises
+        raise not_plain(f"its forward pass cannot be traced ({one_line(error)})") from error
+    layers: list[tuple[Layer, nn.Module | None]] = []
+    previous: fx.Node | None = None
+    for node in graph.nodes:
+        if node.op == "output":
+            if node.args != (previous,):
+                raise not_plain("it returns more than one tensor")
+            break
+        tensors = node.all_input_nodes
+        if previous is not None and (tensors != [previous] or len(previous.users) != 1):
+            # x.view(x.size(0), -1) reads the size of the tensor that it reshapes: still one chain
+            if not _only_asks_size(previous, node):
+                raise not_plain(f"its forward pass branches at {node.name!r}")
+            if _is_size(node):
+                continue
+        layer = layer_of(module, node)
+        if layer is not None:
+            own = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+            layers.append((layer, own))
+        previous = node
+    return layers
+
+
+def layer_of(module: nn.Module, node: fx.Node) -> Layer | None:
+    """Return the layer that a node of a traced network is; None for its input.
+
+    Raises:
+        ZskdError: there is no plain layer for it.
+    """
+    if node.op == "placeholder":
+        return None
+    if node.op == "call_module":
+        found = module.get_submodule(str(node.target))
+        name = type(found).__name__
+        if name not in _ARGUMENTS or type(found) is not getattr(nn, name):
+            raise not_plain(f"its layer {node.target!r} is a {type(found).__name__}")
+        return name, _arguments_of(name, vars(found) | {"bias": getattr(found, "bias", None)})
+    if node.op == "call_function" and node.target in _FUNCTIONS:
+        assert callable(node.target)
+        return _functional(_FUNCTIONS[node.target], node)
+    if node.op == "call_method" and node.target in _METHODS:
+        return _functional(_METHODS[str(node.target)], node)
+    raise not_plain(f"its forward pass holds {node.target!r}")
+
+
+def _arguments_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {key: values[key] for key in _ARGUMENTS[name]}
+    if name in ("Conv2d", "Linear"):
+        chosen["bias"] = values["bias"] is not None
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
+
+
+def _functional(name: str, node: fx.Node) -> Layer:
+    """The layer that does what a functional call does; positional arguments stand in the layer's order."""
+    if name == "Flatten":
+        return name, {"start_dim": 1, "end_dim": -1}
+    order = _ARGUMENTS[name]
+    arguments = dict(zip(order, node.args[1:], strict=False)) | dict(node.kwargs)
+    known = {key: value for key, value in arguments.items() if key in order and value is not None}
+    return name, {key: list(v) if isinstance(v, tuple | list) else v for key, v in known.items()}
+
+
+def _is_size(node: fx.Node) -> bool:
+    asks = node.op == "call_method" and node.target in ("size", "shape")
+    reads = node.op == "call_function" and getattr(node.target, "__name__", "") in ("getattr", "getitem")
+    return asks or reads
+
+
+def _only_asks_size(previous: fx.Node, node: fx.Node) -> bool:
+    """Whether every other user of `previous` only asks for its size."""
+    if _is_size(node):
+        return True
+    others = [user for user in previous.users if user is not node]
+    inputs = [one for one in node.all_input_nodes if not _is_size(one)]
+    return all(_is_size(user) for user in others) and inputs == [previous]
+
+
+def not_plain(why: str) -> ZskdError:
+    """Return the error for a network that is not one chain of plain layers."""
+    return ZskdError(
+        f"no narrower copy can be made of this network, because {why}: name a student of your own with "
+        "--student package.module:factory"
+    )

@@ -1,0 +1,238 @@
+"""A trained network seen as a classifier of images in [0, 1].
+
+The wrapper owns everything that the network expects of its input (mean, standard deviation, size, box),
+so that no other part of the project ever mentions normalisation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zskd.core.errors import ZskdError
+from zskd.core.types import Features, HeadWeight, Images, Logits
+from zskd.models.fusion import fuse_layers
+from zskd.models.head import call_with_head, find_head
+from zskd.models.modes import in_mode
+
+
+def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
+    """Refuse data whose classes are not the classifier's.
+
+    Raises:
+        ZskdError: another number of classes, or the same names in another order.
+    """
+    own = classifier.class_names
+    if len(own) != len(names):
+        raise ZskdError(f"the network has {len(own)} classes and the data {len(names)}: they do not fit")
+    if own != names and sorted(own) == sorted(names):
+        raise ZskdError(
+            f"the network's classes are {', '.join(own)}, and the data has them in another order: "
+            f"{', '.join(names)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What a network takes: size, normalisation and the range that its pixels may have."""
+
+    shape: tuple[int, int, int] = (1, 32, 32)
+    """Channels, height, width."""
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted from pixels in [0, 1]: one value, or one per channel."""
+    std: tuple[float, ...] = (1.0,)
+    """Divides the pixels afterwards: one value, or one per channel. 0.00392157 makes 0–255 of [0, 1]."""
+    box: tuple[float, float] = (0.0, 1.0)
+    """Least and largest pixel value of a valid image, inside [0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no image could meet."""
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ZskdError(f"mean {self.mean} and std {self.std} must be finite numbers")
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ZskdError(
+                f"input shape {self.shape}: it must be channels, height and width, each at least 1"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.shape[0]):
+                raise ZskdError(
+                    f"{name} has {len(values)} values for {self.shape[0]} channels: give one, or one each"
+                )
+        if min(self.std) <= 0:
+            raise ZskdError(f"std {self.std} must be above 0")
+        low, high = self.box
+        if not 0 <= low < high <= 1:
+            raise ZskdError(f"box {self.box} must be two rising numbers inside [0, 1]")
+
+
+class Classifier(nn.Module):
+    """Any `nn.Module` that ends in a linear layer, with its input specification and class names.
+
+    Args:
+        module: maps normalised images (N, C, H, W) to one row of class scores per image.
+        spec: what the module takes.
+        class_names: one name per class; "0", "1", … when absent.
+        head: dotted name of the last linear layer; found by itself when absent.
+
+    Raises:
+        ZskdError: the head cannot be found or is ambiguous (the candidates are listed), the class names
+            do not fit, there is only one class, or the module cannot take such an input.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        spec: InputSpec | None = None,
+        class_names: tuple[str, ...] | None = None,
+        head: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.spec = spec or InputSpec()
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        for name, values in (("mean", self.spec.mean), ("std", self.spec.std)):
+            per_channel = torch.tensor(values, device=device).view(1, -1, 1, 1)
+            self.register_buffer(name, per_channel, persistent=False)
+        self.rewrite = True
+        """Whether an equivalent network that is cheaper to run answers for the module."""
+        probe = self._probe()
+        _lay_out(module, probe)
+        quick, self.merged = fuse_layers(module, probe)
+        # in a tuple, or its parameters would be registered a second time
+        self._quick = (quick,)
+        self.head_name, self._output_is_logits = find_head(module, probe, head)
+        classes = self.head.out_features
+        if classes < 2:
+            raise ZskdError(
+                f"the head {self.head_name!r} has one output: zero-shot distillation reads similarities "
+                "between class vectors and needs at least two classes"
+            )
+        self.class_names = class_names or tuple(str(k) for k in range(classes))
+        if len(self.class_names) != classes:
+            raise ZskdError(f"{len(self.class_names)} class names for {classes} classes of the network")
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer."""
+        layer = self.module.get_submodule(self.head_name)
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    @property
+    def head_weight(self) -> HeadWeight:
+        """One class vector per row (K, D), detached, in the processor's memory."""
+        return self.head.weight.detach().cpu()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.mean.device
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def layout(self) -> str:
+        """Where the channels lie in memory, which changes speed and rounding: "channels_last" or "first"."""
+        filters = [p for p in self.module.parameters() if p.ndim == 4 and p.shape[1] > 1]
+        last = any(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
+        return "channels_last" if last else "channels_first"
+
+    def how_run(self) -> dict[str, Any]:
+        """Return what changes speed and rounding and not what is computed, as a manifest keeps it."""
+        return {"layout": self.layout, "merged": list(self.merged) if self.rewrite else []}
+
+    @property
+    def parameters_count(self) -> int:
+        """Number of trainable values in the network."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    def normalise(self, images: Images) -> Images:
+        """Map pixels in [0, 1] to what the module expects.
+
+        Always a new tensor: a network that works in place must not reach the caller's images.
+        """
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Images) -> Logits:
+        """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""
+        if self._output_is_logits:
+            logits: Tensor = self._network(self.normalise(images))
+            return logits
+        return call_with_head(self._network, self.head, self.normalise(images))[1]
+
+    def features(self, images: Images) -> Features:
+        """Return the penultimate features (N, D): the input of the head."""
+        return call_with_head(self._network, self.head, self.normalise(images))[0]
+
+    @property
+    def _network(self) -> nn.Module:
+        return self._quick[0] if self.rewrite else self.module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be copied and sent to other processes as what it was made of."""
+        return _rebuilt, (
+            self.module,
+            self.spec,
+            self.class_names,
+            self.head_name,
+            self.rewrite,
+            self.training,
+        )
+
+    def freeze(self) -> Classifier:
+        """Switch to evaluation mode and take all parameters out of the gradient."""
+        self.eval()
+        self.requires_grad_(False)
+        return self
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over weights, buffers, input specification and head: who this classifier is."""
+        digest = hashlib.sha256(repr((self.spec, self.head_name, self.class_names)).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _probe(self) -> Images:
+        """Two grey images that differ, enough to see what the network does with an input."""
+        low, high = self.spec.box
+        ramp = torch.linspace(low, high, 2, device=self.device).view(2, 1, 1, 1)
+        return self.normalise(ramp.expand(2, *self.spec.shape).contiguous())
+
+
+def _rebuilt(
+    module: nn.Module,
+    spec: InputSpec,
+    class_names: tuple[str, ...],
+    head: str,
+    rewrite: bool,
+    training: bool,
+) -> Classifier:
+    classifier = Classifier(module, spec=spec, class_names=class_names, head=head)
+    classifier.rewrite, classifier.training = rewrite, training
+    return classifier
+
+
+def _lay_out(module: nn.Module, probe: Tensor) -> None:
+    """Store convolutions channels-last, half the time of a step on a CPU, where the network allows it.
+
+    `x.view(len(x), -1)` behind a convolution does not: it needs channels first.
+    """
+    try:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad(), in_mode(module, training=False):
+            module(probe)
+    except Exception:  # whatever the reason, `_find_head` meets it again and tells it
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -1,1 +1,0 @@
-"""Reports: pure functions of records."""

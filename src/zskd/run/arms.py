@@ -1,0 +1,59 @@
+"""The arms of a run: the method and its controls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from zskd.config.recipe import Recipe
+from zskd.data.datasets import Dataset, load_data
+from zskd.synthesis.methods.controls import CONTROLS
+from zskd.synthesis.spec import SetSpec
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the run's table."""
+
+    name: str
+    title: str
+    spec: SetSpec | None
+    """Of its transfer set; None where a generator makes all images."""
+
+
+def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:
+    """Return the main arm and its controls, all of the same size.
+
+    Raises:
+        ZskdError: that size is not given.
+    """
+    rule = recipe.distill.game.rule
+    if recipe.distill.needs_set:
+        main = Arm(recipe.method, f"{recipe.method.upper()} ({recipe.preset})", _main_set(recipe, data))
+    else:
+        main = Arm(rule, f"{rule.upper()} ({recipe.preset})", None)
+    controls = [_control(name, _main_set(recipe, data)) for name in recipe.controls]
+    # a control that is run as the main arm is not run twice
+    return [main, *(control for control in controls if control.spec != main.spec)]
+
+
+def _main_set(recipe: Recipe, data: Dataset | None) -> SetSpec:
+    return SetSpec(
+        method=recipe.method,
+        count=set_size(recipe, data),
+        seed=recipe.seed,
+        targets=recipe.targets,
+        synthesis=recipe.synthesis,
+    )
+
+
+def _control(name: str, main: SetSpec) -> Arm:
+    control = CONTROLS[name]
+    synthesis = replace(main.synthesis, start=control.start or main.synthesis.start)
+    return Arm(name, control.title, replace(main, method=control.method, synthesis=synthesis))
+
+
+def set_size(recipe: Recipe, data: Dataset | None) -> int:
+    """Return the number of images in each transfer set; data are loaded where a rate needs them."""
+    if recipe.count is not None or recipe.data.name == "none":
+        return recipe.size(None)
+    return recipe.size((data or load_data(recipe.data, recipe.teacher.shape)).train_size)

@@ -1,0 +1,61 @@
+"""The folder of a run: whose it is, and whether it is whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from zskd.config.identity import identity
+from zskd.config.loading import load_recipe, to_yaml
+from zskd.config.recipe import Recipe
+from zskd.core.errors import ZskdError
+from zskd.core.files import first_difference, read_json, write_json, write_text
+from zskd.core.progress import Progress
+from zskd.run.budget import BUDGET
+from zskd.run.verify import verify_folder
+
+
+def claim_folder(recipe: Recipe, folder: Path, hashes: dict[str, str]) -> None:
+    """Write recipe and sources into a new folder; refuse one that holds something of another run.
+
+    A folder where nothing has been made yet can be claimed again, so that a mistake in the command can be
+    mended.
+    """
+    path = folder / "recipe.yaml"
+    if not (folder / "teacher").exists():
+        write_text(path, to_yaml(recipe))
+        write_json(folder / "sources.json", hashes)
+        return
+    try:
+        begun = load_recipe(path)
+    except ZskdError as error:
+        raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
+    made_from = read_json(folder / "sources.json", "the hashes of a run's sources")
+    other_budget = begun.budget != recipe.budget and not _is_budget_spent(folder)
+    if other_budget:
+        begun = replace(begun, budget=recipe.budget)
+    there, now = identity(begun) | made_from, identity(recipe) | hashes
+    if there != now:
+        what = first_difference(there, now, "")
+        raise ZskdError(
+            f"{folder} was made with another {what}: choose another folder with --out, or delete this one"
+        )
+    if other_budget:
+        write_text(path, to_yaml(begun))
+
+
+def _is_budget_spent(folder: Path) -> bool:
+    """Whether a run has made anything that its budget has a part in; one that was refused leaves nothing."""
+    return any(
+        [(folder / BUDGET).exists(), (folder / "students").exists(), *folder.glob("sets/*/manifest.json")]
+    )
+
+
+def is_whole(folder: Path, progress: Progress) -> bool:
+    """Return whether everything in the folder of a finished run is as it was written."""
+    try:
+        verify_folder(folder)
+    except ZskdError as error:
+        progress.say(f"{error}. It is made again.")
+        return False
+    return True

@@ -1,0 +1,153 @@
+"""A run from end to end: teacher, similarity, transfer sets, students, measurements, pictures, page.
+
+Every stage writes a whole artefact and is skipped when that artefact is there, so that the same command
+goes on wherever a run was killed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zskd.config.identity import identity
+from zskd.config.recipe import Recipe
+from zskd.core.device import processor, use_threads
+from zskd.core.files import folder_lock, read_json, sha256_json, write_json
+from zskd.core.progress import Progress
+from zskd.core.tensorboard import tracked
+from zskd.core.timing import Clock
+from zskd.core.types import Images
+from zskd.core.versions import source_commit, versions
+from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.students import make_students, threads_of_each
+from zskd.models.classifier import Classifier
+from zskd.run.arms import plan_arms
+from zskd.run.budget import Budget
+from zskd.run.folder import claim_folder, is_whole
+from zskd.run.measure import held_out_sets, measure_run, set_facts
+from zskd.run.page import draw_run
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.similarity import class_similarity, concentration
+from zskd.teacher.sources import make_teacher, open_sources
+from zskd.transfer_set.dataset import TransferSet
+
+METRICS = "metrics.json"
+_SHOWN = 64
+"""So many images of each set are shown while the run goes on."""
+
+
+def run_recipe(
+    recipe: Recipe, folder: Path, *, progress: Progress | None = None, command: str | None = None
+) -> dict[str, Any]:
+    """Run a recipe in a folder, or go on with it, and return its metrics.
+
+    Args:
+        recipe: everything that determines the run.
+        folder: of this run alone: recipe.yaml, teacher/, sets/, students/, figures/, metrics.json,
+            README.md.
+        progress: told of every stage.
+        command: how the run was started, for its record.
+
+    Raises:
+        ZskdError: the folder is in use or belongs to another configuration, or a stage fails.
+    """
+    progress = progress or Progress()
+    with (
+        folder_lock(folder),
+        use_threads(recipe.threads),
+        tracked(progress, recipe.tensorboard, "run") as told,
+    ):
+        sources = open_sources(recipe)
+        fresh_student(describe_student(recipe.student, sources.model), sources.model, recipe.seed)
+        claim_folder(recipe, folder, sources.hashes)
+        # the metrics are the last file of a run: it is finished
+        if (folder / METRICS).is_file() and is_whole(folder, progress):
+            return read_json(folder / METRICS, "the metrics of a run")
+        arms = plan_arms(recipe, sources.data)
+        clock = Clock(folder / "timings.json")
+        with clock("teacher"), tracked(progress, recipe.tensorboard, "teacher") as of_teacher:
+            teacher = make_teacher(recipe, sources, folder / "teacher", of_teacher)
+        write_similarity(teacher, folder / "similarity.json")
+        asked, budget = recipe, None
+        if recipe.budget is not None:
+            spent = sum(seconds for stage, seconds in clock.seconds.items() if stage.startswith("set "))
+            key = sha256_json(identity(recipe) | sources.hashes)
+            budget = Budget(recipe, teacher, folder, key=key, spent=spent, progress=progress)
+            specs = {folder / "sets" / arm.name: arm.spec for arm in arms if arm.spec is not None}
+            if specs:
+                with clock("budget"):
+                    recipe = replace(recipe, count=budget.fit_count(specs), rate=None)
+                arms = plan_arms(recipe, sources.data)
+        sets: dict[str, TransferSet] = {}
+        for arm in arms:
+            if arm.spec is None:
+                continue
+            with clock(f"set {arm.name}"):
+                sets[arm.name] = build_transfer_set(
+                    teacher,
+                    arm.spec,
+                    folder / "sets" / arm.name,
+                    workers=recipe.workers,
+                    progress=progress,
+                )
+            if told.listens:
+                told.picture(f"set/{arm.name}", _first_images(sets[arm.name]))
+        learned_from = {arm.name: sets.get(arm.name) for arm in arms}
+        if budget is not None:
+            with clock("budget"):
+                recipe = budget.fit_steps(recipe, learned_from)
+        with clock("students"):
+            students = make_students(recipe, teacher, learned_from, folder / "students", progress)
+        held_out = held_out_sets(recipe, teacher, folder, progress)
+        if (folder / METRICS).is_file():  # something was mended; the test set is not touched again
+            metrics = read_json(folder / METRICS, "the metrics of a run")
+            _note_results(metrics, told)
+            return metrics
+        metrics = measure_run(recipe, teacher, arms, students, held_out, sources.data)
+        metrics |= {
+            "sets": {name: set_facts(one) for name, one in sets.items()},
+            "seconds": clock.seconds,
+            "seed": recipe.seed,
+            "threads": threads_of_each(recipe, len(arms)),
+            "versions": versions(),
+            "processor": processor(),
+            "commit": source_commit(),
+            "command": command,
+            "recipe_sha256": sha256_json(identity(asked)),
+            "sources": sources.hashes,
+        }
+        _note_results(metrics, told)
+        draw_run(recipe, folder, metrics, teacher, sets, arms[0].spec)
+        write_json(folder / METRICS, metrics)
+    return metrics
+
+
+def write_similarity(teacher: Classifier, path: Path) -> None:
+    """Write class names, class similarity and concentration as JSON."""
+    similarity = class_similarity(teacher.head_weight)
+    write_json(
+        path,
+        {
+            "class_names": list(teacher.class_names),
+            "similarity": similarity.tolist(),
+            "concentration": concentration(similarity).tolist(),
+        },
+    )
+
+
+def _first_images(transfer_set: TransferSet) -> Images:
+    return transfer_set.images(torch.arange(min(_SHOWN, len(transfer_set))))
+
+
+def _note_results(metrics: dict[str, Any], progress: Progress) -> None:
+    """Note what was measured in the end, at the step behind the students' last."""
+    step = metrics["student_steps"]
+    for row in ({"arm": "teacher", "agreement": {}} | metrics["teacher"], *metrics["arms"]):
+        shares = {f"agreement_{kind}": share for kind, share in row["agreement"].items()}
+        if "test_accuracy" in row:
+            shares["test_accuracy"] = row["test_accuracy"]
+        for name, share in shares.items():
+            progress.note(f"{name}/{row['arm']}", share["percent"], step)

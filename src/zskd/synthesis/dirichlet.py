@@ -1,0 +1,78 @@
+"""Soft targets drawn from Dirichlet distributions (ZSKD, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from zskd.config.targets import TargetsConfig
+from zskd.core.rng import numpy_stream
+from zskd.core.types import Similarity, TargetsArray
+from zskd.synthesis.plan import PlanEntry
+
+
+def draw_targets(
+    concentration: Similarity,
+    places: list[PlanEntry],
+    indices: list[int],
+    *,
+    seed: int,
+    config: TargetsConfig,
+) -> TargetsArray:
+    """Draw one target per index: y ~ Dirichlet(β·a_k)  (ZSKD, equations 3 and 4).
+
+    Args:
+        concentration: a, one row per class (K, K), its floor included.
+        places: class and scale of each index.
+        indices: whose random streams are used.
+        seed: run seed.
+        config: redraws, and whether β is undone again by a second min-max.
+
+    Returns:
+        Targets (N, K) float32; every row lies on the simplex.
+    """
+    drawn = []
+    for spot, index in zip(places, indices, strict=True):
+        alpha = spot.beta * concentration[spot.anchor]
+        if config.rescale_after_beta:
+            alpha = (alpha - alpha.min()) / (alpha.max() - alpha.min()) + config.concentration_floor
+        drawn.append(_draw(alpha, spot.anchor, config.redraws, numpy_stream(seed, "targets", index)))
+    return np.asarray(drawn, dtype=np.float32)
+
+
+def one_hot(anchors: list[int], classes: int) -> TargetsArray:
+    """Return one-hot targets (N, K) float32."""
+    return np.eye(classes, dtype=np.float32)[anchors]
+
+
+def _draw(alpha: np.ndarray, anchor: int, redraws: int, stream: np.random.Generator) -> np.ndarray:
+    """One Dirichlet draw; entries with α = 0 are 0."""
+    support = np.flatnonzero(alpha > 0)
+
+    def draw() -> np.ndarray:
+        target = np.zeros(len(alpha))
+        target[support] = stream.dirichlet(alpha[support]) if len(support) > 1 else 1.0
+        return target
+
+    return redrawn(draw, anchor, redraws)
+
+
+def redrawn(draw: Callable[[], np.ndarray], anchor: int, redraws: int) -> np.ndarray:
+    """Draw a target until its largest entry is the anchor's.
+
+    After the last redraw the largest entry is swapped into the anchor's place; without redraws the first draw
+    is taken as it is.
+
+    Args:
+        draw: returns another target (K,) at each call.
+        anchor: the class that shall be on top.
+        redraws: how often to draw again at most.
+    """
+    for _ in range(redraws + 1):
+        target = draw()
+        if target.argmax() == anchor or redraws == 0:
+            return target
+    largest = int(target.argmax())
+    target[[anchor, largest]] = target[[largest, anchor]]
+    return target

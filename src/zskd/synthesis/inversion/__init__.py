@@ -1,0 +1,1 @@
+"""Turning targets into images."""

@@ -1,0 +1,129 @@
+"""The random numbers of an impression: the image it starts from and how it is shown to the teacher."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zskd.core.rng import numpy_stream
+from zskd.core.types import Images
+
+_GRIDS = (2, 4, 8, 16, 32)
+"""Side lengths of the random grids that smooth noise is a sum of."""
+_CONTRAST = (0.1, 1.0)
+"""Least and largest standard deviation of smooth noise before it is cut at the box."""
+_LAYERS, _SECOND = 3, 0.5
+"""Most shapes of an image, and the probability of each one behind the first."""
+_OUTLINES = (2, 4, 8)
+"""Grids of the field whose positive part is a shape."""
+_DARK, _LIGHT = 0.35, 0.35
+"""Probabilities of a background at the lower end of the box, and at the upper one."""
+_FRAMED, _LINES = 0.8, 0.25
+"""Probabilities that a shape is held near the middle, and that only its outline is drawn."""
+_TEXTURE = 0.3
+"""Largest standard deviation of what is drawn onto a shape."""
+
+
+def draw_initial(
+    kind: Literal["smooth", "shapes", "uniform", "gaussian"],
+    indices: list[int],
+    *,
+    seed: int,
+    shape: tuple[int, int, int],
+    box: tuple[float, float],
+) -> Images:
+    """Return one start per index (N, C, H, W), each from the index's own random stream.
+
+    Args:
+        kind: "uniform" or "gaussian" white noise, U(0, 1) stretched to the box or N(0, 1) as it is;
+            "smooth": random grids of several sizes, enlarged and added with random weights, then
+            stretched to a random brightness and contrast inside the box; or "shapes": regions and lines
+            with smooth outlines, one over the other, before a plain background, after the dead leaves that
+            Baradad et al. 2021 learn features from (arXiv:2106.05963).
+        indices: which images.
+        seed: run seed.
+        shape: channels, height and width.
+        box: least and largest pixel value.
+    """
+    streams = [numpy_stream(seed, "start", index) for index in indices]
+    low, high = box
+    if kind == "gaussian":
+        return torch.from_numpy(np.stack([s.standard_normal(shape, dtype=np.float32) for s in streams]))
+    if kind == "uniform":
+        white = np.stack([s.random(shape, dtype=np.float32) for s in streams])
+        return torch.from_numpy(white) * (high - low) + low
+    drawn = _smooth(streams, shape) if kind == "smooth" else _shapes(streams, shape)
+    return drawn * (high - low) + low
+
+
+def _smooth(streams: list[np.random.Generator], shape: tuple[int, int, int]) -> Images:
+    """Smooth noise in [0, 1]; the numbers are drawn per image, the arithmetic is done for all at once."""
+    noise, deviation = _field(streams, shape, _GRIDS, power=2)
+    contrast, brightness = _uniform(streams, 2)
+    contrast = _CONTRAST[0] + (_CONTRAST[1] - _CONTRAST[0]) * contrast
+    return (brightness + contrast * noise / deviation).clamp_(0, 1)
+
+
+def _shapes(streams: list[np.random.Generator], shape: tuple[int, int, int]) -> Images:
+    """Up to three shapes in [0, 1] before a plain background."""
+    channels, height, width = shape
+    (kind,) = _uniform(streams, 1)
+    plain = torch.stack(_uniform(streams, channels), dim=1).view(-1, channels, 1, 1)
+    ends = torch.where(kind < _DARK, 0.0, torch.where(kind < _DARK + _LIGHT, 1.0, plain))
+    images = ends.expand(-1, channels, height, width)
+    across = torch.linspace(-1, 1, width).view(1, 1, 1, width)
+    down = torch.linspace(-1, 1, height).view(1, 1, height, 1)
+    for layer in range(_LAYERS):
+        outline, deviation = _field(streams, (1, height, width), _OUTLINES, power=1)
+        there, level, framed, sharp, line, thick, strong, x, y, wide, high = _uniform(streams, 11)
+        # most shapes stay within an ellipse somewhere near the middle
+        from_middle = ((across - 0.4 * (x - 0.5)) / (0.45 + 0.75 * wide)).square()
+        from_middle = from_middle + ((down - 0.4 * (y - 0.5)) / (0.45 + 0.75 * high)).square()
+        pull = torch.where(framed < _FRAMED, 2.5, 0.0) * (from_middle - 0.6).clamp_min(-0.3)
+        inside = outline / deviation - (1.6 * level - 0.8)
+        inside = torch.where(line < _LINES, 0.1 + 0.4 * thick - inside.abs(), inside) - pull
+        mask = torch.sigmoid(inside * (3 + 20 * sharp))
+        mask = torch.where((there < _SECOND) | torch.tensor(layer == 0), mask, 0.0)
+        colour = torch.stack(_uniform(streams, channels), dim=1).view(-1, channels, 1, 1)
+        texture, deviation = _field(streams, shape, _GRIDS, power=2)
+        texture = texture / deviation * (_TEXTURE * strong.square())
+        images = torch.lerp(images, (colour + texture).clamp(0, 1), mask)
+    return images.clamp(0, 1)
+
+
+def _field(
+    streams: list[np.random.Generator], shape: tuple[int, int, int], grids: tuple[int, ...], *, power: int
+) -> tuple[Images, Tensor]:
+    """Random grids of several sizes, enlarged and added with weights U(0, 1)^power.
+
+    Returns:
+        Fields of mean 0 (N, C, H, W), and the standard deviation of each (N, 1, 1, 1).
+    """
+    channels, height, width = shape
+    drawn = [
+        np.stack([s.standard_normal((channels, g, g), dtype=np.float32) for s in streams]) for g in grids
+    ]
+    noise = torch.zeros(len(streams), *shape)
+    for grid, weight in zip(drawn, _uniform(streams, len(grids)), strict=True):
+        enlarged = F.interpolate(
+            torch.from_numpy(grid), size=(height, width), mode="bilinear", align_corners=False
+        )
+        noise += weight**power * enlarged
+    mean, deviation = noise.mean((1, 2, 3), keepdim=True), noise.std((1, 2, 3), keepdim=True)
+    return noise - mean, deviation.clamp_min(1e-6)
+
+
+def _uniform(streams: list[np.random.Generator], count: int) -> tuple[Tensor, ...]:
+    """So many numbers of U(0, 1) from each stream, each as (N, 1, 1, 1)."""
+    drawn = np.stack([stream.random(count, dtype=np.float32) for stream in streams])
+    return torch.from_numpy(drawn).view(-1, count, 1, 1, 1).unbind(1)
+
+
+def draw_warps(indices: list[int], steps: int, *, seed: int) -> Tensor:
+    """Return the six numbers of U(0, 1) of every step of each index (N, steps, 6)."""
+    streams = (numpy_stream(seed, "warp", index) for index in indices)
+    return torch.from_numpy(np.stack([stream.random((steps, 6), dtype=np.float32) for stream in streams]))

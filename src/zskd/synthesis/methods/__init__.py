@@ -1,0 +1,1 @@
+"""The methods that fill a transfer set: one file each."""

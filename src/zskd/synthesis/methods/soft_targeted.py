@@ -1,0 +1,151 @@
+"""Soft targets by way of the features in front of the last layer, drawn from normal distributions.
+
+Zi Wang: "Data-Free Knowledge Distillation with Soft Targeted Transfer Set Synthesis", AAAI 2021,
+arXiv:2104.04868. Built from the idea of the paper, which we have not read in full and which has no public
+code; docs/methods/soft_targeted.md says what is known of it and what was decided here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.special import logit, softmax
+
+from zskd.config.targets import TargetsConfig
+from zskd.core.errors import ZskdError
+from zskd.core.rng import numpy_stream
+from zskd.core.types import ClassValues, ClassVectors
+from zskd.models.classifier import Classifier
+from zskd.synthesis.dirichlet import redrawn
+from zskd.synthesis.inversion.initial import draw_initial
+from zskd.synthesis.methods.base import TargetBatch
+from zskd.synthesis.plan import PlanEntry
+
+_CONFIDENCE = 0.95
+"""What the teacher gives class k at least for the mean features of class k. How long features are cannot be
+read off the last layer; this says it."""
+_PROBES = 16
+"""Random images on which is seen whether features can be negative."""
+
+
+def soft_targeted(
+    teacher: Classifier, places: list[PlanEntry], indices: list[int], seed: int, config: TargetsConfig
+) -> TargetBatch:
+    """Draw features f of the anchor class k of each index and ask for y = softmax(W f + b).
+
+    Of the settings of targets, `spread` says how mixed they are and `redraws` how often one whose largest
+    entry is not its class is drawn again; β and the concentration are those of Dirichlet distributions and
+    are not looked at.
+
+    Raises:
+        ZskdError: the last layer allows no such features.
+    """
+    model = feature_model(teacher)
+    drawn = []
+    for spot, index in zip(places, indices, strict=True):
+        draw = partial(model.draw, spot.anchor, config.spread, numpy_stream(seed, "features", index))
+        drawn.append(redrawn(draw, spot.anchor, config.redraws))
+    return TargetBatch(np.asarray(drawn, dtype=np.float32), [place.optimised for place in places])
+
+
+@dataclass(frozen=True)
+class FeatureModel:
+    """Normal distributions of the features of each class, read off the last layer alone.
+
+    The classes share one covariance matrix, which is `unit`² times the correlation of the units: two units
+    are as correlated as their weights are over the classes.
+    """
+
+    weight: ClassVectors
+    """W (K, D), less its mean over the classes, which no answer depends on."""
+    bias: ClassValues
+    """b (K,); zeros where the layer has none."""
+    means: ClassVectors
+    """μ (K, D), along the class vectors."""
+    loadings: ClassVectors
+    """L (K, D): the correlation of the units is LᵀL, of rank K − 1 at most."""
+    rectified: bool
+    """Whether features cannot be negative: then those drawn are set to 0 where they are."""
+
+    @property
+    def unit(self) -> float:
+        """Standard deviation of every feature at a spread of 1: the root of the mean square of all means."""
+        return float(np.sqrt(np.square(self.means).mean()))
+
+    def draw(self, anchor: int, spread: float, stream: np.random.Generator) -> ClassValues:
+        """Return the teacher's answer (K,), at τ = 1, to features drawn for a class.
+
+        Args:
+            anchor: the class k.
+            spread: standard deviation in multiples of `unit`.
+            stream: of random numbers; K are taken from it.
+        """
+        noise = stream.standard_normal(len(self.loadings)) @ self.loadings
+        features = self.means[anchor] + spread * self.unit * noise
+        if self.rectified:
+            features = np.maximum(features, 0)
+        return np.asarray(softmax(self.weight @ features + self.bias))
+
+
+def feature_model(teacher: Classifier) -> FeatureModel:
+    """Read the distributions of features off the teacher's last layer.
+
+    Raises:
+        ZskdError: weights are not finite, or a class leads at no length of its mean.
+    """
+    weight = teacher.head_weight.numpy().astype(np.float64)
+    bias = np.zeros(len(weight))
+    if teacher.head.bias is not None:
+        bias = teacher.head.bias.detach().cpu().numpy().astype(np.float64)
+    if not np.isfinite(weight).all() or not np.isfinite(bias).all():
+        raise ZskdError("the weights of the last layer are not finite")
+    weight = weight - weight.mean(axis=0)
+    rectified = _features_are_rectified(teacher)
+    directions = np.maximum(weight, 0) if rectified else weight
+    lengths = np.linalg.norm(weight, axis=0)
+    return FeatureModel(
+        weight=weight,
+        bias=bias,
+        means=_lengths(directions, weight, bias)[:, None] * directions,
+        loadings=weight / np.where(lengths > 0, lengths, 1),
+        rectified=rectified,
+    )
+
+
+def _lengths(directions: ClassVectors, weight: ClassVectors, bias: ClassValues) -> ClassValues:
+    """Return how far to go along each class's direction d_k until it has led all others far enough (K,).
+
+    A class that leads each of the K − 1 others by log((K − 1)·c / (1 − c)) in its logits has a
+    probability of at least c.
+    """
+    classes = len(weight)
+    scores = directions @ weight.T
+    own = scores.diagonal()
+    found = np.zeros(classes)
+    for k in range(classes):
+        others = np.arange(classes) != k
+        gains = own[k] - scores[k, others]
+        if gains.min() <= 1e-9 * own.max():
+            raise ZskdError(
+                f"--method soft_targeted: along the class vector of class {k} another class is always ahead "
+                "or level: take --method zskd or class_impressions"
+            )
+        leads = np.log(classes - 1) + logit(_CONFIDENCE) + bias[others] - bias[k]
+        found[k] = max(0.0, (leads / gains).max())
+    return found
+
+
+def _features_are_rectified(teacher: Classifier) -> bool:
+    """Whether no feature of some random images is negative.
+
+    Looking at features instead of layers finds a ReLU wherever it is written down, and behind pooling or
+    dropout, too.
+    """
+    images = draw_initial(
+        "uniform", list(range(_PROBES)), seed=0, shape=teacher.spec.shape, box=teacher.spec.box
+    )
+    with torch.no_grad():
+        return bool((teacher.features(images.to(teacher.device)) >= 0).all())

@@ -1,0 +1,1 @@
+"""Where a teacher comes from: training, or a file."""

@@ -1,0 +1,155 @@
+"""Where a run's teacher comes from: a checkpoint, a file from elsewhere, or training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from zskd.config.identity import to_values
+from zskd.config.recipe import Recipe
+from zskd.config.training import TeacherConfig
+from zskd.core.device import choose_device
+from zskd.core.errors import ZskdError
+from zskd.core.files import sha256_json
+from zskd.core.progress import Progress
+from zskd.core.versions import versions
+from zskd.data.datasets import Dataset, load_data
+from zskd.models.checkpoint import Card, load_checkpoint, save_checkpoint
+from zskd.models.classifier import Classifier, InputSpec, check_classes
+from zskd.models.factory import Architecture, build, describe, fresh_weights
+from zskd.teacher.importing import check_golden, import_teacher
+from zskd.teacher.training import train_teacher
+
+
+def input_spec(config: TeacherConfig) -> InputSpec:
+    """Return what the settings say about the teacher's input."""
+    return InputSpec(shape=config.shape, mean=config.mean, std=config.std, box=config.box)
+
+
+def open_teacher(path: Path, config: TeacherConfig, model: str | None = None) -> tuple[Classifier, Card]:
+    """Open a checkpoint folder, or import a file from elsewhere.
+
+    Args:
+        path: folder or file.
+        config: describes a file from elsewhere; a folder describes itself.
+        model: the factory that the user allows to run for a checkpoint of own code.
+
+    Raises:
+        ZskdError: as `load_checkpoint` and `import_teacher` do.
+    """
+    if path.is_dir():
+        factory = model or (config.model if ":" in config.model else None)
+        classifier, card = load_checkpoint(path, model=factory)
+        golden = check_golden(classifier.freeze(), config.golden) if config.golden else card["golden"]
+        return classifier, Card(architecture=card["architecture"], origin=card["origin"], golden=golden)
+    return import_teacher(
+        path,
+        model=config.model,
+        spec=input_spec(config),
+        class_names=config.class_names,
+        head=config.head,
+        golden=config.golden,
+    )
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run starts from, opened and found to fit before anything is made."""
+
+    data: Dataset | None
+    """Real images, where there are any."""
+    model: Classifier
+    """The given teacher, or the one that is to be trained."""
+    card: Card | None
+    """Of the given teacher."""
+    hashes: dict[str, str]
+    """Fingerprints of both, by which a run is known."""
+
+
+def open_sources(recipe: Recipe) -> Sources:
+    """Load data and given teacher of a recipe, and see that they fit together.
+
+    Raises:
+        ZskdError: neither teacher nor data, or anything wrong with them.
+    """
+    config, data, given = recipe.teacher, None, None
+    device = choose_device(recipe.device)
+    if config.path is not None:
+        given = open_teacher(config.path, config)
+    elif recipe.data.name == "none":
+        raise ZskdError("no teacher and no data to train one: give --teacher.path FILE")
+    elif config.golden is not None:
+        raise ZskdError("--golden checks a teacher from elsewhere, and this one is to be trained")
+    shape = given[0].spec.shape if given else config.shape
+    hashes = {}
+    if recipe.data.name != "none":
+        data = load_data(recipe.data, shape)
+        hashes["data_sha256"] = data.fingerprint()
+    if given:
+        model, card = given
+        hashes["teacher_sha256"] = model.fingerprint()
+    else:
+        assert data is not None
+        model, card = fresh_teacher(recipe, data), None
+    if data is not None:
+        check_classes(model, data.class_names)
+    model.to(device).rewrite = recipe.rewrite
+    return Sources(data, model, card, hashes)
+
+
+def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Classifier:
+    """Return the teacher that a recipe asks for, frozen; from `folder` if it is there already."""
+    if not (folder / "card.json").is_file():
+        card = sources.card or _train(recipe, sources, folder, progress)
+        save_checkpoint(folder, sources.model, card)
+    (folder / "training.safetensors").unlink(missing_ok=True)
+    return load_teacher(recipe, folder)
+
+
+def load_teacher(recipe: Recipe, folder: Path) -> Classifier:
+    """Return the teacher that `make_teacher` has put into a folder, on the recipe's device."""
+    factory = recipe.teacher.model if ":" in recipe.teacher.model else None
+    teacher = load_checkpoint(folder, model=factory)[0].freeze().to(choose_device(recipe.device))
+    teacher.rewrite = recipe.rewrite
+    return teacher
+
+
+def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
+    """Build the untrained teacher of a recipe for the classes of its data.
+
+    Raises:
+        ZskdError: unknown architecture, or one that does not take such images.
+    """
+    config = recipe.teacher
+    architecture = _architecture(recipe, data)
+    module = fresh_weights(lambda: build(architecture, run_code=True), recipe.teacher_seed)
+    names = config.class_names or data.class_names
+    return Classifier(module, spec=input_spec(config), class_names=names, head=config.head)
+
+
+def _architecture(recipe: Recipe, data: Dataset) -> Architecture:
+    return describe(recipe.teacher.model, shape=recipe.teacher.shape, classes=len(data.class_names))
+
+
+def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Card:
+    """Train the teacher of the sources in place."""
+    assert sources.data is not None
+    settings = {key: to_values(recipe)[key] for key in ("seed", "data", "teacher")}
+    settings["data"].pop("dir")
+    del settings["teacher"]["seed"]  # it is told once, wherever it was given
+    settings["seed"] = recipe.teacher_seed
+    settings["versions"] = versions()
+    how = {"threads": torch.get_num_threads(), "device": recipe.device, "rewrite": recipe.rewrite}
+    train_teacher(
+        sources.model,
+        sources.data,
+        recipe.teacher,
+        seed=recipe.teacher_seed,
+        state=folder / "training.safetensors",
+        key=sha256_json(settings | how | sources.hashes),
+        progress=progress,
+    )
+    origin = {"how": "trained", **settings}
+    return Card(architecture=_architecture(recipe, sources.data), origin=origin)

@@ -1,0 +1,77 @@
+"""Training a teacher on real images with their labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from zskd.config.training import FitConfig
+from zskd.core.progress import Progress
+from zskd.data.datasets import Dataset
+from zskd.models.classifier import Classifier, check_classes
+from zskd.training.batches import Batch
+from zskd.training.loop import fit, percent_of_class
+
+
+def train_teacher(
+    classifier: Classifier,
+    data: Dataset,
+    config: FitConfig,
+    *,
+    seed: int,
+    state: Path | None = None,
+    key: str = "",
+    progress: Progress | None = None,
+) -> Classifier:
+    """Train a classifier in place with cross-entropy; the weights of the last step are kept, none are chosen.
+
+    Args:
+        classifier: with the weights to start from.
+        data: its training split alone is used.
+        config: schedule.
+        seed: of order and dropout.
+        state: file to resume from.
+        key: identifies this training in that file.
+        progress: told of every step.
+
+    Returns:
+        The classifier, frozen.
+
+    Raises:
+        ZskdError: it has other classes than the data, or the loss diverges.
+    """
+    check_classes(classifier, data.class_names)
+    split, device = data.train, classifier.device
+
+    def prepare(rows: Tensor, _numbers: Generator) -> Batch:
+        return split.images[rows].to(device), split.labels[rows].to(device)
+
+    last: Batch = ()
+
+    def loss(batch: Batch) -> Tensor:
+        nonlocal last
+        images, labels = batch
+        said = classifier(images)
+        last = said.detach(), labels
+        return F.cross_entropy(said, labels)
+
+    def watch() -> dict[str, float]:
+        said, labels = last
+        return {"accuracy": percent_of_class(said, labels)}
+
+    fit(
+        classifier.module,
+        prepare,
+        loss,
+        config,
+        images=len(split),
+        seed=seed,
+        section="teacher",
+        state=state,
+        key=key,
+        watch=watch,
+        progress=progress,
+    )
+    return classifier.freeze()

@@ -1,0 +1,69 @@
+"""The state of a training on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from zskd.core.files import whole_file
+from zskd.core.tensors import read_tensors, save_tensors
+
+Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer | None]]
+"""What else changes while batches are made ready, by name: a module, and what it learns with if it does."""
+
+
+def save_state(path: Path, key: str, learners: Companions, done: int) -> None:
+    """Write weights, optimiser states and the number of steps done as one whole file."""
+    tensors: dict[str, Tensor] = {}
+    for owner, (module, optimiser) in learners.items():
+        prefix = f"{owner}/" if owner else ""
+        tensors |= {f"{prefix}weights/{name}": value for name, value in module.state_dict().items()}
+        state = {} if optimiser is None else optimiser.state_dict()["state"]
+        for i, moments in state.items():
+            tensors |= {f"{prefix}moments/{i}/{name}": value for name, value in moments.items()}
+    # channels-last weights are stored row by row; where they lie does not matter to their values
+    with whole_file(path) as temporary:
+        save_tensors(
+            {name: value.detach().contiguous() for name, value in tensors.items()},
+            temporary,
+            metadata={"key": key, "done": str(done)},
+        )
+
+
+def load_state(path: Path, key: str, learners: Companions) -> int:
+    """Put a saved state back and return the number of steps done; 0 without a state of this key."""
+    if not path.is_file():
+        return 0
+    tensors = read_tensors(path)
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata() or {}
+    if metadata.get("key") != key:
+        return 0
+    for owner, (module, optimiser) in learners.items():
+        mine = _under(f"{owner}/", tensors) if owner else tensors
+        module.load_state_dict(_under("weights/", mine))
+        if optimiser is not None:
+            _restore(optimiser, _under("moments/", mine))
+    return int(metadata["done"])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _restore(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    """Give an optimiser its moments back, by the number of the parameter and the name of the moment."""
+    parameters = [one for group in optimiser.param_groups for one in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        number, _, field = name.partition("/")
+        # a fused optimiser walks through memory: moments must lie as their parameter does
+        parameter = parameters[int(number)]
+        like = parameter if value.shape == parameter.shape else value
+        copy = torch.empty_like(like, requires_grad=False).copy_(value)
+        moments.setdefault(int(number), {})[field] = copy
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})

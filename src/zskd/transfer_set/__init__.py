@@ -1,0 +1,1 @@
+"""Transfer sets on disk."""

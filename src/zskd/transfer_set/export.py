@@ -1,0 +1,76 @@
+"""Transfer sets for other programs: the reproduction's MATLAB layout, and a tree of PNG files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from zskd.core.errors import ZskdError
+from zskd.core.files import make_folder, readable_errors, whole_file
+from zskd.models.classifier import Classifier
+from zskd.transfer_set.dataset import TransferSet
+
+
+def export_mat(transfer_set: TransferSet, path: Path) -> Path:
+    """Write `train_images` (N, H, W, C) as float32 in 0–255 and `train_labels` (N, K), the targets.
+
+    This is the reproduction's layout; its pixels are not rounded, and neither are these.
+    """
+    from scipy.io import savemat
+
+    images = torch.cat([shard.images for shard in transfer_set]).permute(0, 2, 3, 1).numpy() * 255
+    labels = torch.cat([shard.targets for shard in transfer_set]).numpy()
+    if path.suffix != ".mat":
+        raise ZskdError(f"{path}: name a file that ends in .mat")
+    with whole_file(path) as temporary:
+        savemat(str(temporary), {"train_images": images, "train_labels": labels})
+    return path
+
+
+def export_png(transfer_set: TransferSet, teacher: Classifier, folder: Path) -> Path:
+    """Write `<folder>/<class>/<row>.png` in 8 bits and `labels.jsonl`.
+
+    Rounding to 8 bits changes what the teacher answers, so that it is asked again about the rounded image:
+    each line of `labels.jsonl` holds file, target y and these logits.
+
+    Raises:
+        ZskdError: another teacher, the folder is not empty, or the images are neither grey nor RGB.
+    """
+    if transfer_set.shape[0] not in (1, 3):
+        raise ZskdError(f"PNG files are grey or RGB; these images have {transfer_set.shape[0]} channels")
+    if transfer_set.manifest["teacher_sha256"] != teacher.fingerprint():
+        raise ZskdError(f"{transfer_set.folder} was made with another teacher: name that one")
+    make_folder(folder)
+    if any(folder.iterdir()):
+        raise ZskdError(f"{folder} is not empty: choose another folder")
+    names = [_safe(name, k) for k, name in enumerate(transfer_set.class_names)]
+    for name in names:
+        make_folder(folder / name)
+    row = 0
+    with whole_file(folder / "labels.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
+        for shard in transfer_set:
+            rounded = (shard.images * 255).round().to(torch.uint8)
+            with torch.inference_mode():
+                logits = teacher(rounded.float() / 255)
+            for pixels, k, target, answer in zip(rounded, shard.anchors, shard.targets, logits, strict=True):
+                file = Path(names[int(k)]) / f"{row:06d}.png"
+                _write_png(pixels.permute(1, 2, 0).numpy(), folder / file)
+                record = {"file": file.as_posix(), "target": target.tolist(), "logits": answer.tolist()}
+                lines.write(json.dumps(record) + "\n")
+                row += 1
+    return folder
+
+
+def _write_png(pixels: np.ndarray, path: Path) -> None:
+    with readable_errors(path, "write"):
+        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
+
+
+def _safe(name: str, number: int) -> str:
+    """A class's folder; names that are no plain file name (`T-shirt/top`) get their number."""
+    cleaned = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(". ")
+    return cleaned if cleaned and cleaned == name else f"{number}_{cleaned}"
