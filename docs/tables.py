@@ -18,7 +18,8 @@ from search_tables import SEARCH_TABLES
 from speed_tables import SPEED_TABLES
 
 from zskd.config.identity import to_values
-from zskd.config.loading import load_recipe, preset_names
+from zskd.config.loading import load_recipe
+from zskd.config.presets import preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = tuple(

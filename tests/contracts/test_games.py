@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from conftest import StopAt, Stopped
 from zskd.config.distillation import DistillConfig, GeneratorConfig
+from zskd.config.registry import GENERATOR_METHODS
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
 from zskd.distillation.adversarial.generator import Generator
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
-from zskd.distillation.adversarial.registry import GENERATOR_METHODS
 from zskd.distillation.attention import attend, attention_distance, check_attention
 from zskd.distillation.distill import distill
 from zskd.models.classifier import Classifier, InputSpec
@@ -30,7 +30,7 @@ QUICK = DistillConfig(
     learning_rate=0.01,
     loss="l1",
     augment=AugmentConfig(),
-    game=SMALL,
+    generator=SMALL,
 )
 
 
@@ -66,7 +66,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_a_seed_gives_the_same_student_and_another_seed_another(
     teacher: Classifier, rule: str, same_images: bool
 ) -> None:
-    config = replace(QUICK, steps=12, game=replace(SMALL, rule=rule, same=same_images))  # type: ignore[arg-type]
+    config = replace(QUICK, steps=12, generator=replace(SMALL, method=rule, same=same_images))  # type: ignore[arg-type]
     assert same(played(teacher, config), played(teacher, config))
     assert not same(played(teacher, config), played(teacher, config, seed=1))
 
@@ -76,7 +76,7 @@ def test_a_seed_gives_the_same_student_and_another_seed_another(
     [
         QUICK,
         replace(QUICK, optimiser="sgd", attention=3.0),
-        replace(QUICK, game=replace(SMALL, same=True, schedule="cosine", student_steps=7)),
+        replace(QUICK, generator=replace(SMALL, same=True, schedule="cosine", student_steps=7)),
     ],
     ids=["adam", "sgd", "same images"],
 )
@@ -93,7 +93,7 @@ def test_a_game_that_was_stopped_goes_on_to_the_same_student(
 
 
 def test_the_state_of_another_game_is_not_used(teacher: Classifier, tmp_path: Path) -> None:
-    state, other = tmp_path / "state.safetensors", replace(QUICK, game=replace(SMALL, rule="zskt"))
+    state, other = tmp_path / "state.safetensors", replace(QUICK, generator=replace(SMALL, method="zskt"))
     with pytest.raises(Stopped):
         played(teacher, QUICK, state=state, progress=StopAt(30))
     assert same(played(teacher, other, state=state), played(teacher, other))
@@ -120,13 +120,13 @@ def test_a_hook_does_not_stay_behind_an_exception(teacher: Classifier) -> None:
 @pytest.mark.parametrize("rule", GENERATOR_METHODS)
 def test_a_generator_finds_what_the_student_does_not_know(teacher: Classifier, rule: str) -> None:
     student = Classifier(network(1), spec=SPEC).freeze()
-    config = replace(SMALL, rule=rule, student_steps=1)  # type: ignore[arg-type]
+    config = replace(SMALL, method=rule, student_steps=1)  # type: ignore[arg-type]
     player = AdversarialGenerator(teacher, student, config, seed=0, turns=61)
 
     def pain() -> float:
         images = player.images(64)
         with torch.no_grad():
-            return -float(GENERATOR_METHODS[rule](student(images), teacher(images)))
+            return -float(GENERATOR_METHODS.load(rule)(student(images), teacher(images)))
 
     first = pain()
     for _ in range(60):
@@ -137,8 +137,8 @@ def test_a_generator_finds_what_the_student_does_not_know(teacher: Classifier, r
 @pytest.mark.parametrize("rule", GENERATOR_METHODS)
 def test_what_a_generator_is_after_is_nothing_where_the_networks_agree(rule: str) -> None:
     logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    assert float(GENERATOR_METHODS[rule](logits, logits)) == pytest.approx(0, abs=1e-6)
-    assert float(GENERATOR_METHODS[rule](logits, logits.flip(1))) < -0.1
+    assert float(GENERATOR_METHODS.load(rule)(logits, logits)) == pytest.approx(0, abs=1e-6)
+    assert float(GENERATOR_METHODS.load(rule)(logits, logits.flip(1))) < -0.1
 
 
 def test_a_student_learns_from_a_generator_alone(teacher: Classifier) -> None:
@@ -172,14 +172,14 @@ def test_a_share_of_a_batch_is_made_and_the_rest_is_from_the_set(teacher: Classi
             seen.append(sum(image.numpy().tobytes() in stored for image in inputs[0]))
 
     handle = teacher.register_forward_pre_hook(note)
-    distill(teacher, noise, network(1), replace(QUICK, steps=6, game=replace(SMALL, share=0.25)))
+    distill(teacher, noise, network(1), replace(QUICK, steps=6, generator=replace(SMALL, share=0.25)))
     handle.remove()
     assert seen == [12] * 6
 
 
 def test_without_set_or_generator_there_is_nothing_to_learn_from(teacher: Classifier) -> None:
-    with pytest.raises(ZskdError, match="no transfer set to learn from: give --distill.game.share 1"):
-        distill(teacher, None, network(1), replace(QUICK, game=GeneratorConfig(share=0.9)))
+    with pytest.raises(ZskdError, match="no transfer set to learn from: give --distill.generator.share 1"):
+        distill(teacher, None, network(1), replace(QUICK, generator=GeneratorConfig(share=0.9)))
 
 
 def test_equal_networks_look_at_the_same_places(teacher: Classifier) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from zskd.config.loading import load_recipe, preset_names
+from zskd.config.loading import load_recipe
+from zskd.config.presets import preset_names
+from zskd.config.registry import CONTROLS, METHODS
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.models.classifier import Classifier
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch, LaneState
-from zskd.synthesis.methods.controls import CONTROLS
-from zskd.synthesis.methods.registry import METHODS
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 from zskd.synthesis.trace import trace_impression
@@ -186,6 +186,6 @@ def test_a_film_is_as_long_as_the_image_took_to_meet_its_target(teacher: Classif
         assert frames[-1].kl == pytest.approx(float(shard.kl[row]), abs=1e-4)
 
 
-def test_noise_has_no_film(teacher: Classifier) -> None:
-    with pytest.raises(ZskdError, match="nothing to film"):
+def test_noise_has_no_trace(teacher: Classifier) -> None:
+    with pytest.raises(ZskdError, match="nothing to show"):
         trace_impression(teacher, spec_of("noise"), 0)

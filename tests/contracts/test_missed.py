@@ -142,7 +142,7 @@ def test_a_set_of_which_nothing_is_left_is_refused_in_one_line(teacher: Classifi
 
 def test_every_image_is_told_of_whether_it_is_kept_or_not(teacher: Classifier) -> None:
     told: list[int] = []
-    shard = make_shard(teacher, dropping(), 0, tell=told.append)
+    shard = make_shard(teacher, dropping(), 0, on_progress=told.append)
     assert len(shard) < 40
     assert sum(told) == 40
 
@@ -171,10 +171,14 @@ def test_the_command_tells_how_many_missed_and_were_dropped(
 
 def test_a_student_learns_on_what_is_left(teacher: Classifier, dropped: TransferSet) -> None:
     from zskd.config.distillation import DistillConfig
+    from zskd.config.registry import ARCHITECTURES
     from zskd.distillation.distill import distill
-    from zskd.models.factory import MODELS
 
     student = distill(
-        teacher, dropped, MODELS["lenet5_half"](), DistillConfig(steps=2, batch_size=64), progress=Progress()
+        teacher,
+        dropped,
+        ARCHITECTURES.load("lenet5_half")(),
+        DistillConfig(steps=2, batch_size=64),
+        progress=Progress(),
     )
     assert student.classes == 10

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from zskd.config.distillation import DistillConfig
+from zskd.config.registry import ARCHITECTURES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.config.transforms import AugmentConfig
@@ -16,7 +17,7 @@ from zskd.core.errors import ZskdError
 from zskd.data.datasets import Dataset
 from zskd.distillation.distill import distill
 from zskd.models.classifier import Classifier
-from zskd.models.factory import MODELS, fresh_weights
+from zskd.models.factory import fresh_weights
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.real import build_real_set
 from zskd.synthesis.spec import SetSpec
@@ -139,7 +140,7 @@ def test_beginnings_are_told_apart(small_set: TransferSet) -> None:
 
 
 def learn(teacher: Classifier, transfer_set: TransferSet, **settings: Any) -> str:
-    student = fresh_weights(lambda: MODELS["lenet5_small"](channels=1, classes=10, size=32), 0)
+    student = fresh_weights(lambda: ARCHITECTURES.load("lenet5_small")(channels=1, classes=10, size=32), 0)
     config = DistillConfig(steps=4, batch_size=16, **settings)
     return distill(teacher, transfer_set, student, config, seed=2).fingerprint()
 

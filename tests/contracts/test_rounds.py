@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from conftest import StopAt, Stopped
 from zskd.config.distillation import DistillConfig, GeneratorConfig, ImageBankConfig
+from zskd.config.registry import LOSSES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
-from zskd.distillation.adversarial import image_bank as module_of_rounds
+from zskd.distillation.adversarial import image_bank
 from zskd.distillation.distill import distill
-from zskd.distillation.losses import LOSSES
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
@@ -22,7 +22,7 @@ from zskd.transfer_set.dataset import TransferSet
 
 SPEC = InputSpec(shape=(1, 8, 8), box=(0.2, 0.9))
 SOME = ImageBankConfig(share=0.5, count=4, images=10, keep=25, steps=4, learning_rate=0.05)
-QUICK = DistillConfig(steps=60, batch_size=8, learning_rate=0.01, augment=AugmentConfig(), rounds=SOME)
+QUICK = DistillConfig(steps=60, batch_size=8, learning_rate=0.01, augment=AugmentConfig(), image_bank=SOME)
 
 
 def network(seed: int) -> nn.Module:
@@ -90,14 +90,14 @@ def test_the_first_round_shows_the_set_alone_and_later_ones_their_share(
 def test_no_more_are_kept_than_may_be(
     teacher: Classifier, noise: TransferSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[module_of_rounds.Rounds] = []
-    build = module_of_rounds.Rounds.__init__
+    kept: list[image_bank.ImageBank] = []
+    build = image_bank.ImageBank.__init__
 
-    def note(self: module_of_rounds.Rounds, *given: object, **more: object) -> None:
+    def note(self: image_bank.ImageBank, *given: object, **more: object) -> None:
         build(self, *given, **more)  # type: ignore[arg-type]
         kept.append(self)
 
-    monkeypatch.setattr(module_of_rounds.Rounds, "__init__", note)
+    monkeypatch.setattr(image_bank.ImageBank, "__init__", note)
     weights(teacher, noise, QUICK)
     (bank, _optimiser), *_ = kept[0].companions.values()
     assert int(bank.made) == 30  # type: ignore[arg-type]
@@ -108,15 +108,15 @@ def test_no_more_are_kept_than_may_be(
 def test_images_are_driven_apart_inside_the_box(teacher: Classifier, noise: TransferSet) -> None:
     student = Classifier(network(1), spec=SPEC)
     starts = noise.all_images()
-    config = replace(QUICK, rounds=replace(SOME, images=60, keep=60))
-    made = module_of_rounds.Rounds(teacher, student, config, lambda n, g: starts[:n], seed=0, turns=4)
+    config = replace(QUICK, image_bank=replace(SOME, images=60, keep=60))
+    made = image_bank.ImageBank(teacher, student, config, lambda n, g: starts[:n], seed=0, turns=4)
     numbers = torch.Generator().manual_seed(0)
     assert len(made.images(4, numbers)) == 0
     shown = made.images(200, numbers)
 
     def apart(images: Tensor) -> float:
         with torch.no_grad():
-            return float(LOSSES[config.loss](student(images), teacher(images), config))
+            return float(LOSSES.load(config.loss)(student(images), teacher(images), config))
 
     assert apart(shown) > 1.3 * apart(starts)
     assert float(shown.min()) >= 0.2 - 1e-6
@@ -127,6 +127,6 @@ def test_images_are_driven_apart_inside_the_box(teacher: Classifier, noise: Tran
 
 def test_shares_of_more_than_a_batch_are_refused() -> None:
     with pytest.raises(ZskdError, match="are more than a batch: lower one"):
-        replace(QUICK, game=GeneratorConfig(share=0.6))
+        replace(QUICK, generator=GeneratorConfig(share=0.6))
     with pytest.raises(ZskdError, match="images have no labels"):
         replace(QUICK, label_weight=1.0)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from zskd.cli.main import main as run
 from zskd.config.loading import load_recipe
+from zskd.config.registry import ARCHITECTURES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.evaluation.metrics import agreement
 from zskd.models.classifier import Classifier, InputSpec, check_classes
-from zskd.models.factory import MODELS, build
+from zskd.models.factory import build
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
@@ -32,7 +33,7 @@ QUICK = [
 def lenet(seed: int) -> dict[str, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return MODELS["lenet5"]().state_dict()
+        return ARCHITECTURES.load("lenet5")().state_dict()
 
 
 def pictures(root: Path, seed: int, classes: tuple[str, ...] = ("cat", "dog")) -> None:

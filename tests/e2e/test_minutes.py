@@ -148,7 +148,7 @@ def test_a_generator_needs_no_images(teacher_folder: Path, tmp_path: Path) -> No
             "workers": 1,
             "threads": 1,
             "synthesis": {"steps": 5},
-            "distill": {"batch_size": 4, "game": {"width": 8}},
+            "distill": {"batch_size": 4, "generator": {"width": 8}},
         },
     )
     done = run_recipe(recipe, tmp_path / "run")

@@ -316,7 +316,7 @@ def test_a_huge_tolerance_ends_at_the_first_step_and_none_at_the_last(
     starts, targets = some(13, teacher)
     told: list[int] = []
     config = still(steps=5, tolerance=tolerance, batch_size=4)
-    images, steps = invert(teacher, InversionBatch(starts, targets), config, tell=told.append)
+    images, steps = invert(teacher, InversionBatch(starts, targets), config, on_progress=told.append)
     assert steps.tolist() == [wanted] * 13
     assert steps.dtype == torch.int32
     assert told == [4, 4, 4, 1]
@@ -327,7 +327,7 @@ def test_every_image_is_told_of_once(
     teacher: Classifier, work: InversionBatch, settings: SynthesisConfig, finished: tuple[Tensor, Tensor]
 ) -> None:
     told: list[int] = []
-    invert(teacher, work, settings, tell=told.append)
+    invert(teacher, work, settings, on_progress=told.append)
     assert min(told) > 0
     assert sum(told) == COUNT
 

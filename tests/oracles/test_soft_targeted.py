@@ -1,7 +1,5 @@
 """Targets by way of features, against closed forms."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,7 @@ from zskd.models.classifier import Classifier, InputSpec
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
-from zskd.synthesis.methods.soft_targeted import feature_model, soft_targeted
+from zskd.synthesis.methods.soft_targeted import SoftTargeted, feature_model
 from zskd.synthesis.plan import PlanEntry
 
 PLAIN = TargetsConfig(redraws=0)
@@ -48,9 +46,11 @@ def random_head(classes: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor
     )
 
 
-def targets(teacher: Classifier, anchors: list[int], config: TargetsConfig, seed: int = 1) -> np.ndarray:
-    places = [PlanEntry(k, 1.0, True) for k in anchors]
-    return soft_targeted(teacher, places, list(range(len(anchors))), seed, config).targets
+def targets(
+    teacher: Classifier, anchors: list[int], config: TargetsConfig = PLAIN, *, spread: float = 1.0
+) -> np.ndarray:
+    entries = [PlanEntry(i, k, 1.0, True) for i, k in enumerate(anchors)]
+    return SoftTargeted(spread=spread).targets(teacher, entries, config, seed=1)
 
 
 def entropy(y: np.ndarray) -> float:
@@ -72,7 +72,7 @@ def test_targets_lie_on_the_simplex_with_the_anchor_on_top(
     teacher = teacher_of(weight, shift if bias else None, front=nn.ReLU() if rectified else None)
     anchors = [i % classes for i in range(3 * classes)]
     for redraws in (1, 100):
-        y = targets(teacher, anchors, TargetsConfig(spread=spread, redraws=redraws))
+        y = targets(teacher, anchors, TargetsConfig(redraws=redraws), spread=spread)
         assert y.dtype == np.float32
         assert (y >= 0).all()
         np.testing.assert_allclose(y.sum(axis=1), 1, atol=1e-5)
@@ -91,7 +91,7 @@ def test_without_spread_every_target_is_the_teachers_answer_to_the_mean(
     expected = F.softmax(teacher.head(means), dim=1)
     anchors = [i % classes for i in range(4 * classes)]
     np.testing.assert_allclose(
-        targets(teacher, anchors, TargetsConfig(spread=0.0)), expected[anchors], atol=1e-5
+        targets(teacher, anchors, TargetsConfig(), spread=0.0), expected[anchors], atol=1e-5
     )
     confident = expected.diagonal()
     assert float(confident.min()) > 0.95 - 1e-5
@@ -106,7 +106,7 @@ def test_features_spread_as_the_correlation_of_the_units_says(classes: int) -> N
     """Without a ReLU, log-odds between classes are normal with a mean and a covariance that are known."""
     weight, bias = random_head(classes, 12, seed=3)
     teacher, spread, n = teacher_of(weight, bias), 0.7, 6000
-    y = targets(teacher, [1] * n, TargetsConfig(spread=spread, redraws=0)).astype(np.float64)
+    y = targets(teacher, [1] * n, spread=spread).astype(np.float64)
     odds = np.log(y[:, 1:]) - np.log(y[:, :1])
     gaps = (weight[1:] - weight[:1]).double().numpy()
     model = feature_model(teacher)
@@ -135,9 +135,9 @@ def test_what_no_answer_depends_on_changes_nothing() -> None:
     """The same vector added to all classes, the same number to all biases, and a unit that tells nothing."""
     weight, bias = random_head(4, 20)
     shifted = teacher_of(weight + weight[0] * 3, bias + 7)
-    anchors, config = [0, 1, 2, 3] * 3, TargetsConfig(spread=0.8)
-    plain = targets(teacher_of(weight, bias), anchors, config)
-    np.testing.assert_allclose(targets(shifted, anchors, config), plain, atol=1e-4)
+    anchors = [0, 1, 2, 3] * 3
+    plain = targets(teacher_of(weight, bias), anchors, TargetsConfig(), spread=0.8)
+    np.testing.assert_allclose(targets(shifted, anchors, TargetsConfig(), spread=0.8), plain, atol=1e-4)
     idle = feature_model(teacher_of(torch.cat([weight, torch.full((4, 1), 2.0)], dim=1), bias))
     assert not idle.loadings[:, -1].any()
     assert not idle.means[:, -1].any()
@@ -146,7 +146,7 @@ def test_what_no_answer_depends_on_changes_nothing() -> None:
 def test_more_spread_gives_other_and_more_mixed_targets_whose_class_is_not_always_on_top() -> None:
     teacher = teacher_of(*random_head(10, 40), front=nn.ReLU())
     anchors = [i % 10 for i in range(400)]
-    still, some, more, much = (targets(teacher, anchors, replace(PLAIN, spread=s)) for s in (0, 0.25, 0.5, 2))
+    still, some, more, much = (targets(teacher, anchors, spread=s) for s in (0, 0.25, 0.5, 2))
     assert entropy(still) < 0.7 * entropy(some)
     assert entropy(some) < 0.7 * entropy(more)
     assert len(np.unique(still, axis=0)) == 10
@@ -157,13 +157,13 @@ def test_more_spread_gives_other_and_more_mixed_targets_whose_class_is_not_alway
 
 def test_a_target_depends_on_seed_and_index_alone() -> None:
     teacher = teacher_of(*random_head(5, 20))
-    places = [PlanEntry(i % 5, beta, True) for i, beta in enumerate([1.0, 0.1] * 10)]
-    whole = soft_targeted(teacher, places, list(range(20)), 4, TargetsConfig())
-    alone = soft_targeted(teacher, [PlanEntry(3, 1.0, False)], [13], 4, TargetsConfig())
-    np.testing.assert_array_equal(whole.targets[13:14], alone.targets)
-    assert alone.optimised == [False]
-    other = soft_targeted(teacher, places, list(range(20)), 5, TargetsConfig())
-    assert not np.allclose(whole.targets, other.targets, atol=0.01)
+    entries = [PlanEntry(i, i % 5, beta, True) for i, beta in enumerate([1.0, 0.1] * 10)]
+    method = SoftTargeted()
+    whole = method.targets(teacher, entries, TargetsConfig(), seed=4)
+    alone = method.targets(teacher, [PlanEntry(13, 3, 1.0, False)], TargetsConfig(), seed=4)
+    np.testing.assert_array_equal(whole[13:14], alone)
+    other = method.targets(teacher, entries, TargetsConfig(), seed=5)
+    assert not np.allclose(whole, other, atol=0.01)
 
 
 class Functional(nn.Module):
@@ -219,7 +219,7 @@ def test_a_linear_teacher_is_inverted_exactly(classes: int, with_bias: bool) -> 
 
 
 def test_two_classes_have_real_mixtures_where_zskd_needs_a_floor() -> None:
-    y = targets(teacher_of(*random_head(2, 20), front=nn.ReLU()), [0, 1] * 200, TargetsConfig(spread=1.5))
+    y = targets(teacher_of(*random_head(2, 20), front=nn.ReLU()), [0, 1] * 200, TargetsConfig(), spread=1.5)
     assert ((y > 0.05) & (y < 0.95)).any(axis=1).mean() > 0.3
     gaps = logit(np.clip(y[::2, 0], 1e-6, 1 - 1e-6))
     assert gaps.std() > 0.5

@@ -9,7 +9,7 @@ from scipy.special import digamma, xlogy
 from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.synthesis.dirichlet import draw_targets, one_hot
-from zskd.synthesis.plan import PlanEntry, place, row_size
+from zskd.synthesis.plan import PlanEntry, plan_entry, row_size
 from zskd.synthesis.similarity import concentration
 
 A = np.array([[1.0, 0.6, 0.2], [0.3, 1.0, 0.5], [0.1, 0.7, 1.0]])
@@ -18,7 +18,7 @@ PLAIN = TargetsConfig(concentration_floor=0.0, redraws=0)
 
 
 def draw(beta: float, config: TargetsConfig, anchor: int = 0, n: int = N, a: np.ndarray = A) -> np.ndarray:
-    return draw_targets(a, [PlanEntry(anchor, beta, True)] * n, list(range(n)), seed=1, config=config)
+    return draw_targets(a, [PlanEntry(i, anchor, beta, True) for i in range(n)], config, seed=1)
 
 
 def entropy(y: np.ndarray) -> np.ndarray:
@@ -65,8 +65,8 @@ def test_targets_lie_on_the_simplex(k: int, beta: float, floor: float, redraws: 
     np.fill_diagonal(similarity, 1)
     a = concentration(similarity, floor=floor)
     config = TargetsConfig(redraws=redraws, concentration_floor=floor)
-    places = [PlanEntry(i % k, beta, True) for i in range(2 * k)]
-    y = draw_targets(a, places, list(range(2 * k)), seed=seed, config=config)
+    places = [PlanEntry(i, i % k, beta, True) for i in range(2 * k)]
+    y = draw_targets(a, places, config, seed=seed)
     assert y.dtype == np.float32
     assert (y >= 0).all()
     np.testing.assert_allclose(y.sum(axis=1), 1, atol=1e-5)
@@ -89,16 +89,18 @@ def test_two_classes_are_one_hot_without_a_floor_and_mixed_with_one() -> None:
 
 
 def test_a_target_depends_on_its_index_alone() -> None:
-    spots = [PlanEntry(i % 3, 1.0, True) for i in range(10)]
-    whole = draw_targets(A, spots, list(range(10)), seed=5, config=PLAIN)
-    alone = draw_targets(A, spots[7:8], [7], seed=5, config=PLAIN)
+    spots = [PlanEntry(i, i % 3, 1.0, True) for i in range(10)]
+    whole = draw_targets(A, spots, PLAIN, seed=5)
+    alone = draw_targets(A, spots[7:8], PLAIN, seed=5)
     np.testing.assert_array_equal(whole[7:8], alone)
-    other_seed = draw_targets(A, spots, list(range(10)), seed=6, config=PLAIN)
+    other_seed = draw_targets(A, spots, PLAIN, seed=6)
     assert not np.allclose(whole, other_seed)
 
 
 def plan(count: int, config: TargetsConfig, share: float = 0.0, classes: int = 4) -> list[PlanEntry]:
-    return [place(i, count=count, classes=classes, config=config, noise_share=share) for i in range(count)]
+    return [
+        plan_entry(i, count=count, classes=classes, config=config, noise_share=share) for i in range(count)
+    ]
 
 
 def test_interleaved_plans_are_balanced_in_class_scale_and_noise() -> None:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.io import savemat
 
+from zskd.config.registry import ARCHITECTURES
 from zskd.core.errors import ZskdError
 from zskd.models.checkpoint import load_checkpoint, read_card
 from zskd.models.classifier import Classifier, InputSpec
-from zskd.models.factory import MODELS
 from zskd.teacher.importing import import_teacher
 
 SPEC = InputSpec()
@@ -228,8 +228,8 @@ def test_every_built_in_network_survives_a_round_trip(tmp_path: Path) -> None:
     from zskd.models.checkpoint import Card, save_checkpoint
     from zskd.models.factory import describe
 
-    for name, build in MODELS.items():
-        classifier = Classifier(build(), spec=SPEC).freeze()
+    for name in ARCHITECTURES:
+        classifier = Classifier(ARCHITECTURES.load(name)(), spec=SPEC).freeze()
         card = Card(architecture=describe(name, shape=SPEC.shape, classes=10))
         folder = save_checkpoint(tmp_path / name, classifier, card)
         assert load_checkpoint(folder)[0].fingerprint() == classifier.fingerprint()

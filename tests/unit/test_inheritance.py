@@ -304,4 +304,4 @@ def test_by_hand_it_begins_as_by_a_recipe(
 
 def test_without_a_set_there_is_nothing_to_fit_on() -> None:
     with pytest.raises(ZskdError, match=r"--distill.start must be random where a generator"):
-        DistillConfig(game=GeneratorConfig(share=1.0), augment=AugmentConfig())
+        DistillConfig(generator=GeneratorConfig(share=1.0), augment=AugmentConfig())

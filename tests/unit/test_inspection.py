@@ -3,14 +3,14 @@
 import pytest
 from torch import Tensor, nn
 
+from zskd.config.registry import ARCHITECTURES
 from zskd.evaluation.inspection import count_multiply_adds, inspect_teacher
 from zskd.models.classifier import Classifier, InputSpec
-from zskd.models.factory import MODELS
 from zskd.synthesis.similarity import class_similarity
 
 
 def of(name: str, **arguments: int) -> Classifier:
-    return Classifier(MODELS[name](**arguments))
+    return Classifier(ARCHITECTURES.load(name)(**arguments))
 
 
 def lenet_by_hand(first: int, second: int, hidden: int, last: int) -> int:

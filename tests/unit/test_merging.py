@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from zskd.config.registry import ARCHITECTURES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.models.classifier import Classifier, InputSpec
-from zskd.models.factory import MODELS, fresh_weights
+from zskd.models.factory import fresh_weights
 from zskd.models.fusion import FusedConv, fuse_layers
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
@@ -527,7 +528,7 @@ def test_no_image_at_all_has_no_answer() -> None:
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
     """LeNet-5 with a batch-norm that training has left its mark on."""
-    module = fresh_weights(MODELS["lenet5_bn"], seed=0)
+    module = fresh_weights(ARCHITECTURES.load("lenet5_bn"), seed=0)
     for i, layer in enumerate(module.modules()):
         if isinstance(layer, nn.BatchNorm2d):
             used(layer, i)
@@ -537,9 +538,9 @@ def classifier() -> Classifier:
 PICTURES = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_the_built_in_networks_are_rewritten(name: str) -> None:
-    classifier = Classifier(fresh_weights(MODELS[name], seed=0)).freeze()
+    classifier = Classifier(fresh_weights(ARCHITECTURES.load(name), seed=0)).freeze()
     assert classifier.merged == ("conv0", "conv1")
     assert classifier.how_run()["merged"] == ["conv0", "conv1"]
     answers, features = classifier(PICTURES), classifier.features(PICTURES)
@@ -550,7 +551,7 @@ def test_the_built_in_networks_are_rewritten(name: str) -> None:
 
 
 def test_nothing_is_registered_twice(classifier: Classifier) -> None:
-    module = fresh_weights(MODELS["lenet5_bn"], seed=0)
+    module = fresh_weights(ARCHITECTURES.load("lenet5_bn"), seed=0)
     parameters, names = list(module.parameters()), set(module.state_dict())
     modules = len(list(module.modules()))
     wrapped = Classifier(module)
@@ -563,8 +564,8 @@ def test_nothing_is_registered_twice(classifier: Classifier) -> None:
 
 
 def test_the_rewritten_network_follows_every_change_of_the_weights() -> None:
-    classifier = Classifier(fresh_weights(MODELS["lenet5_bn"], seed=0)).freeze()
-    other = fresh_weights(MODELS["lenet5_bn"], seed=1).eval()
+    classifier = Classifier(fresh_weights(ARCHITECTURES.load("lenet5_bn"), seed=0)).freeze()
+    other = fresh_weights(ARCHITECTURES.load("lenet5_bn"), seed=1).eval()
     classifier.module.load_state_dict(other.state_dict())
     torch.testing.assert_close(classifier(PICTURES), other(PICTURES), atol=1e-5, rtol=1e-5)
     with torch.no_grad():

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zskd.config.registry import ARCHITECTURES
 from zskd.core.errors import ZskdError
 from zskd.models.chain import build_layers, read_layers
-from zskd.models.factory import MODELS, build, describe, describe_half, half
+from zskd.models.factory import build, describe, describe_half, half
 
 
 def parameters(module: nn.Module) -> int:
@@ -20,7 +21,7 @@ def parameters(module: nn.Module) -> int:
     [("lenet5", 61_706), ("lenet5_half", 35_820), ("lenet5_small", 15_738), ("lenet5_bn", 61_750)],
 )
 def test_parameter_counts(name: str, count: int) -> None:
-    module = MODELS[name]()
+    module = ARCHITECTURES.load(name)()
     assert parameters(module) == count
     assert module.eval()(torch.rand(2, 1, 32, 32)).shape == (2, 10)
 
@@ -31,7 +32,7 @@ def test_built_in_networks_take_other_sizes_channels_and_classes() -> None:
 
 
 def test_half_of_lenet5_is_the_student_of_the_paper() -> None:
-    assert parameters(half(MODELS["lenet5"]())) == 35_820
+    assert parameters(half(ARCHITECTURES.load("lenet5")())) == 35_820
 
 
 class Written(nn.Module):
@@ -98,7 +99,7 @@ def test_half_of_a_network_without_convolutions_has_half_the_hidden_units() -> N
 
 
 def test_the_description_of_half_survives_json() -> None:
-    description = json.loads(json.dumps(describe_half(MODELS["lenet5_bn"]())))
+    description = json.loads(json.dumps(describe_half(ARCHITECTURES.load("lenet5_bn")())))
     assert build(description, run_code=False)(torch.rand(2, 1, 32, 32)).shape == (2, 10)
 
 
@@ -165,7 +166,7 @@ def test_factories_that_fail_are_named(tmp_path: Path, text: str, message: str) 
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("lenet4", (1, 32, 32), "did you mean 'lenet5'"),
+        ("lenet4", (1, 32, 32), "did you mean lenet5"),
         ("lenet5", (1, 28, 32), "square images"),
         ("lenet5", (1, 8, 8), "at least 16"),
     ],

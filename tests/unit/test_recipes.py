@@ -1,5 +1,9 @@
 """Recipes, presets, their layers and the settings that are refused."""
 
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -7,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from zskd.config.distillation import DistillConfig, GeneratorConfig, ImageBankConfig
-from zskd.config.loading import load_recipe, preset_names, read_preset, recipe_names, to_yaml
+from zskd.config.distillation import DistillConfig
+from zskd.config.identity import identity, plain
+from zskd.config.loading import load_recipe, recipe_names, to_yaml
+from zskd.config.presets import neutral_values, preset_changes, preset_names, read_preset
 from zskd.config.recipe import Recipe
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
@@ -62,29 +68,48 @@ def test_without_a_recipe_there_are_the_defaults() -> None:
     assert load_recipe() == Recipe()
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_a_preset_spells_out_every_setting_so_that_no_default_leaks_in(name: str) -> None:
-    values = read_preset(name)
-    assert set(values["targets"]) == keys(TargetsConfig)
-    assert set(values["synthesis"]) == keys(SynthesisConfig)
-    assert set(values["synthesis"]["warp"]) == keys(WarpConfig)
-    assert set(values["distill"]) == keys(DistillConfig)
-    assert set(values["distill"]["augment"]) == keys(AugmentConfig)
-    assert set(values["distill"]["game"]) == keys(GeneratorConfig)
-    assert set(values["distill"]["rounds"]) == keys(ImageBankConfig)
+def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Every value by its dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{path}.{key}".removeprefix(".")
+        found |= leaves(value, name) if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def test_the_neutral_base_has_every_setting_of_the_method() -> None:
+    """So that a new setting gets its neutral value there, and no preset needs to be edited."""
+    groups = {"targets": TargetsConfig(), "synthesis": SynthesisConfig(), "distill": DistillConfig()}
+    assert leaves(neutral_values()).keys() == leaves(plain(groups)).keys()
+
+
+@pytest.mark.parametrize("name", [*SETS, *GAMES])
+def test_a_preset_holds_hardly_more_than_what_it_changes(name: str) -> None:
+    """What is neutral may be repeated where the source names it: a few lines at most."""
+    changes, neutral = preset_changes(name), leaves(neutral_values())
+    own = leaves({group: changes[group] for group in changes if group in neutral_values()})
+    assert own.keys() <= neutral.keys()
+    repeated = [key for key, value in own.items() if neutral[key] == value]
+    assert len(repeated) <= 4
+    loaded = leaves(
+        plain(
+            {
+                group: getattr(load_recipe(None, {"preset": name}), group)
+                for group in changes
+                if group in neutral_values()
+            }
+        )
+    )
+    assert loaded == {key: own.get(key, neutral[key]) for key in loaded}
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_a_preset_of_a_generator_spells_out_the_distillation_and_does_without_a_set(name: str) -> None:
-    values = read_preset(name)
-    assert set(values) == {"distill"}
-    assert set(values["distill"]) == keys(DistillConfig)
-    assert set(values["distill"]["augment"]) == keys(AugmentConfig)
-    assert set(values["distill"]["game"]) == keys(GeneratorConfig)
-    assert set(values["distill"]["rounds"]) == keys(ImageBankConfig)
+def test_a_preset_of_a_generator_says_nothing_of_a_set(name: str) -> None:
+    assert set(preset_changes(name)) == {"distill"}
     recipe = load_recipe(None, {"preset": name})
     assert not recipe.distill.needs_set
-    assert recipe.distill.game.rule == name
+    assert recipe.distill.generator.method == name
+    assert (recipe.targets, recipe.synthesis) == (TargetsConfig(), SynthesisConfig())
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -347,8 +372,6 @@ NAN = float("nan")
         ("targets.betas", []),
         ("targets.concentration_floor", -0.1),
         ("targets.redraws", -1),
-        ("targets.spread", -0.5),
-        ("targets.spread", NAN),
         ("targets.priors", [0.5, 0.6]),
         ("targets.priors", [1.5, -0.5]),
         ("synthesis.noise_share", 2),
@@ -437,3 +460,58 @@ def test_training_needs_a_length() -> None:
 def test_the_ends_of_the_ranges_are_allowed(name: str, value: Any) -> None:
     found = setting(load_recipe(None, nested(name, value)), name)
     assert found == (tuple(value) if isinstance(value, list) else value)
+
+
+FORMER = """
+method: soft_targeted
+targets: {spread: 0.5}
+distill: {game: {share: 0.25, rule: zskt, width: 16}, rounds: {share: 0.5}}
+"""
+
+
+def test_names_that_settings_had_in_older_recipes_are_read(tmp_path: Path) -> None:
+    recipe = load_recipe(file(tmp_path, FORMER))
+    assert recipe.method_settings == {"spread": 0.5}
+    assert (recipe.distill.generator.share, recipe.distill.generator.method) == (0.25, "zskt")
+    assert recipe.distill.image_bank.share == 0.5
+    values = identity(recipe)
+    assert values["targets"]["spread"] == 0.5
+    assert values["distill"]["game"]["rule"] == "zskt"
+    assert not {"method_settings", "generator"} & (values.keys() | values["distill"].keys())
+
+
+WRONG = {
+    "SynthesisConfig(start='smoth')": "--synthesis.start is 'smoth'.*did you mean smooth?",
+    "DistillConfig(schedule='linear')": "--distill.schedule is 'linear'.*'cosine' or 'constant'",
+    "DistillConfig(batch_size=2.5)": "--distill.batch-size is 2.5.*valid integer",
+    "DistillConfig(loss='huber')": "--distill.loss is 'huber'.*choose one of kl, l1, mse, ce",
+    "DistillConfig(steps=True)": "--distill.steps is True",
+    "DistillConfig(tau=float('nan'))": "--distill.tau is nan",
+    "SynthesisConfig(warp=3)": "--synthesis.warp is a group of settings, not 3",
+    "SynthesisConfig(warp={'rotatoin': 3})": "unknown key rotatoin: did you mean rotation",
+    "TargetsConfig(betas=('a',))": "--targets.betas.0 is 'a'",
+    "Recipe(method='dafl')": "--method is 'dafl'",
+    "Recipe(student='haf')": "--student is 'haf'.*did you mean half?",
+    "Recipe(controls=('noise',))": "--controls.0 is 'noise'",
+    "SetSpec(count=1, method='zskt_')": "the method is 'zskt_'",
+}
+
+
+def test_settings_made_in_python_are_checked_as_those_of_a_file() -> None:
+    """In a process of its own, where nothing but the settings themselves checks them."""
+    code = f"""
+import zskd
+from zskd import *
+for text in {list(WRONG)!r}:
+    try:
+        print("made", eval(text))
+    except ZskdError as error:
+        print(error)
+warp = SynthesisConfig(warp=dict(rotation=3)).warp
+print(TargetsConfig(betas=[1, 0.5]).betas, DistillConfig(tau=4).tau, warp)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *lines, last = done.stdout.splitlines()
+    for line, (text, message) in zip(lines, WRONG.items(), strict=True):
+        assert re.search(message, line), f"{text}: {line}"
+    assert last.startswith("(1.0, 0.5) 4.0 WarpConfig(rotation=3.0")

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from scipy.io import loadmat
 from torch import nn
 
+from zskd.config.registry import ARCHITECTURES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file, write_json
 from zskd.core.progress import Progress, Task
 from zskd.models.classifier import Classifier, InputSpec
-from zskd.models.factory import MODELS, fresh_weights
+from zskd.models.factory import fresh_weights
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
@@ -163,7 +164,7 @@ def test_a_folder_of_another_set_is_refused_and_left_alone(
 
 def test_a_folder_of_another_teacher_is_refused(small_spec: SetSpec, copy: Path) -> None:
     with pytest.raises(ZskdError, match="made with another teacher_sha256: choose another folder"):
-        build_transfer_set(Classifier(MODELS["lenet5"]()), small_spec, copy)
+        build_transfer_set(Classifier(ARCHITECTURES.load("lenet5")()), small_spec, copy)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -7,6 +7,7 @@ from pathlib import Path
 from zskd.cli.app import app, examples
 from zskd.cli.options import Flag, Verbose, must_be_new, ready_teacher, resolve, say, say_estimate
 from zskd.config.distillation import DistillConfig
+from zskd.config.names import PresetName, StudentName
 from zskd.core.progress import default_progress
 
 
@@ -24,8 +25,8 @@ def distill(
     *,
     out: Path,
     recipe: str | None = None,
-    preset: str = "default",
-    student: str = "half",
+    preset: PresetName = "default",
+    student: StudentName = "half",
     seed: int = 0,
     threads: int = 0,
     distill: DistillConfig = DistillConfig(),  # noqa: B008
@@ -45,8 +46,8 @@ def distill(
         transfer_set: Folder of the set; none with a preset whose generator makes all images.
         out: Folder of the student.
         recipe: Recipe to take settings from.
-        preset: default, first, paper, release, reproduction, dfad or zskt.
-        student: half, a built-in name, or package.module:factory.
+        preset: Settings to start from.
+        student: half, a built-in network, or package.module:factory.
         seed: Seed of weights, order and augmentation.
         threads: Threads; 0 for half of the cores, the other half makes the batches ready.
         distill: How the student learns.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from cyclopts import App, ArgumentCollection, Parameter
 
-from zskd.config.loading import layers, to_recipe
+from zskd.config.checks import from_values
+from zskd.config.loading import layers
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 
@@ -55,7 +56,7 @@ def resolve(recipe: str | None, **parsed: Any) -> Recipe:
             value = reduce(getattr, path[1:], parsed[path[0]])
             group = reduce(lambda level, key: level.setdefault(key, {}), path[:-1], overrides)
             group[path[-1]] = value
-    return to_recipe(layers(recipe, overrides), source=recipe or "the options")
+    return from_values(Recipe, layers(recipe, overrides), recipe or "the options")
 
 
 def ready_teacher(folder: Path, model: str | None, recipe: Recipe) -> Classifier:

@@ -97,6 +97,7 @@ def show_filmstrip(
     out: Path = Path("filmstrip.png"),
     index: int = 0,
     model: str | None = None,
+    trust: tuple[str, ...] = (),
 ) -> None:
     """Draw one impression from its first image to its last, made again from the set's settings.
 
@@ -106,6 +107,7 @@ def show_filmstrip(
         out: PNG, SVG or PDF file.
         index: Number of the image as it was made, dropped ones counted.
         model: Factory to run, for a network of your own code.
+        trust: Method or start image of your own code that the set names and that may run.
     """
     from zskd.evaluation.figures import save_figure
     from zskd.models.checkpoint import load_checkpoint
@@ -119,5 +121,5 @@ def show_filmstrip(
         raise ZskdError(f"{transfer_set} was made with another teacher")
     if not 0 <= index < manifest["count"]:
         raise ZskdError(f"--index is {index}: the set holds rows 0 to {manifest['count'] - 1}")
-    figure = film_figure(classifier, read_spec(manifest["spec"]), index)
+    figure = film_figure(classifier, read_spec(manifest["spec"], trusted=trust), index)
     say(f"picture in {save_figure(figure, out)}")

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from zskd.cli.app import app, examples
 from zskd.cli.options import Flag, Verbose, ready_teacher, resolve, say
 from zskd.config.data import DataConfig
+from zskd.config.names import MethodName, PresetName
+from zskd.config.recipe import MethodSettings
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.progress import default_progress
-
-Method = Literal["zskd", "soft_targeted", "class_impressions", "noise"]
 
 
 @app.command(
     help_epilogue=examples(
         "zskd synthesize teacher/ --count 24000 --out set/",
         "zskd synthesize teacher/ --count 24000 --method noise --out noise/",
+        "zskd synthesize teacher/ --count 2000 --method my_file.py:MyMethod --out mine/",
     )
 )
 def synthesize(
@@ -27,8 +27,9 @@ def synthesize(
     *,
     out: Path,
     recipe: str | None = None,
-    preset: str = "default",
-    method: Method = "zskd",
+    preset: PresetName = "default",
+    method: MethodName = "zskd",
+    method_settings: MethodSettings = {},  # noqa: B006
     count: int | None = None,
     rate: float | None = None,
     seed: int = 0,
@@ -48,12 +49,13 @@ def synthesize(
         teacher: Checkpoint folder.
         out: Folder of the set.
         recipe: Recipe to take settings from.
-        preset: default, first, paper, release, reproduction, dfad or zskt.
-        method: How images are made.
+        preset: Settings to start from.
+        method: How images are made: a name, or file.py:Name for a method of your own.
+        method_settings: Settings of that method alone.
         count: Images in the set.
         rate: The same as a percentage of the training set of --data.name.
         seed: Seed of everything random.
-        targets: What the teacher is to answer.
+        targets: What the teacher shall output.
         synthesis: How images are made.
         data: Training set that --rate is a percentage of.
         model: Factory to run, for a network of your own code.
@@ -72,6 +74,7 @@ def synthesize(
         recipe,
         preset=preset,
         method=method,
+        method_settings=method_settings,
         count=count,
         rate=rate,
         seed=seed,
@@ -85,6 +88,7 @@ def synthesize(
     classifier = ready_teacher(teacher, model, full)
     spec = SetSpec(
         method=full.method,
+        method_settings=full.method_settings,
         count=set_size(full, None),
         seed=full.seed,
         targets=full.targets,

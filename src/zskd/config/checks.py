@@ -1,19 +1,148 @@
-"""Checks of single settings."""
+"""Settings that check themselves wherever they are made: in Python, from YAML, from the command line."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
+from collections.abc import Collection, Mapping
+from functools import cache
+from reprlib import repr as short
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from zskd.core.errors import ZskdError
 
 LAST_SEED = 2**63 - 1
 
+C = TypeVar("C", bound="Config")
+
+
+class Config:
+    """Base of all settings: frozen dataclasses whose fields are checked by their types.
+
+    A subclass checks ranges in `__post_init__`, after it has called this one.
+    """
+
+    section: ClassVar[str] = ""
+    """The group that holds these settings, as on the command line: "distill.augment"."""
+
+    def __post_init__(self) -> None:
+        """Bring every field to its type: a list becomes a tuple, a whole number a float.
+
+        Raises:
+            ZskdError: a value that is not of its field's type.
+        """
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, one.name, self.checked(one.name, getattr(self, one.name)))
+
+    @classmethod
+    def checked(cls, name: str, value: Any) -> Any:
+        """Return a value brought to the type of a field.
+
+        Raises:
+            ZskdError: it cannot be.
+        """
+        hint, adapter = _fields(cls)[name]  # type: ignore[arg-type]
+        if isinstance(hint, type) and issubclass(hint, Config):
+            if not isinstance(value, Mapping | hint):
+                raise ZskdError(f"{cls.option(name)} is a group of settings, not {short(value)}")
+            return from_values(hint, value, "the settings") if isinstance(value, Mapping) else value
+        try:
+            if isinstance(value, bool) and not _takes(adapter, value):
+                raise ZskdError(f"{cls.option(name)} is {value}: it should be a number, not true or false")
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = "".join(f".{part}" for part in first["loc"] if isinstance(part, int))
+            why = " ".join(first["msg"].replace("Input should", "it should").split())
+            raise ZskdError(f"{cls.option(name)}{place} is {short(first['input'])}: {why}") from None
+
+    @classmethod
+    def option(cls, name: str) -> str:
+        """Return how the command line calls a field: "--distill.batch-size"."""
+        return f"--{cls.section}{'.' if cls.section else ''}{name}".replace("_", "-")
+
+    def check_range(self, *names: str, low: float, high: float = math.inf, above: bool = False) -> None:
+        """Refuse fields outside [low, high], or (low, high] when `above`, and those that are not finite.
+
+        A field that is None is left alone; of a tuple every value is checked.
+        """
+        for name in names:
+            found = getattr(self, name)
+            for value in found if isinstance(found, tuple) else (found,):
+                if value is not None:
+                    check_range(self.option(name), value, low, high, above=above)
+
 
 def check_range(
-    name: str, value: float, low: float, high: float = float("inf"), *, above: bool = False
+    option: str, value: float, low: float, high: float = math.inf, *, above: bool = False
 ) -> None:
     """Refuse a number outside [low, high], or (low, high] when `above`, and one that is not finite."""
     if not math.isfinite(value) or not (low < value <= high if above else low <= value <= high):
         bound = f"above {low:g}" if above else f"at least {low:g}"
-        top = f" and at most {high:g}" if high != float("inf") else ""
-        raise ZskdError(f"--{name} is {value}: it must be {bound}{top}")
+        top = f" and at most {high:g}" if high != math.inf else ""
+        raise ZskdError(f"{option} is {value}: it must be {bound}{top}")
+
+
+def from_values(kind: type[C], values: Mapping[str, Any], source: str) -> C:
+    """Return settings of a kind from nested plain values.
+
+    Args:
+        kind: which.
+        values: as a YAML file holds them; what is absent has its default.
+        source: the file, for messages.
+
+    Raises:
+        ZskdError: unknown keys (the nearest is suggested), wrong types, or values out of range.
+    """
+    check_keys(values, kind, source)
+    return kind(**{name: kind.checked(name, value) for name, value in values.items()})
+
+
+def check_keys(values: Mapping[str, Any], kind: type, source: str, path: str = "") -> None:
+    """Refuse keys that are no setting.
+
+    Args:
+        values: nested.
+        kind: dataclass whose fields the keys must be.
+        source: the file, for messages.
+        path: of `values` in it.
+
+    Raises:
+        ZskdError: naming the file, the key and the nearest setting.
+    """
+    hints = get_type_hints(kind)
+    hints = {one.name: hints[one.name] for one in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in hints:
+            raise ZskdError(f"{source}: unknown key {path}{key}{suggestion(str(key), list(hints), path)}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                if isinstance(value, hints[key]):
+                    continue
+                raise ZskdError(f"{source}: {path}{key} is a group of settings, not {short(value)}")
+            check_keys(value, hints[key], source, f"{path}{key}.")
+
+
+def suggestion(name: str, choices: Collection[str], path: str = "") -> str:
+    """Return the end of a message about an unknown name: the nearest choice, or all of them."""
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f": did you mean {path}{near[0]}?" if near else f": choose one of {', '.join(choices)}"
+
+
+@cache
+def _fields(kind: Any) -> dict[str, tuple[Any, Any]]:
+    """The type of each field and what brings a value to it; building them takes long."""
+    hints = get_type_hints(kind)
+    return {one.name: (hints[one.name], TypeAdapter(hints[one.name])) for one in dataclasses.fields(kind)}
+
+
+def _takes(adapter: Any, value: Any) -> bool:
+    """Whether a value is of a type as it is."""
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True

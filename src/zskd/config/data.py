@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from cyclopts import Parameter
 
-from zskd.config.checks import check_range
+from zskd.config.checks import Config
 
 Twin = Literal["transposed", "inverted", "permuted"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Config):
     """Real images: to train a teacher on, and to test on once at the end."""
+
+    section: ClassVar[str] = "data"
 
     name: Literal["digits", "mnist", "fashion-mnist", "folder", "none"] = "digits"
     """Which data set: a known one, a folder of yours with one sub-folder per class, or none at all."""
@@ -29,7 +31,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse a share outside [0, 1)."""
-        check_range("data.validation", self.validation, 0, 0.9)
+        super().__post_init__()
+        self.check_range("validation", low=0, high=0.9)
 
     @property
     def label(self) -> str:

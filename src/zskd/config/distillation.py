@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from zskd.config.checks import check_range
+from zskd.config.checks import Config
+from zskd.config.names import GeneratorMethodName, LossName, OptimiserName
+from zskd.config.registry import GENERATOR_METHODS, LOSSES
 from zskd.config.training import FitConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
+class GeneratorConfig(Config):
     """A generator that plays against the student: it looks for images on which student and teacher differ."""
+
+    section: ClassVar[str] = "distill.generator"
 
     share: float = 0.0
     """Share of each batch that it makes; the rest are images of the transfer set, which 1 does without."""
-    rule: Literal["dfad", "zskt"] = "dfad"
-    """What it is after: a large difference of the logits, or a large divergence of the answers."""
+    method: GeneratorMethodName = "dfad"
+    """What the generator is trained for."""
     student_steps: int = 5
     """Steps of the student for each one of the generator."""
     same: bool = False
@@ -34,16 +38,18 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse shares and sizes that cannot be."""
-        check_range("distill.game.share", self.share, 0, 1)
-        check_range("distill.game.student-steps", self.student_steps, 1)
-        check_range("distill.game.latent", self.latent, 1)
-        check_range("distill.game.width", self.width, 1)
-        check_range("distill.game.learning-rate", self.learning_rate, 0, above=True)
+        super().__post_init__()
+        GENERATOR_METHODS.check(self.method, self.option("method"))
+        self.check_range("share", low=0, high=1)
+        self.check_range("student_steps", "latent", "width", low=1)
+        self.check_range("learning_rate", low=0, above=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageBankConfig:
+class ImageBankConfig(Config):
     """Images made against the student as it is, in rounds of equal length, and shown again in later ones."""
+
+    section: ClassVar[str] = "distill.image-bank"
 
     share: float = 0.0
     """Share of each batch that is of earlier rounds, from the second on."""
@@ -61,23 +67,25 @@ class ImageBankConfig:
 
     def __post_init__(self) -> None:
         """Refuse shares and sizes that cannot be."""
-        check_range("distill.rounds.share", self.share, 0, 1)
-        for name in ("count", "images", "keep", "steps"):
-            check_range(f"distill.rounds.{name}", getattr(self, name), 1)
-        check_range("distill.rounds.learning-rate", self.learning_rate, 0, above=True)
+        super().__post_init__()
+        self.check_range("share", low=0, high=1)
+        self.check_range("count", "images", "keep", "steps", low=1)
+        self.check_range("learning_rate", low=0, above=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(FitConfig):
     """How the student learns from the teacher on the transfer set."""
 
+    section: ClassVar[str] = "distill"
+
     start: Literal["teacher", "random"] = "teacher"
     """First weights: what the student can take over from the teacher, where it is a narrower copy of it, and
     random ones elsewhere; or random ones in any case."""
     steps: int | None = 4000
-    optimiser: Literal["adam", "muon", "sgd"] = "muon"
+    optimiser: OptimiserName = "muon"
     learning_rate: float = 0.01
-    loss: Literal["kl", "l1", "mse", "ce"] = "kl"
+    loss: LossName = "kl"
     """Kullback–Leibler divergence of the softened answers, absolute or squared difference of the logits,
     or cross-entropy with the teacher's class alone."""
     tau: float = 2.0
@@ -100,36 +108,35 @@ class DistillConfig(FitConfig):
     """Random changes of the images."""
     attention: float = 0.0
     """Weight of attention transfer: the difference between where student and teacher look."""
-    game: GeneratorConfig = field(default_factory=GeneratorConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     """A generator that plays against the student."""
-    rounds: ImageBankConfig = field(default_factory=ImageBankConfig)
+    image_bank: ImageBankConfig = field(default_factory=ImageBankConfig)
     """Images made against the student as it is."""
 
     @property
     def needs_set(self) -> bool:
         """Whether the student sees any image of a transfer set."""
-        return self.game.share < 1
+        return self.generator.share < 1
 
     def __post_init__(self) -> None:
         """Refuse a temperature of 0, and losses that cannot be."""
         super().__post_init__()
-        check_range("distill.tau", self.tau, 0, above=True)
-        check_range("distill.teacher-weight", self.teacher_weight, 0)
-        check_range("distill.label-weight", self.label_weight, 0)
-        check_range("distill.attention", self.attention, 0)
+        LOSSES.check(self.loss, self.option("loss"))
+        self.check_range("tau", low=0, above=True)
+        self.check_range("teacher_weight", "label_weight", "attention", low=0)
         if self.start == "teacher" and not self.needs_set:
             raise ZskdError(
                 "--distill.start must be random where a generator makes all images: what is taken over from "
                 "the teacher is fitted on images of a set"
             )
-        if self.game.share + self.rounds.share > 1:
+        if self.generator.share + self.image_bank.share > 1:
             raise ZskdError(
-                "--distill.game.share and --distill.rounds.share are more than a batch: lower one"
+                "--distill.generator.share and --distill.image-bank.share are more than a batch: lower one"
             )
-        if (self.game.share or self.rounds.share) and self.label_weight:
+        if (self.generator.share or self.image_bank.share) and self.label_weight:
             raise ZskdError(
-                "--distill.label-weight must be 0 with --distill.game.share or --distill.rounds.share: their "
-                "images have no labels"
+                "--distill.label-weight must be 0 with --distill.generator.share or "
+                "--distill.image-bank.share: their images have no labels"
             )
         if not self.teacher_weight and not self.label_weight:
             raise ZskdError(

@@ -1,45 +1,106 @@
-"""What identifies a result: settings as plain values, without those that change nothing."""
+"""What identifies a result: settings as plain values, without those that change nothing.
+
+Hashes of results that there are must not change when a setting is renamed, added or removed. So the names
+that settings had in the first records are kept for hashes and cards, and are read in older recipes: this file
+is the only one that knows them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from functools import cache, partial
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
+from zskd.config.checks import Config
 from zskd.config.distillation import GeneratorConfig, ImageBankConfig
 from zskd.config.recipe import Recipe
 
+_RENAMED = {
+    "distill.game": "distill.generator",
+    "distill.game.rule": "distill.generator.method",
+    "distill.rounds": "distill.image_bank",
+}
+"""Former name of a setting -> its name."""
+_SPREAD = 1.0
+"""Default of `spread`, a setting of the method soft_targeted, which formerly stood among the targets."""
+
+
+def plain(value: Any) -> Any:
+    """Return settings as nested plain values: dicts, lists, numbers and text."""
+    if isinstance(value, Config):
+        return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}  # type: ignore[arg-type]
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def to_values(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as nested plain values."""
+    values: dict[str, Any] = plain(recipe)
+    return values
+
+
+def former_keys(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return nested values of a recipe, or of the group at `path`, under the names that the records know."""
+    return _rename(values, {new: old for old, new in _RENAMED.items()}, path)
+
+
+def from_former_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values of a recipe under today's names, whichever they have."""
+    renamed = _rename(values, _RENAMED, "")
+    targets = renamed.get("targets")
+    if isinstance(targets, Mapping) and "spread" in targets:
+        renamed["targets"] = {key: value for key, value in targets.items() if key != "spread"}
+        if renamed.get("method") == "soft_targeted":
+            renamed["method_settings"] = {"spread": targets["spread"]} | dict(
+                renamed.get("method_settings", {})
+            )
+    return renamed
+
+
+def split_spread(method: str, settings: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Return the spread that the records keep among the targets, and the other settings of a method."""
+    others = dict(settings)
+    spread = others.pop("spread", _SPREAD) if method == "soft_targeted" else _SPREAD
+    return spread, others
+
+
+def _rename(values: Mapping[Any, Any], table: Mapping[str, str], path: str) -> dict[str, Any]:
+    renamed = {}
+    for key, value in values.items():
+        here = f"{path}.{key}".removeprefix(".")
+        name = table.get(here, here).rpartition(".")[2]
+        renamed[name] = _rename(value, table, here) if isinstance(value, Mapping) else value
+    return renamed
+
+
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "budget", None),
+    ("", "method_settings", {}),
     ("data", "twin", "none"),
-    ("targets", "spread", 1.0),
+    ("targets", "spread", _SPREAD),
     ("teacher", "optimiser", "adam"),
     ("teacher", "seed", None),
     ("distill", "start", "random"),
     ("distill", "optimiser", "adam"),
     ("distill", "attention", 0.0),
-    ("distill", "game", dataclasses.asdict(GeneratorConfig())),
-    ("distill", "rounds", dataclasses.asdict(ImageBankConfig())),
+    ("distill", "game", former_keys(plain(GeneratorConfig()), "distill.generator")),
+    ("distill", "rounds", former_keys(plain(ImageBankConfig()), "distill.image_bank")),
 )
-"""Group, name and neutral value of settings that are younger than the records: with this value a result is
-what it was before there was the setting, and so is its hash."""
-_FORMER = {"weights": "last", "ema_decay": 0.999}
+"""Group, name in the records and neutral value of settings that are younger than the first records: with this
+value a result is what it was before there was the setting, and so is its hash."""
+_GONE = {"weights": "last", "ema_decay": 0.999}
 """Settings of each training that are no more, with the values of all records: hashes still count them."""
-recipe_adapter = cache(partial(TypeAdapter, Recipe))
-"""The validator: it takes long to build, and an experiment reads hundreds of recipes."""
-
-
-def to_values(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as nested plain values."""
-    values: dict[str, Any] = recipe_adapter().dump_python(recipe, mode="json")
-    return values
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
     """Return what results are made of: sources are known by their hashes and not by where they lie."""
-    values = to_values(recipe)
+    values = former_keys(to_values(recipe))
+    spread, values["method_settings"] = split_spread(recipe.method, recipe.method_settings)
+    values["targets"]["spread"] = spread
     # these change nothing; the first is younger than the hashes of runs that there are
     del values["tensorboard"]
     values["workers"] = values["distill"]["images"] = None
@@ -47,7 +108,7 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     if values["teacher"]["seed"] == values["seed"]:
         values["teacher"]["seed"] = None  # the teacher that a run of this seed has anyway
     for training in ("teacher", "distill"):
-        values[training] |= _FORMER
+        values[training] |= _GONE
     for group, setting, absent in _LATER:
         level = values[group] if group else values
         if level[setting] == absent:

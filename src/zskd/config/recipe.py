@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from zskd.config.checks import LAST_SEED, check_range
+from zskd.config.checks import LAST_SEED, Config, check_range
 from zskd.config.data import DataConfig
 from zskd.config.distillation import DistillConfig
+from zskd.config.names import ControlName, MethodName, PresetName, StudentName
+from zskd.config.registry import CONTROLS, METHODS, STUDENTS
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.config.training import TeacherConfig
 from zskd.core.errors import ZskdError
 
+MethodSettings = dict[str, int | float | bool | str]
+"""Settings of one method, by their names; the method checks them."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Config):
     """Everything that determines a run."""
 
     name: str = "run"
     """Name of the run; its folder is runs/NAME unless `--out` says otherwise."""
-    preset: str = "default"
-    """Settings of the method that this recipe starts from: default, first, paper, release, reproduction,
-    dfad or zskt."""
+    preset: PresetName = "default"
+    """Settings of the method that this recipe starts from."""
     seed: int = 0
     """Seed of everything random."""
-    method: Literal["zskd", "soft_targeted", "class_impressions", "noise"] = "zskd"
-    """How the transfer set of the main arm is made."""
+    method: MethodName = "zskd"
+    """How the transfer set of the main arm is made: a name, or file.py:Name for a method of your own."""
+    method_settings: MethodSettings = field(default_factory=dict)
+    """Settings of that method alone, by their names: `--method-settings.spread 0.5`."""
     count: int | None = None
     """Images in a transfer set, noise included; absent: taken from `rate`."""
     rate: float | None = None
@@ -38,7 +43,7 @@ class Recipe:
     images where a quarter of the time does not suffice for all; absent: as many as are set."""
     nominal_rates: dict[str, float] = field(default_factory=dict)
     """Published rates whose name is not their size: the reproduction's 25 % are 12,000 of 60,000, 20 %."""
-    controls: tuple[Literal["class_impressions", "noise_smooth", "noise_shapes", "noise_white"], ...] = (
+    controls: tuple[ControlName, ...] = (
         "class_impressions",
         "noise_shapes",
         "noise_white",
@@ -47,8 +52,8 @@ class Recipe:
     none."""
     held_out: int = 500
     """Images of each kind made apart, to measure on them how far student and teacher agree."""
-    student: str = "half"
-    """Student: `half` for a narrower copy of the teacher, a built-in name, or package.module:factory."""
+    student: StudentName = "half"
+    """Student: `half` for a narrower copy of the teacher, a built-in network, or package.module:factory."""
     threads: int = 0
     """Threads of each training; 0: the cores, shared among those that run side by side and their helpers. A
     shard always uses one."""
@@ -73,23 +78,23 @@ class Recipe:
     """How the student learns."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be."""
+        """Refuse unknown names and sizes that cannot be."""
+        super().__post_init__()
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ZskdError(f"--name is {self.name!r}: it must be a plain folder name")
-        for rate in self.nominal_rates.values():
-            check_range("nominal-rates", rate, 0, 100, above=True)
+        METHODS.check(self.method, "--method")
+        STUDENTS.check(self.student, "--student")
+        for control in self.controls:
+            CONTROLS.check(control, "--controls")
         if len(set(self.controls)) != len(self.controls):
             raise ZskdError("--controls names an arm twice")
-        check_range("seed", self.seed, 0, LAST_SEED)
-        check_range("held-out", self.held_out, 1)
-        check_range("threads", self.threads, 0)
-        check_range("workers", self.workers, 0)
-        if self.budget is not None:
-            check_range("budget", self.budget, 0, above=True)
-        if self.count is not None:
-            check_range("count", self.count, 1)
-        if self.rate is not None:
-            check_range("rate", self.rate, 0, 100, above=True)
+        for rate in self.nominal_rates.values():
+            check_range("--nominal-rates", rate, 0, 100, above=True)
+        self.check_range("seed", low=0, high=LAST_SEED)
+        self.check_range("count", "held_out", low=1)
+        self.check_range("threads", "workers", low=0)
+        self.check_range("budget", low=0, above=True)
+        self.check_range("rate", low=0, high=100, above=True)
         if self.count is not None and self.rate is not None:
             raise ZskdError("--count and --rate both say how large the transfer set is: give one of them")
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from zskd.config.checks import check_range
+from zskd.config.checks import Config
+from zskd.config.names import PixelRuleName, StartName
+from zskd.config.registry import PIXEL_RULES, START_IMAGES
 from zskd.config.transforms import WarpConfig
 from zskd.core.errors import ZskdError
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisConfig:
-    """How images are optimised until the teacher answers with their targets."""
+class SynthesisConfig(Config):
+    """How images are optimised until the teacher outputs their targets."""
 
-    start: Literal["smooth", "shapes", "uniform", "gaussian"] = "shapes"
+    section: ClassVar[str] = "synthesis"
+
+    start: StartName = "shapes"
     """First image: smooth multi-scale noise, random shapes before a plain background, or white noise drawn
     from U(0, 1) or from N(0, 1)."""
     noise_share: float = 0.8
@@ -33,7 +37,7 @@ class SynthesisConfig:
     """Temperature of the teacher's softmax that is matched to the target."""
     l2: float = 0.0
     """Adds l2/2 times the sum of squared pixels of an image to its loss."""
-    pixels: Literal["project", "free", "minmax"] = "project"
+    pixels: PixelRuleName = "project"
     """Pixels are put back into the input box at every step, or only when stored, or the whole batch is
     stretched to [0, 1] at every step."""
     warp: WarpConfig = field(
@@ -53,17 +57,16 @@ class SynthesisConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and rates that cannot be."""
-        check_range("synthesis.noise-share", self.noise_share, 0, 1)
-        check_range("synthesis.steps", self.steps, 0)
-        check_range("synthesis.tolerance", self.tolerance, 0)
-        check_range("synthesis.learning-rate", self.learning_rate, 0, above=True)
-        check_range("synthesis.tau", self.tau, 0, above=True)
-        check_range("synthesis.l2", self.l2, 0)
-        check_range("synthesis.batch-size", self.batch_size, 1)
-        check_range("synthesis.shard-size", self.shard_size, 1)
+        super().__post_init__()
+        START_IMAGES.check(self.start, self.option("start"))
+        PIXEL_RULES.check(self.pixels, self.option("pixels"))
+        self.check_range("noise_share", low=0, high=1)
+        self.check_range("steps", "tolerance", "l2", low=0)
+        self.check_range("learning_rate", "tau", low=0, above=True)
+        self.check_range("batch_size", "shard_size", low=1)
         if (self.carry_images or self.carry_moments) and self.noise_share:
             raise ZskdError("--synthesis.noise-share must be 0 where batches carry something on to the next")
-        if self.tolerance and (self.carry_images or self.carry_moments or self.pixels == "minmax"):
+        if self.tolerance and (self.carry_images or self.carry_moments or PIXEL_RULES[self.pixels].couples):
             raise ZskdError(
                 "--synthesis.tolerance must be 0 where images of a batch share something: with carry-images, "
                 "carry-moments and --synthesis.pixels minmax all of a batch take the same steps"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from zskd.config.checks import check_range
+from zskd.config.checks import Config
 from zskd.core.errors import ZskdError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetsConfig:
-    """Softmax targets drawn from Dirichlet distributions (ZSKD, section 3.2), or by way of features."""
+class TargetsConfig(Config):
+    """Soft targets from Dirichlet distributions (ZSKD, section 3.2), and which class each image is for."""
+
+    section: ClassVar[str] = "targets"
 
     betas: tuple[float, ...] = (1.0, 0.1)
     """Scales of the concentration, each for an equal part of the set; small ones give peaked targets."""
@@ -24,9 +26,6 @@ class TargetsConfig:
     gives mixed targets."""
     redraws: int = 100
     """How often a target whose largest entry is not its class is drawn again."""
-    spread: float = 1.0
-    """Standard deviation of the features that the method soft_targeted draws, in multiples of the root mean
-    square of the classes' means; 0: all targets of a class are the same. No other method looks at it."""
     priors: tuple[float, ...] | None = None
     """Share of each class among the anchors, summing to 1; absent: equal."""
     order: Literal["interleaved", "rows"] = "interleaved"
@@ -34,16 +33,12 @@ class TargetsConfig:
 
     def __post_init__(self) -> None:
         """Refuse scales, floors and priors that no Dirichlet distribution has."""
+        super().__post_init__()
         if not self.betas:
             raise ZskdError("--targets.betas needs at least one value")
-        for beta in self.betas:
-            check_range("targets.betas", beta, 0, above=True)
-        check_range("targets.concentration-floor", self.concentration_floor, 0)
-        check_range("targets.redraws", self.redraws, 0)
-        check_range("targets.spread", self.spread, 0)
+        self.check_range("betas", low=0, above=True)
+        self.check_range("concentration_floor", "redraws", "priors", low=0)
         if self.priors is not None:
-            for prior in self.priors:
-                check_range("targets.priors", prior, 0)
             if abs(sum(self.priors) - 1) > 1e-6:
                 raise ZskdError(f"--targets.priors sum to {sum(self.priors):g}: they must sum to 1")
             if self.order == "rows":

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from cyclopts import Parameter
 
-from zskd.config.checks import LAST_SEED, check_range
+from zskd.config.checks import LAST_SEED, Config
+from zskd.config.names import ModelName, OptimiserName
+from zskd.config.registry import ARCHITECTURES, OPTIMISERS
 from zskd.core.errors import ZskdError
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(Config):
     """How a network is trained: by gradient descent for a fixed number of steps."""
 
     steps: int | None = None
@@ -22,8 +24,8 @@ class FitConfig:
     """Passes over the images, for when `steps` is absent."""
     batch_size: int = 256
     """Images per step."""
-    optimiser: Literal["adam", "muon", "sgd"] = "adam"
-    """Adam; Muon, which makes the steps of matrices orthogonal; or gradient descent with momentum 0.9."""
+    optimiser: OptimiserName = "adam"
+    """How weights are changed: Adam; Muon, whose steps of matrices are orthogonal; or momentum descent."""
     learning_rate: float = 1e-3
     """Its learning rate at the start."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -33,14 +35,15 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Refuse lengths and rates that cannot be."""
-        section = type(self).__name__.lower()
+        super().__post_init__()
+        OPTIMISERS.check(self.optimiser, self.option("optimiser"))
         if self.steps is None and self.epochs is None:
-            raise ZskdError(f"training needs its length: give --{section}.steps or --{section}.epochs")
-        check_range(f"{section}.steps", 1 if self.steps is None else self.steps, 1)
-        check_range(f"{section}.epochs", 1 if self.epochs is None else self.epochs, 0, above=True)
-        check_range(f"{section}.batch-size", self.batch_size, 1)
-        check_range(f"{section}.learning-rate", self.learning_rate, 0, above=True)
-        check_range(f"{section}.l2", self.l2, 0)
+            raise ZskdError(
+                f"training needs its length: give {self.option('steps')} or {self.option('epochs')}"
+            )
+        self.check_range("steps", "batch_size", low=1)
+        self.check_range("epochs", "learning_rate", low=0, above=True)
+        self.check_range("l2", low=0)
 
     def total_steps(self, images: int) -> int:
         """Return the number of steps for a training set of `images` images."""
@@ -54,12 +57,14 @@ class FitConfig:
 class TeacherConfig(FitConfig):
     """The trained classifier: a file of yours, or one that is trained on the data."""
 
+    section: ClassVar[str] = "teacher"
+
     epochs: float | None = 15
     batch_size: int = 128
     path: Path | None = None
     """Checkpoint folder, `.safetensors`, `.pt` or `.mat`; absent: a teacher is trained."""
-    model: Annotated[str, Parameter(name=("model", "--model"))] = "lenet5"
-    """Architecture: lenet5, lenet5_half, lenet5_small, lenet5_bn, or package.module:factory."""
+    model: Annotated[ModelName, Parameter(name=("model", "--model"))] = "lenet5"
+    """Architecture: a built-in one, or what builds yours: package.module:factory or file.py:factory."""
     shape: Annotated[tuple[int, int, int], Parameter(name=("shape", "--shape"))] = (1, 32, 32)
     """Channels, height and width of its input."""
     mean: Annotated[tuple[float, ...], Parameter(name=("mean", "--mean"))] = (0.0,)
@@ -78,6 +83,7 @@ class TeacherConfig(FitConfig):
     """Seed of its training; absent: that of the run."""
 
     def __post_init__(self) -> None:
-        """Refuse a seed that cannot be."""
+        """Refuse an unknown architecture and a seed that cannot be."""
         super().__post_init__()
-        check_range("teacher.seed", self.seed or 0, 0, LAST_SEED)
+        ARCHITECTURES.check(self.model, "--model")
+        self.check_range("seed", low=0, high=LAST_SEED)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from zskd.config.checks import check_range
+from zskd.config.checks import Config, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarpConfig:
+class WarpConfig(Config):
     """Random affine maps, another one for every image."""
+
+    section: ClassVar[str] = "synthesis.warp"
 
     rotation: float = 0.0
     """Largest rotation in degrees, either way."""
@@ -24,11 +27,10 @@ class WarpConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible magnitudes."""
-        section = "distill.augment" if isinstance(self, AugmentConfig) else "synthesis.warp"
-        for name in ("rotation", "shift", "shear"):
-            check_range(f"{section}.{name}", getattr(self, name), 0)
-        check_range(f"{section}.flip", self.flip, 0, 1)
-        check_range(f"{section}.scale", self.scale[0], 0, self.scale[1], above=True)
+        super().__post_init__()
+        self.check_range("rotation", "shift", "shear", low=0)
+        self.check_range("flip", low=0, high=1)
+        check_range(self.option("scale"), self.scale[0], 0, self.scale[1], above=True)
 
     @property
     def moves(self) -> bool:
@@ -39,7 +41,9 @@ class WarpConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(WarpConfig):
-    """Random changes of each image of a batch; the teacher is asked again about the changed image."""
+    """Random changes of each image of a batch; the teacher sees the changed image, too."""
+
+    section: ClassVar[str] = "distill.augment"
 
     share: float = 1.0
     """Share of the images that are moved, and, drawn apart, of those that are made noisy."""
@@ -55,10 +59,9 @@ class AugmentConfig(WarpConfig):
     def __post_init__(self) -> None:
         """Refuse shares outside [0, 1]."""
         super().__post_init__()
-        for name in ("share", "salt_pepper", "mixup", "cutmix"):
-            check_range(f"distill.augment.{name.replace('_', '-')}", getattr(self, name), 0, 1)
-        check_range("distill.augment.mixup and cutmix together", self.mixup + self.cutmix, 0, 1)
-        check_range("distill.augment.gaussian", self.gaussian, 0)
+        self.check_range("share", "salt_pepper", "mixup", "cutmix", low=0, high=1)
+        check_range("--distill.augment.mixup and cutmix together", self.mixup + self.cutmix, 0, 1)
+        self.check_range("gaussian", low=0)
 
     @property
     def changes(self) -> bool:

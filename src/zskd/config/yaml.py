@@ -1,15 +1,14 @@
-"""YAML files of settings: reading, merging, and checking of keys."""
+"""YAML files of settings: reading and merging."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
+from zskd.config.checks import suggestion
 from zskd.core.errors import ZskdError, one_line
 
 
@@ -21,22 +20,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def check_keys(values: Mapping[str, Any], kind: type, source: str, path: str = "") -> None:
-    """Refuse keys that are no setting.
-
-    Raises:
-        ZskdError: naming the file, the key and the nearest setting.
-    """
-    hints = get_type_hints(kind)
-    for key, value in values.items():
-        if key not in hints:
-            raise ZskdError(f"{source}: unknown key {path}{key}{suggestion(str(key), list(hints), path)}")
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                raise ZskdError(f"{source}: {path}{key} is a group of settings, not {value!r}")
-            check_keys(value, hints[key], source, f"{path}{key}.")
 
 
 def read_yaml(name: str, folder: Path, kind: str) -> dict[str, Any]:
@@ -81,9 +64,3 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 def yaml_names(folder: Path) -> list[str]:
     """Return the names of the YAML files in a folder, without their ending."""
     return sorted(file.stem for file in folder.glob("*.yaml"))
-
-
-def suggestion(name: str, choices: list[str], path: str = "") -> str:
-    """Return the end of a message about an unknown name: the nearest choice, or all of them."""
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    return f": did you mean {path}{near[0]}?" if near else f": choose one of {', '.join(choices)}"

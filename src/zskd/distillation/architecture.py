@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from zskd.config.registry import HALF
 from zskd.core.errors import ZskdError
 from zskd.models.classifier import Classifier
-from zskd.models.factory import HALF, Architecture, build, describe, describe_half, fresh_weights
+from zskd.models.factory import Architecture, build, describe, describe_half, fresh_weights
 
 
 def describe_student(name: str, teacher: Classifier) -> Architecture:

@@ -41,10 +41,10 @@ class DistillationBatches:
         """
         teacher, config = self._teacher, self._config
         companions: Companions = {}
-        if config.game.share:
-            self._player = AdversarialGenerator(teacher, student, config.game, seed=seed, turns=turns)
+        if config.generator.share:
+            self._player = AdversarialGenerator(teacher, student, config.generator, seed=seed, turns=turns)
             companions = {**companions, **self._player.companions}
-        if config.rounds.share:
+        if config.image_bank.share:
             self._rounds = ImageBank(teacher, student, config, self._changed, seed=seed, turns=turns)
             companions = {**companions, **self._rounds.companions}
         return companions
@@ -54,9 +54,9 @@ class DistillationBatches:
         teacher, config = self._teacher, self._config
         parts: list[Images] = []
         if self._player is not None:
-            parts.append(self._player.images(round(config.game.share * len(rows))))
+            parts.append(self._player.images(round(config.generator.share * len(rows))))
         if self._rounds is not None:
-            parts.append(self._rounds.images(round(config.rounds.share * len(rows)), numbers))
+            parts.append(self._rounds.images(round(config.image_bank.share * len(rows)), numbers))
         others = sum(len(part) for part in parts)
         if others < len(rows):
             parts.append(self._stored(rows[others:]))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zskd.config.distillation import DistillConfig
+from zskd.config.registry import LOSSES
 from zskd.core.device import available_memory
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
@@ -22,7 +23,6 @@ from zskd.core.progress import Progress, readable_bytes
 from zskd.core.versions import versions
 from zskd.distillation.attention import attend, attention_distance, check_attention
 from zskd.distillation.batches import DistillationBatches
-from zskd.distillation.losses import LOSSES
 from zskd.models.classifier import Classifier
 from zskd.training.batches import Batch
 from zskd.training.loop import fit, percent_of_class
@@ -62,12 +62,12 @@ def distill(
     teacher.freeze()
     if transfer_set is not None:
         _check_fit(teacher, transfer_set)
-    elif config.game.share < 1:
-        raise ZskdError("there is no transfer set to learn from: give --distill.game.share 1")
+    elif config.generator.share < 1:
+        raise ZskdError("there is no transfer set to learn from: give --distill.generator.share 1")
     progress = progress or Progress()
     classifier = Classifier(student, spec=teacher.spec, class_names=teacher.class_names).to(teacher.device)
     classifier.rewrite = teacher.rewrite
-    loss_of = LOSSES[config.loss]
+    loss_of = LOSSES.load(config.loss)
     if config.attention:
         check_attention(classifier, teacher)
     if transfer_set is not None:

@@ -1,4 +1,4 @@
-"""What the student is pulled towards its teacher with. Chosen by name: `LOSSES`."""
+"""What the student minimises, by the names of `LOSSES`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,3 @@ def mse(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
 def ce(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
     """Cross-entropy with the class that the teacher gives."""
     return F.cross_entropy(student, teacher.argmax(1))
-
-
-LOSSES: dict[str, Loss] = {"kl": kl, "l1": l1, "mse": mse, "ce": ce}

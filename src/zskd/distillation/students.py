@@ -119,7 +119,9 @@ def student_steps(config: DistillConfig, count: int | None) -> int:
 
 def generated_images(config: DistillConfig) -> int:
     """Return how many images a generator makes where there is no set."""
-    batches = -(-student_steps(config, None) // (config.game.student_steps if config.game.same else 1))
+    batches = -(
+        -student_steps(config, None) // (config.generator.student_steps if config.generator.same else 1)
+    )
     return batches * config.batch_size
 
 
@@ -160,7 +162,7 @@ def make_student(
         return student
     config = recipe.distill
     if not config.needs_set and transfer_set is not None:  # the control of a generator learns without one
-        config = replace(config, game=replace(config.game, share=0.0))
+        config = replace(config, generator=replace(config.generator, share=0.0))
     architecture = describe_student(recipe.student, teacher)
     untrained = fresh_student(architecture, teacher, recipe.seed)
     make_folder(folder)
@@ -184,7 +186,7 @@ def make_student(
         "how": "distilled",
         "teacher_sha256": teacher.fingerprint(),
         "transfer_set_sha256": transfer_set and transfer_set.fingerprint(),
-        "method": transfer_set.manifest["spec"]["method"] if transfer_set else config.game.rule,
+        "method": transfer_set.manifest["spec"]["method"] if transfer_set else config.generator.method,
         "seed": recipe.seed,
         "inherited": inherited,
         "distill": {key: value for key, value in to_values(recipe)["distill"].items() if key != "images"},

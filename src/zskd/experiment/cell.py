@@ -165,10 +165,12 @@ def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
     asked = steps * config.batch_size if config.teacher_weight else 0
     # made images are stored with the teacher's answers, which real ones do not need
     stored = len(images) if images is not None and job.cell.arm.images == "made" else 0
-    if config.game.share:  # the generator asks as well, each time with a gradient
-        optimised += -(-steps // config.game.student_steps) * round(config.game.share * config.batch_size)
+    if config.generator.share:  # the generator asks as well, each time with a gradient
+        optimised += -(-steps // config.generator.student_steps) * round(
+            config.generator.share * config.batch_size
+        )
     return {
-        "method": config.game.rule if images is None else images.manifest["spec"]["method"],
+        "method": config.generator.method if images is None else images.manifest["spec"]["method"],
         "augmented": config.augment.changes,
         "unique_images": job.count if images is None else _unique(images),
         "student": recipe.student,

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from zskd.config.recipe import Recipe
+from zskd.config.registry import LOSSES
 from zskd.core.device import use_threads
 from zskd.core.files import read_json, sha256_json
 from zskd.data.transforms import augment
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import distill
-from zskd.distillation.losses import LOSSES
+from zskd.distillation.losses import Loss
 from zskd.experiment.layout import Place
 from zskd.models.classifier import Classifier
 from zskd.synthesis.build import seconds_per_image
@@ -100,7 +101,8 @@ def _seconds_per_step(recipe: Recipe, teacher: Classifier) -> float:
     def loss(batch: Batch) -> Tensor:
         said = student(batch[0])
         if config.teacher_weight:
-            return LOSSES[config.loss](said, batch[1], config)
+            loss: Loss = LOSSES.load(config.loss)
+            return loss(said, batch[1], config)
         return F.cross_entropy(said, said.detach().argmax(1))
 
     def timed() -> float:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from zskd.config.checks import check_keys
 from zskd.config.data import Twin
 from zskd.config.loading import load_recipe
-from zskd.config.yaml import check_keys, merge, read_yaml
+from zskd.config.yaml import merge, read_yaml
 from zskd.core.errors import ZskdError
 
 TEACHER = "teacher"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from zskd.config.identity import identity
+from zskd.config.registry import Registry
 from zskd.core.errors import ZskdError
 from zskd.core.files import is_locked, sha256_json
 from zskd.data.datasets import Dataset
 from zskd.experiment.definition import Experiment
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import read_record, record_path
-from zskd.synthesis.spec import SetSpec
+from zskd.synthesis.spec import SetSpec, spec_values
 from zskd.teacher.sources import Sources, open_sources
 
 
@@ -167,9 +168,10 @@ def _resized(images: Images, count: int) -> Images:
 
 
 def _set_name(images: Images, teacher: str) -> str:
-    values = {"spec": images.spec and asdict(images.spec), "leave_out": list(images.leave_out)}
+    values = {"spec": images.spec and spec_values(images.spec), "leave_out": list(images.leave_out)}
     known = values | {"seed": images.seed, "count": images.count, "teacher": teacher}
-    return f"{images.spec.method if images.spec else 'real'}-{images.count}-{sha256_json(known)[:8]}"
+    method = Registry.label(images.spec.method) if images.spec else "real"
+    return f"{method}-{images.count}-{sha256_json(known)[:8]}"
 
 
 def _teacher_name(cell: Cell, sources: Sources) -> str:

@@ -53,6 +53,7 @@ class Cell:
         """Return what its transfer set is, for an arm whose images are made."""
         return SetSpec(
             method=self.recipe.method,
+            method_settings=self.recipe.method_settings,
             count=self.recipe.size(train_size),
             seed=self.recipe.seed,
             targets=self.recipe.targets,
@@ -143,8 +144,8 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
         )
     if arm.images != "none" and (arm.images == "generated") == recipe.distill.needs_set:
         raise ZskdError(
-            f"experiment {experiment.name}, arm {name}: images: generated and distill.game.share 1 mean the "
-            "same: give both or neither"
+            f"experiment {experiment.name}, arm {name}: images: generated and distill.generator.share 1 mean "
+            "the same: give both or neither"
         )
     label = f"{name}-{seed}" if rate is None else f"{name}-{rate:g}-{seed}"
     return Cell(label, name, arm, rate, recipe, _reported(experiment, name, rate))

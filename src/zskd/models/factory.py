@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from zskd.config.registry import ARCHITECTURES
+from zskd.core.code import import_object, is_code
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.rng import torch_stream
 from zskd.models.chain import build_layers, read_layers
-from zskd.models.lenet import lenet5, lenet5_bn, lenet5_half, lenet5_small
 from zskd.models.narrow import narrow
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "lenet5": lenet5,
-    "lenet5_half": lenet5_half,
-    "lenet5_small": lenet5_small,
-    "lenet5_bn": lenet5_bn,
-}
-"""Built-in architectures; each takes `channels`, `classes` and `size`."""
-HALF = "half"
-"""The student that is a narrower copy of its teacher."""
 Architecture = dict[str, Any]
 """How a card names a network: `{"name", "channels", "classes", "size"}`, `{"factory"}` or `{"layers"}`."""
 
@@ -43,15 +30,9 @@ def describe(model: str, *, shape: tuple[int, int, int], classes: int) -> Archit
     Raises:
         ZskdError: unknown name, or an input that the built-in network does not take.
     """
-    if ":" in model:
+    if is_code(model):
         return {"factory": model}
-    if model not in MODELS:
-        near = difflib.get_close_matches(model, [*MODELS, HALF], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ZskdError(
-            f"unknown model {model!r}: {hint}choose one of {', '.join(MODELS)}, or name your own as "
-            "package.module:factory or file.py:factory"
-        )
+    ARCHITECTURES.check(model, "--model")
     channels, height, width = shape
     if height != width or height < 16:
         raise ZskdError(f"{model} takes square images of at least 16 pixels, not {height}×{width}")
@@ -95,37 +76,17 @@ def build(architecture: Mapping[str, Any], *, run_code: bool) -> nn.Module:
         if "layers" in architecture:
             return build_layers([(str(name), dict(arguments)) for name, arguments in architecture["layers"]])
         arguments = {key: int(architecture[key]) for key in ("channels", "classes", "size")}
-        return MODELS[architecture["name"]](**arguments)
+        network: nn.Module = import_object(ARCHITECTURES[architecture["name"]].target)(**arguments)
+        return network
     except (KeyError, TypeError, ValueError) as error:
         raise ZskdError(f"the architecture in the card is damaged: {architecture}") from error
 
 
-def _search(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-
-
 def _call_factory(target: str) -> nn.Module:
     """Import `package.module:factory` or `file.py:factory` and call it without arguments."""
-    place, _, attribute = target.rpartition(":")
+    factory = import_object(target)
     try:
-        if place.endswith(".py"):
-            if not Path(place).is_file():
-                raise ZskdError(f"{target}: there is no file {place}")
-            name = Path(place).stem
-            spec = importlib.util.spec_from_file_location(name, place)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module  # dataclasses and the like look their module up
-            _search(str(Path(place).resolve().parent))  # for modules beside it
-            spec.loader.exec_module(module)
-        else:
-            _search("")  # a module beside the user, as `python -m` would find it
-            module = importlib.import_module(place)
-        built = getattr(module, attribute)()
-    except ZskdError:
-        raise
+        built = factory()
     except Exception as error:  # the user's own code may fail in any way
         raise ZskdError(f"cannot make a network with {target}: {one_line(error)}") from error
     if not isinstance(built, nn.Module):

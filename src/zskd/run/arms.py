@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from zskd.config.recipe import Recipe
+from zskd.config.registry import CONTROLS, Registry
 from zskd.data.datasets import Dataset, load_data
-from zskd.synthesis.methods.controls import CONTROLS
 from zskd.synthesis.spec import SetSpec
 
 
@@ -26,11 +26,9 @@ def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:
     Raises:
         ZskdError: that size is not given.
     """
-    rule = recipe.distill.game.rule
-    if recipe.distill.needs_set:
-        main = Arm(recipe.method, f"{recipe.method.upper()} ({recipe.preset})", _main_set(recipe, data))
-    else:
-        main = Arm(rule, f"{rule.upper()} ({recipe.preset})", None)
+    spec = _main_set(recipe, data) if recipe.distill.needs_set else None
+    name = Registry.label(recipe.method if spec else recipe.distill.generator.method)
+    main = Arm(name, f"{name.upper()} ({recipe.preset})", spec)
     controls = [_control(name, _main_set(recipe, data)) for name in recipe.controls]
     # a control that is run as the main arm is not run twice
     return [main, *(control for control in controls if control.spec != main.spec)]
@@ -39,6 +37,7 @@ def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:
 def _main_set(recipe: Recipe, data: Dataset | None) -> SetSpec:
     return SetSpec(
         method=recipe.method,
+        method_settings=recipe.method_settings,
         count=set_size(recipe, data),
         seed=recipe.seed,
         targets=recipe.targets,
@@ -49,7 +48,9 @@ def _main_set(recipe: Recipe, data: Dataset | None) -> SetSpec:
 def _control(name: str, main: SetSpec) -> Arm:
     control = CONTROLS[name]
     synthesis = replace(main.synthesis, start=control.start or main.synthesis.start)
-    return Arm(name, control.title, replace(main, method=control.method, synthesis=synthesis))
+    settings = main.method_settings if control.method == main.method else {}
+    spec = replace(main, method=control.method, method_settings=settings, synthesis=synthesis)
+    return Arm(name, control.summary, spec)
 
 
 def set_size(recipe: Recipe, data: Dataset | None) -> int:

@@ -267,7 +267,7 @@ def steps_that_fit(paces: Sequence[Pace], seconds: float, *, workers: int, own: 
 def _steps_of_rounds(recipe: Recipe) -> float:
     """What making images against the student costs, in steps: for each of its own, an image is about as dear
     as one that is shown."""
-    rounds = recipe.distill.rounds
+    rounds = recipe.distill.image_bank
     if not rounds.share:
         return 0.0
     made = (rounds.count - 1) * min(rounds.images, rounds.keep)

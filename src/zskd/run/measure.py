@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from zskd.config.recipe import Recipe
+from zskd.config.registry import CONTROLS
 from zskd.core.progress import Progress
 from zskd.data.datasets import Dataset
 from zskd.distillation.students import generated_images, student_steps
@@ -19,7 +20,6 @@ from zskd.evaluation.probes import make_probes
 from zskd.models.classifier import Classifier
 from zskd.run.arms import Arm
 from zskd.synthesis.build import build_transfer_set
-from zskd.synthesis.methods.controls import CONTROLS
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 from zskd.transfer_set.dataset import TransferSet
 
@@ -39,12 +39,10 @@ def held_out_sets(
         synthesis=replace(recipe.synthesis, noise_share=0.0, carry_images=False, carry_moments=False),
     )
     specs = {"impressions": impressions}
-    for name in ("noise_smooth", "noise_shapes", "noise_white"):
-        start = CONTROLS[name].start
-        assert start is not None
-        specs[name] = replace(
-            impressions, method="noise", synthesis=replace(impressions.synthesis, start=start)
-        )
+    for name, control in CONTROLS.items():
+        if control.method == "noise" and control.start is not None:
+            start = replace(impressions.synthesis, start=control.start)
+            specs[name] = replace(impressions, method=control.method, synthesis=start)
     return {
         name: build_transfer_set(
             teacher, spec, folder / "held_out" / name, workers=recipe.workers, progress=progress

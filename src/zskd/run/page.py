@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zskd.config.recipe import Recipe
+from zskd.config.registry import CONTROLS
 from zskd.core.errors import ZskdError
 from zskd.core.files import write_text
 from zskd.core.progress import readable_seconds
@@ -25,7 +26,6 @@ from zskd.evaluation.figures import (
 )
 from zskd.evaluation.statistics import Share
 from zskd.models.classifier import Classifier
-from zskd.synthesis.methods.controls import CONTROLS
 from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.synthesis.spec import SetSpec
 from zskd.synthesis.trace import trace_impression
@@ -34,7 +34,7 @@ from zskd.transfer_set.dataset import TransferSet
 _COLUMNS = 10
 _KINDS = {
     "impressions": "held-out impressions",
-    **{name: control.title for name, control in CONTROLS.items() if control.method == "noise"},
+    **{name: control.summary for name, control in CONTROLS.items() if control.method == "noise"},
 }
 """What agreement is measured on, and how tables call it."""
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from zskd.core.code import code_sha256, is_code
 from zskd.core.device import usable_cores, use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.parallel import each_done
@@ -24,7 +25,7 @@ from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.shard import make_shard, missed_target, plan_shard
-from zskd.synthesis.spec import SetSpec
+from zskd.synthesis.spec import SetSpec, spec_values
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import ShardEntry
 from zskd.transfer_set.shard import Shard, write_shard
@@ -78,7 +79,10 @@ def open_writer(teacher: Classifier, spec: SetSpec, folder: Path) -> Writer:
     """
     teacher.freeze()
     resolved = {"threads": 1, "device": teacher.device.type, "dtype": "float32", **teacher.how_run()}
-    provenance = {"spec": asdict(spec), "teacher_sha256": teacher.fingerprint(), "resolved": resolved}
+    provenance = {"spec": spec_values(spec), "teacher_sha256": teacher.fingerprint(), "resolved": resolved}
+    code = {name: code_sha256(name) for name in (spec.method, spec.synthesis.start) if is_code(name)}
+    if code:  # of the user's own: another version of it makes another set
+        provenance["code"] = code
     return Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
 
 
@@ -106,7 +110,7 @@ def _write_one(
 ) -> ShardEntry:
     """Make one shard and write it; the work of one worker."""
     teacher, spec, folder = shared
-    shard = make_shard(teacher, spec, number, tell=tell)
+    shard = make_shard(teacher, spec, number, on_progress=tell)
     dropped = len(spec.indices(number, teacher.classes)) - len(shard)
     return write_shard(
         folder, number, shard, missed=int(missed_target(shard, spec.synthesis).sum()) + dropped
@@ -155,8 +159,8 @@ def seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
         started = time.perf_counter()
         with use_threads(1), torch.no_grad():
             plan = plan_shard(teacher, config, list(range(2 * lanes)))
-            if len(plan.moved):
-                invert(teacher, plan.work, config.synthesis)
+            if len(plan.rows):
+                invert(teacher, plan.batch, config.synthesis, config.objective)
         return (time.perf_counter() - started) / (2 * lanes)
 
     timed(steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,31 +13,26 @@ from zskd.synthesis.plan import PlanEntry
 
 
 def draw_targets(
-    concentration: Similarity,
-    places: list[PlanEntry],
-    indices: list[int],
-    *,
-    seed: int,
-    config: TargetsConfig,
+    concentration: Similarity, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
 ) -> TargetsArray:
-    """Draw one target per index: y ~ Dirichlet(β·a_k)  (ZSKD, equations 3 and 4).
+    """Draw one target per image: y ~ Dirichlet(β·a_k)  (ZSKD, equations 3 and 4).
 
     Args:
         concentration: a, one row per class (K, K), its floor included.
-        places: class and scale of each index.
-        indices: whose random streams are used.
-        seed: run seed.
+        entries: index, class and scale of each image.
         config: redraws, and whether β is undone again by a second min-max.
+        seed: of the set.
 
     Returns:
         Targets (N, K) float32; every row lies on the simplex.
     """
     drawn = []
-    for spot, index in zip(places, indices, strict=True):
-        alpha = spot.beta * concentration[spot.anchor]
+    for entry in entries:
+        alpha = entry.beta * concentration[entry.anchor]
         if config.rescale_after_beta:
             alpha = (alpha - alpha.min()) / (alpha.max() - alpha.min()) + config.concentration_floor
-        drawn.append(_draw(alpha, spot.anchor, config.redraws, numpy_stream(seed, "targets", index)))
+        stream = numpy_stream(seed, "targets", entry.index)
+        drawn.append(_draw(alpha, entry.anchor, config.redraws, stream))
     return np.asarray(drawn, dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Which class each image of a transfer set is anchored at, and the soft targets drawn for it.
+"""Which class each image of a transfer set is made for, and whether it is optimised.
 
 All of it is a function of the image's index, so that any shard can be made alone.
 """
@@ -17,8 +17,10 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """What the plan of a transfer set says about one index."""
+    """What the plan of a transfer set holds for one image."""
 
+    index: int
+    """Its number, which its random streams are keyed by."""
     anchor: int
     """The class k whose concentration the target is drawn with."""
     beta: float
@@ -32,8 +34,10 @@ def row_size(count: int, classes: int, config: TargetsConfig) -> int:
     return -(-count // (classes * len(config.betas)))
 
 
-def place(index: int, *, count: int, classes: int, config: TargetsConfig, noise_share: float) -> PlanEntry:
-    """Return the place of one image in the plan.
+def plan_entry(
+    index: int, *, count: int, classes: int, config: TargetsConfig, noise_share: float, first_index: int = 0
+) -> PlanEntry:
+    """Return what the plan holds for one image.
 
     Interleaved, the classes come in turn, then the scales, and every K-th group is noise according to
     `noise_share`: every prefix of the set is balanced, and a smaller set is a prefix of a larger one.
@@ -41,26 +45,27 @@ def place(index: int, *, count: int, classes: int, config: TargetsConfig, noise_
     class in proportion to its prior (up to one or two images).
 
     Args:
-        index: at least 0.
+        index: its number in the set, at least 0.
         count: size of the set, which only the order of rows looks at.
         classes: K.
         config: scales, order and priors.
         noise_share: share of images that are not optimised.
+        first_index: number of the set's first image.
     """
-    scales = config.betas
+    scales, number = config.betas, first_index + index
     if config.order == "rows":
         block = index // row_size(count, classes, config)
         within = index % row_size(count, classes, config)
         noise = int((within + 1) * noise_share) > int(within * noise_share)
-        return PlanEntry(block % classes, scales[block // classes % len(scales)], not noise)
+        return PlanEntry(number, block % classes, scales[block // classes % len(scales)], not noise)
     turn = index // classes
     noise_before = int(turn * noise_share)
     noise = int((turn + 1) * noise_share) > noise_before
     beta = scales[(turn - noise_before) % len(scales)]
     if config.priors is None:
-        return PlanEntry(index % classes, beta, not noise)
+        return PlanEntry(number, index % classes, beta, not noise)
     if len(config.priors) != classes:
         raise ZskdError(f"--targets.priors has {len(config.priors)} values for {classes} classes")
     edges = np.cumsum(config.priors)
     anchor = int(np.searchsorted(edges[:-1], (index + 0.5) * _GOLDEN % 1, side="right"))
-    return PlanEntry(anchor, beta, not noise)
+    return PlanEntry(number, anchor, beta, not noise)

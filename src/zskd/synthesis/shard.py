@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,20 +12,20 @@ from torch import Tensor
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.device import keep_freed_memory, use_threads
 from zskd.core.errors import ZskdError
+from zskd.core.types import Images, Labels, SoftLabels
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.initial import draw_initial, draw_warps
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
-from zskd.synthesis.methods.registry import METHODS
-from zskd.synthesis.plan import PlanEntry, place
+from zskd.synthesis.plan import PlanEntry, plan_entry
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.shard import Shard
 
 
 def make_shard(
-    teacher: Classifier, spec: SetSpec, number: int, *, tell: Callable[[int], None] | None = None
+    teacher: Classifier, spec: SetSpec, number: int, *, on_progress: Callable[[int], None] | None = None
 ) -> Shard:
-    """Make one shard: a pure function of teacher, spec and number; `tell` is told of images made.
+    """Make one shard: a pure function of teacher, spec and number; `on_progress` is called with images made.
 
     Raises:
         ZskdError: a loss is not finite, or none of its images is kept.
@@ -36,10 +36,12 @@ def make_shard(
         plan = plan_shard(teacher, spec, list(indices))
         images = plan.starts.clone()
         steps = torch.zeros(len(images), dtype=torch.int32)
-        if len(plan.moved):
-            images[plan.moved], steps[plan.moved] = invert(teacher, plan.work, spec.synthesis, tell=tell)
-        if tell is not None:
-            tell(len(images) - len(plan.moved))
+        if len(plan.rows):
+            images[plan.rows], steps[plan.rows] = invert(
+                teacher, plan.batch, spec.synthesis, spec.objective, on_progress=on_progress
+            )
+        if on_progress is not None:
+            on_progress(len(images) - len(plan.rows))
         shard = label(teacher, images, plan.targets, plan.anchors, steps, spec.synthesis)
     if spec.synthesis.missed == "keep":
         return shard
@@ -62,43 +64,58 @@ def missed_target(shard: Shard, config: SynthesisConfig) -> Tensor:
 class ShardPlan:
     """What is known of some images before any is optimised."""
 
-    starts: Tensor
-    targets: Tensor
-    anchors: Tensor
-    moved: Tensor
-    """Rows of the images that are optimised."""
-    work: InversionBatch
+    starts: Images
+    """First images (N, C, H, W)."""
+    targets: SoftLabels
+    """(N, K)."""
+    anchors: Labels
+    """The class that each is made for (N,)."""
+    rows: Tensor
+    """Which of them are optimised (M,)."""
+    batch: InversionBatch
+    """These, ready for the optimisation."""
 
 
-def plan_shard(teacher: Classifier, spec: SetSpec, indices: list[int]) -> ShardPlan:
-    """Return what is known of some images before any is optimised."""
-    config = spec.synthesis
-    places = [plan_entry(teacher, spec, index) for index in indices]
-    owned = [spec.first_index + index for index in indices]
-    wanted = METHODS[spec.method](teacher, places, owned, spec.seed, spec.targets)
-    starts = draw_initial(config.start, owned, seed=spec.seed, shape=teacher.spec.shape, box=teacher.spec.box)
+def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> ShardPlan:
+    """Return what is known of some images of a set before any is optimised."""
+    config, method = spec.synthesis, spec.own_method
+    entries = [entry_of(teacher, spec, index) for index in indices]
+    numbers = [entry.index for entry in entries]
+    targets = torch.from_numpy(method.targets(teacher, entries, spec.targets, seed=spec.seed))
+    if targets.shape != (len(entries), teacher.classes) or targets.dtype != torch.float32:
+        raise ZskdError(
+            f"--method {spec.method} returned {targets.dtype} targets {tuple(targets.shape)}: they must be "
+            f"float32 of {(len(entries), teacher.classes)}"
+        )
+    starts = draw_initial(
+        config.start, numbers, seed=spec.seed, shape=teacher.spec.shape, box=teacher.spec.box
+    )
     if config.pixels == "project":
         starts.clamp_(*teacher.spec.box)
-    moved = (
-        torch.tensor(wanted.optimised).nonzero()[:, 0] if config.steps else torch.empty(0, dtype=torch.int64)
-    )
-    targets = torch.from_numpy(wanted.targets)
+    optimised = [method.optimises and entry.optimised and config.steps > 0 for entry in entries]
+    rows = torch.tensor(optimised).nonzero()[:, 0]
     warps = None
-    if config.warp.moves and len(moved):
-        warps = draw_warps([owned[row] for row in moved.tolist()], config.steps, seed=spec.seed)
+    if config.warp.moves and len(rows):
+        warps = draw_warps([numbers[row] for row in rows.tolist()], config.steps, seed=spec.seed)
     return ShardPlan(
         starts=starts,
         targets=targets,
-        anchors=torch.tensor([spot.anchor for spot in places]),
-        moved=moved,
-        work=InversionBatch(starts[moved], targets[moved], warps),
+        anchors=torch.tensor([entry.anchor for entry in entries]),
+        rows=rows,
+        batch=InversionBatch(starts[rows], targets[rows], warps),
     )
 
 
-def plan_entry(teacher: Classifier, spec: SetSpec, index: int) -> PlanEntry:
-    """Return what the plan of a set holds for one index."""
-    share = spec.synthesis.noise_share
-    return place(index, count=spec.count, classes=teacher.classes, config=spec.targets, noise_share=share)
+def entry_of(teacher: Classifier, spec: SetSpec, index: int) -> PlanEntry:
+    """Return what the plan of a set holds for one of its images."""
+    return plan_entry(
+        index,
+        count=spec.count,
+        classes=teacher.classes,
+        config=spec.targets,
+        noise_share=spec.synthesis.noise_share,
+        first_index=spec.first_index,
+    )
 
 
 def label(
@@ -109,28 +126,28 @@ def label(
     steps: Tensor,
     config: SynthesisConfig,
 ) -> Shard:
-    """Ask the teacher about finished images and return them as a shard.
+    """Compute the teacher's logits for finished images and return all as a shard.
 
-    Images of 0 steps were asked for nothing: the teacher's own answer becomes their target and its class
-    their anchor.
+    Images of 0 steps were optimised towards nothing: the teacher's own output becomes their target, and its
+    class their anchor.
     """
     images = images.clamp(*teacher.spec.box)
-    logits = _answers(teacher, images, config.batch_size)
+    logits = _logits(teacher, images, config.batch_size)
     if not bool(torch.isfinite(logits).all()):
         raise ZskdError(
-            "synthesis: the teacher's answer to a finished image is not finite: look at its mean and std, "
+            "synthesis: the teacher's output for a finished image is not finite: look at its mean and std, "
             "and at --synthesis.learning-rate"
         )
     untouched = steps == 0
-    answers = F.softmax(logits / config.tau, dim=1)
-    targets = torch.where(untouched[:, None], answers, targets)
+    outputs = F.softmax(logits / config.tau, dim=1)
+    targets = torch.where(untouched[:, None], outputs, targets)
     anchors = torch.where(untouched, logits.argmax(1), anchors)
     kl = F.kl_div(F.log_softmax(logits / config.tau, dim=1), targets, reduction="none").sum(1)
     return Shard(images=images, targets=targets, logits=logits, anchors=anchors, steps=steps, kl=kl)
 
 
-def _answers(teacher: Classifier, images: Tensor, batch: int) -> Tensor:
-    """Return logits, asked for in batches of one size: bits of an answer depend on the size alone."""
+def _logits(teacher: Classifier, images: Tensor, batch: int) -> Tensor:
+    """Return logits, computed in batches of one size: their bits depend on that size alone."""
     parts = []
     for some in torch.split(images, batch):
         whole = F.pad(some, (0, 0) * 3 + (0, batch - len(some)))

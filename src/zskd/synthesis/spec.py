@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from zskd.config.identity import from_former_keys, plain, split_spread
+from zskd.config.registry import PIXEL_RULES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
+from zskd.core.code import is_code
 from zskd.core.errors import ZskdError, one_line
-from zskd.synthesis.methods.registry import METHODS
+from zskd.synthesis.inversion.objective import Objective
+from zskd.synthesis.methods.base import Method, make_method
 from zskd.synthesis.plan import row_size
 from zskd.transfer_set.manifest import REAL
 
@@ -23,7 +28,9 @@ class SetSpec:
     """All that determines a transfer set, together with the teacher."""
 
     method: str = "zskd"
-    """A key of `METHODS`."""
+    """A name of `METHODS`, or code of the user's own."""
+    method_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that this method alone has."""
     count: int
     """Number of images."""
     seed: int = 0
@@ -36,11 +43,34 @@ class SetSpec:
     """Settings of the synthesis."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty set and an unknown method."""
+        """Refuse an empty set, an unknown method, and steps that images which share something cannot take."""
         if self.count < 1:
             raise ZskdError(f"a transfer set needs at least one image, not {self.count}")
-        if self.method not in METHODS:
-            raise ZskdError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
+        if self.couples and self.synthesis.tolerance:
+            raise ZskdError(
+                f"--synthesis.tolerance must be 0 with --method {self.method}: its objective couples the "
+                "images of a batch, and all of them take the same steps"
+            )
+
+    @property
+    def own_method(self) -> Method:
+        """The method with its settings."""
+        return make_method(self.method, self.method_settings)
+
+    @property
+    def objective(self) -> Objective:
+        """What the optimisation of an image minimises."""
+        return self.own_method.objective(self.synthesis)
+
+    @property
+    def couples(self) -> bool:
+        """Whether an image depends on the others of its batch."""
+        return PIXEL_RULES[self.synthesis.pixels].couples or self.objective.couples
+
+    @property
+    def chains(self) -> bool:
+        """Whether a batch goes on from the batch before it, inside one shard."""
+        return self.synthesis.carry_images or self.synthesis.carry_moments
 
     def shard_size(self, classes: int) -> int:
         """Images per shard: the setting, or one row in the order of rows.
@@ -66,32 +96,61 @@ class SetSpec:
     @property
     def optimises(self) -> bool:
         """Whether any image is more than noise."""
-        return self.method != "noise" and self.synthesis.noise_share < 1 and self.synthesis.steps > 0
+        config = self.synthesis
+        return self.own_method.optimises and config.noise_share < 1 and config.steps > 0
 
     @property
     def nests(self) -> bool:
         """Whether its first images are what a smaller set of the same settings would be.
 
-        Not where the place of an image hangs on the count, images of a batch share something, or some are
+        Not where the plan of an image depends on the count, images of a batch are coupled, or some are
         dropped.
         """
-        config = self.synthesis
-        return self.targets.order == "interleaved" and config.pixels != "minmax" and config.missed == "keep"
+        return self.targets.order == "interleaved" and not self.couples and self.synthesis.missed == "keep"
 
     def shards(self, classes: int) -> int:
         """Number of shards."""
         return -(-self.count // self.shard_size(classes))
 
 
-def read_spec(values: dict[str, Any]) -> SetSpec:
+def spec_values(spec: SetSpec) -> dict[str, Any]:
+    """Return a spec as a manifest holds it: nested plain values, under the names that the first sets have."""
+    spread, settings = split_spread(spec.method, spec.method_settings)
+    values = {one.name: plain(getattr(spec, one.name)) for one in fields(spec)} | {
+        "method_settings": settings
+    }
+    if not settings:
+        del values["method_settings"]
+    targets: dict[str, Any] = {}
+    for name, value in values["targets"].items():
+        targets |= {"spread": spread, name: value} if name == "priors" else {name: value}
+    return values | {"targets": targets}
+
+
+def read_spec(values: Mapping[str, Any], *, trusted: Collection[str] = ()) -> SetSpec:
     """Return the spec that a manifest holds.
 
+    Args:
+        values: as `spec_values` returned them.
+        trusted: code of the user's own that may run where the manifest names it; no other is imported.
+
     Raises:
-        ZskdError: it is damaged.
+        ZskdError: it is damaged, is of real images, or names code that is not trusted.
     """
     if values.get("method") == REAL:
         raise ZskdError("these are real images, which nothing has optimised: there is nothing to make again")
+    known = from_former_keys(values)
+    if isinstance(known.get("targets"), Mapping) and "spread" in known["targets"]:
+        known["targets"] = {key: one for key, one in known["targets"].items() if key != "spread"}
+    synthesis = known.get("synthesis")
+    start = synthesis.get("start") if isinstance(synthesis, Mapping) else None
+    for name in (known.get("method"), start):
+        if isinstance(name, str) and is_code(name) and name not in trusted:
+            raise ZskdError(
+                f"this set was made with the code {name}, which a manifest may not run: "
+                f"give --trust {name} if you trust it"
+            )
     try:
-        return TypeAdapter(SetSpec).validate_python(values)
+        return TypeAdapter(SetSpec).validate_python(known)
     except ValidationError as error:
         raise ZskdError(f"the manifest's settings are damaged: {one_line(error)}") from error

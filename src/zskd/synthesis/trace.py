@@ -12,7 +12,7 @@ from zskd.core.errors import ZskdError
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import LaneState
-from zskd.synthesis.shard import label, plan_entry, plan_shard
+from zskd.synthesis.shard import entry_of, label, plan_shard
 from zskd.synthesis.spec import SetSpec
 
 
@@ -43,25 +43,25 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
         ZskdError: the method optimises nothing.
     """
     if not spec.optimises:
-        raise ZskdError("noise is not optimised: there is nothing to film")
-    while not plan_entry(teacher, spec, index).optimised:
+        raise ZskdError("noise is not optimised: there is nothing to show")
+    while not entry_of(teacher, spec, index).optimised:
         index += 1
     moments: list[tuple[int, Tensor]] = []
     box, config = teacher.spec.box, spec.synthesis
     indices = [index]
-    if config.carry_images or config.carry_moments or config.pixels == "minmax":
+    if spec.couples or spec.chains:
         shard = spec.indices(index // spec.shard_size(teacher.classes), teacher.classes)
         indices = sorted({*shard, index})
     row = indices.index(index)
     with use_threads(1), torch.no_grad():
         plan = plan_shard(teacher, spec, indices)
-        wanted = plan.moved.tolist().index(row)  # its number among the images that are optimised
+        wanted = plan.rows.tolist().index(row)  # its number among the images that are optimised
 
         def note(moment: LaneState) -> None:
             for lane in (moment.numbers == wanted).nonzero()[:, 0].tolist():
                 moments.append((int(moment.steps[lane]), moment.images[lane].clamp(*box).cpu()))
 
-        made, steps = invert(teacher, plan.work, config, on_step=note)
+        made, steps = invert(teacher, plan.batch, config, spec.objective, on_step=note)
         moments.append((int(steps[wanted]), made[wanted]))
         last = len(moments) - 1
         chosen = sorted({round(last * (k / (frames - 1)) ** 2) for k in range(frames)})

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from zskd.config.registry import OPTIMISERS
 from zskd.config.training import FitConfig
 from zskd.core.device import keep_freed_memory
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.rng import torch_stream
 from zskd.training.batches import Batch, Batches, Order, Prepare, prepared
-from zskd.training.muon import Muon
 from zskd.training.state import Companions, load_state, save_state
 
 _PROBE_STEPS = 10
@@ -31,11 +31,6 @@ _SAVE_STEPS = 20
 """The state is saved after every pass, where a pass is no shorter than this."""
 _NOTE_EVERY, _WATCH_EVERY = 10, 50
 """Steps between two points of the loss's curve, and of a curve that costs something."""
-_OPTIMISERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]] = {
-    "adam": lambda parameters, rate: torch.optim.Adam(parameters, lr=rate, fused=True),
-    "muon": lambda parameters, rate: Muon(parameters, lr=rate),
-    "sgd": lambda parameters, rate: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
-}
 Watch = Callable[[], dict[str, float]]
 """What else is to be told of the batch whose loss was taken last, by the names of the curves."""
 
@@ -81,7 +76,7 @@ def fit(
     batches = Batches(Order(config.batch_size, images, seed), prepare, seed)
     total = config.total_steps(images)
     weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
-    optimiser = _OPTIMISERS[config.optimiser](module.parameters(), config.learning_rate)
+    optimiser = OPTIMISERS.load(config.optimiser)(module.parameters(), config.learning_rate)
     learners = {"": (module, optimiser), **(companions or {})}
     done = load_state(state, key, learners) if state else 0
     between = max(_SAVE_STEPS, images // config.batch_size)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from zskd.config.distillation import GeneratorConfig
+from zskd.config.registry import GENERATOR_METHODS
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.distillation.adversarial.generator import Generator
-from zskd.distillation.adversarial.registry import GENERATOR_METHODS
 from zskd.models.classifier import Classifier
 from zskd.models.factory import fresh_weights
 from zskd.training.loop import rate_at
@@ -69,7 +69,7 @@ class AdversarialGenerator:
         """Take one step of the generator; the student's gradients are left alone."""
         student, teacher = self._networks
         made = self._generator(self._latents("own", number, count))
-        loss = GENERATOR_METHODS[self._config.rule](student(made), teacher(made))
+        loss = GENERATOR_METHODS.load(self._config.method)(student(made), teacher(made))
         parameters = list(self._generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient

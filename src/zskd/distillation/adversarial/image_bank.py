@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from zskd.config.distillation import DistillConfig
+from zskd.config.registry import LOSSES
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
-from zskd.distillation.losses import LOSSES
 from zskd.models.classifier import Classifier
 from zskd.training.per_sample_adam import LaneAdam
 from zskd.training.state import Companions
@@ -64,7 +64,7 @@ class ImageBank:
         """
         self._networks, self._config, self._draw = (student, teacher), config, draw
         self._seed, self._turns = seed, turns
-        self._bank = _Bank(config.rounds.keep, teacher.spec.shape)
+        self._bank = _Bank(config.image_bank.keep, teacher.spec.shape)
 
     @property
     def companions(self) -> Companions:
@@ -73,7 +73,7 @@ class ImageBank:
 
     def images(self, count: int, numbers: Generator) -> Images:
         """Return images of earlier rounds (count, C, H, W); none of them in the first."""
-        bank, rounds = self._bank, self._config.rounds.count
+        bank, rounds = self._bank, self._config.image_bank.count
         turn = int(bank.turn)
         number = turn * rounds // self._turns
         if number > (turn - 1) * rounds // self._turns and number > 0:
@@ -88,7 +88,7 @@ class ImageBank:
 
     def _make(self, number: int) -> None:
         """Make the images of a round; where the bank is full, the oldest make room."""
-        bank, config = self._bank, self._config.rounds
+        bank, config = self._bank, self._config.image_bank
         numbers = torch_stream(self._seed, "round", number)
         starts = self._draw(min(config.images, len(bank.images)), numbers)
         low, high = self._networks[1].spec.box
@@ -103,12 +103,12 @@ class ImageBank:
         images = starts.clone()
         adam, training = LaneAdam.fresh(images), student.training
         student.eval()
-        for _ in range(self._config.rounds.steps):
+        for _ in range(self._config.image_bank.steps):
             leaf = images.detach().requires_grad_(True)
             # the mean over the batch scales all gradients alike, which Adam does not notice
-            loss = LOSSES[self._config.loss](student(leaf), teacher(leaf), self._config)
+            loss = LOSSES.load(self._config.loss)(student(leaf), teacher(leaf), self._config)
             (gradient,) = torch.autograd.grad(-loss, leaf)
-            adam.update(images, gradient, self._config.rounds.learning_rate)
+            adam.update(images, gradient, self._config.image_bank.learning_rate)
             images.clamp_(*teacher.spec.box)
         student.train(training)
         return images

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zskd.config.registry import START_IMAGES
+from zskd.core.errors import ZskdError
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Images
 
@@ -28,48 +30,68 @@ _TEXTURE = 0.3
 """Largest standard deviation of what is drawn onto a shape."""
 
 
+Streams = list[np.random.Generator]
+"""One stream of random numbers per image."""
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
+Box = tuple[float, float]
+"""Least and largest pixel value."""
+StartImage = Callable[[Streams, Shape, Box], Images]
+"""(streams, shape, box) → first images (N, C, H, W), float32. An image may draw from its own stream alone."""
+
+
 def draw_initial(
-    kind: Literal["smooth", "shapes", "uniform", "gaussian"],
-    indices: list[int],
-    *,
-    seed: int,
-    shape: tuple[int, int, int],
-    box: tuple[float, float],
+    kind: str, indices: Sequence[int], *, seed: int, shape: tuple[int, int, int], box: tuple[float, float]
 ) -> Images:
-    """Return one start per index (N, C, H, W), each from the index's own random stream.
+    """Return one first image per index (N, C, H, W), each from the index's own random stream.
 
     Args:
-        kind: "uniform" or "gaussian" white noise, U(0, 1) stretched to the box or N(0, 1) as it is;
-            "smooth": random grids of several sizes, enlarged and added with random weights, then
-            stretched to a random brightness and contrast inside the box; or "shapes": regions and lines
-            with smooth outlines, one over the other, before a plain background, after the dead leaves that
-            Baradad et al. 2021 learn features from (arXiv:2106.05963).
+        kind: a name of `START_IMAGES`, or code of the user's own.
         indices: which images.
-        seed: run seed.
+        seed: of the set.
         shape: channels, height and width.
         box: least and largest pixel value.
+
+    Raises:
+        ZskdError: unknown kind, or code that returns no such images.
     """
-    streams = [numpy_stream(seed, "start", index) for index in indices]
-    low, high = box
-    if kind == "gaussian":
-        return torch.from_numpy(np.stack([s.standard_normal(shape, dtype=np.float32) for s in streams]))
-    if kind == "uniform":
-        white = np.stack([s.random(shape, dtype=np.float32) for s in streams])
-        return torch.from_numpy(white) * (high - low) + low
-    drawn = _smooth(streams, shape) if kind == "smooth" else _shapes(streams, shape)
-    return drawn * (high - low) + low
+    draw: StartImage = START_IMAGES.load(kind)
+    drawn = draw([numpy_stream(seed, "start", index) for index in indices], shape, box)
+    if not isinstance(drawn, Tensor) or drawn.shape != (len(indices), *shape) or drawn.dtype != torch.float32:
+        what = f"{drawn.dtype} {tuple(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
+        raise ZskdError(
+            f"--synthesis.start {kind} returned {what}: it must return float32 images of "
+            f"{(len(indices), *shape)}"
+        )
+    return drawn
 
 
-def _smooth(streams: list[np.random.Generator], shape: tuple[int, int, int]) -> Images:
-    """Smooth noise in [0, 1]; the numbers are drawn per image, the arithmetic is done for all at once."""
+def gaussian(streams: Streams, shape: Shape, box: Box) -> Images:
+    """White noise of N(0, 1), whatever the box."""
+    return torch.from_numpy(np.stack([s.standard_normal(shape, dtype=np.float32) for s in streams]))
+
+
+def uniform(streams: Streams, shape: Shape, box: Box) -> Images:
+    """White noise of U(0, 1), stretched to the box."""
+    return _stretched(torch.from_numpy(np.stack([s.random(shape, dtype=np.float32) for s in streams])), box)
+
+
+def smooth(streams: Streams, shape: Shape, box: Box) -> Images:
+    """Random grids of several sizes, enlarged and added with random weights, brightness and contrast.
+
+    The numbers are drawn per image, the arithmetic is done for all at once.
+    """
     noise, deviation = _field(streams, shape, _GRIDS, power=2)
     contrast, brightness = _uniform(streams, 2)
     contrast = _CONTRAST[0] + (_CONTRAST[1] - _CONTRAST[0]) * contrast
-    return (brightness + contrast * noise / deviation).clamp_(0, 1)
+    return _stretched((brightness + contrast * noise / deviation).clamp_(0, 1), box)
 
 
-def _shapes(streams: list[np.random.Generator], shape: tuple[int, int, int]) -> Images:
-    """Up to three shapes in [0, 1] before a plain background."""
+def shapes(streams: Streams, shape: Shape, box: Box) -> Images:
+    """Up to three regions and lines with smooth outlines, one over the other, before a plain background.
+
+    After the dead leaves that Baradad et al. 2021 learn features from (arXiv:2106.05963).
+    """
     channels, height, width = shape
     (kind,) = _uniform(streams, 1)
     plain = torch.stack(_uniform(streams, channels), dim=1).view(-1, channels, 1, 1)
@@ -92,12 +114,15 @@ def _shapes(streams: list[np.random.Generator], shape: tuple[int, int, int]) -> 
         texture, deviation = _field(streams, shape, _GRIDS, power=2)
         texture = texture / deviation * (_TEXTURE * strong.square())
         images = torch.lerp(images, (colour + texture).clamp(0, 1), mask)
-    return images.clamp(0, 1)
+    return _stretched(images.clamp(0, 1), box)
 
 
-def _field(
-    streams: list[np.random.Generator], shape: tuple[int, int, int], grids: tuple[int, ...], *, power: int
-) -> tuple[Images, Tensor]:
+def _stretched(images: Images, box: Box) -> Images:
+    low, high = box
+    return images * (high - low) + low
+
+
+def _field(streams: Streams, shape: Shape, grids: tuple[int, ...], *, power: int) -> tuple[Images, Tensor]:
     """Random grids of several sizes, enlarged and added with weights U(0, 1)^power.
 
     Returns:
@@ -117,13 +142,13 @@ def _field(
     return noise - mean, deviation.clamp_min(1e-6)
 
 
-def _uniform(streams: list[np.random.Generator], count: int) -> tuple[Tensor, ...]:
+def _uniform(streams: Streams, count: int) -> tuple[Tensor, ...]:
     """So many numbers of U(0, 1) from each stream, each as (N, 1, 1, 1)."""
     drawn = np.stack([stream.random(count, dtype=np.float32) for stream in streams])
     return torch.from_numpy(drawn).view(-1, count, 1, 1, 1).unbind(1)
 
 
-def draw_warps(indices: list[int], steps: int, *, seed: int) -> Tensor:
+def draw_warps(indices: Sequence[int], steps: int, *, seed: int) -> Tensor:
     """Return the six numbers of U(0, 1) of every step of each index (N, steps, 6)."""
     streams = (numpy_stream(seed, "warp", index) for index in indices)
     return torch.from_numpy(np.stack([stream.random((steps, 6), dtype=np.float32) for stream in streams]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -23,7 +22,7 @@ class InversionBatch:
     targets: SoftLabels
     """One row per image (N, K)."""
     warps: Tensor | None = None
-    """Six numbers of U(0, 1) per image and step (N, steps, 6), where `Synthesis.warp` moves images."""
+    """Six numbers of U(0, 1) per image and step (N, steps, 6), where `SynthesisConfig.warp` moves images."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -50,7 +49,7 @@ class LaneState:
 class Lanes:
     """What is being worked on, and what is done."""
 
-    work: InversionBatch
+    batch: InversionBatch
     config: SynthesisConfig
     images: Images = field(init=False)
     adam: LaneAdam = field(init=False)
@@ -58,30 +57,35 @@ class Lanes:
 
     def __post_init__(self) -> None:
         """Give every lane its first image; a lane too many idles along with a copy."""
-        count, device = len(self.work), self.work.starts.device
+        count, device = len(self.batch), self.batch.starts.device
         self.numbers = torch.arange(self.config.batch_size, device=device).clamp(max=count)
         self._next = min(self.config.batch_size, count)
-        self.images = self.work.starts[self._rows()].clone()
+        self.images = self.batch.starts[self._rows()].clone()
         self.adam = LaneAdam.fresh(self.images)
         self.steps = torch.zeros(self.config.batch_size, dtype=torch.int32, device=device)
         # the last row is for lanes without an image
-        self.results = self.work.starts.new_empty(count + 1, *self.work.starts.shape[1:])
+        self.results = self.batch.starts.new_empty(count + 1, *self.batch.starts.shape[1:])
         self.taken = torch.zeros(count + 1, dtype=torch.int32, device=device)
 
     def _rows(self) -> Tensor:
-        return self.numbers.clamp(max=len(self.work) - 1)
+        return self.numbers.clamp(max=len(self.batch) - 1)
+
+    @property
+    def active(self) -> Tensor:
+        """Which lanes hold an image (lanes,), bool."""
+        return self.numbers < len(self.batch)
 
     @property
     def targets(self) -> SoftLabels:
-        """What each lane's image is to be answered with."""
-        return self.work.targets[self._rows()]
+        """The target of each lane's image (lanes, K)."""
+        return self.batch.targets[self._rows()]
 
     @property
     def warps(self) -> Tensor | None:
         """Six random numbers for the next step of each lane (lanes, 6)."""
-        if self.work.warps is None:
+        if self.batch.warps is None:
             return None
-        return self.work.warps[self._rows(), self.steps.long()]
+        return self.batch.warps[self._rows(), self.steps.long()]
 
     def move_on(self, kl: PerSample, box: tuple[float, float]) -> int:
         """Count a step; store what is finished and give its lane away. Return how many were finished."""
@@ -91,7 +95,7 @@ class Lanes:
         if not len(over):
             return 0
         numbers = self.numbers[over]
-        working = numbers < len(self.work)
+        working = numbers < len(self.batch)
         lost = over[working][~torch.isfinite(kl[over][working])]
         if len(lost):
             raise ZskdError(
@@ -106,33 +110,12 @@ class Lanes:
         return done
 
     def _refill(self, over: Tensor) -> None:
-        count = len(self.work)
+        count = len(self.batch)
         fresh = torch.arange(self._next, self._next + len(over), device=over.device).clamp(max=count)
         self._next = min(self._next + len(over), count)
         self.numbers[over] = fresh
         self.steps[over] = 0
         if not self.config.carry_images:
-            self.images[over] = self.work.starts[fresh.clamp(max=count - 1)]
+            self.images[over] = self.batch.starts[fresh.clamp(max=count - 1)]
         if not self.config.carry_moments:
             self.adam.reset(over)
-
-
-def _project(images: Images, box: tuple[float, float]) -> None:
-    images.clamp_(*box)
-
-
-def _leave(images: Images, box: tuple[float, float]) -> None:
-    pass
-
-
-def _stretch(images: Images, box: tuple[float, float]) -> None:
-    """The authors' release: the smallest pixel of the whole batch becomes 0, the largest 1."""
-    low, high = images.min(), images.max()
-    images.sub_(low).div_((high - low).clamp_min(1e-12)).mul_(box[1] - box[0]).add_(box[0])
-
-
-PIXEL_RULES: dict[str, Callable[[Images, tuple[float, float]], None]] = {
-    "project": _project,
-    "free": _leave,
-    "minmax": _stretch,
-}

@@ -1,27 +1,158 @@
-"""What is minimised: the loss of each image and its gradient."""
+"""What is minimised: a sum of named terms, and its gradient with respect to each image.
+
+    CrossEntropy() + 0.5 * config.l2 * SquaredPixels()
+
+A term gives one value per image. Values of a batch are added, not averaged: where no term couples the images
+of a batch, the gradient of an image is its own, whatever its neighbours are.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, final
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from zskd.config.synthesis import SynthesisConfig
-from zskd.core.types import Images, PerSample
+from zskd.core.types import Images, Logits, PerSample, SoftLabels
 from zskd.data.transforms import affine_matrices, warp
 from zskd.models.classifier import Classifier
-from zskd.synthesis.inversion.lanes import Lanes
 
 
-def loss_and_gradient(teacher: Classifier, lanes: Lanes, config: SynthesisConfig) -> tuple[PerSample, Images]:
-    """Return KL(y ‖ answer) of every lane, and the gradient of its loss with respect to its image."""
-    targets, uniform = lanes.targets, lanes.warps
-    leaf = lanes.images.detach().requires_grad_(True)
+@dataclass(frozen=True)
+class ForwardPass:
+    """What one step of the optimisation knows when its loss is computed."""
+
+    images: Images
+    """The images that are optimised (N, C, H, W); gradients flow to them."""
+    shown: Images
+    """The same after a random affine map, as the teacher received them."""
+    logits: Logits
+    """The teacher's output (N, K)."""
+    targets: SoftLabels
+    """What it shall be after a softmax at τ (N, K)."""
+    tau: float
+    """Temperature τ of that softmax."""
+    active: Tensor
+    """Which lanes hold an image (N,), bool. At the end of a shard some are left over and hold a copy: a term
+    that couples images must leave these out."""
+
+    @cached_property
+    def cross_entropy(self) -> PerSample:
+        """−Σ_k y_k log softmax(T(A(x))/τ)_k  (N,)."""
+        return -(self.targets * F.log_softmax(self.logits / self.tau, dim=1)).sum(1)
+
+
+class Term(ABC):
+    """One summand of an objective, with one value per image."""
+
+    couples: ClassVar[bool] = False
+    """Whether the value of an image depends on the other images of its batch. All images of a batch then take
+    the same steps, a shard is the smallest thing that can be made again, and a smaller set is no beginning of
+    a larger one."""
+
+    @abstractmethod
+    def __call__(self, forward: ForwardPass) -> PerSample:
+        """Return the value for each image (N,), differentiable with respect to `forward.images`."""
+
+    @final
+    def __add__(self, other: Term | Objective) -> Objective:
+        return Objective(((1.0, self),)) + other
+
+    @final
+    def __rmul__(self, weight: float) -> Objective:
+        return Objective(((float(weight), self),))
+
+
+@final
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of terms."""
+
+    terms: tuple[tuple[float, Term], ...] = ()
+    """Weight and term."""
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        more = other.terms if isinstance(other, Objective) else ((1.0, other),)
+        return Objective(self.terms + more)
+
+    def __rmul__(self, weight: float) -> Objective:
+        return Objective(tuple((weight * own, term) for own, term in self.terms))
+
+    @property
+    def couples(self) -> bool:
+        """Whether any term couples the images of a batch."""
+        return any(term.couples for _, term in self.terms)
+
+    def values(self, forward: ForwardPass) -> dict[str, PerSample]:
+        """Return the weighted value of each term by its name, for each image (N,)."""
+        found: dict[str, PerSample] = {}
+        for weight, term in self.terms:
+            value = term(forward)
+            name = type(term).__name__
+            found[name] = found.get(name, 0) + (value if weight == 1 else weight * value)
+        return found
+
+
+@final
+@dataclass(frozen=True)
+class CrossEntropy(Term):
+    """CE(y, softmax(T(A(x))/τ))  (ZSKD, equation 5, with the random maps A of Athalye et al. 2018)."""
+
+    def __call__(self, forward: ForwardPass) -> PerSample:
+        """Return it for each image (N,), in nats."""
+        return forward.cross_entropy
+
+
+@final
+@dataclass(frozen=True)
+class SquaredPixels(Term):
+    """|x|², the sum of the squared pixels (the reproduction's penalty)."""
+
+    def __call__(self, forward: ForwardPass) -> PerSample:
+        """Return it for each image (N,)."""
+        return forward.images.square().sum((1, 2, 3))
+
+
+def match_targets(config: SynthesisConfig) -> Objective:
+    """Return CE(y, softmax(T(A(x))/τ)) + l2/2·|x|², what all methods of the package minimise."""
+    objective = 1 * CrossEntropy()
+    return objective + config.l2 / 2 * SquaredPixels() if config.l2 else objective
+
+
+def divergence_and_gradient(
+    teacher: Classifier,
+    objective: Objective,
+    images: Images,
+    targets: SoftLabels,
+    warps: Tensor | None,
+    active: Tensor,
+    config: SynthesisConfig,
+) -> tuple[PerSample, Images]:
+    """Return how far the teacher's output is from each target, and the gradient of the objective.
+
+    Args:
+        teacher: frozen.
+        objective: what is minimised.
+        images: (N, C, H, W).
+        targets: (N, K).
+        warps: six numbers of U(0, 1) per image (N, 6); None where images are shown as they are.
+        active: lanes that hold an image (N,).
+        config: temperature and random maps.
+
+    Returns:
+        KL(y ‖ softmax(T(A(x))/τ)) in nats (N,), and the gradient (N, C, H, W).
+    """
+    leaf = images.detach().requires_grad_(True)
     with torch.enable_grad():
         shown = leaf
-        if uniform is not None:
-            shown = warp(leaf, affine_matrices(uniform, config.warp), teacher.spec.box[0])
-        loss = -(targets * F.log_softmax(teacher(shown) / config.tau, dim=1)).sum(1)
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    if config.l2:
-        gradient = gradient + config.l2 * lanes.images
-    return loss.detach() - torch.special.entr(targets).sum(1), gradient
+        if warps is not None:
+            shown = warp(leaf, affine_matrices(warps, config.warp), teacher.spec.box[0])
+        forward = ForwardPass(leaf, shown, teacher(shown), targets, config.tau, active)
+        loss = torch.stack([value.sum() for value in objective.values(forward).values()]).sum()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return forward.cross_entropy.detach() - torch.special.entr(targets).sum(1), gradient

@@ -6,16 +6,31 @@ ECCV 2018, arXiv:1808.01153.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
+from zskd.core.types import TargetsArray
 from zskd.models.classifier import Classifier
 from zskd.synthesis.dirichlet import one_hot
-from zskd.synthesis.methods.base import TargetBatch
+from zskd.synthesis.inversion.objective import Objective, match_targets
+from zskd.synthesis.methods.base import Method
 from zskd.synthesis.plan import PlanEntry
 
 
-def class_impressions(
-    teacher: Classifier, places: list[PlanEntry], indices: list[int], seed: int, config: TargetsConfig
-) -> TargetBatch:
-    """Ask for the anchor class alone."""
-    targets = one_hot([place.anchor for place in places], teacher.classes)
-    return TargetBatch(targets, [place.optimised for place in places])
+@final
+@dataclass(frozen=True, kw_only=True)
+class ClassImpressions(Method):
+    """One-hot targets of the anchor class."""
+
+    def targets(
+        self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
+    ) -> TargetsArray:
+        """Return one-hot rows."""
+        return one_hot([entry.anchor for entry in entries], teacher.classes)
+
+    def objective(self, config: SynthesisConfig) -> Objective:
+        """Cross-entropy with the anchor class at τ."""
+        return match_targets(config)

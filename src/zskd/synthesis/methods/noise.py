@@ -6,16 +6,34 @@ Distillation", WACV 2021, arXiv:2011.09113.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
 import numpy as np
 
+from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
+from zskd.core.types import TargetsArray
 from zskd.models.classifier import Classifier
-from zskd.synthesis.methods.base import TargetBatch
+from zskd.synthesis.inversion.objective import Objective
+from zskd.synthesis.methods.base import Method
 from zskd.synthesis.plan import PlanEntry
 
 
-def noise(
-    teacher: Classifier, places: list[PlanEntry], indices: list[int], seed: int, config: TargetsConfig
-) -> TargetBatch:
-    """Ask for nothing: every image stays as it started."""
-    return TargetBatch(np.zeros((len(places), teacher.classes), dtype=np.float32), [False] * len(places))
+@final
+@dataclass(frozen=True, kw_only=True)
+class Noise(Method):
+    """Every image stays as it started."""
+
+    optimises: ClassVar[bool] = False
+
+    def targets(
+        self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
+    ) -> TargetsArray:
+        """Return zeros: an image that is not optimised takes the teacher's own output as its target."""
+        return np.zeros((len(entries), teacher.classes), dtype=np.float32)
+
+    def objective(self, config: SynthesisConfig) -> Objective:
+        """Nothing."""
+        return Objective()

@@ -7,21 +7,25 @@ code; docs/methods/soft_targeted.md says what is known of it and what was decide
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import final
 
 import numpy as np
 import torch
 from scipy.special import logit, softmax
 
+from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.core.rng import numpy_stream
-from zskd.core.types import ClassValues, ClassVectors
+from zskd.core.types import ClassValues, ClassVectors, TargetsArray
 from zskd.models.classifier import Classifier
 from zskd.synthesis.dirichlet import redrawn
 from zskd.synthesis.inversion.initial import draw_initial
-from zskd.synthesis.methods.base import TargetBatch
+from zskd.synthesis.inversion.objective import Objective, match_targets
+from zskd.synthesis.methods.base import Method
 from zskd.synthesis.plan import PlanEntry
 
 _CONFIDENCE = 0.95
@@ -31,24 +35,43 @@ _PROBES = 16
 """Random images on which is seen whether features can be negative."""
 
 
-def soft_targeted(
-    teacher: Classifier, places: list[PlanEntry], indices: list[int], seed: int, config: TargetsConfig
-) -> TargetBatch:
-    """Draw features f of the anchor class k of each index and ask for y = softmax(W f + b).
+@final
+@dataclass(frozen=True, kw_only=True)
+class SoftTargeted(Method):
+    """Targets y = softmax(W f + b) of features f drawn for the anchor class k of each image.
 
-    Of the settings of targets, `spread` says how mixed they are and `redraws` how often one whose largest
-    entry is not its class is drawn again; β and the concentration are those of Dirichlet distributions and
-    are not looked at.
-
-    Raises:
-        ZskdError: the last layer allows no such features.
+    Of the shared settings, `redraws` counts: how often a target whose largest entry is not its class is drawn
+    again. β and the concentration belong to Dirichlet distributions and have no effect.
     """
-    model = feature_model(teacher)
-    drawn = []
-    for spot, index in zip(places, indices, strict=True):
-        draw = partial(model.draw, spot.anchor, config.spread, numpy_stream(seed, "features", index))
-        drawn.append(redrawn(draw, spot.anchor, config.redraws))
-    return TargetBatch(np.asarray(drawn, dtype=np.float32), [place.optimised for place in places])
+
+    spread: float = 1.0
+    """Standard deviation of the features, in multiples of the root mean square of the classes' means, at
+    least 0. At 0 all targets of a class are the same."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative spread."""
+        super().__post_init__()
+        self.check_range("spread", low=0)
+
+    def targets(
+        self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
+    ) -> TargetsArray:
+        """Draw the targets of some images.
+
+        Raises:
+            ZskdError: the last layer allows no such features.
+        """
+        model = feature_model(teacher)
+        drawn = []
+        for entry in entries:
+            stream = numpy_stream(seed, "features", entry.index)
+            draw = partial(model.draw, entry.anchor, self.spread, stream)
+            drawn.append(redrawn(draw, entry.anchor, config.redraws))
+        return np.asarray(drawn, dtype=np.float32)
+
+    def objective(self, config: SynthesisConfig) -> Objective:
+        """Cross-entropy with the target at τ."""
+        return match_targets(config)
 
 
 @dataclass(frozen=True)

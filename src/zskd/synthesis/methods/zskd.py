@@ -7,20 +7,37 @@ docs/methods/zskd.md lists them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
+from zskd.core.types import TargetsArray
 from zskd.models.classifier import Classifier
 from zskd.synthesis.dirichlet import draw_targets
-from zskd.synthesis.methods.base import TargetBatch
+from zskd.synthesis.inversion.objective import Objective, match_targets
+from zskd.synthesis.methods.base import Method
 from zskd.synthesis.plan import PlanEntry
 from zskd.synthesis.similarity import class_similarity, concentration
 
 
-def zskd(
-    teacher: Classifier, places: list[PlanEntry], indices: list[int], seed: int, config: TargetsConfig
-) -> TargetBatch:
-    """Draw y ~ Dirichlet(β·a_k) for the anchor class k of each index  (equations 2 to 4)."""
-    scaled = concentration(
-        class_similarity(teacher.head_weight), normalise=config.normalise, floor=config.concentration_floor
-    )
-    targets = draw_targets(scaled, places, indices, seed=seed, config=config)
-    return TargetBatch(targets, [place.optimised for place in places])
+@final
+@dataclass(frozen=True, kw_only=True)
+class ZSKD(Method):
+    """Targets y ~ Dirichlet(β·a_k) for the anchor class k of each image  (equations 2 to 4)."""
+
+    def targets(
+        self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
+    ) -> TargetsArray:
+        """Draw the targets of some images."""
+        scaled = concentration(
+            class_similarity(teacher.head_weight),
+            normalise=config.normalise,
+            floor=config.concentration_floor,
+        )
+        return draw_targets(scaled, entries, config, seed=seed)
+
+    def objective(self, config: SynthesisConfig) -> Objective:
+        """CE(y, softmax(T(x)/τ))  (equation 5)."""
+        return match_targets(config)
