@@ -278,9 +278,8 @@ def trained_beside(method: GeneratorMethod, teacher: Classifier, *, seed: int) -
     optimiser = torch.optim.Adam(student.module.parameters(), 0.01)
     for _ in range(6):
         images = generator.images(16)
-        assert all(
-            parameter.grad is None for parameter in student.parameters()
-        )  # the generator's step left none
+        # the generator's step left no gradients behind
+        assert all(parameter.grad is None for parameter in student.parameters())
         assert images.shape == (16, *teacher.spec.shape)
         assert not images.requires_grad
         low, high = teacher.spec.box
@@ -375,7 +374,5 @@ def test_no_hook_stays_behind_an_exception_in_a_loss(bn_teacher: Classifier) -> 
 
 
 def test_a_teacher_without_the_layers_of_a_method_is_refused(teacher: Classifier) -> None:
-    with pytest.raises(
-        ZskdError, match="DFQ reads the inputs of BatchNorm2d layers, and the teacher has none"
-    ):
+    with pytest.raises(ZskdError, match="DFQ reads the inputs of BatchNorm2d layers"):
         AdversarialGenerator(teacher, teacher, DFQ(), SMALL, seed=0, turns=1)

@@ -14,6 +14,7 @@ from zskd.core.types import Images
 from zskd.data.transforms import augment
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
 from zskd.distillation.adversarial.image_bank import ImageBank
+from zskd.distillation.adversarial.registry import GENERATOR_METHODS
 from zskd.distillation.attention import attend
 from zskd.models.classifier import Classifier
 from zskd.training.batches import Batch
@@ -42,7 +43,8 @@ class DistillationBatches:
         teacher, config = self._teacher, self._config
         companions: Companions = {}
         if config.game.share:
-            self._player = AdversarialGenerator(teacher, student, config.game, seed=seed, turns=turns)
+            method = GENERATOR_METHODS[config.game.rule]()
+            self._player = AdversarialGenerator(teacher, student, method, config.game, seed=seed, turns=turns)
             companions = {**companions, **self._player.companions}
         if config.rounds.share:
             self._rounds = ImageBank(teacher, student, config, self._changed, seed=seed, turns=turns)

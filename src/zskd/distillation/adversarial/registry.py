@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from zskd.distillation.adversarial.base import GeneratorMethod
+from zskd.distillation.adversarial.dfad import DFAD
+from zskd.distillation.adversarial.zskt import ZSKT
 
-from torch import Tensor
-
-from zskd.core.types import Logits
-from zskd.distillation.adversarial.dfad import dfad
-from zskd.distillation.adversarial.zskt import zskt
-
-Rule = Callable[[Logits, Logits], Tensor]
-"""(student's logits, teacher's logits) → what a generator that plays against the student makes small."""
-GENERATOR_METHODS: dict[str, Rule] = {"dfad": dfad, "zskt": zskt}
+GENERATOR_METHODS: dict[str, type[GeneratorMethod]] = {"dfad": DFAD, "zskt": ZSKT}
