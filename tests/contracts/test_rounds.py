@@ -13,7 +13,7 @@ from zskd.config.registry import LOSSES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
-from zskd.distillation.adversarial import image_bank
+from zskd.distillation.adversarial.image_bank import ImageBank
 from zskd.distillation.distill import distill
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.synthesis.build import build_transfer_set
@@ -90,14 +90,14 @@ def test_the_first_round_shows_the_set_alone_and_later_ones_their_share(
 def test_no_more_are_kept_than_may_be(
     teacher: Classifier, noise: TransferSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[image_bank.ImageBank] = []
-    build = image_bank.ImageBank.__init__
+    kept: list[ImageBank] = []
+    build = ImageBank.__init__
 
-    def note(self: image_bank.ImageBank, *given: object, **more: object) -> None:
+    def note(self: ImageBank, *given: object, **more: object) -> None:
         build(self, *given, **more)  # type: ignore[arg-type]
         kept.append(self)
 
-    monkeypatch.setattr(image_bank.ImageBank, "__init__", note)
+    monkeypatch.setattr(ImageBank, "__init__", note)
     weights(teacher, noise, QUICK)
     (bank, _optimiser), *_ = kept[0].companions.values()
     assert int(bank.made) == 30  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ def test_images_are_driven_apart_inside_the_box(teacher: Classifier, noise: Tran
     student = Classifier(network(1), spec=SPEC)
     starts = noise.all_images()
     config = replace(QUICK, image_bank=replace(SOME, images=60, keep=60))
-    made = image_bank.ImageBank(teacher, student, config, lambda n, g: starts[:n], seed=0, turns=4)
+    made = ImageBank(teacher, student, config, lambda n, g: starts[:n], seed=0, turns=4)
     numbers = torch.Generator().manual_seed(0)
     assert len(made.images(4, numbers)) == 0
     shown = made.images(200, numbers)

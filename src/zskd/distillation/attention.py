@@ -1,11 +1,9 @@
-"""Attention transfer: where in the picture a network's convolutions answer.
+"""Attention transfer: where in the picture the outputs of a network's convolutions are large.
 
 Zagoruyko, Komodakis: "Paying More Attention to Attention", ICLR 2017, arXiv:1612.03928.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +12,17 @@ from torch import Tensor, nn
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Logits
 from zskd.models.classifier import Classifier
+from zskd.models.observation import observe
 
 
 def attend(classifier: Classifier, images: Images) -> tuple[Logits, list[Tensor]]:
-    """Return the answers (N, K), and one map of unit length (N, H·W) per convolution, in order of use.
+    """Return the logits (N, K), and one map of unit length (N, H·W) per convolution, in order of use.
 
     A map is the mean over channels of the squared, rectified outputs  (equation 1, p = 2).
     """
-    maps: list[Tensor] = []
-
-    def note(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-        # before whatever works in place reaches it
-        maps.append(F.normalize(F.relu(output).square().mean(1).flatten(1)))
-
-    convolutions = [layer for layer in classifier.module.modules() if isinstance(layer, nn.Conv2d)]
-    handles = [layer.register_forward_hook(note) for layer in convolutions]
-    rewrite, classifier.rewrite = classifier.rewrite, False  # merged layers are others
-    try:
-        return classifier(images), maps
-    finally:
-        classifier.rewrite = rewrite
-        for handle in handles:
-            handle.remove()
+    seen = observe(classifier, images, outputs_of=(nn.Conv2d,))
+    maps = [F.relu(layer.value).square().mean(1).flatten(1) for layer in seen.layers]
+    return seen.logits, [F.normalize(one) for one in maps]
 
 
 def check_attention(student: Classifier, teacher: Classifier) -> None:

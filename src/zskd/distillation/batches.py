@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from zskd.config.distillation import DistillConfig
 from zskd.core.types import Images
 from zskd.data.transforms import augment
+from zskd.distillation.adversarial.base import make_generator_method
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
 from zskd.distillation.adversarial.image_bank import ImageBank
 from zskd.distillation.attention import attend
@@ -42,7 +43,10 @@ class DistillationBatches:
         teacher, config = self._teacher, self._config
         companions: Companions = {}
         if config.generator.share:
-            self._player = AdversarialGenerator(teacher, student, config.generator, seed=seed, turns=turns)
+            method = make_generator_method(config.generator.method)
+            self._player = AdversarialGenerator(
+                teacher, student, method, config.generator, seed=seed, turns=turns
+            )
             companions = {**companions, **self._player.companions}
         if config.image_bank.share:
             self._rounds = ImageBank(teacher, student, config, self._changed, seed=seed, turns=turns)

@@ -6,12 +6,18 @@ setting of their MNIST program is in recipes/presets/dfad.yaml.
 
 from __future__ import annotations
 
+from typing import final
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from zskd.core.types import Logits
+from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
 
 
-def dfad(student: Logits, teacher: Logits) -> Tensor:
-    """Return what the generator makes small: −|S − T|, averaged over images and classes  (equation 4)."""
-    return -F.l1_loss(student, teacher)
+@final
+class DFAD(GeneratorMethod):
+    """Large differences of the logits."""
+
+    def loss(self, batch: GeneratorBatch) -> Tensor:
+        """Return −|S − T|, averaged over images and classes, at most 0  (equation 4)."""
+        return -F.l1_loss(batch.student.logits, batch.teacher.logits)

@@ -1,4 +1,4 @@
-"""The generator of the methods that play against the student."""
+"""The network that turns random vectors into images."""
 
 from __future__ import annotations
 

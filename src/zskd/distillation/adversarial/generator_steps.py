@@ -1,5 +1,4 @@
-"""A generator that plays against the student: it learns to find images on which the two networks differ,
-while the student learns to agree on what it finds.
+"""A generator that learns beside the student, from the loss of a generator method.
 
 Its images are a share of the student's batches, or all of them.
 """
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 
 from zskd.config.distillation import GeneratorConfig
-from zskd.config.registry import GENERATOR_METHODS
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
+from zskd.distillation.adversarial.base import GeneratorMethod
 from zskd.distillation.adversarial.generator import Generator
 from zskd.models.classifier import Classifier
 from zskd.models.factory import fresh_weights
@@ -21,21 +20,34 @@ from zskd.training.state import Companions
 
 
 class AdversarialGenerator:
-    """A generator with what it learns from. Asked for images, it takes a step of its own when it is due."""
+    """A generator and its optimiser: it makes batches, and takes a step of its own before some of them."""
 
     def __init__(
-        self, teacher: Classifier, student: Classifier, config: GeneratorConfig, *, seed: int, turns: int
+        self,
+        teacher: Classifier,
+        student: Classifier,
+        method: GeneratorMethod,
+        config: GeneratorConfig,
+        *,
+        seed: int,
+        turns: int,
     ) -> None:
         """Build it.
 
         Args:
             teacher: frozen.
             student: as it learns.
+            method: what the generator minimises.
             config: the generator, and how it learns.
             seed: of its first weights and of the vectors that images are made of.
-            turns: how often it will be asked.
+            turns: batches in all, which the schedule of its learning rate is spread over.
+
+        Raises:
+            ZskdError: the teacher lacks the layers that the method reads.
         """
-        self._networks, self._config = (student, teacher), config
+        method.check_teacher(teacher)
+        self._teacher, self._student = teacher, student
+        self._method, self._config = method, config
         self._seed, self._turns = seed, turns
         spec = teacher.spec
 
@@ -48,7 +60,7 @@ class AdversarialGenerator:
 
     @property
     def companions(self) -> Companions:
-        """What is saved with the student for the game to go on as it would have."""
+        """What is saved with the student, so that an interrupted training goes on as if it had not been."""
         return {"generator": (self._generator, self._optimiser)}
 
     def images(self, count: int) -> Images:
@@ -67,9 +79,8 @@ class AdversarialGenerator:
 
     def _learn(self, number: int, count: int) -> None:
         """Take one step of the generator; the student's gradients are left alone."""
-        student, teacher = self._networks
         made = self._generator(self._latents("own", number, count))
-        loss = GENERATOR_METHODS.load(self._config.method)(student(made), teacher(made))
+        loss = self._method.loss_on(self._teacher, self._student, made)
         parameters = list(self._generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
@@ -83,4 +94,4 @@ class AdversarialGenerator:
     def _latents(self, whose: str, index: int, count: int) -> Tensor:
         numbers = torch_stream(self._seed, f"{whose} latents", index)
         drawn = torch.randn(count, self._config.latent, generator=numbers)
-        return drawn.to(self._networks[1].device)
+        return drawn.to(self._teacher.device)

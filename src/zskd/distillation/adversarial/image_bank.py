@@ -40,7 +40,7 @@ class _Bank(nn.Module):
 
 
 class ImageBank:
-    """Asked for images of earlier rounds, it makes those of a new round when that is due."""
+    """Gives images of earlier rounds, and makes those of a new round at its beginning."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class ImageBank:
             config: rounds, and the loss that says how far the two differ.
             draw: gives the images that a round starts from.
             seed: of these draws.
-            turns: how often it will be asked.
+            turns: batches in all, which the rounds divide.
         """
         self._networks, self._config, self._draw = (student, teacher), config, draw
         self._seed, self._turns = seed, turns

@@ -1,4 +1,4 @@
-"""ZSKT: a generator looks for images whose answers by student and teacher diverge.
+"""ZSKT: a generator looks for images on which the outputs of student and teacher diverge.
 
 Micaelli, Storkey: "Zero-shot Knowledge Transfer via Adversarial Belief Matching", NeurIPS 2019,
 arXiv:1905.09768. Every setting of their program is in recipes/presets/zskt.yaml.
@@ -6,14 +6,23 @@ arXiv:1905.09768. Every setting of their program is in recipes/presets/zskt.yaml
 
 from __future__ import annotations
 
+from typing import final
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from zskd.core.types import Logits
+from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
 
 
-def zskt(student: Logits, teacher: Logits) -> Tensor:
-    """Return what the generator makes small: −KL(T ‖ S) at τ = 1  (equation 1)."""
-    return -F.kl_div(
-        F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1), reduction="batchmean", log_target=True
-    )
+@final
+class ZSKT(GeneratorMethod):
+    """Large divergences of the outputs."""
+
+    def loss(self, batch: GeneratorBatch) -> Tensor:
+        """Return −KL(T ‖ S) at τ = 1, averaged over images, at most 0  (equation 1)."""
+        return -F.kl_div(
+            F.log_softmax(batch.student.logits, dim=1),
+            F.log_softmax(batch.teacher.logits, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )

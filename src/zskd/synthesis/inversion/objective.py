@@ -21,6 +21,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.core.types import Images, Logits, PerSample, SoftLabels
 from zskd.data.transforms import affine_matrices, warp
 from zskd.models.classifier import Classifier
+from zskd.models.observation import Kinds, LayerValue, observe
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class ForwardPass:
     """What it shall be after a softmax at τ (N, K)."""
     tau: float
     """Temperature τ of that softmax."""
+    layers: tuple[LayerValue, ...]
+    """Inputs of the teacher's layers that the terms read, in order of use."""
     active: Tensor
     """Which lanes hold an image (N,), bool. At the end of a shard some are left over and hold a copy: a term
     that couples images must leave these out."""
@@ -54,6 +57,9 @@ class Term(ABC):
     """Whether the value of an image depends on the other images of its batch. All images of a batch then take
     the same steps, a shard is the smallest thing that can be made again, and a smaller set is no beginning of
     a larger one."""
+
+    teacher_layers: ClassVar[Kinds] = ()
+    """Kinds of the teacher's layers whose inputs the term reads, in `forward.layers`."""
 
     @abstractmethod
     def __call__(self, forward: ForwardPass) -> PerSample:
@@ -87,6 +93,11 @@ class Objective:
     def couples(self) -> bool:
         """Whether any term couples the images of a batch."""
         return any(term.couples for _, term in self.terms)
+
+    @property
+    def teacher_layers(self) -> Kinds:
+        """Kinds of the teacher's layers whose inputs any term reads."""
+        return tuple(dict.fromkeys(kind for _, term in self.terms for kind in term.teacher_layers))
 
     def values(self, forward: ForwardPass) -> dict[str, PerSample]:
         """Return the weighted value of each term by its name, for each image (N,)."""
@@ -152,7 +163,15 @@ def divergence_and_gradient(
         shown = leaf
         if warps is not None:
             shown = warp(leaf, affine_matrices(warps, config.warp), teacher.spec.box[0])
-        forward = ForwardPass(leaf, shown, teacher(shown), targets, config.tau, active)
+        logits, layers = _forward(teacher, shown, objective.teacher_layers)
+        forward = ForwardPass(leaf, shown, logits, targets, config.tau, layers, active)
         loss = torch.stack([value.sum() for value in objective.values(forward).values()]).sum()
         (gradient,) = torch.autograd.grad(loss, leaf)
     return forward.cross_entropy.detach() - torch.special.entr(targets).sum(1), gradient
+
+
+def _forward(teacher: Classifier, images: Images, kinds: Kinds) -> tuple[Logits, tuple[LayerValue, ...]]:
+    if not kinds:  # the network may then run in its fastest form
+        return teacher(images), ()
+    seen = observe(teacher, images, inputs_of=kinds)
+    return seen.logits, seen.layers

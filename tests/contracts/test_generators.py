@@ -1,0 +1,378 @@
+"""Generators that learn beside the student: what every method keeps to, those of the package and two that are
+written here as a user would write them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conftest import StopAt, Stopped
+from zskd.config.distillation import DistillConfig, GeneratorConfig
+from zskd.config.registry import GENERATOR_METHODS
+from zskd.config.training import TeacherConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.errors import ZskdError
+from zskd.data.datasets import Dataset
+from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
+from zskd.distillation.adversarial.generator import Generator
+from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
+from zskd.distillation.attention import attend, attention_distance, check_attention
+from zskd.distillation.distill import distill
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import fresh_weights
+from zskd.models.lenet import lenet5_bn, lenet5_half
+from zskd.models.observation import LayerValue, Observation
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.teacher.training import train_teacher
+from zskd.transfer_set.dataset import TransferSet
+
+SPEC = InputSpec(shape=(1, 10, 10), box=(0.1, 0.8))
+SMALL = GeneratorConfig(share=1.0, latent=6, width=4, student_steps=3, learning_rate=0.01)
+QUICK = DistillConfig(
+    start="random",
+    steps=50,
+    batch_size=16,
+    learning_rate=0.01,
+    loss="l1",
+    augment=AugmentConfig(),
+    generator=SMALL,
+)
+
+
+def network(seed: int, filters: int = 3) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, filters, 3),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(filters, 2 * filters, 3),
+            nn.ReLU(inplace=True),
+            nn.Flatten(),
+            nn.Linear(8 * filters, 4),
+        )
+
+
+@pytest.fixture
+def teacher() -> Classifier:
+    return Classifier(network(0, 6), spec=SPEC).freeze()
+
+
+def student_weights(teacher: Classifier, config: DistillConfig, **more: object) -> dict[str, Tensor]:
+    return distill(teacher, None, network(1), config, **more).module.state_dict()  # type: ignore[arg-type]
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("rule", GENERATOR_METHODS)
+@pytest.mark.parametrize("same_images", [False, True])
+def test_a_seed_gives_the_same_student_and_another_seed_another(
+    teacher: Classifier, rule: str, same_images: bool
+) -> None:
+    config = replace(QUICK, steps=12, generator=replace(SMALL, method=rule, same=same_images))  # type: ignore[arg-type]
+    assert same(student_weights(teacher, config), student_weights(teacher, config))
+    assert not same(student_weights(teacher, config), student_weights(teacher, config, seed=1))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        QUICK,
+        replace(QUICK, optimiser="sgd", attention=3.0),
+        replace(QUICK, generator=replace(SMALL, same=True, schedule="cosine", student_steps=7)),
+    ],
+    ids=["adam", "sgd", "same images"],
+)
+def test_training_that_was_stopped_goes_on_to_the_same_student(
+    teacher: Classifier, config: DistillConfig, tmp_path: Path
+) -> None:
+    state = tmp_path / "state.safetensors"
+    whole = student_weights(teacher, config)
+    for stop in (30, 45):  # states are saved at 20 and 40
+        with pytest.raises(Stopped):
+            student_weights(teacher, config, state=state, progress=StopAt(stop))
+    assert state.is_file()
+    assert same(student_weights(teacher, config, state=state), whole)
+
+
+def test_the_state_of_another_method_is_not_used(teacher: Classifier, tmp_path: Path) -> None:
+    state, other = tmp_path / "state.safetensors", replace(QUICK, generator=replace(SMALL, method="zskt"))
+    with pytest.raises(Stopped):
+        student_weights(teacher, QUICK, state=state, progress=StopAt(30))
+    assert same(student_weights(teacher, other, state=state), student_weights(teacher, other))
+
+
+def test_the_teacher_is_left_as_it_was_and_no_hook_stays(teacher: Classifier) -> None:
+    before, rewrite = teacher.fingerprint(), teacher.rewrite
+    student = network(1)
+    distill(teacher, None, student, replace(QUICK, steps=4, attention=1.0))
+    assert teacher.fingerprint() == before
+    assert teacher.rewrite == rewrite
+    for module in (*teacher.modules(), *student.modules()):
+        assert not module._forward_hooks
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_hook_does_not_stay_behind_an_exception(teacher: Classifier) -> None:
+    with pytest.raises(RuntimeError):
+        attend(teacher, torch.zeros(2, 3, 10, 10))
+    assert not any(module._forward_hooks for module in teacher.modules())
+    assert teacher.rewrite
+
+
+def of_logits(student: Tensor, teacher: Tensor) -> GeneratorBatch:
+    """A batch of which nothing is known but the logits."""
+    images, features = torch.zeros(len(student), *SPEC.shape), torch.zeros(len(student), 2)
+    return GeneratorBatch(
+        images=images,
+        teacher=Observation(logits=teacher, features=features),
+        student=Observation(logits=student, features=features),
+    )
+
+
+@pytest.mark.parametrize("name", GENERATOR_METHODS)
+def test_the_loss_is_0_where_the_networks_agree_and_negative_elsewhere(name: str) -> None:
+    method = GENERATOR_METHODS.load(name)()
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert float(method.loss(of_logits(logits, logits))) == pytest.approx(0, abs=1e-6)
+    assert float(method.loss(of_logits(logits, logits.flip(1)))) < -0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "by_hand"),
+    [
+        ("dfad", lambda s, t: -(s - t).abs().mean()),
+        ("zskt", lambda s, t: -(t.softmax(1) * (t.softmax(1) / s.softmax(1)).log()).sum(1).mean()),
+    ],
+)
+def test_the_loss_is_that_of_the_paper(name: str, by_hand: Callable[[Tensor, Tensor], Tensor]) -> None:
+    student, teacher = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    loss = GENERATOR_METHODS.load(name)().loss(of_logits(student, teacher))
+    torch.testing.assert_close(loss, by_hand(student, teacher))
+
+
+def test_a_student_learns_from_a_generator_alone(teacher: Classifier) -> None:
+    test = torch.rand(500, *SPEC.shape, generator=torch.Generator().manual_seed(9)) * 0.7 + 0.1
+
+    def error(student: nn.Module) -> float:
+        with torch.no_grad():
+            return float((Classifier(student, spec=SPEC)(test) - teacher(test)).abs().mean())
+
+    student = network(1)
+    before = error(student)
+    distill(teacher, None, student, replace(QUICK, steps=400))
+    assert error(student) < 0.5 * before
+
+
+@pytest.mark.parametrize("shape", [(1, 10, 10), (3, 32, 32), (2, 13, 6)])
+def test_images_have_the_teachers_shape_and_lie_in_its_box(shape: tuple[int, int, int]) -> None:
+    images = Generator(latent=5, width=4, shape=shape, box=(0.1, 0.8))(torch.randn(7, 5))
+    assert images.shape == (7, *shape)
+    assert float(images.detach().min()) >= 0.1
+    assert float(images.detach().max()) <= 0.8
+
+
+def test_a_share_of_a_batch_is_made_and_the_rest_is_from_the_set(teacher: Classifier, tmp_path: Path) -> None:
+    noise = build_transfer_set(teacher, SetSpec(method="noise", count=40), tmp_path / "set")
+    stored = {image.numpy().tobytes() for image in TransferSet(noise.folder).all_images()}
+    seen: list[int] = []
+
+    def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) == 16:
+            seen.append(sum(image.numpy().tobytes() in stored for image in inputs[0]))
+
+    handle = teacher.register_forward_pre_hook(note)
+    distill(teacher, noise, network(1), replace(QUICK, steps=6, generator=replace(SMALL, share=0.25)))
+    handle.remove()
+    assert seen == [12] * 6
+
+
+def test_without_set_or_generator_there_is_nothing_to_learn_from(teacher: Classifier) -> None:
+    with pytest.raises(ZskdError, match="no transfer set to learn from: give --distill.generator.share 1"):
+        distill(teacher, None, network(1), replace(QUICK, generator=GeneratorConfig(share=0.9)))
+
+
+def test_equal_networks_look_at_the_same_places(teacher: Classifier) -> None:
+    images = torch.rand(3, *SPEC.shape)
+    logits, maps = attend(teacher, images)
+    torch.testing.assert_close(logits, teacher(images))
+    assert [one.shape for one in maps] == [(3, 64), (3, 4)]
+    for one in maps:
+        torch.testing.assert_close(one.norm(dim=1), torch.ones(3))
+    assert float(attention_distance(maps, maps)) == 0
+    other = attend(Classifier(network(5, 2), spec=SPEC).freeze(), images)[1]
+    by_hand = sum(float((a - b).square().mean()) for a, b in zip(maps, other, strict=True))
+    assert float(attention_distance(maps, other)) == pytest.approx(by_hand)
+
+
+def test_networks_that_cannot_be_compared_are_refused(teacher: Classifier) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(100, 4))
+    with pytest.raises(ZskdError, match=r"\[\] and \[64, 4\] pixels: give --distill.attention 0"):
+        distill(teacher, None, flat, replace(QUICK, attention=1.0))
+    check_attention(Classifier(network(3, 2), spec=SPEC), teacher)
+
+
+# Two more methods, as a user would write them.
+
+
+class DAFL(GeneratorMethod):
+    """Chen et al. 2019, arXiv:1904.01186, with the weights of their program for MNIST."""
+
+    def loss(self, batch: GeneratorBatch) -> Tensor:
+        logits, features = batch.teacher.logits, batch.teacher.features
+        one_hot = F.cross_entropy(logits, logits.argmax(1))
+        activation = -features.abs().mean()
+        of_classes = logits.softmax(1).mean(0)
+        balance = (of_classes * of_classes.log()).sum()
+        return one_hot + 0.1 * activation + 5 * balance
+
+
+def gaussian_kl(layer: LayerValue) -> Tensor:
+    """KL of the batch's normal distribution from that of the running statistics, averaged over channels."""
+    norm, values = layer.layer, layer.value
+    mean, var = values.mean((0, 2, 3)), values.var((0, 2, 3), unbiased=False) + norm.eps
+    running = norm.running_var + norm.eps
+    return ((running / var).log() + (var + (mean - norm.running_mean) ** 2) / running - 1).mean() / 2
+
+
+class DFQ(GeneratorMethod):
+    """Choi et al. 2020, arXiv:2005.04136, with all weights 1."""
+
+    teacher_layers = (nn.BatchNorm2d,)
+
+    def loss(self, batch: GeneratorBatch) -> Tensor:
+        student, teacher = batch.student.logits.log_softmax(1), batch.teacher.logits.log_softmax(1)
+        adversarial = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        statistics = torch.stack([gaussian_kl(layer) for layer in batch.teacher.layers]).mean()
+        one_hot = -(teacher.exp() * teacher).sum(1).mean()
+        of_classes = teacher.exp().mean(0)
+        balance = (of_classes * of_classes.log()).sum()
+        return statistics + one_hot + balance - adversarial
+
+
+ALL_METHODS = {name: GENERATOR_METHODS.load(name) for name in GENERATOR_METHODS} | {"dafl": DAFL, "dfq": DFQ}
+BIGGER = GeneratorConfig(share=1.0, latent=16, width=8, student_steps=2, learning_rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def bn_teacher(digits: Dataset) -> Classifier:
+    untrained = Classifier(fresh_weights(lenet5_bn, 0))
+    return train_teacher(untrained, digits, TeacherConfig(epochs=3, batch_size=32), seed=0)
+
+
+def half_of_lenet() -> Classifier:
+    return Classifier(fresh_weights(lenet5_half, 1))
+
+
+def trained_beside(method: GeneratorMethod, teacher: Classifier, *, seed: int) -> dict[str, Tensor]:
+    """Weights of a student that took six steps, each on images of a generator of its own."""
+    student = half_of_lenet()
+    generator = AdversarialGenerator(teacher, student, method, BIGGER, seed=seed, turns=6)
+    optimiser = torch.optim.Adam(student.module.parameters(), 0.01)
+    for _ in range(6):
+        images = generator.images(16)
+        # the generator's step left no gradients behind
+        assert all(parameter.grad is None for parameter in student.parameters())
+        assert images.shape == (16, *teacher.spec.shape)
+        assert not images.requires_grad
+        low, high = teacher.spec.box
+        assert low <= float(images.min()) < float(images.max()) <= high
+        F.l1_loss(student(images), teacher(images)).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return {name: value.clone() for name, value in student.module.state_dict().items()}
+
+
+def hooks(*networks: nn.Module) -> list[object]:
+    return [
+        hook
+        for network in networks
+        for layer in network.modules()
+        for hook in (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
+    ]
+
+
+@pytest.mark.parametrize("name", ALL_METHODS)
+def test_a_seed_gives_the_same_student_and_leaves_the_teacher_as_it_was(
+    name: str, bn_teacher: Classifier
+) -> None:
+    def state() -> tuple[object, ...]:
+        modes = [layer.training for layer in bn_teacher.modules()]
+        gradients = [parameter.grad for parameter in bn_teacher.parameters()]
+        return bn_teacher.fingerprint(), modes, gradients, hooks(bn_teacher), bn_teacher.rewrite
+
+    before, method = state(), ALL_METHODS[name]
+    once = trained_beside(method(), bn_teacher, seed=0)
+    assert same(once, trained_beside(method(), bn_teacher, seed=0))
+    assert not same(once, trained_beside(method(), bn_teacher, seed=1))
+    assert not same(once, half_of_lenet().module.state_dict())
+    assert state() == before
+
+
+@pytest.mark.parametrize("name", ALL_METHODS)
+def test_a_generator_lowers_its_loss_against_a_student_that_stays(name: str, bn_teacher: Classifier) -> None:
+    method, student = ALL_METHODS[name](), half_of_lenet().freeze()
+    config = replace(BIGGER, student_steps=1, learning_rate=0.003)
+    generator = AdversarialGenerator(bn_teacher, student, method, config, seed=0, turns=40)
+    losses = [float(method.loss_on(bn_teacher, student, generator.images(32))) for _ in range(40)]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.3
+
+
+@pytest.mark.parametrize("name", ALL_METHODS)
+def test_the_loss_depends_on_the_images(name: str, bn_teacher: Classifier) -> None:
+    """In the graph: logits, features and inputs of layers are not detached."""
+    images = torch.rand(8, 1, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    loss = ALL_METHODS[name]().loss_on(bn_teacher, half_of_lenet().freeze(), images)
+    (gradient,) = torch.autograd.grad(loss, images)
+    assert loss.shape == ()
+    assert all(float(one.abs().max()) > 0 for one in gradient)
+
+
+def test_a_method_sees_images_logits_features_and_the_layers_that_it_names(bn_teacher: Classifier) -> None:
+    batches: list[GeneratorBatch] = []
+
+    class Keeping(GeneratorMethod):
+        teacher_layers = (nn.BatchNorm2d,)
+
+        def loss(self, batch: GeneratorBatch) -> Tensor:
+            batches.append(batch)
+            return batch.images.sum()
+
+    student, images = half_of_lenet(), torch.rand(3, 1, 32, 32)
+    Keeping().loss_on(bn_teacher, student, images)
+    (batch,) = batches
+    assert batch.images is images
+    for network, observation in ((bn_teacher, batch.teacher), (student, batch.student)):
+        torch.testing.assert_close(observation.logits, network(images))
+        torch.testing.assert_close(observation.features, network.features(images))
+    assert [layer.name for layer in batch.teacher.layers] == ["norm0", "norm1"]
+    assert batch.student.layers == ()
+
+
+class Failing(GeneratorMethod):
+    teacher_layers = (nn.BatchNorm2d,)
+
+    def loss(self, batch: GeneratorBatch) -> Tensor:
+        raise ValueError("a mistake in a user's loss")
+
+
+def test_no_hook_stays_behind_an_exception_in_a_loss(bn_teacher: Classifier) -> None:
+    student = half_of_lenet()
+    generator = AdversarialGenerator(bn_teacher, student, Failing(), BIGGER, seed=0, turns=6)
+    with pytest.raises(ValueError, match="a mistake in a user's loss"):
+        generator.images(4)
+    assert not hooks(bn_teacher, student)
+    assert bn_teacher.rewrite
+    assert student.rewrite
+
+
+def test_a_teacher_without_the_layers_of_a_method_is_refused(teacher: Classifier) -> None:
+    with pytest.raises(ZskdError, match="DFQ reads the inputs of BatchNorm2d layers"):
+        AdversarialGenerator(teacher, teacher, DFQ(), SMALL, seed=0, turns=1)
