@@ -19,7 +19,7 @@ run: $(VENV)/.installed
 	$(BIN)/zskd run digits
 
 docs: $(VENV)/.installed
-	$(BIN)/python docs/tables.py
+	$(BIN)/python studies/make_tables.py
 
 test: lint types tests ratios
 

@@ -77,13 +77,17 @@ def test_the_make_targets_that_are_named_exist() -> None:
 
 def test_tables_are_those_of_the_records() -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "tables.py", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "studies" / "make_tables.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_links_inside_the_documentation_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    pages = [path for folder in ("docs", "studies", "results") for path in (ROOT / folder).rglob("*.md")]
+    pages.append(ROOT / "README.md")
     broken = []
     for page in pages:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):

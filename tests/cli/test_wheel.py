@@ -35,7 +35,7 @@ def test_the_wheel_installs_into_an_empty_environment_and_runs(tmp_path: Path) -
         "zskd/recipes/presets/reproduction.yaml",
     ):
         assert needed in names
-    assert not [name for name in names if name.startswith(("tests", "docs"))]
+    assert not [name for name in names if name.startswith(("tests", "docs", "studies"))]
 
     call(sys.executable, "-m", "venv", "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"

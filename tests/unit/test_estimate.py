@@ -26,7 +26,7 @@ SIGNALS = Signals(0.02, 0.2, 30.0, (0.1, 0.5, None, 0.4, 0.2, 0.3, 0.0, 0.0, 0.0
 
 @pytest.fixture(scope="module")
 def signals_script() -> Any:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
+    sys.path.insert(0, str(ROOT / "studies"))
     return importlib.import_module("signals")
 
 
@@ -168,11 +168,11 @@ def test_a_record_holds_numbers_and_words() -> None:
 
 
 def test_the_law_is_what_the_script_makes_of_the_records(signals_script: Any) -> None:
-    assert signals_script.fit(signals_script.read_lines()) == law()
+    assert signals_script.fit(signals_script.measured_lines()) == law()
 
 
 def test_other_data_sets_do_not_come_into_it(signals_script: Any) -> None:
-    lines = signals_script.read_lines()
+    lines = signals_script.measured_lines()
     foreign = [one for one in lines if one["dataset"] not in signals_script.FIT]
     assert foreign
     assert signals_script.fit([one for one in lines if one not in foreign]) == law()
@@ -194,7 +194,7 @@ def test_the_fit_finds_a_law_that_holds(signals_script: Any) -> None:
 
 
 def test_real_students_are_not_fitted_on(signals_script: Any) -> None:
-    lines = signals_script.read_lines()
+    lines = signals_script.measured_lines()
     used = signals_script.near(lines)
     assert used
     assert not any(one["real"] for one in used)
@@ -204,7 +204,7 @@ def test_real_students_are_not_fitted_on(signals_script: Any) -> None:
 
 @pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion-mnist"])
 def test_intervals_hold_the_truth_as_often_as_is_claimed(signals_script: Any, dataset: str) -> None:
-    of_set = [one for one in signals_script.read_lines() if one["dataset"] == dataset and not one["real"]]
+    of_set = [one for one in signals_script.measured_lines() if one["dataset"] == dataset and not one["real"]]
     told = [(one["agreement"], signals_script.concluded(one, law())) for one in of_set]
     inside = sum(one.low <= true <= one.high for true, one in told)
     assert inside >= 0.8 * len(told)

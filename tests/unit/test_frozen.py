@@ -25,7 +25,7 @@ def lines() -> list[dict[str, Any]]:
 def test_the_default_is_the_recipe_that_was_frozen_last(
     lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "studies"))
     sys.modules.pop("freeze", None)
     from freeze import frozen_settings
 

@@ -4,7 +4,7 @@ The law: students disagree with their teacher on real images in proportion to th
 class impressions that they miss. It holds for teachers whose class impressions keep their margin when they
 are moved, as those of the data sets that it was fitted on do. For others there is only a bracket: as much
 disagreement as on noise, or as the law allows, at worst; as little as it allows at best. docs/estimate.md
-tells how far to trust either. The numbers are in agreement.json, made by `benchmarks/signals.py` from
+tells how far to trust either. The numbers are in agreement.json, made by `studies/signals.py` from
 results/signal.json.
 """
 

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import yaml
 
+from records import RESULTS, ROOT, read_appended, read_lines
+from tables.common import TITLES
 from zskd.evaluation.statistics import compare_paired, summarise
 from zskd.experiment.report.tables import markdown_table
 
-_ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(_ROOT / "benchmarks"))
-from minutes import read_lines  # noqa: E402
-
-_RESULTS = _ROOT / "results"
 _UNSEEN = "better-fashion-mnist"
 _DATA = {"mnist": "MNIST", "filled": "MNIST, filled", "permuted": "MNIST, permuted"}
-_TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 _PLAYED = ("dfad", "zskt")
 """Presets without a transfer set."""
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def search() -> str:
     """Every trial of the search."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for line in _lines(_RESULTS / "tuning" / "better.jsonl"):
+    for line in read_appended(RESULTS / "tuning" / "better.jsonl"):
         if "agreement" in line:
             seen = line.get("images_seen") or _seen(line["settings"]["distill"])
             groups.setdefault((line["data"], line["name"], f"{seen / 1e6:.2f}"), []).append(line)
@@ -50,9 +39,9 @@ def ablation() -> str:
     """What agreement each change of the default costs or brings, paired over seeds, and what that amounts to
     by the rule that the plan states."""
     found: dict[tuple[str, str], dict[int, float]] = {}
-    for line in _lines(_RESULTS / "tuning" / "ablation.jsonl"):
+    for line in read_appended(RESULTS / "tuning" / "ablation.jsonl"):
         found.setdefault((line["name"], line["data"]), {})[line["seed"]] = line["agreement"]
-    plan = yaml.safe_load((_ROOT / "benchmarks" / "ablation.yaml").read_text(encoding="utf-8"))
+    plan = yaml.safe_load((ROOT / "studies" / "ablation.yaml").read_text(encoding="utf-8"))
     base = {data: found["default", data] for data in plan["data"]}
     rows = [["default", *(str(summarise(base[data].values())) for data in plan["data"]), ""]]
     for name in plan["trials"]:
@@ -77,8 +66,8 @@ def _seen(distill: dict[str, Any]) -> int:
 
 def frozen() -> str:
     """What was frozen, when and why, and what the first run on Fashion-MNIST gave with it."""
-    lines = _lines(_RESULTS / "frozen.jsonl")
-    looks = [look for look in _lines(_RESULTS / "ledger.jsonl") if look["experiment"] == _UNSEEN]
+    lines = read_appended(RESULTS / "frozen.jsonl")
+    looks = [look for look in read_appended(RESULTS / "ledger.jsonl") if look["experiment"] == _UNSEEN]
     ends = [line["frozen"] for line in lines[1:]] + ["later"]
     rows = []
     for number, (line, end) in enumerate(zip(lines, ends, strict=True), 1):
@@ -104,10 +93,10 @@ def frozen() -> str:
 def minutes() -> str:
     """What a student becomes in a given time, by preset."""
     rows = []
-    for line in read_lines():
+    for line in read_lines(RESULTS / "minutes.json"):
         images = "made as it learns" if line["preset"] in _PLAYED else f"{line['images']:,}"
         facts = (f"{line['seconds']:.0f}", images, f"{line['steps']:,}", f"{line['accuracy']:.2f}")
-        data = _TITLES[line["data"]]
+        data = TITLES[line["data"]]
         rows.append((data, f"{line['minutes']:g}", line["preset"], *facts))
     rows.sort(key=lambda row: (row[0] != "MNIST", float(row[1]), row[2]))
     head = ("data", "minutes given", "preset", "seconds taken", "images", "steps", "test accuracy")

@@ -1,6 +1,6 @@
 """What the published readings do to targets and images: writes results/readings.json.
 
-    python benchmarks/readings.py mnist --data-dir data --out runs/mnist-experiment
+    python studies/readings.py mnist --data-dir data --out runs/mnist-experiment
 
 Targets are drawn for the first teacher of an experiment; sets are those that the experiment has made.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from zskd.synthesis.methods.registry import METHODS
 
 from zskd.config.loading import load_recipe
 from zskd.config.targets import TargetsConfig
@@ -27,7 +28,6 @@ from zskd.experiment.layout import PlanEntry as CellPlace
 from zskd.experiment.layout import lay_out
 from zskd.experiment.plan import plan_cells
 from zskd.models.classifier import Classifier
-from zskd.synthesis.methods.registry import METHODS
 from zskd.synthesis.plan import PlanEntry
 from zskd.teacher.sources import load_teacher
 from zskd.transfer_set.dataset import TransferSet

@@ -1,28 +1,27 @@
 """Measure the students of experiments for the estimate, and fit it.
 
-    python benchmarks/signals.py measure mnist --data-dir data --runs runs/mnist-experiment
-    python benchmarks/signals.py measure better-mnist --twin inverted --data-dir data
-    python benchmarks/signals.py fit
+    python studies/signals.py measure mnist --data-dir data --runs runs/mnist-experiment
+    python studies/signals.py measure better-mnist --twin inverted --data-dir data
+    python studies/signals.py fit
 
 `measure` adds a line to results/signal.json for each student that has none yet; run it again for every
-further experiment. `fit` writes src/zskd/estimate.json from the lines of digits and MNIST alone; all other
+further experiment. `fit` writes src/zskd/evaluation/agreement.json from the lines of digits and MNIST alone; all other
 data sets are only ever tested on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from zskd.core.files import write_json, write_text
+from records import RESULTS, ROOT, Line, read_lines, write_lines
+from zskd.core.files import write_json
 from zskd.core.types import Images
 from zskd.core.versions import source_commit
 from zskd.data.datasets import load_data
@@ -36,8 +35,7 @@ from zskd.models.checkpoint import load_checkpoint
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.manifest import REAL
 
-ROOT = Path(__file__).resolve().parents[1]
-LINES, FITTED = ROOT / "results" / "signal.json", ROOT / "src" / "zskd" / "estimate.json"
+LINES, FITTED = RESULTS / "signal.json", ROOT / "src" / "zskd" / "evaluation" / "agreement.json"
 FIT = ("digits", "mnist")
 """Data sets that the law is fitted on. Nothing of the others may come into it."""
 NEAR = 5.0
@@ -46,13 +44,10 @@ CONFIDENCE = 0.9
 SLACK = 1.1
 """The law reaches so many times beyond the largest values that it was fitted on."""
 
-Line = dict[str, Any]
 
-
-def read_lines(path: Path = LINES) -> list[Line]:
+def measured_lines() -> list[Line]:
     """Return what was measured."""
-    lines: list[Line] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return lines
+    return read_lines(LINES)
 
 
 def near(lines: Sequence[Line]) -> list[Line]:
@@ -140,7 +135,7 @@ def measure_experiment(experiment: Experiment, runs: Path, results: Path) -> Non
     """Add the lines of an experiment's students."""
     recipe = plan_cells(experiment)[0].recipe
     test = load_data(recipe.data, recipe.teacher.shape).test.images
-    lines = read_lines()
+    lines = measured_lines()
     known = {line["student_sha256"] for line in lines}
     wanted = [one for one in read_records(results, experiment.name) if one.arm != "teacher"]
     todo = [one for one in wanted if one.student_sha256 not in known]
@@ -154,7 +149,7 @@ def measure_experiment(experiment: Experiment, runs: Path, results: Path) -> Non
                 student = load_checkpoint(made)[0].freeze()
                 lines.append(measured(record, student, teacher, probes, test))
     lines.sort(key=lambda line: (line["dataset"], line["cell"], line["student_sha256"]))
-    write_text(LINES, "[\n" + ",\n".join(json.dumps(line) for line in lines) + "\n]\n")
+    write_lines(LINES, lines)
     print(f"{len(lines)} students in {LINES.name}")
 
 
@@ -178,7 +173,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "fit":
-        write_json(FITTED, asdict(fit(read_lines())))
+        write_json(FITTED, asdict(fit(measured_lines())))
     elif args.experiment is None:
         parser.error("name the experiment to measure")
     else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from statistics import mean
 
+from records import RESULTS
 from zskd.evaluation.statistics import summarise
 from zskd.experiment.definition import TEACHER, load_experiment
 from zskd.experiment.record import Record
@@ -22,7 +22,6 @@ from zskd.experiment.report.tables import (
     provenance,
 )
 
-_RESULTS = Path(__file__).resolve().parents[1] / "results"
 _TITLES = {"better-mnist": "MNIST", "better-fashion-mnist": "Fashion-MNIST"}
 _TWINS = ("transposed", "inverted", "permuted")
 _AIMS = {"better-fashion-mnist": (87.0, 2.7), "better-mnist": (99.1, 0.2)}
@@ -39,7 +38,7 @@ _HEAD = ("teacher", "KD, real images", "the same, not augmented", "random shapes
 def _found(name: str) -> Records | None:
     """Records of an experiment or of its twin; None where none have been made yet."""
     origin = load_experiment(next(one for one in _TITLES if name.startswith(one)))
-    return records_of(replace(origin, name=name), _RESULTS) if (_RESULTS / name).is_dir() else None
+    return records_of(replace(origin, name=name), RESULTS) if (RESULTS / name).is_dir() else None
 
 
 def _existing() -> dict[str, Records]:

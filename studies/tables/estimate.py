@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from statistics import median
 
 from matplotlib.figure import Figure
 
+from records import Line
+from signals import FIT, concluded, fit, left_out, measured_lines, named_worst, near
+from tables.common import TITLES, shown_picture
 from zskd.evaluation.figures import save_figure
 from zskd.experiment.report.tables import markdown_table
 
-_ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(_ROOT / "benchmarks"))
-from signals import FIT, Line, concluded, fit, left_out, named_worst, near, read_lines  # noqa: E402
-
-_TITLES = {"digits": "digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 _KINDS = ("near the best", "others", "real images")
 _COLOURS = ("#1b6ca8", "#3a9d5d", "#c2571a", "#7d4fa0", "#a08a2c", "#555555", "#d0569b", "#2bb3b3", "#111111")
 PICTURE = "signal.png"
@@ -28,7 +23,7 @@ PICTURE = "signal.png"
 @cache
 def _groups() -> dict[tuple[str, str], list[Line]]:
     """Students by data set and kind, the data sets that were fitted on first."""
-    lines = read_lines()
+    lines = measured_lines()
     close = {line["student_sha256"] for line in near(lines)}
     names = sorted({line["dataset"] for line in lines}, key=lambda name: (name not in FIT, name))
     groups: dict[tuple[str, str], list[Line]] = {}
@@ -40,14 +35,14 @@ def _groups() -> dict[tuple[str, str], list[Line]]:
 
 
 def _title(name: str) -> str:
-    for origin, title in _TITLES.items():
+    for origin, title in TITLES.items():
         if name.startswith(f"{origin}-"):
             return f"{title}, {name.removeprefix(f'{origin}-')}"
-    return _TITLES[name] + (", fitted on" if name in FIT else "")
+    return TITLES[name] + (", fitted on" if name in FIT else "")
 
 
 def _covered(lines: Sequence[Line]) -> str:
-    law = fit(read_lines())
+    law = fit(measured_lines())
     told = [(line["agreement"], concluded(line, law)) for line in lines]
     return _share(sum(one.low <= true <= one.high for true, one in told), len(told))
 
@@ -58,7 +53,7 @@ def _share(hits: int, n: int) -> str:
 
 def coverage() -> str:
     """What is told of each group of students, and how often it is right."""
-    law = fit(read_lines())
+    law = fit(measured_lines())
     rows = []
     for (name, kind), lines in _groups().items():
         if kind == "real images":
@@ -88,7 +83,7 @@ def coverage() -> str:
 
 def alone() -> str:
     """What the law would tell if it never kept silent, the first thing that was tried."""
-    law = fit(read_lines())
+    law = fit(measured_lines())
     rows = []
     for (name, kind), lines in _groups().items():
         ratios, inside = [], 0
@@ -109,7 +104,7 @@ def alone() -> str:
 
 def law_facts() -> str:
     """The law in numbers."""
-    lines = read_lines()
+    lines = measured_lines()
     used = [line for line in near(lines) if line["dataset"] in FIT]
     law, errors = fit(lines), left_out(used)
     typical = sum(weight * error**2 for error, weight in errors) ** 0.5
@@ -162,14 +157,13 @@ def weakest() -> str:
 
 
 def picture() -> str:
-    """The picture's place, and a hash of what it shows, by which a stale one is known."""
-    digest = sha256(json.dumps(read_lines()).encode()).hexdigest()[:16]
-    return f"![estimated against true agreement](images/{PICTURE})\n<!-- drawn of {digest} -->"
+    """The picture of intervals and truth."""
+    return shown_picture("estimated against true agreement", PICTURE, measured_lines())
 
 
 def draw(folder: Path) -> None:
     """Draw intervals against the truth; both axes tell disagreement, so that small ones can be seen."""
-    law = fit(read_lines())
+    law = fit(measured_lines())
     figure = Figure(figsize=(7.5, 6))
     axes = figure.add_subplot()
     names = list(dict.fromkeys(name for name, _ in _groups()))

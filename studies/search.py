@@ -1,6 +1,6 @@
 """Search for settings: trains students and measures them on images held out of the *training* set.
 
-    python benchmarks/search.py benchmarks/ablation.yaml --data-dir data --out runs/search
+    python studies/search.py studies/ablation.yaml --data-dir data --out runs/search
 
 The file has `base`, settings as in a recipe that all trials share; `trials`, by name, what each one changes
 in them; `seeds`, how many of each; and `data`: digits, mnist, one of its twins (permuted, say), or filled

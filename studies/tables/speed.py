@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
+from records import RESULTS, read_appended
+from tables.common import TITLES
 from zskd.experiment.report.tables import markdown_table
-
-_RESULTS = Path(__file__).resolve().parents[1] / "results"
-_DATA = {"digits": "digits", "mnist": "MNIST"}
 
 
 def speed() -> dict[str, Any]:
     """Return the record of the benchmark."""
-    record: dict[str, Any] = json.loads((_RESULTS / "speed.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads((RESULTS / "speed.json").read_text(encoding="utf-8"))
     return record
 
 
@@ -146,25 +144,24 @@ def speed_quality() -> str:
     rows = []
     for data in ("digits", "mnist"):
         pairs = []
-        for file in sorted((_RESULTS / "before-after").glob(f"{data}-*-before.json")):
+        for file in sorted((RESULTS / "before-after").glob(f"{data}-*-before.json")):
             runs = (file, file.with_name(file.name.replace("before", "after")))
             pairs.append([json.loads(run.read_text(encoding="utf-8")) for run in runs])
         accuracies = [[run["arms"][0]["test_accuracy"]["percent"] for run in pair] for pair in pairs]
         before, after = [old for old, _ in accuracies], [new for _, new in accuracies]
         change = [new - old for old, new in accuracies]
-        cells = (_DATA[data], str(len(pairs)), _mean(before), _mean(after), _mean(change, signed=True))
+        cells = (TITLES[data], str(len(pairs)), _mean(before), _mean(after), _mean(change, signed=True))
         rows.append(cells)
     return markdown_table(("data", "seeds", "before", "after", "change, paired"), rows)
 
 
 def speed_search() -> str:
     """The search for fewer steps, on digits and MNIST."""
-    lines = (_RESULTS / "tuning" / "steps.jsonl").read_text(encoding="utf-8").splitlines()
     found: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
-    for row in map(json.loads, lines):
+    for row in read_appended(RESULTS / "tuning" / "steps.jsonl"):
         settings = row["settings"]
         rate, tolerance = settings.get("learning_rate", 0.1), settings.get("tolerance", 0.0)
-        key = (_DATA[row["data"]], str(settings.get("steps", 50)), f"{rate:g}", f"{tolerance:g}")
+        key = (TITLES[row["data"]], str(settings.get("steps", 50)), f"{rate:g}", f"{tolerance:g}")
         found.setdefault(key, {})[row["seed"]] = row
     rows = []
     for key, runs in sorted(found.items(), key=lambda one: (one[0][0], -float(one[0][1]), one[0][2:])):

@@ -1,4 +1,4 @@
-"""Freeze the default: `python benchmarks/freeze.py "why"` appends its hash to results/frozen.jsonl.
+"""Freeze the default: `python studies/freeze.py "why"` appends its hash to results/frozen.jsonl.
 
 What is frozen is all that makes a student from a teacher, the size of the set included. Its settings were
 chosen on digits and MNIST (results/tuning/better.jsonl); Fashion-MNIST and the twins are run with exactly
@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from records import RESULTS
 from zskd.config.identity import identity
 from zskd.config.loading import load_recipe
 from zskd.core.files import sha256_json
 from zskd.core.versions import source_commit
 
-FROZEN = Path(__file__).parents[1] / "results" / "frozen.jsonl"
+FROZEN = RESULTS / "frozen.jsonl"
 
 
 def frozen_settings(recipe: str) -> dict[str, Any]:

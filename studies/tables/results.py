@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cache, partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from records import RESULTS
+from tables.common import TITLES, shown_picture
 from zskd.evaluation.figures import save_figure
 from zskd.evaluation.statistics import ENOUGH_TO_PREDICT, prediction_interval, sampling_error, summarise
 from zskd.experiment.definition import TEACHER, Experiment, load_experiment
@@ -24,8 +25,6 @@ from zskd.experiment.report.tables import (
     provenance,
 )
 
-_RESULTS = Path(__file__).resolve().parents[1] / "results"
-_EXPERIMENTS = {"digits": "digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 _SHORT = {"digits": 40.0, "mnist": 10.0, "fashion-mnist": 10.0}
 """The rate that the README shows."""
 _SHORT_ARMS = (
@@ -37,7 +36,7 @@ _SHORT_ARMS = (
 @cache
 def _found(name: str) -> tuple[Experiment, Records]:
     experiment = load_experiment(name)
-    return experiment, records_of(experiment, _RESULTS)
+    return experiment, records_of(experiment, RESULTS)
 
 
 def _accuracy(name: str) -> str:
@@ -58,17 +57,14 @@ def _provenance(name: str) -> str:
 
 
 def _picture(name: str) -> str:
-    """The picture's place, and a hash of what it shows, by which a stale one is known."""
-    shown = json.dumps([[r.arm, r.rate, r.seed, r.count, r.test_accuracy] for r in _found(name)[1]])
-    digest = sha256(shown.encode()).hexdigest()[:16]
-    picture = f"![test error over images, {_EXPERIMENTS[name]}](images/error-{name}.png)"
-    return f"{picture}\n<!-- drawn of {digest} -->"
+    shown = [[r.arm, r.rate, r.seed, r.count, r.test_accuracy] for r in _found(name)[1]]
+    return shown_picture(f"test error over images, {TITLES[name]}", f"error-{name}.png", shown)
 
 
 def short() -> str:
     """The README's table: few arms, one rate for each data set."""
     rows = []
-    for name, title in _EXPERIMENTS.items():
+    for name, title in TITLES.items():
         records = _found(name)[1]
         for arm in _SHORT_ARMS:
             for rate in (None, _SHORT[name]):
@@ -85,7 +81,7 @@ def short() -> str:
 def published() -> str:
     """Every published figure beside what was measured for the same arm and rate."""
     rows = []
-    for name, title in _EXPERIMENTS.items():
+    for name, title in TITLES.items():
         records = _found(name)[1]
         for arm in records.arms:
             for rate in [*records.rates(arm), None]:
@@ -112,7 +108,7 @@ def published() -> str:
 
 
 def _readings() -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((_RESULTS / "readings.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads((RESULTS / "readings.json").read_text(encoding="utf-8"))
     return record
 
 
@@ -154,7 +150,7 @@ def sampling() -> str:
 
 def write_pictures(folder: Path) -> None:
     """Draw the experiments."""
-    for name, title in _EXPERIMENTS.items():
+    for name, title in TITLES.items():
         records = _found(name)[1]
         figure = curves_figure(records, records.arms, f"{title}: test error over the number of images")
         save_figure(figure, folder / f"error-{name}.png")
@@ -168,7 +164,7 @@ RESULTS_TABLES: dict[str, Callable[[], str]] = {
     "readings-sets": readings_sets,
 }
 """By the names of their blocks."""
-for _name in _EXPERIMENTS:
+for _name in TITLES:
     RESULTS_TABLES |= {
         f"{_name}-accuracy": partial(_accuracy, _name),
         f"{_name}-contrasts": partial(_contrasts, _name),

@@ -1,7 +1,7 @@
 """How good a student becomes in a given time: runs with a budget, added to results/minutes.json.
 
-    python benchmarks/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --minutes 1 3 10
-    python benchmarks/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --presets dfad zskt
+    python studies/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --minutes 1 3 10
+    python studies/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --presets dfad zskt
 
 The machine should have nothing else to do. A run that was finished before is not made again.
 """
@@ -13,22 +13,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
+from records import RESULTS, Line, read_lines, write_lines
 from zskd.config.loading import load_recipe
-from zskd.core.files import write_text
 from zskd.core.progress import Progress
 from zskd.run.pipeline import run_recipe
 
-LINES = Path(__file__).resolve().parents[1] / "results" / "minutes.json"
-
-Line = dict[str, Any]
-
-
-def read_lines() -> list[Line]:
-    """Return what was measured."""
-    lines: list[Line] = json.loads(LINES.read_text(encoding="utf-8")) if LINES.is_file() else []
-    return lines
+LINES = RESULTS / "minutes.json"
 
 
 def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -> Line:
@@ -78,9 +69,8 @@ def main() -> None:
     for preset in given.presets:
         for minutes in given.minutes:
             line = measure(given.data, preset, minutes, given)
-            others = [one for one in read_lines() if any(one[key] != line[key] for key in identity)]
-            lines = sorted([*others, line], key=lambda one: tuple(one[key] for key in identity))
-            write_text(LINES, "[\n" + ",\n".join(json.dumps(one) for one in lines) + "\n]\n")
+            others = [one for one in read_lines(LINES) if any(one[key] != line[key] for key in identity)]
+            write_lines(LINES, sorted([*others, line], key=lambda one: tuple(one[key] for key in identity)))
             print(json.dumps(line), flush=True)
 
 

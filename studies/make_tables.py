@@ -1,0 +1,71 @@
+"""Write the tables and pictures of README.md and docs/ from committed records: `make docs`, which runs
+
+    python studies/make_tables.py
+    python studies/make_tables.py --check
+
+Every block between `<!-- table NAME -->` and `<!-- end -->` is replaced. Nothing in them is typed by hand.
+With `--check` nothing is written; it fails where a page is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from records import ROOT
+from tables.better import BETTER_TABLES
+from tables.estimate import ESTIMATE_TABLES, draw
+from tables.presets import PRESETS_TABLES
+from tables.results import RESULTS_TABLES, write_pictures
+from tables.search import SEARCH_TABLES
+from tables.speed import SPEED_TABLES
+
+PAGES = tuple(
+    ROOT / name
+    for name in (
+        "README.md",
+        "docs/results.md",
+        "docs/better.md",
+        "docs/reproducibility.md",
+        "docs/methods/zskd.md",
+        "docs/speed.md",
+        "docs/estimate.md",
+    )
+)
+_BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+TABLES: dict[str, Callable[[], str]] = {
+    **PRESETS_TABLES,
+    **RESULTS_TABLES,
+    **SPEED_TABLES,
+    **BETTER_TABLES,
+    **SEARCH_TABLES,
+    **ESTIMATE_TABLES,
+}
+"""By the names of their blocks."""
+
+
+def rewritten(page: Path) -> str:
+    """Return a page with its tables made anew."""
+    text = page.read_text(encoding="utf-8")
+    return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+
+
+def main() -> int:
+    """Rewrite the pages; with `--check` only tell whether they are stale."""
+    stale = [page for page in PAGES if rewritten(page) != page.read_text(encoding="utf-8")]
+    if "--check" in sys.argv:
+        for page in stale:
+            print(f"{page.relative_to(ROOT)} is stale: run python studies/make_tables.py")
+        return int(bool(stale))
+    for page in stale:
+        page.write_text(rewritten(page), encoding="utf-8")
+    write_pictures(ROOT / "docs" / "images")
+    draw(ROOT / "docs" / "images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

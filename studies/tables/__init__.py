@@ -1,0 +1,1 @@
+"""What the pages show. Each module ends in its tables, by the names of their blocks."""
