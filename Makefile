@@ -11,7 +11,9 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BIN = $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(VENV)/constraints.txt
+# A PyTorch that is there already stays if it is new enough; a fresh environment gets the pinned one.
+CONSTRAIN = $(BIN)/python constraints.py > $(VENV)/constraints.txt
 
 .PHONY: run docs test lint types tests ratios bench clean
 
@@ -41,13 +43,15 @@ ratios: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt constraints.py
 	$(PYTHON) -m venv $(VENV)
+	$(CONSTRAIN)
 	$(INSTALL) hatchling editables
 	$(INSTALL) --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
+	$(CONSTRAIN)
 	$(INSTALL) --no-build-isolation -e '.[dev]'
 	touch $@
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from zskd.synthesis.methods.registry import METHODS
 
 from zskd.config.loading import load_recipe
 from zskd.config.targets import TargetsConfig
@@ -28,6 +27,7 @@ from zskd.experiment.layout import PlanEntry as CellPlace
 from zskd.experiment.layout import lay_out
 from zskd.experiment.plan import plan_cells
 from zskd.models.classifier import Classifier
+from zskd.synthesis.methods.zskd import ZSKD
 from zskd.synthesis.plan import PlanEntry
 from zskd.teacher.sources import load_teacher
 from zskd.transfer_set.dataset import TransferSet
@@ -42,8 +42,8 @@ def of_targets(teacher: Classifier, config: TargetsConfig) -> dict[str, Any]:
     anchors = [i % teacher.classes for i in range(DRAWS)]
     found = {}
     for beta in sorted(config.betas):
-        places = [PlanEntry(anchor, beta, True) for anchor in anchors]
-        y = METHODS["zskd"](teacher, places, list(range(DRAWS)), 0, config).targets.astype(np.float64)
+        entries = [PlanEntry(i, anchor, beta, True) for i, anchor in enumerate(anchors)]
+        y = ZSKD().targets(teacher, entries, config, seed=0).astype(np.float64)
         entropy = -(y * np.log(y.clip(1e-300))).sum(1)
         found[f"{beta:g}"] = {
             "entropy": float(entropy.mean()),

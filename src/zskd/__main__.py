@@ -11,6 +11,9 @@ def main() -> None:
     # OpenMP reads this once, when torch is imported: threads that spin while they wait make a step on a
     # shared machine up to twenty times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from zskd.core.stdio import open_closed_streams
+
+    open_closed_streams()  # before anything else opens a file
     from zskd.cli.main import main as run
 
     sys.exit(run(sys.argv[1:]))

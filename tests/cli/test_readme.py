@@ -67,6 +67,34 @@ def test_the_python_runs(tmp_path: Path) -> None:
     assert re.search(r"\d % \[", done.stdout)
 
 
+def test_the_line_that_records_golden_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Word for word, with a network as it comes out of training, dropout and gradients included."""
+    (line,) = re.findall(r"`(np\.savez\(.*\))`", README)
+    monkeypatch.chdir(tmp_path)
+    Path("my_net.py").write_text(
+        "from torch import nn\n"
+        "def MyNet():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.Dropout(), nn.Linear(9, 3))\n"
+    )
+    before = (
+        "import numpy as np, torch; from my_net import MyNet\n"
+        "model = MyNet(); torch.save(model.state_dict(), 'net.pt')\n"
+        "x, mean, std = torch.rand(5, 3, 4, 4), 0.5, 0.25\n"
+        "model.eval()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", before + line], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    read = ["teacher", "import", "net.pt", "--model", "my_net.py:MyNet", "--shape", "3", "4", "4"]
+    right = ["--mean", "0.5", "--std", "0.25", "--golden", "golden.npz"]
+    assert run([*read, *right, "--out", "teacher"]) == 0
+    assert "5 golden pairs agree" in run_zskd("inspect", "teacher", "--model", "my_net.py:MyNet").stdout
+    wrong = ["--mean", "0.4", "--std", "0.25", "--golden", "golden.npz"]
+    assert run([*read, *wrong, "--out", "other"]) == 2
+    assert "disagrees with the golden pairs" in capsys.readouterr().err
+
+
 def test_the_make_targets_that_are_named_exist() -> None:
     named = set(re.findall(r"\bmake (run|test|\w+)\b", " ".join(blocks(""))))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

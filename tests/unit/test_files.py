@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from zskd.core.files import (
     folder_lock,
     make_folder,
     read_json,
+    remove_file,
     sha256_file,
     sha256_json,
     whole_file,
@@ -39,7 +41,8 @@ def test_a_file_appears_only_when_its_writer_is_done(tmp_path: Path) -> None:
     with whole_file(path) as temporary:
         temporary.write_text("whole")
         assert not path.exists()
-        assert temporary.parent == path.parent
+        assert temporary.parent == path.parent / ".a.txt.zskd-part"
+        assert temporary.parent.stat().st_mode & 0o077 == 0, "others can see what is not whole"
         assert temporary.suffix == path.suffix
     assert path.read_text() == "whole"
     assert names(path.parent) == ["a.txt"]
@@ -75,17 +78,88 @@ def test_the_old_file_survives_a_failing_writer_and_nothing_is_left_behind(
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_the_old_file_survives_a_killed_writer(tmp_path: Path) -> None:
+KILLED = (
+    "import os, signal, sys; from pathlib import Path; from zskd.core.files import whole_file\n"
+    "with whole_file(Path(sys.argv[1])) as temporary:\n"
+    "    temporary.write_text('half'); temporary.with_name('.tmpAbC123').write_text('of safetensors')\n"
+    "    os.kill(os.getpid(), signal.SIGKILL)\n"
+)
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A file of which a writer was killed."""
     path = tmp_path / "a.txt"
     path.write_text("old")
-    code = (
-        "import os, signal, sys; from pathlib import Path; from zskd.core.files import whole_file\n"
-        "with whole_file(Path(sys.argv[1])) as temporary:\n"
-        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    with process(code, path) as writer:
+    with process(KILLED, path) as writer:
         assert writer.wait(60) == -signal.SIGKILL
-    assert path.read_text() == "old"
+    assert names(tmp_path) == [".a.txt.zskd-part", "a.txt"]
+    assert len(names(tmp_path / ".a.txt.zskd-part")) == 2
+    return path
+
+
+def test_the_old_file_survives_a_killed_writer_and_the_next_one_cleans_up(killed: Path) -> None:
+    assert killed.read_text() == "old"
+    write_text(killed.with_name("b.txt"), "another file")
+    assert names(killed.parent) == [".a.txt.zskd-part", "a.txt", "b.txt"]
+    write_text(killed, "new")
+    assert killed.read_text() == "new"
+    assert names(killed.parent) == ["a.txt", "b.txt"]
+
+
+def test_a_file_is_deleted_with_what_a_killed_writer_left(killed: Path) -> None:
+    remove_file(killed)
+    assert names(killed.parent) == []
+    remove_file(killed)
+
+
+def a_file(place: Path) -> None:
+    place.write_text("mine")
+
+
+def a_link(place: Path) -> None:
+    (place.parent / "elsewhere").mkdir()
+    (place.parent / "elsewhere" / ".tmpabcdef").write_text("mine")
+    place.symlink_to("elsewhere")
+
+
+def a_broken_link(place: Path) -> None:
+    place.symlink_to("nowhere")
+
+
+def a_folder_with_a_note(place: Path) -> None:
+    place.mkdir()
+    (place / ".tmpabcdef").write_text("of a writer, perhaps")
+    (place / "note").write_text("mine")
+
+
+def a_folder_with_a_folder(place: Path) -> None:
+    (place / ".tmpabcdef").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [a_file, a_link, a_broken_link, a_folder_with_a_note, a_folder_with_a_folder],
+    ids=lambda f: f.__name__,
+)
+def test_what_is_not_of_a_killed_writer_is_named_and_left_alone(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    put(tmp_path / ".a.txt.zskd-part")
+    before = sorted(tmp_path.rglob("*"))
+    for do in (lambda: write_text(tmp_path / "a.txt", "x"), lambda: remove_file(tmp_path / "a.txt")):
+        with pytest.raises(ZskdError, match=r"\.a\.txt\.zskd-part.* is in the way") as caught:
+            do()
+        assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_name_that_is_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (".", ".."):
+        with pytest.raises(ZskdError, match="cannot write"):
+            write_text(Path(name), "x")
+    assert names(tmp_path) == []
 
 
 def test_a_disk_error_while_writing_is_told_in_one_line(tmp_path: Path) -> None:
@@ -230,6 +304,30 @@ def test_a_killed_process_gives_the_lock_back(tmp_path: Path) -> None:
     with folder_lock(tmp_path):
         write_json(tmp_path / "mine.json", {})
     assert json.loads((tmp_path / "mine.json").read_text()) == {}
+
+
+def test_a_lock_deletes_nothing_in_its_folder_and_below(tmp_path: Path) -> None:
+    mine = [
+        ".tmpabcdef",
+        ".zskd-notes",
+        "deep/er/.tmpabcdef",
+        "deep/.zskd-notes",
+        ".zskd-x/a",
+        "deep/.tmp123456/a",
+    ]
+    for name in mine:
+        write_text(tmp_path / name, "mine")
+    with folder_lock(tmp_path):
+        pass
+    assert [name for name in mine if not (tmp_path / name).is_file()] == []
+
+
+def test_a_lock_of_the_parent_folder_leaves_a_writer_below_alone(tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "child"), whole_file(tmp_path / "child" / "a.txt") as temporary:
+        temporary.write_text("whole")
+        with process(TRY, tmp_path) as other:
+            assert other.communicate(timeout=60)[0].strip() == "held"
+    assert (tmp_path / "child" / "a.txt").read_text() == "whole"
 
 
 def test_a_failing_body_gives_the_lock_back(tmp_path: Path) -> None:

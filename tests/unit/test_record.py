@@ -201,7 +201,8 @@ def test_records_of_one_experiment_among_other_files(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "speed.json").write_text('{"format": "something else"}')
     (tmp_path / "tiny" / "notes.txt").write_text("nothing")
     (tmp_path / LEDGER).write_text("{}\n")
-    (tmp_path / "tiny" / ".zskd-1a2b.json").write_text("")  # by a writer that was killed
+    (tmp_path / "tiny" / ".default-2-2.json.zskd-part").mkdir()  # by a writer that was killed
+    (tmp_path / "tiny" / ".default-2-2.json.zskd-part" / ".tmp1a2b.json").write_text("")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "default-2-0.json").write_text("{")  # of another one, which is not read
     assert [one.cell for one in read_records(tmp_path, "tiny")] == ["default-2-0", "default-2-1"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 
@@ -11,12 +10,25 @@ from cyclopts import CycloptsError
 from zskd.cli.app import app
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.interrupt import remembered
+from zskd.core.stdio import lasting_streams
 
 USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command and return its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    """Run one command and return its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C.
+
+    Whoever reads its progress or its results may stop reading: everything is made all the same.
+    """
+    with lasting_streams() as output:
+        code = _run(arguments)
+        output.flush()
+        if code == 0 and output.lost:
+            return _complain(f"standard output: {output.lost.strerror or one_line(output.lost)}")
+        return code
+
+
+def _run(arguments: list[str]) -> int:
     from zskd.cli import (  # noqa: F401  each adds its verb
         distill,
         evaluate,
@@ -38,9 +50,6 @@ def main(arguments: list[str]) -> int:
         return _complain(str(error))
     except CycloptsError as error:
         return _complain(one_line(error))
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-        return 0
     except OSError as error:
         return _complain(f"{error.filename or 'input or output'}: {error.strerror or one_line(error)}")
     except KeyboardInterrupt:

@@ -16,10 +16,8 @@ from filelock import FileLock, Timeout
 from zskd.core.errors import ZskdError, one_line
 
 _HASH_BLOCK = 1 << 20
-_TEMPORARY = ".zskd-"
-"""How the names of files begin that are being written."""
-_OF_SAFETENSORS = ".tmp??????"
-"""What safetensors calls a file before it renames it to that."""
+_UNFINISHED = ".tmp"
+"""How the names of files begin that are being written; safetensors has one of its own that begins so."""
 
 
 @contextmanager
@@ -47,20 +45,26 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success flush it to disk and rename it to `path`.
+    """Give a temporary path in a private folder beside `path`; on success flush it and rename it to `path`.
 
     A reader sees the old file or the new one, never a part, whatever kills the writer. When the body
-    fails, the temporary file is removed and an older `path` stays as it was.
+    fails, the temporary file is removed and an older `path` stays as it was. The private folder goes in
+    the end; that of a writer who was killed goes when the same path is written again.
 
     Raises:
-        ZskdError: the file cannot be written (no rights, disk full).
+        ZskdError: the file cannot be written (no rights, disk full), or something else has the name of
+            the private folder.
     """
     make_folder(path.parent)
     with readable_errors(path, "write"):
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        _remove_unfinished(path)
+        unfinished = _unfinished(path)
+        unfinished.mkdir(mode=0o700)
         try:
+            # a name that no other writer has, should there be one at the same time in spite of all locks
+            handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix=path.suffix, dir=unfinished)
+            os.close(handle)
+            temporary = Path(name)
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
@@ -69,9 +73,38 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.chmod(0o666 & ~umask)
             temporary.replace(path)
             _flush_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        finally:
+            _remove_unfinished(path)
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file that `whole_file` wrote, if it is there, and what a killed writer of it left behind."""
+    with readable_errors(path, "delete"):
+        _remove_unfinished(path)
+        path.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    """Return the folder in which `path` is written; its name says whose it is."""
+    return path.parent / f".{path.name}.zskd-part"
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove the private folder of `path`, and nothing that a writer cannot have left there.
+
+    Raises:
+        ZskdError: something else has its name.
+    """
+    folder = _unfinished(path)
+    if not os.path.lexists(folder):
+        return
+    inside = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else [folder]
+    for child in inside:
+        if not child.name.startswith(_UNFINISHED) or child.is_symlink() or not child.is_file():
+            raise ZskdError(f"{child} is in the way of writing {path}, and it is not zskd's: move it away")
+    for child in inside:
+        child.unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -161,9 +194,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by another zskd process: wait for it, or choose another folder"
             ) from error
     try:
-        for name in (f"{_TEMPORARY}*", _OF_SAFETENSORS):
-            for left_behind in folder.rglob(name):  # by a writer that was killed
-                left_behind.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

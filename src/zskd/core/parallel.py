@@ -19,6 +19,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.stdio import keep_lasting_streams
 
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
@@ -154,7 +155,11 @@ class Lifeline:
 
 
 def hold_on(lifeline: Connection) -> None:
-    """In another process: leave when the lifeline is cut, and leave interruptions to the one who holds it."""
+    """In another process: leave when the lifeline is cut, and leave interruptions to the one who holds it.
+
+    A warning that nobody reads any more does not end the work either.
+    """
+    keep_lasting_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with, args=(lifeline,), daemon=True).start()
 

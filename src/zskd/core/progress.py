@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TextIO, cast, runtime_checkable
 
 from zskd.core.interrupt import raise_lost
+from zskd.core.stdio import Lasting
 
 if TYPE_CHECKING:
     from zskd.core.types import Images
@@ -84,7 +85,7 @@ class PlainProgress(Progress):
 
     def say(self, text: str) -> None:
         """Print one line of information."""
-        print(text, file=self._stream or sys.stderr, flush=True)
+        print(text, file=Lasting(self._stream or sys.stderr), flush=True)
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
@@ -139,7 +140,7 @@ class LiveProgress(Progress):
             TimeRemainingColumn(),
             TextColumn("left  {task.fields[note]}"),
         )
-        with Bar(*columns, console=Console(stderr=True)) as bar:
+        with Bar(*columns, console=Console(file=cast(TextIO, Lasting(sys.stderr)))) as bar:
             yield _LiveTask(bar, bar.add_task(title, total=total, completed=done, note="", rate=""), unit)
 
 
@@ -161,7 +162,7 @@ def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
     """Choose by the standard error stream: silent when quiet, live on a terminal, else plain."""
     if quiet:
         return Progress()
-    progress = LiveProgress() if sys.stderr.isatty() else PlainProgress()
+    progress = LiveProgress() if Lasting(sys.stderr).isatty() else PlainProgress()
     progress.verbose = verbose
     return progress
 

@@ -22,11 +22,15 @@ _KINDS = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors as safetensors; a full disk or missing right becomes one line."""
+    """Write named tensors as safetensors.
+
+    Raises:
+        OSError: a full disk or a missing right; `whole_file` names the file that was to be written.
+    """
     try:
         save_file(dict(tensors), path, metadata=metadata)
     except SafetensorError as error:
-        raise ZskdError(f"cannot write {path.parent}: {one_line(error)}") from error
+        raise OSError(one_line(error)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from zskd.config.distillation import DistillConfig
 from zskd.config.identity import to_values
 from zskd.config.recipe import Recipe
 from zskd.core.device import usable_cores, use_threads
-from zskd.core.files import make_folder
+from zskd.core.files import make_folder, remove_file
 from zskd.core.parallel import each_done
 from zskd.core.progress import Progress, WorkerProgress
 from zskd.core.tensorboard import tracked
@@ -156,7 +156,7 @@ def make_student(
     """
     factory = recipe.student if ":" in recipe.student else None
     if (folder / "card.json").is_file():
-        (folder / "training.safetensors").unlink(missing_ok=True)  # of one killed behind its last step
+        remove_file(folder / "training.safetensors")  # of one killed behind its last step
         student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
@@ -194,7 +194,7 @@ def make_student(
         "device": teacher.device.type,
     }
     save_checkpoint(folder, student, Card(architecture=architecture, origin=origin))
-    (folder / "training.safetensors").unlink(missing_ok=True)
+    remove_file(folder / "training.safetensors")
     return student
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from zskd.core.device import usable_cores, use_threads
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import folder_lock, make_folder, write_json, write_text
+from zskd.core.files import folder_lock, make_folder, remove_file, write_json, write_text
 from zskd.core.parallel import each_done
 from zskd.core.progress import Progress, WorkerProgress, readable_seconds
 from zskd.core.tensorboard import tracked
@@ -107,8 +107,8 @@ class _Conductor:
         on_cpu = sources.model.device.type == "cpu"  # a GPU is kept busy by one process
         self._workers = workers if on_cpu else 1
         for place in todo:
-            place.log.unlink(missing_ok=True)
-            place.started.unlink(missing_ok=True)
+            remove_file(place.log)
+            remove_file(place.started)
         known = read_known(out)
         costs = estimate(todo, sources.model, known)
         self._costs = {place.cell.name: cost for place, cost in zip(todo, costs, strict=True)}

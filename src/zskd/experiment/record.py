@@ -153,9 +153,7 @@ def read_records(results: Path, experiment: str) -> list[Record]:
         ZskdError: there are none, or one is damaged or of another experiment.
     """
     folder = results / experiment
-    # a hidden file is one that a killed process was writing
-    found = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
-    files = [path for path in found if _is_record(path)]
+    files = [path for path in sorted(folder.glob("*.json")) if _is_record(path)]
     if not files:
         raise ZskdError(f"there are no records of {experiment} in {folder}: zskd reproduce makes them")
     records = [read_record(path) for path in files]

@@ -19,7 +19,7 @@ from typing import Any
 from zskd.config.recipe import Recipe
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError
-from zskd.core.files import read_json, write_json
+from zskd.core.files import read_json, remove_file, write_json
 from zskd.core.parallel import start_workers
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.timing import Pace
@@ -179,7 +179,7 @@ class Budget:
 
     def _forget(self) -> None:
         """Leave nothing of a budget that is refused: the sets of a larger one may have another size."""
-        (self._folder / BUDGET).unlink(missing_ok=True)
+        remove_file(self._folder / BUDGET)
         for folder in self._sets:
             shutil.rmtree(folder)
 
@@ -210,7 +210,7 @@ class _Piece:
             if alike and spec.indices(number, classes) == self.spec.indices(number, classes):
                 kept[number] = entry
             else:
-                (folder / entry["file"]).unlink()
+                remove_file(folder / entry["file"])
         return kept
 
 

@@ -12,7 +12,7 @@ from zskd.config.recipe import Recipe
 from zskd.config.training import TeacherConfig
 from zskd.core.device import choose_device
 from zskd.core.errors import ZskdError
-from zskd.core.files import sha256_json
+from zskd.core.files import remove_file, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.versions import versions
 from zskd.data.datasets import Dataset, load_data
@@ -104,7 +104,7 @@ def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progr
     if not (folder / "card.json").is_file():
         card = sources.card or _train(recipe, sources, folder, progress)
         save_checkpoint(folder, sources.model, card)
-    (folder / "training.safetensors").unlink(missing_ok=True)
+    remove_file(folder / "training.safetensors")
     return load_teacher(recipe, folder)
 
 

@@ -1,0 +1,77 @@
+"""What `make` binds pip to: real pip in real environments, with a PyTorch that is nothing but its name."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PINNED = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def call(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MAKEFLAGS")}
+    return subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True, check=False)
+
+
+def environment(folder: Path, torch: str | None) -> Path:
+    venv.create(folder)
+    if torch:
+        (packages,) = folder.glob("lib/python*/site-packages")
+        known = packages / f"torch-{torch}.dist-info"
+        known.mkdir()
+        (known / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {torch}\n")
+    return folder
+
+
+def constraints(folder: Path, target: str) -> str:
+    """Run what `make` would run to write the constraints, before the first installation of `target`."""
+    told = call("make", "--dry-run", "--always-make", f"VENV={folder}", f"{folder}/{target}").stdout
+    steps = told.splitlines()
+    written = [number for number, step in enumerate(steps) if step.endswith(f"> {folder}/constraints.txt")]
+    installed = [number for number, step in enumerate(steps) if " pip install " in step]
+    assert written[0] < installed[0]
+    assert written[-1] < installed[-1]
+    assert all(f" -c {folder}/constraints.txt" in steps[number] for number in installed)
+    done = call("sh", "-c", steps[written[-1]])
+    assert done.returncode == 0, done.stderr
+    return (folder / "constraints.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("target", [".installed", ".installed-dev"])
+def test_an_installed_pytorch_is_kept(target: str, tmp_path: Path) -> None:
+    folder = environment(tmp_path / "env", "2.14.1+cpu")
+    text = constraints(folder, target)
+    assert [line for line in text.splitlines() if line not in PINNED.splitlines()] == ["torch==2.14.1+cpu"]
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        folder / "bin" / "python",
+        "install",
+        "--dry-run",
+        "--no-index",
+    )
+    done = call(*pip, "-c", folder / "constraints.txt", "torch>=2.10")
+    assert done.returncode == 0, done.stderr
+    assert "Requirement already satisfied: torch>=2.10" in done.stdout
+    assert "Would install" not in done.stdout
+
+
+@pytest.mark.parametrize("torch", [None, "2.9.1+cpu", "1.13.0"])
+def test_a_fresh_environment_and_one_with_an_old_pytorch_get_the_pinned_one(
+    torch: str | None, tmp_path: Path
+) -> None:
+    assert constraints(environment(tmp_path / "env", torch), ".installed") == PINNED
+
+
+@pytest.mark.parametrize("torch", ["2.10.0", "2.15.0.dev20260901+cpu", "3.0"])
+def test_every_new_enough_version_is_kept(torch: str, tmp_path: Path) -> None:
+    assert f"\ntorch=={torch}\n" in constraints(environment(tmp_path / "env", torch), ".installed")

@@ -1,0 +1,54 @@
+"""What a command leaves alone in the folder that it writes to: files of the user's, and other commands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import run_zskd, wait_for
+from zskd.cli.main import main as run
+from zskd.run.verify import verify_folder
+
+TRAIN = ("teacher", "train", "--data.name", "digits", "--teacher.epochs", "1", "--quiet", "--out")
+RUN = (
+    *("run", "digits", "--quiet", "--teacher.epochs", "1", "--count", "20", "--synthesis.steps", "1"),
+    *("--distill.steps", "4", "--controls", "noise_smooth", "--held-out", "20", "--out"),
+)
+MINE = (
+    *(".tmpabcdef", ".zskd-notes", ".tmp123456/a", ".zskd-folder/a"),
+    *("mine/.tmpabcdef", "sets/.zskd-notes", "sets/zskd/.tmp123456/a", "mine/.zskd-folder/a"),
+)
+
+
+@pytest.mark.parametrize("command", [TRAIN, pytest.param(RUN, marks=pytest.mark.slow)], ids=["train", "run"])
+def test_files_of_the_users_survive(command: tuple[str, ...], tmp_path: Path) -> None:
+    for name in MINE:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    assert run([*command, str(tmp_path)]) == 0
+    assert [name for name in MINE if (tmp_path / name).read_text() != "mine"] == []
+    assert verify_folder(tmp_path)
+
+
+def test_what_is_in_the_way_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / ".card.json.zskd-part"
+    place.write_text("mine")
+    assert run([*TRAIN, str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"zskd: error: {place} is in the way")
+    assert place.read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_commands_in_a_folder_and_below_it_do_not_disturb_each_other(tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    command = [sys.executable, "-m", "zskd", *RUN, str(below)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for((below / "recipe.yaml").exists, process)
+        done = run_zskd(*TRAIN, tmp_path)
+        _, errors = process.communicate(timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, errors
+    assert verify_folder(below)
+    assert verify_folder(tmp_path)
