@@ -5,9 +5,8 @@
     python studies/signals.py fit
 
 `measure` adds a line to results/signal.json for each student that has none yet; run it again for every
-further experiment. `fit` writes src/zskd/evaluation/agreement.json from the lines of digits and MNIST alone; all
-other
-data sets are only ever tested on.
+further experiment. `fit` writes src/zskd/evaluation/agreement.json from the lines of digits and MNIST
+alone; all other data sets are only ever tested on.
 """
 
 from __future__ import annotations
