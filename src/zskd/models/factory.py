@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.rng import torch_stream
+from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.models.chain import build_layers, read_layers
 from zskd.models.lenet import lenet5, lenet5_bn, lenet5_half, lenet5_small
 from zskd.models.narrow import narrow
@@ -138,6 +138,6 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def fresh_weights(build: Callable[[], Network], seed: int) -> Network:
     """Build a network whose random initial weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
+    with keep_global_rng():
         torch.manual_seed(torch_stream(seed, "weights", 0).initial_seed())
         return build()
