@@ -175,6 +175,6 @@ def test_a_student_learns_on_what_is_left(teacher: Classifier, dropped: Transfer
     from zskd.models.factory import MODELS
 
     student = distill(
-        teacher, dropped, MODELS["lenet5_half"](), DistillConfig(steps=2, batch_size=64), progress=Progress()
+        teacher, MODELS["lenet5_half"](), dropped, DistillConfig(steps=2, batch_size=64), progress=Progress()
     )
     assert student.classes == 10
