@@ -104,8 +104,9 @@ def student(
         fresh = fresh_student(describe_student("half", teacher), teacher, seed).module
         images, helper = zskd.TransferSet(folder), room_for_helper(recipe)
         if config.start == "teacher":
-            zskd.initialise_from_teacher(fresh, teacher, images, config.augment, seed=seed)
-        made = zskd.distill(teacher, images, fresh, config, seed=seed, helper=helper)
+            begun = zskd.initialise_from_teacher(teacher, fresh, images, config.augment, seed=seed)
+            fresh = begun.student
+        made = zskd.distill(teacher, fresh, images, config, seed=seed, helper=helper)
     seconds = time.perf_counter() - started
     test = zskd.load_data(data, teacher.spec.shape).test
     return {"seconds": seconds, "test_accuracy": zskd.accuracy(made, test).percent}
@@ -196,9 +197,8 @@ def distilled_image(
     else:
 
         def some(count: int) -> float:
-            fresh.module.requires_grad_(True)  # a student that is finished is frozen
             started = time.perf_counter()
-            zskd.distill(teacher, images, fresh.module, replace(config, steps=count), helper=helper)
+            zskd.distill(teacher, fresh.module, images, replace(config, steps=count), helper=helper)
             return time.perf_counter() - started
 
         with use_threads(cores // 2 if helper else 1):

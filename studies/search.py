@@ -146,7 +146,7 @@ def run_trial(trial: dict[str, Any], data_dir: str | None, out: Path) -> dict[st
         student = make_student(recipe, teacher, images, folder, Progress())
     return {
         "accuracy": accuracy(student, data.validation).percent,
-        "agreement": agreement(student, teacher, data.validation.images).percent,
+        "agreement": agreement(teacher, student, data.validation.images).percent,
         "teacher": taught,
         "set_seconds": round(made - started),
         "student_seconds": round(perf_counter() - made),

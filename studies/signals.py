@@ -99,14 +99,14 @@ def concluded(line: Line, law: Law) -> Estimate:
     return conclude(signals, tuple(map(str, range(line["classes"]))), line["channels"], law)
 
 
-def measured(record: Record, student: Classifier, teacher: Classifier, probes: Probes, test: Images) -> Line:
+def measured(record: Record, teacher: Classifier, student: Classifier, probes: Probes, test: Images) -> Line:
     """Return the line of one student; its true agreement must be what its record says."""
     theirs = predict(teacher, test)
     same = predict(student, test) == theirs
     if abs(100 * float(same.double().mean()) - record.teacher_agreement) > 0.05:
         raise SystemExit(f"{record.cell}: these are not the images or the student of its record")
     by_class = [float(same[theirs == k].double().mean()) for k in range(teacher.classes)]
-    signals = measure(student, teacher, probes)
+    signals = measure(teacher, student, probes)
     return {
         "dataset": record.dataset,
         "experiment": record.experiment,
@@ -147,7 +147,7 @@ def measure_experiment(experiment: Experiment, runs: Path, results: Path) -> Non
             made = runs / "cells" / f"{record.cell}-{record.key[:8]}" / "student"
             if probes is not None and (made / "card.json").is_file():
                 student = load_checkpoint(made)[0].freeze()
-                lines.append(measured(record, student, teacher, probes, test))
+                lines.append(measured(record, teacher, student, probes, test))
     lines.sort(key=lambda line: (line["dataset"], line["cell"], line["student_sha256"]))
     write_lines(LINES, lines)
     print(f"{len(lines)} students in {LINES.name}")

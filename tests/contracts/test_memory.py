@@ -102,7 +102,7 @@ if room:
     resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + room, hard))
 config = Distill(steps=12, batch_size=32, images=where, augment=Augment(rotation=20.0, mixup=0.5))
 told = Told()
-student = distill(teacher, images, network(3), config, progress=told)
+student = distill(teacher, network(3), images, config, progress=told)
 print(json.dumps({"student": student.fingerprint(), "said": told.lines, "anonymous": told.most}))
 """
 

@@ -176,8 +176,8 @@ def test_a_student_learns_on_what_is_left(teacher: Classifier, dropped: Transfer
 
     student = distill(
         teacher,
-        dropped,
         ARCHITECTURES.load("lenet5_half")(),
+        dropped,
         DistillConfig(steps=2, batch_size=64),
         progress=Progress(),
     )

@@ -142,7 +142,7 @@ def test_beginnings_are_told_apart(small_set: TransferSet) -> None:
 def learn(teacher: Classifier, transfer_set: TransferSet, **settings: Any) -> str:
     student = fresh_weights(lambda: ARCHITECTURES.load("lenet5_small")(channels=1, classes=10, size=32), 0)
     config = DistillConfig(steps=4, batch_size=16, **settings)
-    return distill(teacher, transfer_set, student, config, seed=2).fingerprint()
+    return distill(teacher, student, transfer_set, config, seed=2).fingerprint()
 
 
 @pytest.mark.parametrize("reading", ["memory", "mapped"])

@@ -45,7 +45,7 @@ def noise(teacher: Classifier, tmp_path: Path) -> TransferSet:
 def weights(
     teacher: Classifier, images: TransferSet, config: DistillConfig, **more: object
 ) -> dict[str, Tensor]:
-    return distill(teacher, images, network(1), config, **more).module.state_dict()  # type: ignore[arg-type]
+    return distill(teacher, network(1), images, config, **more).module.state_dict()  # type: ignore[arg-type]
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

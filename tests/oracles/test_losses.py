@@ -122,7 +122,7 @@ def first_loss(teacher: Classifier, images: TransferSet, **weights: float) -> tu
     """Loss of the first step, whose batch is the whole set, and which curves there are."""
     progress = Noted()
     config = DistillConfig(steps=1, batch_size=len(images), tau=4.0, augment=AugmentConfig(), **weights)
-    distill(teacher, images, fresh(), config, progress=progress)
+    distill(teacher, fresh(), images, config, progress=progress)
     return progress.points["distill/loss"][0], set(progress.points)
 
 
@@ -163,7 +163,7 @@ def test_a_teacher_of_no_weight_is_not_asked(asked: Classifier, labelled: Transf
             teacher_weight=teachers,
             label_weight=labels,
         )
-        distill(asked, labelled, fresh(), config)
+        distill(asked, fresh(), labelled, config)
         assert network.asked - before == images
 
 
@@ -174,7 +174,7 @@ def test_a_student_of_labels_alone_learns_them_whatever_the_teacher_says(
         config = DistillConfig(
             steps=300, batch_size=24, learning_rate=0.02, augment=AugmentConfig(), **weights
         )
-        student = distill(asked, labelled, fresh(), config)
+        student = distill(asked, fresh(), labelled, config)
         pixels = labelled.all_images()
         with torch.no_grad():
             said, taught = student(pixels).argmax(1), asked(pixels).argmax(1)

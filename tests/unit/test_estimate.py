@@ -1,6 +1,5 @@
 """The estimate of the agreement on real images: what it must say of the best, the worst, and the unknown."""
 
-import copy
 import importlib
 import json
 import sys
@@ -73,7 +72,7 @@ def test_the_teacher_itself_agrees(teacher: Classifier, probes: Probes) -> None:
 def test_a_student_that_has_learned_nothing_is_told(teacher: Classifier, probes: Probes) -> None:
     torch.manual_seed(0)
     student = Classifier(half(teacher.module), spec=teacher.spec).freeze()
-    found = estimate_agreement(student, teacher, probes)
+    found = estimate_agreement(teacher, student, probes)
     assert found.percent is None
     assert found.low < 30
     assert found.high < 80
@@ -82,12 +81,12 @@ def test_a_student_that_has_learned_nothing_is_told(teacher: Classifier, probes:
 
 def test_a_damaged_student_is_worse_than_a_whole_one(teacher: Classifier, probes: Probes) -> None:
     whole = measure(teacher, teacher, probes)
-    damaged = Classifier(copy.deepcopy(teacher.module), spec=teacher.spec)
+    damaged = Classifier(teacher.module, spec=teacher.spec)
     numbers = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in damaged.module.parameters():
             weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=numbers)
-    found = measure(damaged.freeze(), teacher, probes)
+    found = measure(teacher, damaged.freeze(), probes)
     assert found.unexplained > whole.unexplained + 0.01
     assert found.noise > whole.noise + 5
     assert found.fragility == whole.fragility
@@ -102,13 +101,19 @@ def test_the_same_twice(teacher: Classifier, probes: Probes, monkeypatch: pytest
     assert all(torch.equal(a, b) for a, b in zip(again.noise, probes.noise, strict=True))
     torch.manual_seed(0)
     student = Classifier(half(teacher.module), spec=teacher.spec).freeze()
-    assert measure(student, teacher, again) == measure(student, teacher, probes)
+    assert measure(teacher, student, again) == measure(teacher, student, probes)
 
 
 def test_no_pair_is_refused(teacher: Classifier, probes: Probes) -> None:
     odd = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 3)), spec=teacher.spec)
     with pytest.raises(ZskdError, match="they are no pair"):
-        measure(odd.freeze(), teacher, probes)
+        measure(teacher, odd.freeze(), probes)
+
+
+def test_a_student_in_the_teachers_place_is_noticed(teacher: Classifier, probes: Probes) -> None:
+    student = Classifier(half(teacher.module), spec=teacher.spec)
+    with pytest.raises(ZskdError, match="probes were made for another teacher"):
+        estimate_agreement(student, teacher, probes)
 
 
 def test_the_number_is_the_law() -> None:

@@ -435,7 +435,7 @@ def test_what_cannot_be_seen_through_is_left_alone(kind: type[Written], training
     module = kind(net).double().train(training)
     assert fuse_layers(module, net.images()) == (module, ())
     assert all(layer.training == training for layer in module.modules())
-    classifier = Classifier(module.float(), spec=InputSpec(shape=(1, *net.side)))
+    classifier = Classifier(module.float(), spec=InputSpec(shape=(1, *net.side)), copy=False)
     assert classifier.merged == ()
     images = net.images().float()
     torch.manual_seed(0)
@@ -554,7 +554,7 @@ def test_nothing_is_registered_twice(classifier: Classifier) -> None:
     module = fresh_weights(ARCHITECTURES.load("lenet5_bn"), seed=0)
     parameters, names = list(module.parameters()), set(module.state_dict())
     modules = len(list(module.modules()))
-    wrapped = Classifier(module)
+    wrapped = Classifier(module, copy=False)
     assert wrapped.merged
     assert [id(p) for p in wrapped.parameters()] == [id(p) for p in parameters]
     assert set(wrapped.state_dict()) == {f"module.{name}" for name in names}

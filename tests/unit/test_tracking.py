@@ -107,9 +107,9 @@ def test_the_curves_of_a_teacher_are_its_losses_and_its_accuracy(digits: Dataset
 def test_a_student_is_the_same_with_and_without_and_its_agreement_is_told(
     teacher: Classifier, small_set: TransferSet, tmp_path: Path
 ) -> None:
-    alone = distill(teacher, small_set, network().module, QUICK)
+    alone = distill(teacher, network().module, small_set, QUICK)
     with tracked(Progress(), tmp_path, "student") as progress:
-        watched = distill(teacher, small_set, network().module, QUICK, progress=progress)
+        watched = distill(teacher, network().module, small_set, QUICK, progress=progress)
     assert watched.fingerprint() == alone.fingerprint()
     found = curves(tmp_path / "student")
     assert set(found) == {"distill/loss", "distill/learning_rate", "distill/agreement"}
@@ -133,7 +133,7 @@ def test_without_a_teacher_to_ask_there_is_no_agreement(
         },
     ).distill
     with tracked(Progress(), tmp_path, "student") as progress:
-        distill(teacher, small_set, network().module, config, progress=progress)
+        distill(teacher, network().module, small_set, config, progress=progress)
     assert set(curves(tmp_path / "student")) == {"distill/loss", "distill/learning_rate"}
 
 
@@ -143,12 +143,12 @@ def test_a_training_that_was_stopped_and_goes_on_draws_one_line(
 ) -> None:
     """Stopped at step 38, it goes on from 35, the last whole pass; at step 3 there is none yet."""
     with tracked(Progress(), tmp_path, "straight") as progress:
-        distill(teacher, small_set, network().module, QUICK, progress=progress)
+        distill(teacher, network().module, small_set, QUICK, progress=progress)
     state = tmp_path / "state.safetensors"
     for number in (stop, 1000):
         with tracked(StoppedAt(number), tmp_path, "stopped") as progress:
             try:
-                distill(teacher, small_set, network().module, QUICK, state=state, progress=progress)
+                distill(teacher, network().module, small_set, QUICK, state=state, progress=progress)
             except KeyboardInterrupt:
                 time.sleep(1.01)  # a file is named after the second in which it was begun
     assert len(list((tmp_path / "stopped").iterdir())) == 2

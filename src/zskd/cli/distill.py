@@ -94,4 +94,4 @@ def distill(
     say(f"student in {out}: {made.parameters_count:,} parameters")
     if estimate:
         from_real = loaded is not None and loaded.manifest["spec"]["method"] == REAL
-        say_estimate(made, classifier, from_real)
+        say_estimate(classifier, made, from_real=from_real)

@@ -73,18 +73,18 @@ def evaluate(
         found["test_accuracy_by_class"] = accuracy_by_class(student, test)
         say(f"test accuracy  {measured}")
         if master is not None:
-            agreed = agreement(student, master, test.images)
+            agreed = agreement(master, student, test.images)
             found["test_agreement"] = asdict(agreed)
             say(f"agreement with the teacher on test images  {agreed}")
     if transfer_set is not None and master is not None:
         images = torch.cat([shard.images for shard in TransferSet(transfer_set)])
-        agreed = agreement(student, master, images)
+        agreed = agreement(master, student, images)
         found["set_agreement"] = asdict(agreed)
         say(f"agreement with the teacher on {transfer_set}  {agreed}")
     if master is not None and estimate:
         origin = card.get("origin", {})
         from_real = origin.get("how") == "trained" or origin.get("method") == REAL
-        estimated = say_estimate(student.freeze(), master.freeze(), from_real)
+        estimated = say_estimate(master, student, from_real=from_real)
         found["estimated_agreement"] = None if estimated is None else estimated.record()
     if out is not None:
         write_json(out, found)

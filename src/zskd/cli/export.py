@@ -45,7 +45,7 @@ def export(
     if teacher is None:
         raise ZskdError("8-bit pictures carry the teacher's answers to themselves: add --teacher FOLDER")
     classifier, _ = load_checkpoint(teacher, model=model)
-    say(f"exported to {export_png(loaded, classifier.freeze(), out)}")
+    say(f"exported to {export_png(loaded, classifier, out)}")
 
 
 @app.command(

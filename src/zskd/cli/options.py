@@ -95,14 +95,14 @@ def print_matrix(title: str, values: np.ndarray, names: tuple[str, ...]) -> None
         say(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
 
 
-def say_estimate(student: Classifier, teacher: Classifier, from_real: bool) -> Estimate | None:
+def say_estimate(teacher: Classifier, student: Classifier, *, from_real: bool) -> Estimate | None:
     """Print how a student may agree with its teacher on real images, unless it learned from some."""
     from zskd.evaluation.agreement import estimate_agreement
 
     if from_real:
         say("agreement on real images is not estimated: this is for students that have not seen any")
         return None
-    estimate = estimate_agreement(student, teacher)
+    estimate = estimate_agreement(teacher, student)
     for line in estimate.lines():
         say(line)
     return estimate

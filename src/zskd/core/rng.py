@@ -8,6 +8,7 @@ any interruption: there is no generator state to save.
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -44,3 +45,13 @@ def torch_stream(seed: int, purpose: str, index: int, device: torch.device | str
     generator = torch.Generator(device=device)
     generator.manual_seed(int.from_bytes(digest[:8], "little") & _MASK)
     return generator
+
+
+def keep_global_rng() -> AbstractContextManager[None]:
+    """Return a block after which torch's global generators are as they were before it.
+
+    They are those of the processor and of every GPU that the process uses. Inside, dropout and the user's own
+    networks may draw from them, and `torch.manual_seed` may set them.
+    """
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if in_use else [])

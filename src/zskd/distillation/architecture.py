@@ -1,6 +1,8 @@
-"""The architecture of a student by its name, and a student with fresh weights."""
+"""The architecture of a student by its name, a student with fresh weights, and the copy that is worked on."""
 
 from __future__ import annotations
+
+from torch import nn
 
 from zskd.config.registry import HALF
 from zskd.core.errors import ZskdError
@@ -22,7 +24,28 @@ def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) ->
         ZskdError: it has another number of classes than the teacher.
     """
     module = fresh_weights(lambda: build(architecture, run_code=True), seed)
-    student = Classifier(module, spec=teacher.spec)
+    student = Classifier(module, spec=teacher.spec, copy=False)
     if student.classes != teacher.classes:
         raise ZskdError(f"the student has {student.classes} classes and its teacher {teacher.classes}")
     return student
+
+
+def copy_student(teacher: Classifier, student: nn.Module) -> Classifier:
+    """Return a copy of a student's network as a classifier of the teacher's inputs and classes.
+
+    Args:
+        teacher: gives input, names of the classes, device, and how the copy is run.
+        student: maps normalised images (N, C, H, W) to logits (N, K); left as it is.
+
+    Raises:
+        ZskdError: it is a `Classifier` already, cannot take the teacher's inputs, has other classes, or
+            cannot be copied.
+    """
+    if isinstance(student, Classifier):
+        raise ZskdError(
+            "the student is a Classifier already, and would normalise images twice: give its network, "
+            "student.module"
+        )
+    copied = Classifier(student, spec=teacher.spec, class_names=teacher.class_names).to(teacher.device)
+    copied.rewrite = teacher.rewrite
+    return copied

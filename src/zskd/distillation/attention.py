@@ -25,7 +25,7 @@ def attend(classifier: Classifier, images: Images) -> tuple[Logits, list[Tensor]
     return seen.logits, [F.normalize(one) for one in maps]
 
 
-def check_attention(student: Classifier, teacher: Classifier) -> None:
+def check_attention(teacher: Classifier, student: Classifier) -> None:
     """Refuse networks whose maps cannot be compared.
 
     Raises:

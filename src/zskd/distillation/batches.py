@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from shutil import disk_usage
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -27,6 +28,14 @@ class DistillationBatches:
     where the teacher looks, if that is asked for."""
 
     def __init__(self, teacher: Classifier, transfer_set: TransferSet | None, config: DistillConfig) -> None:
+        """Begin without a student.
+
+        Args:
+            teacher: asked as it is: whoever takes batches must have frozen it, also before the batches are
+                pickled for a helper, in which it stays as it arrives.
+            transfer_set: images to draw from; None where a generator makes all of them.
+            config: loss, augmentation, attention and generator.
+        """
         self._teacher, self._set, self._config = teacher, transfer_set, config
         self._player: AdversarialGenerator | None = None
         self._rounds: ImageBank | None = None
@@ -72,6 +81,14 @@ class DistillationBatches:
         with torch.no_grad():
             answers, attention = attend(teacher, images) if config.attention else (teacher(images), [])
         return images, answers, labels, *attention
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hold the teacher by value: torch would move tensors that are sent to another process, the caller's
+        own, to shared memory."""
+        return vars(self) | {"_teacher": pickle.dumps(self._teacher)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_teacher": pickle.loads(state["_teacher"])})
 
     def can_be_sent(self) -> bool:
         """Whether another process can make the batches: without the student, of a teacher that can be packed,

@@ -21,9 +21,11 @@ from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
 from zskd.core.progress import Progress, readable_bytes
 from zskd.core.versions import versions
+from zskd.distillation.architecture import copy_student
 from zskd.distillation.attention import attend, attention_distance, check_attention
 from zskd.distillation.batches import DistillationBatches
 from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
 from zskd.training.batches import Batch
 from zskd.training.loop import fit, percent_of_class
 from zskd.transfer_set.dataset import TransferSet
@@ -31,8 +33,8 @@ from zskd.transfer_set.dataset import TransferSet
 
 def distill(
     teacher: Classifier,
-    transfer_set: TransferSet | None,
     student: nn.Module,
+    transfer_set: TransferSet | None,
     config: DistillConfig | None = None,
     *,
     seed: int = 0,
@@ -40,13 +42,14 @@ def distill(
     helper: bool = False,
     progress: Progress | None = None,
 ) -> Classifier:
-    """Train a student and return it as a classifier of the teacher's inputs.
+    """Train a copy of a student and return it as a classifier of the teacher's inputs.
 
     Args:
-        teacher: asked about every batch; not changed. The student goes to its device.
+        teacher: asked about every batch in evaluation mode; left as it is. The copy goes to its device.
+        student: network that maps normalised images (N, C, H, W) to logits (N, K); left as it is. Its copy is
+            trained from the weights that it has; `initialise_from_teacher` gives a narrower copy of the
+            teacher better ones than random.
         transfer_set: images to learn on; None where a generator makes all of them.
-        student: trained in place, from the weights that it has; `begin_with_teacher` gives a narrower copy of
-            the teacher better ones than random.
         config: loss, augmentation, schedule and generator.
         seed: of order and augmentation.
         state: file to resume from.
@@ -55,21 +58,26 @@ def distill(
             needs `if __name__ == "__main__":`.
         progress: told of every step.
 
+    Returns:
+        The trained copy, frozen. To go on with it, give `student.module.requires_grad_()`.
+
     Raises:
-        ZskdError: images, classes or inputs do not fit, or the loss diverges.
+        ZskdError: images, classes or inputs do not fit, nothing of the student can be trained, or the loss
+            diverges.
     """
     config = config or DistillConfig()
-    teacher.freeze()
     if transfer_set is not None:
         _check_fit(teacher, transfer_set)
     elif config.generator.share < 1:
         raise ZskdError("there is no transfer set to learn from: give --distill.generator.share 1")
     progress = progress or Progress()
-    classifier = Classifier(student, spec=teacher.spec, class_names=teacher.class_names).to(teacher.device)
-    classifier.rewrite = teacher.rewrite
+    classifier = copy_student(teacher, student)
+    if not any(p.requires_grad for p in classifier.module.parameters()):
+        raise ZskdError("all weights of the student are frozen: call student.requires_grad_() first")
     loss_of = LOSSES.load(config.loss)
     if config.attention:
-        check_attention(classifier, teacher)
+        with frozen(teacher, classifier):
+            check_attention(teacher, classifier)
     if transfer_set is not None:
         config = choose_reading(transfer_set, config, progress)
     images = config.batch_size if transfer_set is None else len(transfer_set)
@@ -102,21 +110,22 @@ def distill(
         said, answers = last
         return {"agreement": percent_of_class(said, answers.argmax(1))}
 
-    fit(
-        student,
-        questions,
-        loss,
-        config,
-        images=images,
-        seed=seed,
-        section="distill",
-        helper=helper,
-        state=state,
-        key=_key(teacher, transfer_set, student, config, seed) if state else "",
-        companions=companions,
-        watch=watch if config.teacher_weight else None,
-        progress=progress,
-    )
+    with frozen(teacher):  # a helper is sent the teacher inside, and so gets it frozen
+        fit(
+            classifier.module,
+            questions,
+            loss,
+            config,
+            images=images,
+            seed=seed,
+            section="distill",
+            helper=helper,
+            state=state,
+            key=_key(teacher, classifier.module, transfer_set, config, seed) if state else "",
+            companions=companions,
+            watch=watch if config.teacher_weight else None,
+            progress=progress,
+        )
     return classifier.freeze()
 
 
@@ -162,8 +171,8 @@ def _check_fit(teacher: Classifier, transfer_set: TransferSet) -> None:
 
 def _key(
     teacher: Classifier,
-    transfer_set: TransferSet | None,
     student: nn.Module,
+    transfer_set: TransferSet | None,
     config: DistillConfig,
     seed: int,
 ) -> str:

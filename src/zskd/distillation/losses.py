@@ -1,4 +1,9 @@
-"""What the student minimises, by the names of `LOSSES`."""
+"""What the student minimises, by the names of `LOSSES`.
+
+Order of arguments: a function of two networks takes the teacher first, everywhere in this package. A function
+of what two networks have put out, be it logits or maps, takes the student's first: (input, target), as every
+loss of `torch.nn.functional` does. Most are not symmetric: `kl` is KL(T ‖ S).
+"""
 
 from __future__ import annotations
 

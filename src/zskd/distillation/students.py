@@ -164,18 +164,19 @@ def make_student(
     if not config.needs_set and transfer_set is not None:  # the control of a generator learns without one
         config = replace(config, generator=replace(config.generator, share=0.0))
     architecture = describe_student(recipe.student, teacher)
-    untrained = fresh_student(architecture, teacher, recipe.seed)
+    network = fresh_student(architecture, teacher, recipe.seed).module
     make_folder(folder)
     inherited = False
     if config.start == "teacher":
         assert transfer_set is not None, "settings whose student sees no set begin at random"
-        inherited = initialise_from_teacher(
-            untrained.module, teacher, transfer_set, config.augment, seed=recipe.seed, progress=progress
+        begun = initialise_from_teacher(
+            teacher, network, transfer_set, config.augment, seed=recipe.seed, progress=progress
         )
+        network, inherited = begun.student, begun.taken_over
     student = distill(
         teacher,
+        network,
         transfer_set,
-        untrained.module,
         config,
         seed=recipe.seed,
         state=folder / "training.safetensors",

@@ -91,21 +91,24 @@ def law() -> Law:
     return Law(**values)
 
 
-def estimate_agreement(student: Classifier, teacher: Classifier, probes: Probes | None = None) -> Estimate:
+def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes | None = None) -> Estimate:
     """Estimate how often a student gives its teacher's class on real images, without any.
 
     Meant for students that learned from images made for this teacher; one that learned from real images is
     better than this says.
 
     Args:
-        student: any network of the same input and classes.
-        teacher: frozen.
+        teacher: asked in evaluation mode; left as it is.
+        student: of the teacher's input size and number of classes; likewise.
         probes: images of this teacher; made here when absent, which takes some seconds.
 
+    Returns:
+        Estimate and interval in percent, and the classes on which the student is probably weakest.
+
     Raises:
-        ZskdError: the two are no pair, or the teacher's answers are not finite.
+        ZskdError: the two are no pair, the probes are another teacher's, or its answers are not finite.
     """
-    found = measure(student, teacher, probes or make_probes(teacher))
+    found = measure(teacher, student, probes or make_probes(teacher))
     return conclude(found, teacher.class_names, teacher.spec.shape[0], law())
 
 

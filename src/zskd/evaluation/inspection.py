@@ -13,6 +13,7 @@ from zskd.core.types import Concentration, Similarity
 from zskd.models.chain import build_layers
 from zskd.models.classifier import Classifier
 from zskd.models.factory import describe_half
+from zskd.models.modes import frozen
 from zskd.synthesis.similarity import class_similarity, concentration
 
 
@@ -36,12 +37,14 @@ class Inspection:
 
 
 def inspect_teacher(teacher: Classifier) -> Inspection:
-    """Look a network over; nothing in it is changed.
+    """Look a network over.
+
+    Args:
+        teacher: asked in evaluation mode; left as it is.
 
     Raises:
         ZskdError: no class similarity can be read off its head.
     """
-    teacher.freeze()
     similarity = class_similarity(teacher.head_weight)
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     batch_norms = sum(isinstance(layer, norms) for layer in teacher.module.modules())
@@ -62,11 +65,14 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
 def count_multiply_adds(classifier: Classifier) -> int:
     """Return the multiply-adds of one image's forward pass (convolutions and matrix products).
 
-    They are those of the network as it is written, however it is run.
+    They are those of the network as it is written and in evaluation mode, however it is run.
+
+    Args:
+        classifier: left as it is.
     """
     image = torch.zeros(1, *classifier.spec.shape, device=classifier.device)
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with frozen(classifier), counter, torch.no_grad():
         classifier.module(classifier.normalise(image))
     return int(counter.get_total_flops()) // 2
 
@@ -90,9 +96,9 @@ def _warnings(teacher: Classifier, batch_norms: int) -> list[str]:
         )
     if not batch_norms:
         found.append("no batch-norm: methods that match its statistics (DeepInversion, CMI) cannot be used")
-    with torch.no_grad():
-        probe = torch.rand(16, *teacher.spec.shape, generator=torch.Generator().manual_seed(0))
-        logits = teacher(probe)
+    probe = torch.rand(16, *teacher.spec.shape, generator=torch.Generator().manual_seed(0))
+    with frozen(teacher), torch.no_grad():
+        logits = teacher(probe.to(teacher.device))
     if not bool(torch.isfinite(logits).all()):
         found.append("white noise gives logits that are not finite: is the normalisation right?")
     elif float(logits.std(0).max()) < 1e-6:

@@ -21,6 +21,7 @@ from zskd.core.types import Images, Logits
 from zskd.data.transforms import augment
 from zskd.evaluation.statistics import share
 from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import HELD_OUT, SetSpec
@@ -50,6 +51,8 @@ class Probes:
     """The same under random affine maps."""
     noise: tuple[Tensor, ...]
     """Batches like these: smooth noise and random shapes, each as drawn, moved, and cut into one another."""
+    teacher_sha256: str
+    """Fingerprint of the teacher that they were made for."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ def make_probes(teacher: Classifier) -> Probes:
     """Make the images: a function of the teacher alone, some seconds for a small network.
 
     Args:
-        teacher: frozen.
+        teacher: asked in evaluation mode; left as it is.
+
+    Returns:
+        Images (N, C, H, W) inside the teacher's input box, in the processor's memory.
 
     Raises:
         ZskdError: the teacher's answers are not finite.
@@ -94,20 +100,27 @@ def make_probes(teacher: Classifier) -> Probes:
         noise.append(drawn)
         noise.append(augment(drawn, _MOVED, box, torch_stream(0, "probe moved", number)))
         noise.append(augment(drawn, _CUT, box, torch_stream(0, "probe cut", number)))
-    return Probes(torch.cat(still), torch.cat(moved), tuple(noise))
+    return Probes(torch.cat(still), torch.cat(moved), tuple(noise), teacher.fingerprint())
 
 
-def measure(student: Classifier, teacher: Classifier, probes: Probes) -> Signals:
+def measure(teacher: Classifier, student: Classifier, probes: Probes) -> Signals:
     """Return what the estimate is made of.
 
+    Args:
+        teacher: asked in evaluation mode; left as it is.
+        student: of the teacher's input size and number of classes; likewise.
+        probes: made for this teacher.
+
     Raises:
-        ZskdError: networks of other numbers of classes or other inputs.
+        ZskdError: networks of other numbers of classes or other inputs, or probes of another teacher.
     """
     if student.classes != teacher.classes or student.spec.shape != teacher.spec.shape:
         raise ZskdError(
             f"the student takes {student.spec.shape} and has {student.classes} classes, its teacher takes "
             f"{teacher.spec.shape} and has {teacher.classes}: they are no pair"
         )
+    if probes.teacher_sha256 != teacher.fingerprint():
+        raise ZskdError("the probes were made for another teacher: is the student in the teacher's place?")
     moved = _margins(_logits(teacher, probes.moved))[0].mean()
     still = _margins(_logits(teacher, probes.still))[0].mean()
     theirs = [(_logits(student, images), _logits(teacher, images)) for images in probes.noise]
@@ -123,8 +136,14 @@ def measure(student: Classifier, teacher: Classifier, probes: Probes) -> Signals
 def unexplained(student: Logits, teacher: Logits) -> float:
     """Return the share of the teacher's squared margins that no multiple of the student's accounts for.
 
-    A margin is the difference between the logits of the teacher's first class and its second: 0 for a
-    student whose margins are a positive multiple of the teacher's, 1 for one that knows nothing of them.
+    Args:
+        student: logits (N, K). They come first, as in `zskd.distillation.losses`.
+        teacher: logits (N, K) for the same images.
+
+    Returns:
+        0 to 1. A margin is the difference between the logits of the teacher's first class and its second:
+        0 for a student whose margins are a positive multiple of the teacher's, 1 for one that knows nothing
+        of them.
     """
     theirs, pairs = _margins(teacher)
     own = _own_margins(student, pairs)
@@ -156,8 +175,7 @@ def _own_margins(student: Logits, pairs: Tensor) -> Tensor:
     return both[:, 0] - both[:, 1]
 
 
-@torch.no_grad()
 def _logits(classifier: Classifier, images: Images) -> Logits:
-    classifier.eval()
     device = classifier.device
-    return torch.cat([classifier(batch.to(device)).cpu() for batch in torch.split(images, _BATCH)])
+    with frozen(classifier), torch.no_grad():
+        return torch.cat([classifier(batch.to(device)).cpu() for batch in torch.split(images, _BATCH)])

@@ -89,7 +89,7 @@ def _record(job: Job, progress: Progress) -> Record:
         else:
             student = make_student(recipe, teacher, images, job.folder / "student", progress)
             facts = _facts_of_student(job, images)
-        measured = _measured(student, teacher, load_test(recipe.data, teacher.spec.shape))
+        measured = _measured(teacher, student, load_test(recipe.data, teacher.spec.shape))
     return Record(
         format=FORMAT,
         experiment=job.experiment,
@@ -129,7 +129,7 @@ def load_test(data: DataConfig, shape: tuple[int, int, int]) -> Split:
     return load_data(data, shape).test
 
 
-def _measured(student: Classifier, teacher: Classifier, test: Split) -> dict[str, Any]:
+def _measured(teacher: Classifier, student: Classifier, test: Split) -> dict[str, Any]:
     said, taught = (predict(one, test.images) for one in (student, teacher))
     hits = said == test.labels
     return {

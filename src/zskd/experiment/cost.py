@@ -21,6 +21,7 @@ from zskd.distillation.distill import distill
 from zskd.distillation.losses import Loss
 from zskd.experiment.layout import Place
 from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
 from zskd.synthesis.build import seconds_per_image
 from zskd.training.batches import Batch
 from zskd.training.loop import fit
@@ -110,9 +111,9 @@ def _seconds_per_step(recipe: Recipe, teacher: Classifier) -> float:
         if config.needs_set:
             fit(student.module, prepare, loss, config, images=len(noise), seed=0, section="distill")
         else:
-            distill(teacher, None, student.module, config)
+            distill(teacher, student.module, None, config)
         return (time.perf_counter() - started) / _STEPS
 
-    with use_threads(recipe.threads or 1):
+    with frozen(teacher), use_threads(recipe.threads or 1):
         timed()  # the first steps of a process are slow
         return timed()

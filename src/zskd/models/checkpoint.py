@@ -86,7 +86,11 @@ def load_checkpoint(folder: Path, *, model: str | None = None) -> tuple[Classifi
         load_weights(module, read_tensors(weights), weights)
         spec = InputSpec(**{key: _tuple(value) for key, value in card["input"].items()})
         classifier = Classifier(
-            module, spec=spec, class_names=tuple(card["class_names"]), head=str(card["head"])
+            module,
+            spec=spec,
+            class_names=tuple(card["class_names"]),
+            head=str(card["head"]),
+            copy=False,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ZskdError(f"{folder / CARD} is damaged ({one_line(error)}): make it again") from error

@@ -6,6 +6,7 @@ so that no other part of the project ever mentions normalisation.
 
 from __future__ import annotations
 
+import copy as copying
 import hashlib
 import math
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zskd.core.errors import ZskdError
+from zskd.core.errors import ZskdError, one_line
+from zskd.core.rng import keep_global_rng
 from zskd.core.types import Features, HeadWeight, Images, Logits
 from zskd.models.fusion import fuse_layers
 from zskd.models.head import call_with_head, find_head
@@ -73,15 +75,22 @@ class InputSpec:
 class Classifier(nn.Module):
     """Any `nn.Module` that ends in a linear layer, with its input specification and class names.
 
+    The classifier owns a copy of the module. Nothing that happens to the classifier (training, freezing, a
+    move to another device, another layout in memory) reaches the module that was given, and later changes of
+    that module do not reach the classifier. Device, modes, `requires_grad` and hooks are copied with it,
+    gradients are not.
+
     Args:
-        module: maps normalised images (N, C, H, W) to one row of class scores per image.
-        spec: what the module takes.
+        module: maps normalised images (N, C, H, W) to one row of class scores (K,) per image.
+        spec: what the module takes; one grey channel of 32×32 pixels in [0, 1] when absent.
         class_names: one name per class; "0", "1", … when absent.
         head: dotted name of the last linear layer; found by itself when absent.
+        copy: False to take the module itself, for one that was built for this classifier alone. It is then
+            laid out anew in memory, and follows the classifier to devices and into training.
 
     Raises:
         ZskdError: the head cannot be found or is ambiguous (the candidates are listed), the class names
-            do not fit, there is only one class, or the module cannot take such an input.
+            do not fit, there is only one class, the module cannot take such an input, or it cannot be copied.
     """
 
     mean: Tensor
@@ -94,8 +103,10 @@ class Classifier(nn.Module):
         spec: InputSpec | None = None,
         class_names: tuple[str, ...] | None = None,
         head: str | None = None,
+        copy: bool = True,
     ) -> None:
         super().__init__()
+        module = _copied(module) if copy else module
         self.module = module
         self.spec = spec or InputSpec()
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
@@ -105,11 +116,12 @@ class Classifier(nn.Module):
         self.rewrite = True
         """Whether an equivalent network that is cheaper to run answers for the module."""
         probe = self._probe()
-        _lay_out(module, probe)
-        quick, self.merged = fuse_layers(module, probe)
-        # in a tuple, or its parameters would be registered a second time
-        self._quick = (quick,)
-        self.head_name, self._output_is_logits = find_head(module, probe, head)
+        with keep_global_rng():  # the module's own forward pass may draw
+            _lay_out(module, probe)
+            quick, self.merged = fuse_layers(module, probe)
+            # in a tuple, or its parameters would be registered a second time
+            self._quick = (quick,)
+            self.head_name, self._output_is_logits = find_head(module, probe, head)
         classes = self.head.out_features
         if classes < 2:
             raise ZskdError(
@@ -192,7 +204,14 @@ class Classifier(nn.Module):
         )
 
     def freeze(self) -> Classifier:
-        """Switch to evaluation mode and take all parameters out of the gradient."""
+        """Switch this classifier, and not the module it was made of, to evaluation mode without gradients.
+
+        It stays so. Functions that are lent a classifier need no such call: they freeze it while they use it
+        and put everything back (`zskd.models.modes.frozen`).
+
+        Returns:
+            The classifier itself.
+        """
         self.eval()
         self.requires_grad_(False)
         return self
@@ -212,6 +231,16 @@ class Classifier(nn.Module):
         return self.normalise(ramp.expand(2, *self.spec.shape).contiguous())
 
 
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copying.deepcopy(module)
+    except Exception as error:  # whatever a user's network raises
+        raise ZskdError(
+            f"the network cannot be copied ({one_line(error)}): give Classifier(network, copy=False), which "
+            "takes the network itself and changes it"
+        ) from error
+
+
 def _rebuilt(
     module: nn.Module,
     spec: InputSpec,
@@ -220,7 +249,7 @@ def _rebuilt(
     rewrite: bool,
     training: bool,
 ) -> Classifier:
-    classifier = Classifier(module, spec=spec, class_names=class_names, head=head)
+    classifier = Classifier(module, spec=spec, class_names=class_names, head=head, copy=False)
     classifier.rewrite, classifier.training = rewrite, training
     return classifier
 
@@ -234,5 +263,5 @@ def _lay_out(module: nn.Module, probe: Tensor) -> None:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad(), in_mode(module, training=False):
             module(probe)
-    except Exception:  # whatever the reason, `_find_head` meets it again and tells it
+    except Exception:  # whatever the reason, `find_head` meets it again and tells it
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

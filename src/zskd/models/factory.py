@@ -11,7 +11,7 @@ from torch import nn
 from zskd.config.registry import ARCHITECTURES
 from zskd.core.code import import_object, is_code
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.rng import torch_stream
+from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.models.chain import build_layers, read_layers
 from zskd.models.narrow import narrow
 
@@ -99,6 +99,6 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def fresh_weights(build: Callable[[], Network], seed: int) -> Network:
     """Build a network whose random initial weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
+    with keep_global_rng():
         torch.manual_seed(torch_stream(seed, "weights", 0).initial_seed())
         return build()

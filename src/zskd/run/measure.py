@@ -64,12 +64,12 @@ def measure_run(
     for arm in arms:
         student = students[arm.name]
         agrees = {
-            name: asdict(agreement(student, teacher, torch.cat([shard.images for shard in images])))
+            name: asdict(agreement(teacher, student, torch.cat([shard.images for shard in images])))
             for name, images in held_out.items()
         }
         count = generated_images(recipe.distill) if arm.spec is None else arm.spec.count
         row = {"arm": arm.name, "title": arm.title, "count": count, "agreement": agrees}
-        row["estimated_agreement"] = estimate_agreement(student, teacher, probes).record()
+        row["estimated_agreement"] = estimate_agreement(teacher, student, probes).record()
         rows.append(row | {"parameters": student.parameters_count} | _accuracies(student, data))
     return {
         "run": recipe.name,

@@ -23,6 +23,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.parallel import each_done
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.shard import make_shard, missed_target, plan_shard
 from zskd.synthesis.spec import SetSpec, spec_values
@@ -43,7 +44,7 @@ def build_transfer_set(
     """Make the shards that are missing in `folder` and return the whole set.
 
     Args:
-        teacher: frozen; on the device that is to do the work.
+        teacher: on the device that is to do the work; asked in evaluation mode, and left as it is.
         spec: what to make.
         folder: of this set alone; whole shards of the same spec in it are kept.
         workers: processes that make shards side by side, each with one thread; 0 for one per core, 1 for
@@ -77,7 +78,6 @@ def open_writer(teacher: Classifier, spec: SetSpec, folder: Path) -> Writer:
     Raises:
         ZskdError: the folder holds a set of another spec.
     """
-    teacher.freeze()
     resolved = {"threads": 1, "device": teacher.device.type, "dtype": "float32", **teacher.how_run()}
     provenance = {"spec": spec_values(spec), "teacher_sha256": teacher.fingerprint(), "resolved": resolved}
     code = {name: code_sha256(name) for name in (spec.method, spec.synthesis.start) if is_code(name)}
@@ -157,7 +157,7 @@ def seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
     def timed(count: int) -> float:
         config = replace(probe, synthesis=replace(probe.synthesis, steps=count))
         started = time.perf_counter()
-        with use_threads(1), torch.no_grad():
+        with frozen(teacher), use_threads(1), torch.no_grad():
             plan = plan_shard(teacher, config, list(range(2 * lanes)))
             if len(plan.rows):
                 invert(teacher, plan.batch, config.synthesis, config.objective)

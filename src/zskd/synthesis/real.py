@@ -17,6 +17,7 @@ from zskd.core.rng import numpy_stream
 from zskd.core.types import Labels
 from zskd.data.datasets import Split
 from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
 from zskd.synthesis.shard import label
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import REAL
@@ -36,7 +37,7 @@ def build_real_set(
     """Write real images with their labels and the teacher's answers as a transfer set.
 
     Args:
-        teacher: frozen; asked about every image.
+        teacher: asked about every image in evaluation mode; left as it is.
         split: images to draw from.
         folder: of this set alone; whole shards of the same draw in it are kept.
         count: number of images.
@@ -62,7 +63,7 @@ def build_real_set(
         shape=teacher.spec.shape,
     )
     config = SynthesisConfig()
-    with torch.no_grad():
+    with frozen(teacher), torch.no_grad():
         for number, some in enumerate(torch.split(rows, config.shard_size)):
             if number not in writer.done and not writer.complete:
                 labels, steps = split.labels[some], torch.zeros(len(some), dtype=torch.int32)

@@ -14,6 +14,7 @@ from zskd.core.device import keep_freed_memory, use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Labels, SoftLabels
 from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
 from zskd.synthesis.inversion.initial import draw_initial, draw_warps
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
@@ -27,12 +28,14 @@ def make_shard(
 ) -> Shard:
     """Make one shard: a pure function of teacher, spec and number; `on_progress` is called with images made.
 
+    The teacher is asked in evaluation mode and left as it is.
+
     Raises:
         ZskdError: a loss is not finite, or none of its images is kept.
     """
     indices = spec.indices(number, teacher.classes)
     keep_freed_memory()
-    with use_threads(1), torch.no_grad():
+    with frozen(teacher), use_threads(1), torch.no_grad():
         plan = plan_shard(teacher, spec, list(indices))
         images = plan.starts.clone()
         steps = torch.zeros(len(images), dtype=torch.int32)

@@ -10,6 +10,7 @@ from torch import Tensor
 from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
 from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import LaneState
 from zskd.synthesis.shard import entry_of, label, plan_shard
@@ -33,7 +34,7 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
     all of it is made again.
 
     Args:
-        teacher: frozen.
+        teacher: asked in evaluation mode; left as it is.
         spec: of the set that the impression belongs to.
         index: of the image as it was made, dropped ones counted; one that stays noise is passed over for the
             next that does not.
@@ -53,7 +54,7 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
         shard = spec.indices(index // spec.shard_size(teacher.classes), teacher.classes)
         indices = sorted({*shard, index})
     row = indices.index(index)
-    with use_threads(1), torch.no_grad():
+    with frozen(teacher), use_threads(1), torch.no_grad():
         plan = plan_shard(teacher, spec, indices)
         wanted = plan.rows.tolist().index(row)  # its number among the images that are optimised
 

@@ -21,6 +21,7 @@ from zskd.core.tensors import read_tensors
 from zskd.models.checkpoint import Card, load_weights
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe
+from zskd.models.modes import frozen
 
 _GOLDEN_TOLERANCE = 1e-3
 """Largest difference of two logits, relative to the largest golden logit, that counts as agreement."""
@@ -57,7 +58,7 @@ def import_teacher(
     architecture = describe(model, shape=spec.shape, classes=known)
     module = build(architecture, run_code=True)
     load_weights(module, tensors, path)
-    classifier = Classifier(module, spec=spec, class_names=class_names, head=head).freeze()
+    classifier = Classifier(module, spec=spec, class_names=class_names, head=head, copy=False).freeze()
     checked = check_golden(classifier, golden) if golden else None
     origin = {"how": "imported", "file": path.name, "file_sha256": sha256_file(path)}
     return classifier, Card(architecture=architecture, origin=origin, golden=checked)
@@ -81,7 +82,7 @@ def check_golden(classifier: Classifier, path: Path) -> dict[str, Any]:
         )
     if not 0 <= float(inputs.min()) <= float(inputs.max()) <= 1:
         raise ZskdError(f"{path}: inputs must be pixels in [0, 1], as they are before mean and std")
-    with torch.no_grad():
+    with frozen(classifier), torch.no_grad():
         found = classifier(inputs)
     scale = max(1.0, float(expected.abs().max()))
     worst = float((found - expected).abs().max())

@@ -21,7 +21,7 @@ from zskd.config.training import FitConfig
 from zskd.core.device import keep_freed_memory
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress, readable_seconds
-from zskd.core.rng import torch_stream
+from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.training.batches import Batch, Batches, Order, Prepare, prepared
 from zskd.training.state import Companions, load_state, save_state
 
@@ -51,10 +51,10 @@ def fit(
     watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train a network in place for the number of steps of its settings.
+    """Train a network in place for the number of steps of its settings: whoever lends one gives a copy.
 
     Args:
-        module: in training mode; left in evaluation mode.
+        module: trained in training mode; left in evaluation mode.
         prepare: makes a batch ready; with a helper it must be a function or object of a module.
         batch_loss: loss of one batch.
         config: length, batch, optimiser and learning rate.
@@ -83,7 +83,7 @@ def fit(
     module.train()
     started = time.perf_counter()
     with (
-        torch.random.fork_rng(devices=[]),
+        keep_global_rng(),
         progress.task(section, total, "steps", done=done) as task,
     ):
         for step, batch in enumerate(prepared(batches, range(done, total), helper), start=done):

@@ -12,6 +12,7 @@ from PIL import Image
 from zskd.core.errors import ZskdError
 from zskd.core.files import make_folder, readable_errors, whole_file
 from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
 from zskd.transfer_set.dataset import TransferSet
 
 
@@ -35,7 +36,8 @@ def export_png(transfer_set: TransferSet, teacher: Classifier, folder: Path) -> 
     """Write `<folder>/<class>/<row>.png` in 8 bits and `labels.jsonl`.
 
     Rounding to 8 bits changes what the teacher answers, so that it is asked again about the rounded image:
-    each line of `labels.jsonl` holds file, target y and these logits.
+    each line of `labels.jsonl` holds file, target y and these logits. It is asked in evaluation mode and left
+    as it is.
 
     Raises:
         ZskdError: another teacher, the folder is not empty, or the images are neither grey nor RGB.
@@ -54,7 +56,7 @@ def export_png(transfer_set: TransferSet, teacher: Classifier, folder: Path) -> 
     with whole_file(folder / "labels.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
         for shard in transfer_set:
             rounded = (shard.images * 255).round().to(torch.uint8)
-            with torch.inference_mode():
+            with frozen(teacher), torch.inference_mode():
                 logits = teacher(rounded.float() / 255)
             for pixels, k, target, answer in zip(rounded, shard.anchors, shard.targets, logits, strict=True):
                 file = Path(names[int(k)]) / f"{row:06d}.png"

@@ -28,7 +28,7 @@ _TAU = 2.0
 
 
 def divergence(said: Tensor, wanted: Tensor) -> float:
-    """Return the mean Kullback–Leibler divergence of answers from those wanted, in nats."""
+    """Return the mean Kullback–Leibler divergence of answers (N, K) from those wanted (N, K), in nats."""
     said, wanted = (F.log_softmax(logits / _TAU, 1) for logits in (said, wanted))
     return float(F.kl_div(said, wanted, log_target=True, reduction="batchmean"))
 

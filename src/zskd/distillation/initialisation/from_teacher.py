@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,6 +24,7 @@ from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
+from zskd.distillation.architecture import copy_student
 from zskd.distillation.initialisation.channel_selection import divergence, select_channels
 from zskd.distillation.initialisation.ridge import (
     IMAGES_AT_ONCE,
@@ -35,7 +37,7 @@ from zskd.distillation.initialisation.ridge import (
 )
 from zskd.models.chain import Layer, in_a_row, read_layers
 from zskd.models.classifier import Classifier
-from zskd.models.modes import in_mode
+from zskd.models.modes import frozen, in_mode
 from zskd.transfer_set.dataset import TransferSet
 
 _WIDTHS = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
@@ -47,29 +49,51 @@ _ATTEMPTS = 4
 """Attempts to take over, of which the best one stays."""
 
 
+@dataclass(frozen=True)
+class Initialisation:
+    """A student before it is distilled."""
+
+    student: nn.Module
+    """A copy of the network that was given, on the teacher's device."""
+    taken_over: bool
+    """Whether its weights are the teacher's, thinned and fitted; they are those that were given if not."""
+
+
 def initialise_from_teacher(
-    student: nn.Module,
     teacher: Classifier,
+    student: nn.Module,
     transfer_set: TransferSet,
     config: AugmentConfig | None = None,
     *,
     seed: int = 0,
     progress: Progress | None = None,
-) -> bool:
-    """Let a student take over what it can, before it is distilled.
+) -> Initialisation:
+    """Return a copy of a student that has taken over what it can, to be distilled.
+
+    It can where it is a narrower copy of a teacher that is a plain chain of layers, as `half` makes them.
+    How: He et al. 2017, arXiv:1707.06168; Luo et al. 2017, arXiv:1707.06342; Xu et al. 2024,
+    arXiv:2311.18823.
 
     Args:
-        student: changed in place where it is a narrower copy of a teacher that is a plain chain of layers, as
-            `half` makes them, and left as it is elsewhere. It goes to the teacher's device.
-        teacher: asked as it is in evaluation.
-        transfer_set: images that the layers are fitted on.
-        config: how they are changed at random before; as `Distill` does it if None.
-        seed: of the choice of images and of these changes.
+        teacher: asked in evaluation mode; left as it is.
+        student: network that maps normalised images (N, C, H, W) to logits (N, K); left as it is.
+        transfer_set: images that the layers are fitted on, of the teacher's input size.
+        config: how they are changed at random before; as `DistillConfig` says if None.
+        seed: of the choice of images and of these changes, at least 0.
         progress: told what the student begins with.
 
     Returns:
-        Whether it took anything over.
+        The copy, and whether it took anything over.
+
+    Raises:
+        ZskdError: images of another size than the teacher's, or a student of other inputs or classes.
     """
+    if transfer_set.shape != teacher.spec.shape:
+        raise ZskdError(
+            f"{transfer_set.folder} holds images of {transfer_set.shape}, and the teacher takes "
+            f"{teacher.spec.shape}"
+        )
+    begun = copy_student(teacher, student)
     config, numbers = config or DistillConfig().augment, torch_stream(seed, "inheritance", 0)
     count = min(_FITTED_ON, _FITTED_VALUES // math.prod(teacher.spec.shape))
 
@@ -77,26 +101,25 @@ def initialise_from_teacher(
         stored = transfer_set.images(torch.randint(len(transfer_set), (count,), generator=numbers))
         return augment(stored.to(teacher.device), config, teacher.spec.box, numbers)
 
-    inherited = take_over_weights(
-        Classifier(student, spec=teacher.spec).to(teacher.device), teacher, draw, numbers
-    )
+    with frozen(teacher):
+        inherited = take_over_weights(teacher, begun, draw, numbers)
     own = "weights of its own, being no narrower copy"
     first = "what it can take over from the teacher" if inherited else own
     (progress or Progress()).say(f"distill: the student begins with {first}")
-    return inherited
+    return Initialisation(begun.module, inherited)
 
 
 @torch.no_grad()
 def take_over_weights(
-    student: Classifier, teacher: Classifier, draw: Callable[[], Images], numbers: Generator
+    teacher: Classifier, student: Classifier, draw: Callable[[], Images], numbers: Generator
 ) -> bool:
     """Set a student's weights to what it can take over from its teacher.
 
     It is tried several times, each on other images, and what comes nearest to the teacher's answers stays.
 
     Args:
-        student: changed in place, or left as it is.
-        teacher: on the same device.
+        teacher: left as it is.
+        student: on the same device; its weights are set in place, or left as they are.
         draw: makes images that the layers can be fitted on (N, C, H, W), in [0, 1], on that device, each
             time others; 2,000 are plenty.
         numbers: for the choice of places in them.
