@@ -100,7 +100,7 @@ images, where, room = TransferSet(Path(sys.argv[1])), sys.argv[2], int(sys.argv[
 if room:
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + room, hard))
-config = Distill(steps=12, batch_size=32, images=where, augment=Augment(rotation=20.0, mixup=0.5))
+config = DistillConfig(steps=12, batch_size=32, images=where, augment=AugmentConfig(rotation=20.0, mixup=0.5))
 told = Told()
 student = distill(teacher, network(3), images, config, progress=told)
 print(json.dumps({"student": student.fingerprint(), "said": told.lines, "anonymous": told.most}))
@@ -145,7 +145,7 @@ SYNTHESIS = """
 from zskd.synthesis.spec import SetSpec
 from zskd.synthesis.build import build_transfer_set
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
-synthesis = Synthesis(start="uniform", steps=2, shard_size=200, batch_size=50, tolerance=0.0)
+synthesis = SynthesisConfig(start="uniform", steps=2, shard_size=200, batch_size=50, tolerance=0.0)
 most, done = [0], threading.Event()
 def watch():
     while not done.is_set():
