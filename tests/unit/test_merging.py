@@ -616,9 +616,9 @@ def test_a_manifest_tells_what_was_merged(classifier: Classifier, tmp_path: Path
         return build_transfer_set(teacher, spec, tmp_path / name)
 
     quick, slow = made(classifier, "quick"), made(plain, "slow")
-    assert quick.manifest["resolved"]["merged"] == ["conv0", "conv1"]
-    assert slow.manifest["resolved"]["merged"] == []
-    assert quick.manifest["teacher_sha256"] == slow.manifest["teacher_sha256"]
+    assert quick.manifest.resolved.merged == ("conv0", "conv1")
+    assert slow.manifest.resolved.merged == ()
+    assert quick.manifest.teacher_sha256 == slow.manifest.teacher_sha256
     # Adam's first step has one length wherever the gradient is not nought: where it is nought but for
     # rounding, rounding decides the sign, of one pixel in a hundred here
     apart = (quick.all_images() - slow.all_images()).abs()

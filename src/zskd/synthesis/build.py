@@ -11,12 +11,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from zskd.core.artefact import plain
 from zskd.core.device import usable_cores, use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.parallel import each_done
@@ -26,7 +26,7 @@ from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.shard import make_shard, missed_target, plan_shard
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.manifest import ShardEntry
+from zskd.transfer_set.manifest import Provenance, Resolved, ShardEntry
 from zskd.transfer_set.shard import Shard, write_shard
 from zskd.transfer_set.writer import Writer
 
@@ -66,7 +66,7 @@ def build_transfer_set(
             made = make_shards(teacher, spec, folder, missing, workers=workers, tell=task.advance)
             for number, entry in made:
                 writer.add(number, entry)
-    writer.finish(_outcome(spec, writer))
+    writer.finish(dropped=spec.count - sum(entry.count for entry in writer.done.values()))
     return TransferSet(folder)
 
 
@@ -77,8 +77,8 @@ def open_writer(teacher: Classifier, spec: SetSpec, folder: Path) -> Writer:
         ZskdError: the folder holds a set of another spec.
     """
     teacher.freeze()
-    resolved = {"threads": 1, "device": teacher.device.type, "dtype": "float32", **teacher.how_run()}
-    provenance = {"spec": asdict(spec), "teacher_sha256": teacher.fingerprint(), "resolved": resolved}
+    resolved = Resolved(threads=1, device=teacher.device.type, dtype="float32", **teacher.how_run())
+    provenance = Provenance(spec=plain(spec), teacher_sha256=teacher.fingerprint(), resolved=resolved)
     return Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
 
 
@@ -111,13 +111,6 @@ def _write_one(
     return write_shard(
         folder, number, shard, missed=int(missed_target(shard, spec.synthesis).sum()) + dropped
     )
-
-
-def _outcome(spec: SetSpec, writer: Writer) -> dict[str, Any]:
-    """What became of the whole set, for its manifest."""
-    total = sum(entry["count"] for entry in writer.done.values())
-    missed = sum(entry["missed"] for entry in writer.done.values())
-    return {"missed": missed, "dropped": spec.count - total}
 
 
 def _announce(

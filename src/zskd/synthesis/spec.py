@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
+from zskd.core.artefact import JsonObject
 from zskd.core.errors import ZskdError, one_line
 from zskd.synthesis.methods.registry import METHODS
 from zskd.synthesis.plan import row_size
@@ -83,7 +83,7 @@ class SetSpec:
         return -(-self.count // self.shard_size(classes))
 
 
-def read_spec(values: dict[str, Any]) -> SetSpec:
+def read_spec(values: JsonObject) -> SetSpec:
     """Return the spec that a manifest holds.
 
     Raises:
