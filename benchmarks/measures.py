@@ -19,7 +19,6 @@ import zskd
 from plain import distillation_step, our_images, plain_network, reproduction_images
 from zskd.core.device import keep_freed_memory, use_threads
 from zskd.distillation.architecture import describe_student, fresh_student
-from zskd.distillation.students import room_for_helper, threads_of_each
 from zskd.evaluation.inspection import count_multiply_adds
 from zskd.models.checkpoint import load_checkpoint
 from zskd.synthesis.inversion.initial import draw_initial, draw_warps
@@ -91,18 +90,18 @@ def plain_set(teacher_folder: Path, like: Path, folder: Path, settings: str) -> 
 
 def _quality(made: zskd.TransferSet, tau: float) -> dict[str, Any]:
     facts = made.manifest
-    return {"tau": tau, "mean_kl": facts["mean_kl"], "argmax_match": 100 * facts["anchor_match"]}
+    return {"tau": tau, "mean_kl": facts.mean_kl, "argmax_match": 100 * facts.anchor_match}
 
 
 def student(
     teacher_folder: Path, folder: Path, config: zskd.DistillConfig, seed: int, data: zskd.DataConfig
 ) -> dict[str, float]:
     """Distil a student by zskd on all cores and measure it once on the test images."""
-    teacher, recipe = open_teacher(teacher_folder), zskd.Recipe()
+    teacher, execution = open_teacher(teacher_folder), zskd.Execution()
     started = time.perf_counter()
-    with use_threads(threads_of_each(recipe, 1)):
+    with use_threads(execution.threads_of_each(1)):
         fresh = fresh_student(describe_student("half", teacher), teacher, seed).module
-        images, helper = zskd.TransferSet(folder), room_for_helper(recipe)
+        images, helper = zskd.TransferSet(folder), execution.has_room_for_helper()
         if config.start == "teacher":
             begun = zskd.initialise_from_teacher(teacher, fresh, images, config.augment, seed=seed)
             fresh = begun.student

@@ -35,20 +35,20 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
     folder = given.out / f"{data}-{preset}-{minutes:g}-{given.seed}"
     command = shlex.join(["python", *sys.argv])
     metrics = run_recipe(load_recipe(data, settings), folder, progress=Progress(), command=command)
-    (arm,) = metrics["arms"]
-    spent = {stage: seconds for stage, seconds in metrics["seconds"].items() if stage != "teacher"}
+    (arm,) = metrics.arms
+    spent = {stage: seconds for stage, seconds in metrics.seconds.items() if stage != "teacher"}
     return {
         "data": data,
         "preset": preset,
         "minutes": minutes,
         "seed": given.seed,
-        "images": arm["count"],
-        "steps": metrics["student_steps"],
+        "images": arm.count,
+        "steps": metrics.student_steps,
         "seconds": round(sum(spent.values()), 1),
-        "accuracy": arm["test_accuracy"]["percent"],
-        "teacher": metrics["teacher"]["test_accuracy"]["percent"],
-        "teacher_sha256": metrics["teacher"]["sha256"],
-        **{fact: metrics[fact] for fact in ("versions", "processor", "commit", "command")},
+        "accuracy": arm.test_accuracy.percent,
+        "teacher": metrics.teacher.test_accuracy.percent,
+        "teacher_sha256": metrics.teacher.sha256,
+        **{fact: getattr(metrics, fact) for fact in ("versions", "processor", "commit", "command")},
     }
 
 

@@ -55,7 +55,7 @@ def of_targets(teacher: Classifier, config: TargetsConfig) -> dict[str, Any]:
 
 def of_set(images: TransferSet) -> dict[str, Any]:
     """Return what became of a set: fit, and how alike images of successive batches are."""
-    config = images.manifest["spec"]["synthesis"]
+    config = images.manifest.spec["synthesis"]
     likeness, right, kl = [], [], []
     for shard in images:
         made = shard.steps > 0
@@ -99,7 +99,7 @@ def main() -> None:
     sets = {}
     for arm in ARMS:
         folder = at[f"{arm}-10-0"].set_folder
-        if folder and (folder / MANIFEST).is_file() and read_manifest(folder)["complete"]:
+        if folder and (folder / MANIFEST).is_file() and read_manifest(folder).complete:
             count = at[f"{arm}-10-0"].count
             sets[arm] = of_set(TransferSet(folder, first=count))
     write_json(

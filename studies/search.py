@@ -34,7 +34,8 @@ from zskd.core.progress import Progress
 from zskd.core.types import Images
 from zskd.core.versions import source_commit
 from zskd.data.datasets import Dataset, Split, load_data
-from zskd.distillation.students import make_student
+from zskd.distillation.spec import StudentSpec
+from zskd.distillation.students import build_student
 from zskd.evaluation.metrics import accuracy, agreement
 from zskd.models.classifier import Classifier
 from zskd.synthesis.build import build_transfer_set
@@ -143,7 +144,8 @@ def run_trial(trial: dict[str, Any], data_dir: str | None, out: Path) -> dict[st
         images = _images(recipe, teacher, data, out, real)
         made = perf_counter()
         folder = out / "trials" / _key(trial) / "student"
-        student = make_student(recipe, teacher, images, folder, Progress())
+        spec = StudentSpec(student=recipe.student, seed=recipe.seed, distill=recipe.distill)
+        student = build_student(teacher, spec, images, folder)
     return {
         "accuracy": accuracy(student, data.validation).percent,
         "agreement": agreement(teacher, student, data.validation.images).percent,

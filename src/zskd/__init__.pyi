@@ -14,8 +14,11 @@ from .core.progress import default_progress as default_progress
 from .core.versions import __version__ as __version__
 from .data.datasets import load_data as load_data
 from .distillation.distill import distill as distill
+from .distillation.execution import Execution as Execution
 from .distillation.initialisation.from_teacher import Initialisation as Initialisation
 from .distillation.initialisation.from_teacher import initialise_from_teacher as initialise_from_teacher
+from .distillation.spec import StudentSpec as StudentSpec
+from .distillation.students import build_student as build_student
 from .evaluation.agreement import Estimate as Estimate
 from .evaluation.agreement import estimate_agreement as estimate_agreement
 from .evaluation.metrics import accuracy as accuracy

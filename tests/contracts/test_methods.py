@@ -124,7 +124,7 @@ def test_shards_are_the_same_in_any_order_and_in_another_process(
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(2)\n"
         "from zskd import build_transfer_set, load_checkpoint; from zskd.synthesis.spec import read_spec\n"
         "from zskd.transfer_set.manifest import read_manifest\n"
-        "spec = read_spec(read_manifest(Path(sys.argv[2]))['spec'])\n"
+        "spec = read_spec(read_manifest(Path(sys.argv[2])).spec)\n"
         "build_transfer_set(load_checkpoint(Path(sys.argv[1]))[0], spec, Path(sys.argv[3]))\n"
     )
     arguments = [str(teacher_folder), str(tmp_path / "set"), str(tmp_path / "other")]

@@ -75,20 +75,20 @@ def test_the_counts_of_both_manifests_add_up(
     kept: TransferSet, dropped: TransferSet, missed: torch.Tensor
 ) -> None:
     many = int(missed.sum())
-    assert (len(kept), kept.manifest["missed"], kept.manifest["dropped"]) == (110, many, 0)
-    assert (len(dropped), dropped.manifest["missed"], dropped.manifest["dropped"]) == (110 - many, many, many)
+    assert (len(kept), kept.manifest.missed, kept.manifest.dropped) == (110, many, 0)
+    assert (len(dropped), dropped.manifest.missed, dropped.manifest.dropped) == (110 - many, many, many)
     for made, sizes in ((kept, [40, 40, 30]), (dropped, None)):
-        entries = made.manifest["shards"]
+        entries = made.manifest.shards
         by_shard = [int(part.sum()) for part in missed.split([40, 40, 30])]
-        assert [entry["missed"] for entry in entries] == by_shard
+        assert [entry.missed for entry in entries] == by_shard
         left = sizes or [size - lost for size, lost in zip([40, 40, 30], by_shard, strict=True)]
-        assert [entry["count"] for entry in entries] == left
-        assert made.manifest["count"] == sum(left) == len(made)
+        assert [entry.count for entry in entries] == left
+        assert made.manifest.count == sum(left) == len(made)
         everything = Shard.join(list(made))
         for fact in ("kl", "steps"):
             mean = float(getattr(everything, fact).float().mean())
-            assert made.manifest[f"mean_{fact}"] == pytest.approx(mean, abs=1e-5)
-    assert dropped.manifest["mean_kl"] < kept.manifest["mean_kl"]
+            assert getattr(made.manifest, f"mean_{fact}") == pytest.approx(mean, abs=1e-5)
+    assert dropped.manifest.mean_kl < kept.manifest.mean_kl
 
 
 def test_rows_of_a_smaller_set_are_gathered_across_its_shards(dropped: TransferSet) -> None:
@@ -120,7 +120,7 @@ def test_a_set_that_keeps_and_one_that_drops_are_not_mixed(
 def test_without_a_tolerance_nothing_is_missed(teacher: Classifier, tmp_path: Path) -> None:
     never = replace(SPEC, synthesis=replace(SPEC.synthesis, tolerance=0.0, steps=3))
     made = build_transfer_set(teacher, never, tmp_path)
-    assert (made.manifest["missed"], made.manifest["dropped"]) == (0, 0)
+    assert (made.manifest.missed, made.manifest.dropped) == (0, 0)
     with pytest.raises(ZskdError, match="drop needs a --synthesis.tolerance"):
         dropping(tolerance=0.0)
 
@@ -162,11 +162,11 @@ def test_the_command_tells_how_many_missed_and_were_dropped(
         command += [f"--synthesis.{setting}", str(value)]
     command += ["--synthesis.batch-size", "10", "--synthesis.shard-size", "40", "--targets.redraws", "5"]
     assert run([*command, "--workers", "1"]) == 0
-    lost = dropped.manifest["dropped"]
+    lost = dropped.manifest.dropped
     told = capsys.readouterr().out
     assert told.startswith(f"{110 - lost} images in set: ")
     assert f"{lost} missed their target, {lost} of them are dropped" in told
-    assert json.loads(Path("set/manifest.json").read_text())["shards"] == dropped.manifest["shards"]
+    assert json.loads(Path("set/manifest.json").read_text())["shards"] == dropped.manifest.to_json()["shards"]
 
 
 def test_a_student_learns_on_what_is_left(teacher: Classifier, dropped: TransferSet) -> None:

@@ -258,7 +258,7 @@ def test_other_instructions_of_the_processor_give_the_same_set_within_the_stated
         "import sys; from pathlib import Path; from zskd import load_checkpoint\n"
         "from zskd.synthesis.build import build_transfer_set; from zskd.synthesis.spec import read_spec\n"
         "from zskd.transfer_set.manifest import read_manifest\n"
-        "spec = read_spec(read_manifest(Path(sys.argv[2]))['spec'])\n"
+        "spec = read_spec(read_manifest(Path(sys.argv[2])).spec)\n"
         "build_transfer_set(load_checkpoint(Path(sys.argv[1]))[0], spec, Path(sys.argv[3]))\n"
     )
     other_machine = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}

@@ -27,9 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str,
 
 
 def accuracies(runs: list[tuple[Path, dict[str, Any]]], arm: str) -> list[float]:
-    return [
-        row["test_accuracy"]["percent"] for _, metrics in runs for row in metrics["arms"] if row["arm"] == arm
-    ]
+    return [row.test_accuracy.percent for _, metrics in runs for row in metrics.arms if row.arm == arm]
 
 
 @pytest.mark.slow
@@ -38,7 +36,7 @@ def test_the_student_comes_near_its_teacher_and_white_noise_does_not_do(
 ) -> None:
     """Smooth noise does on digits, once the student begins with its teacher's weights: all that is held is
     that impressions do not lose more against it than two of the 500 pictures that are tested on."""
-    teacher = statistics.mean(metrics["teacher"]["test_accuracy"]["percent"] for _, metrics in runs)
+    teacher = statistics.mean(metrics.teacher.test_accuracy.percent for _, metrics in runs)
     student = accuracies(runs, "zskd")
     assert teacher > 95
     assert statistics.mean(student) >= teacher - 1
@@ -68,11 +66,11 @@ def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, dict[str, 
         assert f"figures/{picture.name}" in page
         with Image.open(picture) as opened:
             assert opened.width > 300
-    assert f"{metrics['arms'][0]['test_accuracy']['percent']:.2f}" in page
+    assert f"{metrics.arms[0].test_accuracy.percent:.2f}" in page
     assert len(verify_folder(folder)) == 3 + 3 + 4 + 1
-    assert metrics["student_steps"] == 400
-    assert {arm["count"] for arm in metrics["arms"]} == {2000}
-    assert metrics["versions"]["zskd"]
+    assert metrics.student_steps == 400
+    assert {arm.count for arm in metrics.arms} == {2000}
+    assert metrics.versions["zskd"]
     assert not list(folder.glob("**/training.safetensors"))
     assert not [p for p in folder.glob("**/.*") if p.name != ".lock"]
 
@@ -83,4 +81,4 @@ def test_a_finished_run_is_not_made_again(runs: list[tuple[Path, dict[str, Any]]
     recipe = load_recipe(folder / "recipe.yaml")
     again = run_recipe(replace(recipe), folder)
     assert {p: p.stat().st_mtime_ns for p in folder.glob("**/*.safetensors")} == before
-    assert again["arms"] == metrics["arms"]
+    assert again.arms == metrics.arms

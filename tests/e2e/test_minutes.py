@@ -129,8 +129,8 @@ def test_too_little_time_is_refused_and_more_may_be_given(teacher_folder: Path, 
     assert not any(folder.glob("sets/*"))
     # the machine may have become busier since
     done = run_recipe(load_recipe("digits", small | {"budget": 2 * float(told[1])}), folder)
-    assert done["student_steps"] == found(folder)["steps"] >= 100
-    assert {arm["count"] for arm in done["arms"]} == {found(folder)["count"]}
+    assert done.student_steps == found(folder)["steps"] >= 100
+    assert {arm.count for arm in done.arms} == {found(folder)["count"]}
     assert load_recipe(folder / "recipe.yaml").budget == 2 * float(told[1])
     with pytest.raises(ZskdError, match="another seed"):
         run_recipe(load_recipe("digits", small | {"budget": 5, "seed": 1}), folder)
@@ -154,4 +154,4 @@ def test_a_generator_needs_no_images(teacher_folder: Path, tmp_path: Path) -> No
     done = run_recipe(recipe, tmp_path / "run")
     kept = found(tmp_path / "run")
     assert "count" not in kept
-    assert done["student_steps"] == kept["steps"] >= 100
+    assert done.student_steps == kept["steps"] >= 100

@@ -12,7 +12,7 @@ import torch
 
 from zskd.core.errors import ZskdError
 from zskd.evaluation import probes as probes_module
-from zskd.evaluation.agreement import Law, conclude, estimate_agreement, law
+from zskd.evaluation.agreement import EstimateRecord, Law, conclude, estimate_agreement, law
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure, unexplained
 from zskd.models.classifier import Classifier
 from zskd.models.factory import half
@@ -166,10 +166,11 @@ def test_the_words_say_what_is_not_seen(fragility: float) -> None:
 def test_a_record_holds_numbers_and_words() -> None:
     found = conclude(SIGNALS, NAMES, 1, LAW)
     record = found.record()
-    assert json.loads(json.dumps(record)) == record  # what a run returns is what it reads when it is done
-    assert record["percent"] == found.percent
-    assert record["words"] == found.lines()
-    assert record["signals"]["unexplained"] == 0.02
+    # what a run returns is what it reads when it is done
+    assert EstimateRecord.model_validate_json(json.dumps(record.to_json()), strict=True) == record
+    assert record.percent == found.percent
+    assert list(record.words) == found.lines()
+    assert record.signals.unexplained == 0.02
 
 
 def test_the_law_is_what_the_script_makes_of_the_records(signals_script: Any) -> None:

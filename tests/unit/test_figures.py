@@ -1,7 +1,6 @@
 """Pictures: written, readable, the same for the same input, and captioned with what is in them."""
 
 import copy
-import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -22,7 +21,8 @@ from zskd.evaluation.figures import (
     save_figure,
     similarity_figure,
 )
-from zskd.evaluation.statistics import share
+from zskd.evaluation.statistics import Share, share
+from zskd.run.metrics import read_metrics
 from zskd.run.page import summary_lines
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -178,14 +178,14 @@ def test_bars_can_do_without_a_teacher(tmp_path: Path) -> None:
 
 def test_the_table_of_a_run_has_a_column_for_each_kind_that_it_measured() -> None:
     """Also of a run that was finished before there were random shapes."""
-    older = json.loads((RESULTS / "before-after" / "digits-0-after.json").read_text())
+    older = read_metrics(RESULTS / "before-after" / "digits-0-after.json")
     newer = copy.deepcopy(older)
-    for arm in newer["arms"]:
-        arm["agreement"]["noise_shapes"] = {"percent": 12.34, "low": 11.0, "high": 14.0, "n": 500}
+    for arm in newer.arms:
+        arm.agreement["noise_shapes"] = Share(12.34, 11.0, 14.0, 500)
     before, after = (summary_lines(one) for one in (older, newer))
     assert "agreement on white noise" in before[0]
     assert "random shapes" not in before[0]
     heads = re.findall(r"agreement on ([a-z -]+?)(?:  |$)", after[0])
-    assert heads == ["held-out impressions", "random shapes", "smooth noise", "white noise"]
-    for line in after[2 : 2 + len(newer["arms"])]:
-        assert re.findall(r"[\d.]+ \[", line)[-3] == "12.34 ["
+    assert heads == ["held-out impressions", "smooth noise", "random shapes", "white noise"]
+    for line in after[2 : 2 + len(newer.arms)]:
+        assert re.findall(r"[\d.]+ \[", line)[-2] == "12.34 ["

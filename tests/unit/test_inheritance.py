@@ -12,13 +12,13 @@ from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 
 from zskd.config.distillation import DistillConfig, GeneratorConfig
-from zskd.config.recipe import Recipe
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher, take_over_weights
-from zskd.distillation.students import make_student
+from zskd.distillation.spec import StudentSpec
+from zskd.distillation.students import build_student
 from zskd.evaluation.metrics import agreement
 from zskd.models.checkpoint import load_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
@@ -258,12 +258,12 @@ class Heard(Progress):
         self.lines.append(line)
 
 
-ONE_STEP = Recipe(student="half", distill=DistillConfig(steps=1, batch_size=8, learning_rate=1e-9))
+ONE_STEP = StudentSpec(distill=DistillConfig(steps=1, batch_size=8, learning_rate=1e-9))
 
 
 def made(teacher: Classifier, images: TransferSet, folder: Path, **changes: object) -> tuple[Classifier, str]:
     heard = Heard()
-    student = make_student(replace(ONE_STEP, **changes), teacher, images, folder, heard)  # type: ignore[arg-type]
+    student = build_student(teacher, replace(ONE_STEP, **changes), images, folder, progress=heard)  # type: ignore[arg-type]
     return student, " ".join(heard.lines)
 
 
@@ -278,7 +278,7 @@ def test_a_student_begins_with_it_if_the_recipe_says_so(
     assert "begins with what it can take over" in said
     assert "begins" not in silent
     card = load_checkpoint(tmp_path / "inherited")[1]
-    assert (card["origin"]["distill"]["start"], card["origin"]["inherited"]) == ("teacher", True)
+    assert (card.origin.distill["start"], card.origin.inherited) == ("teacher", True)
 
 
 def test_a_student_of_another_kind_begins_at_random_and_it_is_said(
@@ -288,7 +288,7 @@ def test_a_student_of_another_kind_begins_at_random_and_it_is_said(
     one, said = made(teacher, small_set, tmp_path / "one", student="lenet5_bn")
     other, _ = made(teacher, small_set, tmp_path / "other", student="lenet5_bn", distill=random)
     assert "weights of its own, being no narrower copy" in said
-    assert load_checkpoint(tmp_path / "one")[1]["origin"]["inherited"] is False
+    assert load_checkpoint(tmp_path / "one")[1].origin.inherited is False
     assert one.fingerprint() == other.fingerprint()
 
 

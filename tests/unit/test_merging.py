@@ -542,10 +542,10 @@ PICTURES = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 def test_the_built_in_networks_are_rewritten(name: str) -> None:
     classifier = Classifier(fresh_weights(ARCHITECTURES.load(name), seed=0)).freeze()
     assert classifier.merged == ("conv0", "conv1")
-    assert classifier.how_run()["merged"] == ["conv0", "conv1"]
+    assert classifier.how_run()["merged"] == ("conv0", "conv1")
     answers, features = classifier(PICTURES), classifier.features(PICTURES)
     classifier.rewrite = False
-    assert classifier.how_run()["merged"] == []
+    assert classifier.how_run()["merged"] == ()
     torch.testing.assert_close(answers, classifier(PICTURES), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(features, classifier.features(PICTURES), atol=1e-5, rtol=1e-5)
 
@@ -617,9 +617,9 @@ def test_a_manifest_tells_what_was_merged(classifier: Classifier, tmp_path: Path
         return build_transfer_set(teacher, spec, tmp_path / name)
 
     quick, slow = made(classifier, "quick"), made(plain, "slow")
-    assert quick.manifest["resolved"]["merged"] == ["conv0", "conv1"]
-    assert slow.manifest["resolved"]["merged"] == []
-    assert quick.manifest["teacher_sha256"] == slow.manifest["teacher_sha256"]
+    assert quick.manifest.resolved.merged == ("conv0", "conv1")
+    assert slow.manifest.resolved.merged == ()
+    assert quick.manifest.teacher_sha256 == slow.manifest.teacher_sha256
     # Adam's first step has one length wherever the gradient is not nought: where it is nought but for
     # rounding, rounding decides the sign, of one pixel in a hundred here
     apart = (quick.all_images() - slow.all_images()).abs()

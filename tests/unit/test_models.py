@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from zskd.config.registry import ARCHITECTURES
 from zskd.core.errors import ZskdError
 from zskd.models.chain import build_layers, read_layers
-from zskd.models.factory import build, describe, describe_half, half
+from zskd.models.factory import Factory, Layers, build, describe, describe_half, half
 
 
 def parameters(module: nn.Module) -> int:
@@ -99,7 +98,9 @@ def test_half_of_a_network_without_convolutions_has_half_the_hidden_units() -> N
 
 
 def test_the_description_of_half_survives_json() -> None:
-    description = json.loads(json.dumps(describe_half(ARCHITECTURES.load("lenet5_bn")())))
+    description = Layers.model_validate_json(
+        describe_half(ARCHITECTURES.load("lenet5_bn")()).model_dump_json(), strict=True
+    )
     assert build(description, run_code=False)(torch.rand(2, 1, 32, 32)).shape == (2, 10)
 
 
@@ -139,12 +140,12 @@ def test_other_networks_have_no_half_and_the_error_names_the_way_out(module: nn.
 
 def test_a_card_cannot_ask_for_any_class_of_torch() -> None:
     with pytest.raises(ZskdError, match="may not ask for the layer 'Module'"):
-        build({"layers": [["Module", {}]]}, run_code=False)
+        build(Layers(layers=(("Module", {}),)), run_code=False)
 
 
 def test_a_card_cannot_run_code(tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
-    architecture = {"factory": f"{tmp_path / 'evil.py'}:build"}
+    architecture = Factory(factory=f"{tmp_path / 'evil.py'}:build")
     with pytest.raises(ZskdError, match="a card may not run"):
         build(architecture, run_code=False)
 
@@ -160,7 +161,7 @@ def test_a_card_cannot_run_code(tmp_path: Path) -> None:
 def test_factories_that_fail_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "net.py").write_text(text)
     with pytest.raises(ZskdError, match=message):
-        build({"factory": f"{tmp_path / 'net.py'}:build"}, run_code=True)
+        build(Factory(factory=f"{tmp_path / 'net.py'}:build"), run_code=True)
 
 
 @pytest.mark.parametrize(

@@ -108,13 +108,13 @@ def test_a_set_of_real_images_holds_them_with_their_labels(
 
 def test_its_manifest_says_what_it_is(drawn: TransferSet, teacher: Classifier, digits: Dataset) -> None:
     manifest = read_manifest(drawn.folder)
-    assert manifest["complete"]
-    assert manifest["spec"] == {"method": "real", "count": 1100, "seed": 4, "leave_out": []}
-    assert manifest["teacher_sha256"] == teacher.fingerprint()
+    assert manifest.complete
+    assert manifest.spec == {"method": "real", "count": 1100, "seed": 4, "leave_out": []}
+    assert manifest.teacher_sha256 == teacher.fingerprint()
     right = torch.cat([shard.logits for shard in drawn]).argmax(1) == drawn.labels
-    assert manifest["anchor_match"] == pytest.approx(float(right.double().mean()), abs=1e-6)
-    assert 0.5 < manifest["anchor_match"] < 1
-    assert manifest["mean_steps"] == 0
+    assert manifest.anchor_match == pytest.approx(float(right.double().mean()), abs=1e-6)
+    assert 0.5 < manifest.anchor_match < 1
+    assert manifest.mean_steps == 0
 
 
 def test_smaller_draws_are_the_beginning_of_larger_ones(
@@ -144,7 +144,8 @@ def cut_off(folder: Path, done: int) -> Iterator[dict[str, str]]:
     manifest = json.loads((folder / "manifest.json").read_text())
     for entry in manifest["shards"][done:]:
         (folder / entry["file"]).write_bytes(b"half")
-    manifest |= {"complete": False, "shards": manifest["shards"][:done]}
+    shards = manifest["shards"][:done]
+    manifest |= {"complete": False, "shards": shards, "count": sum(entry["count"] for entry in shards)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     yield before
 

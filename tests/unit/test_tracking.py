@@ -5,7 +5,6 @@ import sys
 import time
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +28,7 @@ from zskd.data.datasets import Dataset
 from zskd.distillation.distill import distill
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe, fresh_weights
+from zskd.run.metrics import RunMetrics
 from zskd.run.pipeline import run_recipe
 from zskd.teacher.training import train_teacher
 from zskd.transfer_set.dataset import TransferSet
@@ -283,16 +283,16 @@ def test_a_whole_run_with_two_arms_in_worker_processes(tmp_path: Path) -> None:
     assert_run_is_told(tensorboard / "run", metrics)
 
 
-def assert_run_is_told(folder: Path, metrics: dict[str, Any]) -> None:
+def assert_run_is_told(folder: Path, metrics: RunMetrics) -> None:
     drawn = pictures(folder)
     assert set(drawn) == {"set/zskd", "set/noise_shapes"}
     assert all(picture.shape == (5 * 32, 8 * 32, 3) for picture in drawn.values())
-    wanted = {"test_accuracy/teacher": metrics["teacher"]["test_accuracy"]}
-    for row in metrics["arms"]:
-        wanted[f"test_accuracy/{row['arm']}"] = row["test_accuracy"]
-        wanted |= {f"agreement_{kind}/{row['arm']}": share for kind, share in row["agreement"].items()}
+    wanted = {"test_accuracy/teacher": metrics.teacher.test_accuracy}
+    for row in metrics.arms:
+        wanted[f"test_accuracy/{row.arm}"] = row.test_accuracy
+        wanted |= {f"agreement_{kind}/{row.arm}": share for kind, share in row.agreement.items()}
     assert len(wanted) == 1 + 2 * 5
-    assert curves(folder) == {name: {12: pytest.approx(share["percent"])} for name, share in wanted.items()}
+    assert curves(folder) == {name: {12: pytest.approx(share.percent)} for name, share in wanted.items()}
 
 
 @pytest.mark.parametrize("given", ["tb", "a b/ü: {x}", None])

@@ -27,7 +27,7 @@ from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.export import export_mat, export_png
-from zskd.transfer_set.manifest import read_manifest, verify_transfer_set
+from zskd.transfer_set.manifest import Provenance, read_manifest, verify_transfer_set
 from zskd.transfer_set.shard import Shard, write_shard
 from zskd.transfer_set.writer import Writer
 
@@ -51,7 +51,8 @@ def made_up(count: int, seed: int, shape: tuple[int, int, int] = (1, 4, 4), clas
 
 
 def writer(folder: Path, names: tuple[str, ...] = ("a", "b", "c"), **provenance: Any) -> Writer:
-    given = {"spec": {"count": sum(SIZES), "seed": 1}, "teacher_sha256": "0" * 64} | provenance
+    spec = {"method": "zskd", "count": sum(SIZES), "seed": 1}
+    given = Provenance(**{"spec": spec, "teacher_sha256": "0" * 64} | provenance)
     return Writer(folder, given, class_names=names, shape=(1, 4, 4))
 
 
@@ -203,7 +204,7 @@ def test_a_shard_with_other_contents_is_not_opened(copy: Path) -> None:
         ('{"format": ', "is damaged"),
         ('{"format": "zskd-transfer-set/9"}', "is not a manifest of format zskd-transfer-set/2"),
         ('{"format": "zskd-transfer-set/1"}', "is not a manifest of format zskd-transfer-set/2"),
-        ('{"format": "zskd-transfer-set/2"}', "is not a manifest of format zskd-transfer-set/2"),
+        ('{"format": "zskd-transfer-set/2"}', r"is damaged \(complete: Field required\): make the set again"),
     ],
 )
 def test_manifests_that_cannot_be_used_are_named(copy: Path, text: str | None, message: str) -> None:
@@ -226,14 +227,14 @@ def test_a_manifest_whose_list_of_shards_is_damaged_is_named(copy: Path) -> None
 def test_the_manifest_sums_up_its_shards(tmp_path: Path) -> None:
     made = write(tmp_path)
     shards = list(made)
-    assert (len(made), made.manifest["count"]) == (12, 12)
+    assert (len(made), made.manifest.count) == (12, 12)
     kl = torch.cat([shard.kl for shard in shards])
     match = torch.cat([shard.logits.argmax(1) == shard.anchors for shard in shards])
-    assert made.manifest["mean_kl"] == pytest.approx(float(kl.mean()), abs=1e-6)
-    assert made.manifest["anchor_match"] == pytest.approx(float(match.float().mean()), abs=1e-6)
+    assert made.manifest.mean_kl == pytest.approx(float(kl.mean()), abs=1e-6)
+    assert made.manifest.anchor_match == pytest.approx(float(match.float().mean()), abs=1e-6)
     steps = torch.cat([shard.steps for shard in shards]).float()
-    assert made.manifest["mean_steps"] == pytest.approx(float(steps.mean()), abs=1e-6)
-    assert [entry["count"] for entry in made.manifest["shards"]] == list(SIZES)
+    assert made.manifest.mean_steps == pytest.approx(float(steps.mean()), abs=1e-6)
+    assert [entry.count for entry in made.manifest.shards] == list(SIZES)
     assert (made.class_names, made.shape) == (("a", "b", "c"), (1, 4, 4))
 
 
@@ -336,7 +337,8 @@ def linear(names: tuple[str, ...], channels: int = 1) -> Classifier:
 
 
 def set_of(names: tuple[str, ...], folder: Path, channels: int = 1) -> TransferSet:
-    provenance = {"spec": {}, "teacher_sha256": linear(names, channels).fingerprint()}
+    teacher = linear(names, channels).fingerprint()
+    provenance = Provenance(spec={"method": "zskd"}, teacher_sha256=teacher)
     one = Writer(folder, provenance, class_names=names, shape=(channels, 4, 4))
     one.add(0, write_shard(folder, 0, made_up(2 * len(names), 0, (channels, 4, 4), len(names))))
     one.finish()

@@ -63,7 +63,8 @@ def distill(
     from zskd.config.identity import identity
     from zskd.core.device import use_threads
     from zskd.core.files import folder_lock, sha256_json
-    from zskd.distillation.students import make_student, room_for_helper, threads_of_each
+    from zskd.distillation.students import build_student
+    from zskd.run.arms import execution, student_spec
     from zskd.run.budget import Budget
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
@@ -83,15 +84,22 @@ def distill(
     classifier = ready_teacher(teacher, model, full)
     loaded = None if transfer_set is None else TransferSet(transfer_set)
     must_be_new(out)
-    progress, helper = default_progress(quiet, verbose), room_for_helper(full)
-    with folder_lock(out), use_threads(threads_of_each(full, 1)):
+    progress, how = default_progress(quiet, verbose), execution(full)
+    with folder_lock(out), use_threads(how.threads_of_each(1)):
         if full.budget is not None:
             settings = identity(full) | {"teacher": classifier.fingerprint()}
             key = sha256_json(settings | {"set": loaded and loaded.fingerprint()})
             spending = Budget(full, classifier, out, key=key, progress=progress)
             full = spending.fit_steps(full, {"student": loaded})
-        made = make_student(full, classifier, loaded, out, progress, helper=helper)
+        made = build_student(
+            classifier,
+            student_spec(full),
+            loaded,
+            out,
+            helper=how.has_room_for_helper(),
+            progress=progress,
+        )
     say(f"student in {out}: {made.parameters_count:,} parameters")
     if estimate:
-        from_real = loaded is not None and loaded.manifest["spec"]["method"] == REAL
+        from_real = loaded is not None and loaded.manifest.method == REAL
         say_estimate(classifier, made, from_real=from_real)

@@ -82,9 +82,8 @@ def evaluate(
         found["set_agreement"] = asdict(agreed)
         say(f"agreement with the teacher on {transfer_set}  {agreed}")
     if master is not None and estimate:
-        origin = card.get("origin", {})
-        from_real = origin.get("how") == "trained" or origin.get("method") == REAL
+        from_real = card.origin.how == "trained" or card.origin.method == REAL
         estimated = say_estimate(master, student, from_real=from_real)
-        found["estimated_agreement"] = None if estimated is None else estimated.record()
+        found["estimated_agreement"] = None if estimated is None else estimated.record().to_json()
     if out is not None:
         write_json(out, found)

@@ -27,10 +27,10 @@ def inspect(teacher: Path, /, *, model: str | None = None) -> None:
     found = inspect_teacher(classifier)
     spec = classifier.spec
     half = f"{found.half_parameters:,} parameters" if found.half_parameters else "cannot be made"
-    golden = f"{card['golden']['pairs']} golden pairs agree" if card.get("golden") else "no golden pairs"
+    golden = f"{card.golden.pairs} golden pairs agree" if card.golden else "no golden pairs"
     facts = {
-        "network": str(card["architecture"].get("name") or card["architecture"].get("factory") or "layers"),
-        "origin": str(card.get("origin", {}).get("how", "unknown")),
+        "network": card.architecture.title,
+        "origin": card.origin.how,
         "input": f"{spec.shape} in [{spec.box[0]:g}, {spec.box[1]:g}], mean {spec.mean}, std {spec.std}",
         "checked": golden,
         "classes": f"{classifier.classes}: {', '.join(classifier.class_names)}",
@@ -61,7 +61,7 @@ def similarity(teacher: Path, /, *, out: Path | None = None, model: str | None =
         model: Factory to run, for a network of your own code.
     """
     from zskd.models.checkpoint import load_checkpoint
-    from zskd.run.pipeline import write_similarity
+    from zskd.run.similarity import write_similarity
     from zskd.synthesis.similarity import class_similarity, concentration
 
     classifier, _ = load_checkpoint(teacher, model=model)

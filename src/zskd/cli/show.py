@@ -117,9 +117,9 @@ def show_filmstrip(
 
     classifier, _ = load_checkpoint(teacher, model=model)
     manifest = read_manifest(transfer_set)
-    if manifest["teacher_sha256"] != classifier.fingerprint():
+    if manifest.teacher_sha256 != classifier.fingerprint():
         raise ZskdError(f"{transfer_set} was made with another teacher")
-    if not 0 <= index < manifest["count"]:
-        raise ZskdError(f"--index is {index}: the set holds rows 0 to {manifest['count'] - 1}")
-    figure = film_figure(classifier, read_spec(manifest["spec"], trusted=trust), index)
+    if not 0 <= index < manifest.count:
+        raise ZskdError(f"--index is {index}: the set holds rows 0 to {manifest.count - 1}")
+    figure = film_figure(classifier, read_spec(manifest.spec, trusted=trust), index)
     say(f"picture in {save_figure(figure, out)}")

@@ -100,7 +100,7 @@ def synthesize(
         )
     facts = made.manifest
     say(
-        f"{len(made):,} images in {out}: mean KL {facts['mean_kl']:.4f}, "
-        f"{100 * facts['anchor_match']:.1f} % of their class; "
-        f"{facts['missed']:,} missed their target, {facts['dropped']:,} of them are dropped"
+        f"{len(made):,} images in {out}: mean KL {facts.mean_kl:.4f}, "
+        f"{100 * facts.anchor_match:.1f} % of their class; "
+        f"{facts.missed:,} missed their target, {facts.dropped:,} of them are dropped"
     )

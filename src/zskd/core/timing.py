@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from zskd.core.artefact import Artefact, JsonObject, Name, Seconds, parse
 from zskd.core.files import read_json, write_json
 from zskd.core.progress import Progress, Task
 
@@ -15,12 +16,32 @@ _WARM_STEPS, _LEAST_STEPS = 10, 10
 """The first steps of a training are not timed, and at least so many are."""
 
 
+class _Seconds(Artefact):
+    seconds: dict[Name, Seconds]
+
+
+def read_seconds(path: Path, what: str) -> dict[str, float]:
+    """Read seconds, none of them negative, by the names of what took them; none where there is no file.
+
+    Args:
+        path: the file.
+        what: the file's role, for the message.
+
+    Raises:
+        ZskdError: it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    values: JsonObject = {"seconds": read_json(path, what)}
+    return parse(values, _Seconds, f"{path}, {what},", "delete it").seconds
+
+
 class Clock:
     """Seconds per stage in a JSON file, added up over interruptions; what `kill -9` cut off is lost."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.seconds: dict[str, float] = read_json(path, "the timings of a run") if path.is_file() else {}
+        self.seconds = read_seconds(path, "the timings of a run")
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

@@ -165,7 +165,7 @@ def _check_fit(teacher: Classifier, transfer_set: TransferSet) -> None:
             f"{transfer_set.folder} holds images of {transfer_set.shape}, and the teacher takes "
             f"{teacher.spec.shape}"
         )
-    if transfer_set.manifest["teacher_sha256"] != teacher.fingerprint():
+    if transfer_set.manifest.teacher_sha256 != teacher.fingerprint():
         raise ZskdError(f"{transfer_set.folder} was made with another teacher: make a set with this one")
 
 

@@ -1,19 +1,19 @@
-"""The students of a recipe, one for each arm, trained side by side."""
+"""Students of one teacher, one for each arm, trained side by side."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from zskd.config.distillation import DistillConfig
-from zskd.config.identity import to_values
-from zskd.config.recipe import Recipe
-from zskd.core.device import usable_cores, use_threads
+from zskd.config.identity import former_keys, plain
+from zskd.core.artefact import JsonObject
+from zskd.core.device import use_threads
 from zskd.core.files import make_folder, remove_file
 from zskd.core.parallel import each_done
 from zskd.core.progress import Progress, WorkerProgress
@@ -21,74 +21,96 @@ from zskd.core.tensorboard import tracked
 from zskd.core.timing import Enough, Pace, Stopwatch
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import choose_reading, distill
+from zskd.distillation.execution import Execution
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
-from zskd.models.checkpoint import Card, load_checkpoint, save_checkpoint
+from zskd.distillation.spec import StudentSpec
+from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.dataset import TransferSet
 
 _ENDLESS = 10**9
 """Steps of a training that is stopped before it has taken them."""
+_STATE = "training.safetensors"
+"""Where a training can be gone on with."""
 
 
 def make_students(
-    recipe: Recipe,
     teacher: Classifier,
+    specs: Mapping[str, StudentSpec],
     sets: Mapping[str, TransferSet | None],
     folder: Path,
-    progress: Progress,
+    *,
+    execution: Execution | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Classifier]:
     """Return one student for each arm, by the arms' names, each in a folder of its own.
 
     Args:
-        recipe: student, schedule, seed, workers and threads.
         teacher: frozen.
-        sets: transfer sets of the teacher by the names of the arms; None where a generator makes all images.
+        specs: of the students, by the names of the arms.
+        sets: transfer sets of the teacher by the same names; None where a generator makes all images.
         folder: of all students; those that are there are kept.
+        execution: threads and workers; the cores are shared among all when absent.
         progress: told of every step.
+
+    Raises:
+        ZskdError: as for `build_student`, or a worker is killed again and again.
     """
-    names = list(sets)
-    missing = [i for i, name in enumerate(names) if not (folder / name / "card.json").is_file()]
-    workers = student_workers(recipe, teacher, len(missing))
+    execution, progress = execution or Execution(), progress or Progress()
+    names = list(specs)
+    missing = [number for number, name in enumerate(names) if not (folder / name / CARD).is_file()]
+    workers = execution.side_by_side(teacher, len(missing))
     if workers > 1:
-        shared = _shared(recipe, teacher, sets, folder, workers, progress)
-        sizes = [None if one is None else len(one) for one in sets.values()]
-        steps = sum(student_steps(recipe.distill, sizes[i]) for i in missing)
+        work = _work(teacher, specs, sets, folder, execution, workers, progress)
+        steps = sum(specs[names[number]].steps(_size(sets[names[number]])) for number in missing)
         with progress.task(f"{len(missing)} students", steps, "steps") as task:
-            for _ in each_done(_make_one, shared, missing, workers=workers, tell=task.advance):
+            for _ in each_done(_make_one, work, missing, workers=workers, tell=task.advance):
                 pass
-    helper = room_for_helper(recipe, len(names))
-    with use_threads(threads_of_each(recipe, len(names))):
+    helper = execution.has_room_for_helper(len(names))
+    with use_threads(execution.threads_of_each(len(names))):
         students = {}
-        for name, images in sets.items():
-            with tracked(progress, recipe.tensorboard, f"students/{name}") as told:
-                students[name] = make_student(recipe, teacher, images, folder / name, told, helper=helper)
+        for name, spec in specs.items():
+            with tracked(progress, execution.tensorboard, f"students/{name}") as told:
+                students[name] = build_student(
+                    teacher, spec, sets[name], folder / name, helper=helper, progress=told
+                )
         return students
 
 
 def time_students(
-    recipe: Recipe, teacher: Classifier, sets: Mapping[str, TransferSet | None], folder: Path, seconds: float
+    teacher: Classifier,
+    specs: Mapping[str, StudentSpec],
+    sets: Mapping[str, TransferSet | None],
+    folder: Path,
+    seconds: float,
+    *,
+    execution: Execution,
 ) -> tuple[list[Pace], float]:
     """Train each student for so many seconds, as `make_students` would.
 
     Args:
-        recipe: as for `make_students`.
         teacher: frozen.
+        specs: as for `make_students`; their steps do not count.
         sets: as for `make_students`.
         folder: for what the trainings save; nothing in it is of use later.
         seconds: that the steps of each are timed for.
+        execution: as for `make_students`; nothing is written for TensorBoard.
 
     Returns:
         How fast each went, and the seconds that the workers took to start and to end.
     """
-    workers = student_workers(recipe, teacher, len(sets))
+    workers = execution.side_by_side(teacher, len(specs))
     if workers == 1:  # this process trains now and later, and its first optimiser loads a good part of torch
         torch.optim.Adam([torch.zeros(1)])
     started = time.perf_counter()
-    endless = replace(recipe.distill, steps=_ENDLESS, epochs=None)
-    recipe = replace(recipe, tensorboard=None, distill=endless)
-    shared = _shared(recipe, teacher, sets, folder, workers, Progress())
-    numbers = range(len(sets))
-    timed = dict(each_done(_time_one, (shared, seconds), numbers, workers=workers, tell=lambda _: None))
+    endless = {
+        name: replace(spec, distill=replace(spec.distill, steps=_ENDLESS, epochs=None))
+        for name, spec in specs.items()
+    }
+    execution = replace(execution, tensorboard=None)
+    work = _work(teacher, endless, sets, folder, execution, workers, Progress())
+    numbers = range(len(specs))
+    timed = dict(each_done(_time_one, (work, seconds), numbers, workers=workers, tell=lambda _: None))
     busy = training_seconds([Pace(timed[number][1], 0.0) for number in numbers], 0, workers)
     beside = max(0.0, time.perf_counter() - started - busy)
     return [timed[number][0] for number in numbers], beside
@@ -106,71 +128,53 @@ def training_seconds(paces: Sequence[Pace], steps: float, workers: int) -> float
     return max(free)
 
 
-def student_workers(recipe: Recipe, teacher: Classifier, students: int) -> int:
-    """Return how many students are trained side by side, each in a process of its own if more than one is."""
-    side_by_side = teacher.device.type == "cpu" and students > 1
-    return min(recipe.workers or usable_cores(), students) if side_by_side else 1
-
-
-def student_steps(config: DistillConfig, count: int | None) -> int:
-    """Return how many steps a student takes on a set of `count` images; without a set a pass is one batch."""
-    return config.total_steps(config.batch_size if count is None else count)
-
-
 def generated_images(config: DistillConfig) -> int:
     """Return how many images a generator makes where there is no set."""
-    batches = -(
-        -student_steps(config, None) // (config.generator.student_steps if config.generator.same else 1)
-    )
+    steps = config.total_steps(config.batch_size)
+    batches = -(-steps // (config.generator.student_steps if config.generator.same else 1))
     return batches * config.batch_size
 
 
-def threads_of_each(recipe: Recipe, students: int) -> int:
-    """Return the threads that each student is trained with: as set, or half its share of the cores.
-
-    The other half is for the helper that makes its batches ready. It does not hang on the number of
-    workers, because the student's bytes hang on it.
-    """
-    return recipe.threads or max(1, usable_cores() // (2 * students))
-
-
-def room_for_helper(recipe: Recipe, students: int = 1, workers: int = 1) -> bool:
-    """Whether every student that is being trained can have a helper without cores being shared."""
-    if recipe.workers == 1:
-        return False
-    return usable_cores() // workers >= 2 * threads_of_each(recipe, students)
-
-
-def make_student(
-    recipe: Recipe,
+def build_student(
     teacher: Classifier,
+    spec: StudentSpec,
     transfer_set: TransferSet | None,
     folder: Path,
-    progress: Progress,
     *,
     helper: bool = False,
+    progress: Progress | None = None,
 ) -> Classifier:
-    """Return the student that a recipe asks for, from `folder` if it is there already.
+    """Train a student in `folder`, or go on with it, and return it frozen; one that is there is read.
 
-    `helper` is as for `distill`.
+    Args:
+        teacher: frozen; on the device that is to do the work.
+        spec: what to make.
+        transfer_set: of this teacher; None where a generator makes all images.
+        folder: of this student alone.
+        helper: whether a second process makes the batches ready, as for `distill`.
+        progress: told of every step.
+
+    Raises:
+        ZskdError: unknown architecture, one that does not fit the teacher, a set of another teacher, or the
+            loss diverges.
     """
-    factory = recipe.student if ":" in recipe.student else None
-    if (folder / "card.json").is_file():
-        remove_file(folder / "training.safetensors")  # of one killed behind its last step
-        student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
+    progress = progress or Progress()
+    if (folder / CARD).is_file():
+        remove_file(folder / _STATE)  # of one killed behind its last step
+        student = load_checkpoint(folder, model=spec.factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
-    config = recipe.distill
+    config = spec.distill
     if not config.needs_set and transfer_set is not None:  # the control of a generator learns without one
         config = replace(config, generator=replace(config.generator, share=0.0))
-    architecture = describe_student(recipe.student, teacher)
-    network = fresh_student(architecture, teacher, recipe.seed).module
+    architecture = describe_student(spec.student, teacher)
+    network = fresh_student(architecture, teacher, spec.seed).module
     make_folder(folder)
     inherited = False
     if config.start == "teacher":
         assert transfer_set is not None, "settings whose student sees no set begin at random"
         begun = initialise_from_teacher(
-            teacher, network, transfer_set, config.augment, seed=recipe.seed, progress=progress
+            teacher, network, transfer_set, config.augment, seed=spec.seed, progress=progress
         )
         network, inherited = begun.student, begun.taken_over
     student = distill(
@@ -178,67 +182,91 @@ def make_student(
         network,
         transfer_set,
         config,
-        seed=recipe.seed,
-        state=folder / "training.safetensors",
+        seed=spec.seed,
+        state=folder / _STATE,
         helper=helper,
         progress=progress,
     )
-    origin = {
-        "how": "distilled",
-        "teacher_sha256": teacher.fingerprint(),
-        "transfer_set_sha256": transfer_set and transfer_set.fingerprint(),
-        "method": transfer_set.manifest["spec"]["method"] if transfer_set else config.generator.method,
-        "seed": recipe.seed,
-        "inherited": inherited,
-        "distill": {key: value for key, value in to_values(recipe)["distill"].items() if key != "images"},
-        "threads": torch.get_num_threads(),
-        "device": teacher.device.type,
-    }
+    origin = Origin(
+        how="distilled",
+        teacher_sha256=teacher.fingerprint(),
+        transfer_set_sha256=None if transfer_set is None else transfer_set.fingerprint(),
+        method=config.generator.method if transfer_set is None else transfer_set.manifest.method,
+        seed=spec.seed,
+        inherited=inherited,
+        distill=_settings(spec.distill),
+        threads=torch.get_num_threads(),
+        device=teacher.device.type,
+    )
     save_checkpoint(folder, student, Card(architecture=architecture, origin=origin))
-    remove_file(folder / "training.safetensors")
+    remove_file(folder / _STATE)
     return student
 
 
-_Shared = tuple[Recipe, Classifier, list[str], list[Path | None], Path, bool]
-"""Recipe, teacher, names of the arms, their sets, folder of all students, whether each has a helper."""
+def _settings(config: DistillConfig) -> JsonObject:
+    """What a student's card tells of its distillation: not where the images were read from."""
+    return {key: value for key, value in former_keys(plain(config), "distill").items() if key != "images"}
 
 
-def _shared(
-    recipe: Recipe,
+@dataclass(frozen=True)
+class _Work:
+    """What all workers need."""
+
+    teacher: Classifier
+    names: list[str]
+    """Of the arms."""
+    specs: list[StudentSpec]
+    sets: list[Path | None]
+    folder: Path
+    """Of all students."""
+    execution: Execution
+    helper: bool
+    """Whether each has one."""
+
+
+def _work(
     teacher: Classifier,
+    specs: Mapping[str, StudentSpec],
     sets: Mapping[str, TransferSet | None],
     folder: Path,
+    execution: Execution,
     workers: int,
     progress: Progress,
-) -> _Shared:
-    """What all workers need."""
-    reading, found = recipe.distill, [one for one in sets.values() if one is not None]
+) -> _Work:
+    """Choose what all workers need, above all where they read their images from."""
+    chosen = list(specs.values())
+    found = [(spec, one) for spec, one in zip(chosen, map(sets.get, specs), strict=True) if one is not None]
     if found:  # they are of one size
-        reading = choose_reading(found[0], reading, progress, readers=workers)
-    helper = room_for_helper(recipe, len(sets), workers)
-    folders = [None if one is None else one.folder for one in sets.values()]
-    return replace(recipe, distill=reading), teacher, list(sets), folders, folder, helper
+        spec, one = found[0]
+        reading = choose_reading(one, spec.distill, progress, readers=workers).images
+        chosen = [replace(spec, distill=replace(spec.distill, images=reading)) for spec in chosen]
+    folders = [None if one is None else one.folder for one in map(sets.get, specs)]
+    helper = execution.has_room_for_helper(len(specs), workers)
+    return _Work(teacher, list(specs), chosen, folders, folder, execution, helper)
 
 
-def _make_one(shared: _Shared, number: int, tell: Callable[[int], None]) -> None:
+def _size(transfer_set: TransferSet | None) -> int | None:
+    return None if transfer_set is None else len(transfer_set)
+
+
+def _make_one(work: _Work, number: int, tell: Callable[[int], None]) -> None:
     """Make one student; the work of one worker."""
-    recipe, _, names, *_ = shared
-    with tracked(WorkerProgress(tell), recipe.tensorboard, f"students/{names[number]}") as progress:
-        _train_one(shared, number, progress)
+    name = f"students/{work.names[number]}"
+    with tracked(WorkerProgress(tell), work.execution.tensorboard, name) as progress:
+        _train_one(work, number, progress)
 
 
-def _time_one(shared: tuple[_Shared, float], number: int, tell: Callable[[int], None]) -> tuple[Pace, float]:
+def _time_one(shared: tuple[_Work, float], number: int, tell: Callable[[int], None]) -> tuple[Pace, float]:
     """Begin to make one student and return its pace and the seconds taken; the work of one worker."""
-    what, seconds = shared
+    work, seconds = shared
     started, watch = time.perf_counter(), Stopwatch(seconds)
     with suppress(Enough):
-        _train_one(what, number, watch)
+        _train_one(work, number, watch)
     return watch.pace(), time.perf_counter() - started
 
 
-def _train_one(shared: _Shared, number: int, progress: Progress) -> None:
-    recipe, teacher, names, sets, folder, helper = shared
-    made = sets[number]
+def _train_one(work: _Work, number: int, progress: Progress) -> None:
+    made, folder = work.sets[number], work.folder / work.names[number]
     images = None if made is None else TransferSet(made)
-    with use_threads(threads_of_each(recipe, len(sets))):
-        make_student(recipe, teacher, images, folder / names[number], progress, helper=helper)
+    with use_threads(work.execution.threads_of_each(len(work.names))):
+        build_student(work.teacher, work.specs[number], images, folder, helper=work.helper, progress=progress)

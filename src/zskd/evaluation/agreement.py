@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from zskd.core.artefact import Artefact
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure
 from zskd.models.classifier import Classifier
 
@@ -74,10 +75,30 @@ class Estimate:
             said.append(f"weakest classes, as far as noise can tell: {', '.join(self.weakest)}")
         return [*said, UNSEEN]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> EstimateRecord:
         """Return numbers and words as a JSON file holds them."""
-        record: dict[str, Any] = json.loads(json.dumps(asdict(self) | {"words": self.lines()}))
-        return record
+        return EstimateRecord(
+            percent=self.percent,
+            low=self.low,
+            high=self.high,
+            weakest=self.weakest,
+            reason=self.reason,
+            signals=self.signals,
+            words=tuple(self.lines()),
+        )
+
+
+class EstimateRecord(Artefact):
+    """An estimate in a file; the fields are those of `Estimate`."""
+
+    percent: float | None
+    low: float
+    high: float
+    weakest: tuple[str, ...]
+    reason: str | None
+    signals: Signals
+    words: tuple[str, ...]
+    """The same in sentences."""
 
 
 @cache

@@ -79,9 +79,9 @@ def count_multiply_adds(classifier: Classifier) -> int:
 
 def _half(teacher: Classifier) -> tuple[int | None, tuple[str, ...]]:
     try:
-        layers = describe_half(teacher.module)["layers"]
+        layers = describe_half(teacher.module).layers
         with torch.device("meta"):  # counted, not made
-            half = build_layers([(name, arguments) for name, arguments in layers])
+            half = build_layers(layers)
     except ZskdError as error:
         return None, (str(error),)
     return sum(p.numel() for p in half.parameters()), ()

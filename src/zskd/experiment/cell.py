@@ -23,7 +23,8 @@ from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
 from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Split, load_data
-from zskd.distillation.students import make_student
+from zskd.distillation.spec import StudentSpec
+from zskd.distillation.students import build_student
 from zskd.evaluation.metrics import predict
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import FORMAT, LEDGER, Record, pack_mask, record_path, write_record
@@ -81,13 +82,14 @@ def _record(job: Job, progress: Progress) -> Record:
         images = None
         if job.images is not None:
             # a set whose images may be dropped is smaller than was planned
-            count = min(job.count, read_manifest(job.images)["count"])
+            count = min(job.count, read_manifest(job.images).count)
             images = TransferSet(job.images, first=count)
             progress.picture("images", images.images(torch.arange(min(_SHOWN, count))))
         if job.cell.arm.images == "none":
             student, facts = teacher, _facts_of_teacher(job)
         else:
-            student = make_student(recipe, teacher, images, job.folder / "student", progress)
+            spec = StudentSpec(student=recipe.student, seed=recipe.seed, distill=recipe.distill)
+            student = build_student(teacher, spec, images, job.folder / "student", progress=progress)
             facts = _facts_of_student(job, images)
         measured = _measured(teacher, student, load_test(recipe.data, teacher.spec.shape))
     return Record(
@@ -170,7 +172,7 @@ def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
             config.generator.share * config.batch_size
         )
     return {
-        "method": config.generator.method if images is None else images.manifest["spec"]["method"],
+        "method": config.generator.method if images is None else images.manifest.method,
         "augmented": config.augment.changes,
         "unique_images": job.count if images is None else _unique(images),
         "student": recipe.student,

@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 from zskd.config.recipe import Recipe
 from zskd.config.registry import LOSSES
 from zskd.core.device import use_threads
-from zskd.core.files import read_json, sha256_json
+from zskd.core.files import sha256_json
+from zskd.core.timing import read_seconds
 from zskd.data.transforms import augment
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import distill
@@ -54,7 +55,7 @@ def estimate(places: Sequence[Place], teacher: Classifier, known: dict[str, floa
 
 def read_known(out: Path) -> dict[str, float]:
     """Return what was measured when an experiment was begun or gone on with; nothing before that."""
-    return read_json(out / COSTS, "the costs of an experiment") if (out / COSTS).is_file() else {}
+    return read_seconds(out / COSTS, "the costs of an experiment")
 
 
 def _cost(place: Place, teacher: Classifier, known: dict[str, float]) -> Cost:
@@ -83,7 +84,7 @@ def _known(known: dict[str, float], kind: str, measure: Callable[[], float]) -> 
 
 
 def _made(folder: Path | None) -> bool:
-    return folder is not None and (folder / MANIFEST).is_file() and bool(read_manifest(folder)["complete"])
+    return folder is not None and (folder / MANIFEST).is_file() and read_manifest(folder).complete
 
 
 def _seconds_per_step(recipe: Recipe, teacher: Classifier) -> float:

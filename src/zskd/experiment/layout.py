@@ -93,7 +93,7 @@ def lay_out(
     places = []
     for cell, images in zip(cells, wanted, strict=True):
         count = cell.count(data.train_size, len(data.train))
-        key = cell.key(count, sources.hashes)
+        key = cell.key(count, sources.hashes.to_json())
         whole = None if images is None else _whole(images, [one for one in wanted if one])
         teacher = _teacher_name(cell, sources)
         places.append(
@@ -179,4 +179,4 @@ def _teacher_name(cell: Cell, sources: Sources) -> str:
     values: dict[str, Any] = identity(cell.recipe) | {"seed": seed}
     values["teacher"].pop("seed", None)  # cells of other seeds share their teacher
     known = {key: values[key] for key in ("seed", "data", "teacher", "threads", "device", "rewrite")}
-    return f"seed-{seed}-{sha256_json(known | sources.hashes)[:8]}"
+    return f"seed-{seed}-{sha256_json(known | sources.hashes.to_json())[:8]}"

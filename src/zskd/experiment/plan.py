@@ -11,9 +11,10 @@ from zskd.config.identity import identity
 from zskd.config.loading import load_recipe
 from zskd.config.recipe import Recipe
 from zskd.config.yaml import merge
+from zskd.core.artefact import JsonValue
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
-from zskd.distillation.students import generated_images, student_steps
+from zskd.distillation.students import generated_images
 from zskd.experiment.definition import TEACHER, Arm, Experiment
 from zskd.experiment.record import Reported
 from zskd.synthesis.spec import SetSpec
@@ -47,7 +48,8 @@ class Cell:
         """Return how many steps its student takes on `count` images; none for the teacher itself."""
         if self.arm.images == "none":
             return 0
-        return student_steps(self.recipe.distill, count if self.recipe.distill.needs_set else None)
+        config = self.recipe.distill
+        return config.total_steps(count if config.needs_set else config.batch_size)
 
     def spec(self, train_size: int) -> SetSpec:
         """Return what its transfer set is, for an arm whose images are made."""
@@ -60,7 +62,7 @@ class Cell:
             synthesis=self.recipe.synthesis,
         )
 
-    def key(self, count: int, sources: Mapping[str, str]) -> str:
+    def key(self, count: int, sources: Mapping[str, JsonValue]) -> str:
         """Return the hash of everything that determines the cell, whatever it is called.
 
         Args:

@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from zskd.core.artefact import Artefact, AtLeastOne, Count, Name, Percent, Seconds, Sha256, first_mistake
 from zskd.core.errors import ZskdError
 from zskd.core.files import read_json, write_json
 from zskd.core.types import CorrectMask
 
 FORMAT: Final = "zskd-record/1"
 LEDGER = "ledger.jsonl"
-Percent = Annotated[float, Field(ge=0, le=100)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def _names_torch(versions: dict[str, str]) -> dict[str, str]:
@@ -30,19 +27,15 @@ def _names_torch(versions: dict[str, str]) -> dict[str, str]:
     return versions
 
 
-class Reported(BaseModel):
+class Reported(Artefact):
     """What somebody published for the same arm and rate."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     value: Percent
-    source: Annotated[str, Field(min_length=1)]
+    source: Name
 
 
-class Record(BaseModel):
+class Record(Artefact):
     """One cell: an arm at a rate with a seed, measured once."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["zskd-record/1"]
     experiment: str
@@ -61,9 +54,9 @@ class Record(BaseModel):
     """Whether the student saw changed images."""
     rate: Annotated[float, Field(gt=0, le=100)] | None
     """Percentage of the training set; None where the arm has no rate."""
-    count: Annotated[int, Field(ge=1)]
+    count: AtLeastOne
     """Images learned from."""
-    unique_images: Annotated[int, Field(ge=1)]
+    unique_images: AtLeastOne
     """How many of them differ."""
     seed: Count
     recipe_sha256: Sha256
@@ -71,12 +64,12 @@ class Record(BaseModel):
     student_sha256: Sha256
     student: str
     """Its architecture."""
-    student_parameters: Annotated[int, Field(ge=1)]
-    student_steps: Annotated[int, Field(ge=1)]
+    student_parameters: AtLeastOne
+    student_steps: AtLeastOne
     selection: Literal["last"]
     """Which weights are kept: those of the last step. Nothing is ever chosen on test images."""
     test_accuracy: Percent
-    test_images: Annotated[int, Field(ge=1)]
+    test_images: AtLeastOne
     test_hits: str
     """Which test images are recognised, packed: for McNemar's test."""
     teacher_accuracy: Percent
@@ -91,15 +84,15 @@ class Record(BaseModel):
     """Time for this cell alone; of a set that several cells share, the part that is its own."""
     set_seconds: Seconds
     """The part of it that went into the images."""
-    workers: Annotated[int, Field(ge=1)]
+    workers: AtLeastOne
     """Processes that worked side by side while this was timed."""
-    threads: Annotated[int, Field(ge=1)]
+    threads: AtLeastOne
     versions: Annotated[dict[str, str], AfterValidator(_names_torch)]
     cpu: str
-    cores: Annotated[int, Field(ge=1)]
+    cores: AtLeastOne
     commit: str | None
     """Of the checkout; None where zskd was installed from a package, whose version then tells."""
-    command: Annotated[str, Field(min_length=1)]
+    command: Name
     """Makes this cell again and compares."""
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 
@@ -135,10 +128,7 @@ def read_record(path: Path) -> Record:
     try:
         return Record.model_validate(values)
     except (ValidationError, ZskdError) as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc'])) or 'its parts'}: {first['msg']}"
+        reason = first_mistake(error) if isinstance(error, ValidationError) else str(error)
         raise ZskdError(f"{path} is no complete record ({reason}): delete it, run its cell again") from error
 
 

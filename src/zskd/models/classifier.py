@@ -10,7 +10,7 @@ import copy as copying
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,15 @@ class InputSpec:
         low, high = self.box
         if not 0 <= low < high <= 1:
             raise ZskdError(f"box {self.box} must be two rising numbers inside [0, 1]")
+
+
+class HowRun(TypedDict):
+    """What changes a network's speed and rounding and not what it computes."""
+
+    layout: Literal["channels_first", "channels_last"]
+    """Where the channels lie in memory."""
+    merged: tuple[str, ...]
+    """Layers that took over others."""
 
 
 class Classifier(nn.Module):
@@ -155,15 +164,15 @@ class Classifier(nn.Module):
         return len(self.class_names)
 
     @property
-    def layout(self) -> str:
+    def layout(self) -> Literal["channels_first", "channels_last"]:
         """Where the channels lie in memory, which changes speed and rounding: "channels_last" or "first"."""
         filters = [p for p in self.module.parameters() if p.ndim == 4 and p.shape[1] > 1]
         last = any(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
         return "channels_last" if last else "channels_first"
 
-    def how_run(self) -> dict[str, Any]:
+    def how_run(self) -> HowRun:
         """Return what changes speed and rounding and not what is computed, as a manifest keeps it."""
-        return {"layout": self.layout, "merged": list(self.merged) if self.rewrite else []}
+        return {"layout": self.layout, "merged": tuple(self.merged) if self.rewrite else ()}
 
     @property
     def parameters_count(self) -> int:

@@ -2,21 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from zskd.config.registry import ARCHITECTURES
+from zskd.core.artefact import Artefact, AtLeastOne, JsonValue
 from zskd.core.code import import_object, is_code
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.models.chain import build_layers, read_layers
 from zskd.models.narrow import narrow
 
-Architecture = dict[str, Any]
-"""How a card names a network: `{"name", "channels", "classes", "size"}`, `{"factory"}` or `{"layers"}`."""
+
+class Named(Artefact):
+    """A built-in network."""
+
+    name: str
+    """A name of `ARCHITECTURES`."""
+    channels: AtLeastOne
+    """Of the images that it takes."""
+    classes: AtLeastOne
+    size: AtLeastOne
+    """Height and width of the images, in pixels."""
+
+    @property
+    def title(self) -> str:
+        """How a person calls it."""
+        return self.name
+
+
+class Factory(Artefact):
+    """A network that a user's own code makes."""
+
+    factory: str
+    """`package.module:factory` or `file.py:factory`."""
+
+    @property
+    def title(self) -> str:
+        """How a person calls it."""
+        return self.factory
+
+
+class Layers(Artefact):
+    """A plain chain of layers."""
+
+    layers: tuple[tuple[str, dict[str, JsonValue]], ...]
+    """Each by its class in `torch.nn` and the arguments that make it."""
+
+    @property
+    def title(self) -> str:
+        """How a person calls it."""
+        return "layers"
+
+
+Architecture = Named | Factory | Layers
+"""How a card names a network; in JSON by the keys of one of the three."""
 
 
 def describe(model: str, *, shape: tuple[int, int, int], classes: int) -> Architecture:
@@ -31,17 +74,21 @@ def describe(model: str, *, shape: tuple[int, int, int], classes: int) -> Archit
         ZskdError: unknown name, or an input that the built-in network does not take.
     """
     if is_code(model):
-        return {"factory": model}
+        return Factory(factory=model)
     ARCHITECTURES.check(model, "--model")
     channels, height, width = shape
     if height != width or height < 16:
         raise ZskdError(f"{model} takes square images of at least 16 pixels, not {height}×{width}")
-    return {"name": model, "channels": channels, "classes": classes, "size": height}
+    return Named(name=model, channels=channels, classes=classes, size=height)
 
 
-def describe_half(teacher: nn.Module) -> Architecture:
-    """Return the architecture of a narrower copy of a plain sequential convolutional teacher."""
-    return {"layers": [[name, arguments] for name, arguments in narrow(read_layers(teacher))]}
+def describe_half(teacher: nn.Module) -> Layers:
+    """Return the architecture of a narrower copy of a plain sequential convolutional teacher.
+
+    Raises:
+        ZskdError: the teacher's forward pass is not one plain chain of layers.
+    """
+    return Layers(layers=tuple(narrow(read_layers(teacher))))
 
 
 def half(teacher: nn.Module) -> nn.Module:
@@ -53,7 +100,7 @@ def half(teacher: nn.Module) -> nn.Module:
     return build(describe_half(teacher), run_code=False)
 
 
-def build(architecture: Mapping[str, Any], *, run_code: bool) -> nn.Module:
+def build(architecture: Architecture, *, run_code: bool) -> nn.Module:
     """Build the network that an architecture names, with fresh weights.
 
     Args:
@@ -64,22 +111,22 @@ def build(architecture: Mapping[str, Any], *, run_code: bool) -> nn.Module:
     Raises:
         ZskdError: unknown or damaged architecture, or a factory that may not run or fails.
     """
-    if "factory" in architecture:
-        factory = str(architecture["factory"])
-        if not run_code:
-            raise ZskdError(
-                f"this checkpoint's network is made by the code {factory!r}, which a card may not run: "
-                f"repeat it with --model {factory} if you trust it"
+    match architecture:
+        case Factory(factory=factory):
+            if not run_code:
+                raise ZskdError(
+                    f"this checkpoint's network is made by the code {factory!r}, which a card may not run: "
+                    f"repeat it with --model {factory} if you trust it"
+                )
+            return _call_factory(factory)
+        case Layers(layers=layers):
+            return build_layers(layers)
+        case Named(name=name) if name in ARCHITECTURES:
+            network: nn.Module = ARCHITECTURES.load(name)(
+                channels=architecture.channels, classes=architecture.classes, size=architecture.size
             )
-        return _call_factory(factory)
-    try:
-        if "layers" in architecture:
-            return build_layers([(str(name), dict(arguments)) for name, arguments in architecture["layers"]])
-        arguments = {key: int(architecture[key]) for key in ("channels", "classes", "size")}
-        network: nn.Module = import_object(ARCHITECTURES[architecture["name"]].target)(**arguments)
-        return network
-    except (KeyError, TypeError, ValueError) as error:
-        raise ZskdError(f"the architecture in the card is damaged: {architecture}") from error
+            return network
+    raise ZskdError(f"the architecture in the card is damaged: there is no built-in network {name!r}")
 
 
 def _call_factory(target: str) -> nn.Module:

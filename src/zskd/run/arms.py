@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from zskd.config.recipe import Recipe
 from zskd.config.registry import CONTROLS, Registry
 from zskd.data.datasets import Dataset, load_data
+from zskd.distillation.execution import Execution
+from zskd.distillation.spec import StudentSpec
 from zskd.synthesis.spec import SetSpec
 
 
@@ -18,6 +20,16 @@ class Arm:
     title: str
     spec: SetSpec | None
     """Of its transfer set; None where a generator makes all images."""
+
+
+def student_spec(recipe: Recipe) -> StudentSpec:
+    """Return what the recipe's students are; all arms have the same."""
+    return StudentSpec(student=recipe.student, seed=recipe.seed, distill=recipe.distill)
+
+
+def execution(recipe: Recipe) -> Execution:
+    """Return how the recipe wants its students to be trained."""
+    return Execution(threads=recipe.threads, workers=recipe.workers, tensorboard=recipe.tensorboard)
 
 
 def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:

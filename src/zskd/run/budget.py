@@ -12,20 +12,34 @@ import shutil
 import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from zskd.config.recipe import Recipe
+from zskd.core.artefact import (
+    Artefact,
+    AtLeastOne,
+    JsonObject,
+    Name,
+    Processor,
+    Seconds,
+    Versions,
+    read_artefact,
+    write_artefact,
+)
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError
-from zskd.core.files import read_json, remove_file, write_json
+from zskd.core.files import remove_file
 from zskd.core.parallel import start_workers
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.timing import Pace
 from zskd.core.versions import versions
-from zskd.distillation.students import student_workers, time_students, training_seconds
+from zskd.distillation.students import time_students, training_seconds
 from zskd.models.classifier import Classifier
+from zskd.run.arms import execution, student_spec
 from zskd.synthesis.build import make_shards, open_writer, seconds_per_image, shard_workers
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
@@ -42,6 +56,35 @@ _FEWEST_IMAGES, _FEWEST_STEPS = 300, 100
 """With less there is no student."""
 _LONGEST_TIMING = 20.0
 """Seconds after which a pace is known."""
+
+
+class BudgetFile(Artefact):
+    """What a budget allows."""
+
+    minutes: Annotated[float, Field(gt=0)]
+    key: Name
+    """Of everything that determines the work."""
+    seconds: Seconds
+    """Spent so far."""
+    count: AtLeastOne | None = None
+    """Images in each set; absent where there is none."""
+    seconds_per_image: dict[Name, Seconds] | None = None
+    """Of one worker, by the sets."""
+    versions: Versions
+    processor: Processor
+    steps: AtLeastOne | None = None
+    """Of each student; absent until they are timed."""
+    paces: dict[Name, Pace] | None = None
+    """Of the students, by the arms."""
+    beside: Seconds | None = None
+    """What the workers took to start and to end."""
+
+    def to_json(self) -> JsonObject:
+        """Return the object as JSON holds it: where there are no sets, what was timed comes first."""
+        values = super().to_json()
+        if self.count is None:
+            values |= {key: values.pop(key) for key in ("versions", "processor")}
+        return values
 
 
 class Budget:
@@ -70,14 +113,14 @@ class Budget:
         assert recipe.budget is not None
         self._recipe, self._teacher, self._folder, self._progress = recipe, teacher, folder, progress
         self._seconds = 60 * recipe.budget
-        self._found: dict[str, Any] = {}
+        self._found: BudgetFile | None = None
         self._started = time.perf_counter()
         if (folder / BUDGET).is_file():
-            found = read_json(folder / BUDGET, "what a budget allows")
-            if found.get("key") == key:
+            found = read_artefact(folder / BUDGET, BudgetFile, "what a budget allows")
+            if found.key == key:
                 self._found = found
-                self._started -= found.get("seconds", 0.0) + spent
-        self._head = {"minutes": recipe.budget, "key": key}
+                self._started -= found.seconds + spent
+        self._minutes, self._key = recipe.budget, key
         self._sets: list[Path] = []
 
     def fit_count(self, specs: Mapping[Path, SetSpec]) -> int:
@@ -88,13 +131,12 @@ class Budget:
                 there where they are part of the sets to come.
         """
         self._sets = list(specs)
-        if "count" not in self._found:
-            self._progress.say("budget: the making of images is timed")
-            self._time_sets(specs)
-        count: int = self._found["count"]
-        return count
+        if self._found is not None and self._found.count is not None:
+            return self._found.count
+        self._progress.say("budget: the making of images is timed")
+        return self._time_sets(specs)
 
-    def _time_sets(self, specs: Mapping[Path, SetSpec]) -> None:
+    def _time_sets(self, specs: Mapping[Path, SetSpec]) -> int:
         teacher, classes, time_left = self._teacher, self._teacher.classes, _FOR_SETS * self._seconds
         workers = shard_workers(teacher, self._recipe.workers)
         for folder in specs:
@@ -130,6 +172,7 @@ class Budget:
             writer = open_writer(teacher, replace(specs[folder], count=count), folder)
             for number, entry in entries.items():
                 writer.add(number, entry)
+        return count
 
     def fit_steps(self, recipe: Recipe, sets: Mapping[str, TransferSet | None]) -> Recipe:
         """Return the recipe with the number of steps that its students take.
@@ -141,24 +184,24 @@ class Budget:
         Raises:
             ZskdError: the time does not suffice for a student.
         """
-        if "steps" not in self._found:
+        steps = None if self._found is None else self._found.steps
+        if steps is None:
             self._progress.say("budget: the steps of the students are timed")
-            self._time_steps(recipe, sets)
+            steps = self._time_steps(recipe, sets)
         sizes = [len(one) for one in sets.values() if one is not None]
         images = f"{sizes[0]:,} images and " if sizes else ""
-        self._progress.say(
-            f"budget: {images}{self._found['steps']:,} steps fit into {readable_seconds(self._seconds)}"
-        )
-        return replace(recipe, distill=replace(recipe.distill, steps=self._found["steps"], epochs=None))
+        self._progress.say(f"budget: {images}{steps:,} steps fit into {readable_seconds(self._seconds)}")
+        return replace(recipe, distill=replace(recipe.distill, steps=steps, epochs=None))
 
-    def _time_steps(self, recipe: Recipe, sets: Mapping[str, TransferSet | None]) -> None:
-        workers = student_workers(recipe, self._teacher, len(sets))
+    def _time_steps(self, recipe: Recipe, sets: Mapping[str, TransferSet | None]) -> int:
+        how, specs = execution(recipe), dict.fromkeys(sets, student_spec(recipe))
+        workers = how.side_by_side(self._teacher, len(sets))
         turns = math.ceil(len(sets) / workers)
         each = min(_LONGEST_TIMING, _FOR_TIMING * self._seconds / turns)
         scratch = self._folder / "timed"
         shutil.rmtree(scratch, ignore_errors=True)  # of one killed
         try:
-            paces, beside = time_students(recipe, self._teacher, sets, scratch, each)
+            paces, beside = time_students(self._teacher, specs, sets, scratch, each, execution=how)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         spent = time.perf_counter() - self._started
@@ -174,8 +217,9 @@ class Budget:
                 f"--budget {recipe.budget:g} allows {max(0, steps)} steps, and a student takes at least "
                 f"{_FEWEST_STEPS}: give --budget {minutes:g} or more"
             )
-        found = {name: asdict(pace) for name, pace in zip(sets, paces, strict=True)}
+        found = dict(zip(sets, paces, strict=True))
         self._write(steps=steps, paces=found, beside=round(beside, 3), seconds=round(spent, 3))
+        return steps
 
     def _forget(self) -> None:
         """Leave nothing of a budget that is refused: the sets of a larger one may have another size."""
@@ -184,10 +228,20 @@ class Budget:
             shutil.rmtree(folder)
 
     def _write(self, **found: Any) -> None:
-        spent = round(time.perf_counter() - self._started, 3)
-        machine = {"versions": versions(), "processor": processor()}
-        self._found = self._head | self._found | {"seconds": spent} | found | machine
-        write_json(self._folder / BUDGET, self._found)
+        before = (
+            {}
+            if self._found is None
+            else {key: getattr(self._found, key) for key in self._found.model_fields_set}
+        )
+        now = {
+            "minutes": self._minutes,
+            "key": self._key,
+            "seconds": round(time.perf_counter() - self._started, 3),
+            "versions": versions(),
+            "processor": processor(),
+        }
+        self._found = BudgetFile(**before | now | found)
+        write_artefact(self._folder / BUDGET, self._found)
 
 
 @dataclass(frozen=True)
@@ -210,7 +264,7 @@ class _Piece:
             if alike and spec.indices(number, classes) == self.spec.indices(number, classes):
                 kept[number] = entry
             else:
-                remove_file(folder / entry["file"])
+                remove_file(folder / entry.file)
         return kept
 
 

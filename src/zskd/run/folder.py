@@ -8,14 +8,18 @@ from pathlib import Path
 from zskd.config.identity import identity
 from zskd.config.loading import load_recipe, to_yaml
 from zskd.config.recipe import Recipe
+from zskd.core.artefact import read_artefact, write_artefact
 from zskd.core.errors import ZskdError
-from zskd.core.files import first_difference, read_json, write_json, write_text
+from zskd.core.files import first_difference, write_text
 from zskd.core.progress import Progress
 from zskd.run.budget import BUDGET
 from zskd.run.verify import verify_folder
+from zskd.teacher.sources import SourceHashes
+
+SOURCES = "sources.json"
 
 
-def claim_folder(recipe: Recipe, folder: Path, hashes: dict[str, str]) -> None:
+def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
     """Write recipe and sources into a new folder; refuse one that holds something of another run.
 
     A folder where nothing has been made yet can be claimed again, so that a mistake in the command can be
@@ -24,17 +28,18 @@ def claim_folder(recipe: Recipe, folder: Path, hashes: dict[str, str]) -> None:
     path = folder / "recipe.yaml"
     if not (folder / "teacher").exists():
         write_text(path, to_yaml(recipe))
-        write_json(folder / "sources.json", hashes)
+        write_artefact(folder / SOURCES, hashes)
         return
     try:
         begun = load_recipe(path)
     except ZskdError as error:
         raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
-    made_from = read_json(folder / "sources.json", "the hashes of a run's sources")
+    advice = "choose another folder, or delete this one"
+    made_from = read_artefact(folder / SOURCES, SourceHashes, "the hashes of a run's sources", advice)
     other_budget = begun.budget != recipe.budget and not _is_budget_spent(folder)
     if other_budget:
         begun = replace(begun, budget=recipe.budget)
-    there, now = identity(begun) | made_from, identity(recipe) | hashes
+    there, now = identity(begun) | made_from.to_json(), identity(recipe) | hashes.to_json()
     if there != now:
         what = first_difference(there, now, "")
         raise ZskdError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,21 @@ import torch
 
 from zskd.config.recipe import Recipe
 from zskd.config.registry import CONTROLS
+from zskd.core.device import processor
 from zskd.core.progress import Progress
+from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset
-from zskd.distillation.students import generated_images, student_steps
+from zskd.distillation.students import generated_images
 from zskd.evaluation.agreement import estimate_agreement
 from zskd.evaluation.inspection import count_multiply_adds
 from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement
 from zskd.evaluation.probes import make_probes
 from zskd.models.classifier import Classifier
-from zskd.run.arms import Arm
+from zskd.run.arms import Arm, execution, student_spec
+from zskd.run.metrics import ArmMetrics, RunMetrics, SetFacts, StudentMetrics, TeacherMetrics
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import HELD_OUT, SetSpec
+from zskd.teacher.sources import Sources
 from zskd.transfer_set.dataset import TransferSet
 
 NOT_MEASURED = "accuracy not measured: no data"
@@ -55,53 +60,81 @@ def measure_run(
     recipe: Recipe,
     teacher: Classifier,
     arms: list[Arm],
-    students: dict[str, Classifier],
-    held_out: dict[str, TransferSet],
-    data: Dataset | None,
-) -> dict[str, Any]:
-    """Measure everything once. The test images are touched here and nowhere before."""
-    rows, main, probes = [], arms[0].spec, make_probes(teacher)
+    students: Mapping[str, Classifier],
+    sets: Mapping[str, TransferSet],
+    held_out: Mapping[str, TransferSet],
+    sources: Sources,
+    *,
+    seconds: Mapping[str, float],
+    recipe_sha256: str,
+    command: str | None = None,
+) -> RunMetrics:
+    """Measure everything once. The test images are touched here and nowhere before.
+
+    Args:
+        recipe: of the run, with the images and steps that a budget gave.
+        teacher: frozen.
+        arms: the method and its controls.
+        students: by the names of the arms.
+        sets: that they learned from, by the same names.
+        held_out: images that agreement is measured on, by their kind.
+        sources: have the real images, where there are any.
+        seconds: that the stages took.
+        recipe_sha256: of the recipe as it was asked for.
+        command: how the run was started.
+    """
+    rows, main, probes, data = [], arms[0].spec, make_probes(teacher), sources.data
     for arm in arms:
         student = students[arm.name]
         agrees = {
-            name: asdict(agreement(teacher, student, torch.cat([shard.images for shard in images])))
+            name: agreement(teacher, student, torch.cat([shard.images for shard in images]))
             for name, images in held_out.items()
         }
-        count = generated_images(recipe.distill) if arm.spec is None else arm.spec.count
-        row = {"arm": arm.name, "title": arm.title, "count": count, "agreement": agrees}
-        row["estimated_agreement"] = estimate_agreement(teacher, student, probes).record()
-        rows.append(row | {"parameters": student.parameters_count} | _accuracies(student, data))
-    return {
-        "run": recipe.name,
-        "preset": recipe.preset,
-        "student_steps": student_steps(recipe.distill, None if main is None else main.count),
-        "data": recipe.data.label,
-        "accuracy": "measured" if data else NOT_MEASURED,
-        "teacher": {
-            "parameters": teacher.parameters_count,
-            "multiply_adds": count_multiply_adds(teacher),
-            "sha256": teacher.fingerprint(),
-        }
-        | _accuracies(teacher, data),
-        "student": {"multiply_adds": count_multiply_adds(students[arms[0].name])},
-        "arms": rows,
-    }
+        row = ArmMetrics(
+            arm=arm.name,
+            title=arm.title,
+            count=generated_images(recipe.distill) if arm.spec is None else arm.spec.count,
+            agreement=agrees,
+            estimated_agreement=estimate_agreement(teacher, student, probes).record(),
+            parameters=student.parameters_count,
+            **_accuracies(student, data),
+        )
+        rows.append(row)
+    of_teacher = TeacherMetrics(
+        parameters=teacher.parameters_count,
+        multiply_adds=count_multiply_adds(teacher),
+        sha256=teacher.fingerprint(),
+        **_accuracies(teacher, data),
+    )
+    return RunMetrics(
+        run=recipe.name,
+        preset=recipe.preset,
+        student_steps=student_spec(recipe).steps(None if main is None else main.count),
+        data=recipe.data.label,
+        accuracy="measured" if data else NOT_MEASURED,
+        teacher=of_teacher,
+        student=StudentMetrics(multiply_adds=count_multiply_adds(students[arms[0].name])),
+        arms=tuple(rows),
+        sets={name: SetFacts.of(one.manifest) for name, one in sets.items()},
+        seconds=dict(seconds),
+        seed=recipe.seed,
+        threads=execution(recipe).threads_of_each(len(arms)),
+        versions=versions(),
+        processor=processor(),
+        commit=source_commit(),
+        command=command,
+        recipe_sha256=recipe_sha256,
+        sources=sources.hashes,
+    )
 
 
 def _accuracies(classifier: Classifier, data: Dataset | None) -> dict[str, Any]:
     if data is None:
         return {}
     found: dict[str, Any] = {
-        "test_accuracy": asdict(accuracy(classifier, data.test)),
+        "test_accuracy": accuracy(classifier, data.test),
         "test_accuracy_by_class": accuracy_by_class(classifier, data.test),
     }
     if len(data.validation):
-        found["validation_accuracy"] = asdict(accuracy(classifier, data.validation))
+        found["validation_accuracy"] = accuracy(classifier, data.validation)
     return found
-
-
-def set_facts(transfer_set: TransferSet) -> dict[str, Any]:
-    """Return what the metrics tell of a transfer set."""
-    manifest = transfer_set.manifest
-    facts = ("count", "mean_kl", "mean_steps", "anchor_match", "missed", "dropped")
-    return {key: manifest[key] for key in facts}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -26,6 +25,7 @@ from zskd.evaluation.figures import (
 )
 from zskd.evaluation.statistics import Share
 from zskd.models.classifier import Classifier
+from zskd.run.metrics import ArmMetrics, RunMetrics
 from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.synthesis.spec import SetSpec
 from zskd.synthesis.trace import trace_impression
@@ -42,7 +42,7 @@ _KINDS = {
 def draw_run(
     recipe: Recipe,
     folder: Path,
-    metrics: dict[str, Any],
+    metrics: RunMetrics,
     teacher: Classifier,
     sets: dict[str, TransferSet],
     main: SetSpec | None,
@@ -90,7 +90,7 @@ def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | Non
     return grid_figure(
         torch.stack([image for image, _ in turns]),
         [caption(target, names) for _, target in turns],
-        f"{transfer_set.manifest['spec']['method']}: images and the two strongest classes of their targets",
+        f"{transfer_set.manifest.method}: images and the two strongest classes of their targets",
         columns,
     )
 
@@ -103,7 +103,7 @@ def film_figure(teacher: Classifier, spec: SetSpec, index: int = 0) -> Figure:
     return filmstrip_figure(images, captions, f"towards {caption(frames[0].target, teacher.class_names)}")
 
 
-def summary_lines(metrics: dict[str, Any]) -> list[str]:
+def summary_lines(metrics: RunMetrics) -> list[str]:
     """Return the run's table for a terminal, one line each."""
     heads, rows = _table(metrics)
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
@@ -114,38 +114,36 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
     return [line.rstrip() for line in (*lines, "", *_notes(metrics))]
 
 
-def _table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    measured = "test_accuracy" in metrics["teacher"]
+def _table(metrics: RunMetrics) -> tuple[list[str], list[list[str]]]:
+    teacher = metrics.teacher
     # a run that was finished before there were random shapes lacks them
-    kinds = [kind for kind in _KINDS if kind in metrics["arms"][0]["agreement"]]
+    kinds = [kind for kind in _KINDS if kind in metrics.arms[0].agreement]
     heads = ["arm", "parameters", "images", "steps"]
-    heads += ["test accuracy"] if measured else []
+    heads += [] if teacher.test_accuracy is None else ["test accuracy"]
     heads += [f"agreement on {_KINDS[kind]}" for kind in kinds]
-    teacher = metrics["teacher"]
-    rows = [["teacher", f"{teacher['parameters']:,}", "", ""]]
-    rows[0] += [_share(teacher["test_accuracy"])] if measured else []
+    rows = [["teacher", f"{teacher.parameters:,}", "", "", *_share(teacher.test_accuracy)]]
     rows[0] += [""] * len(kinds)
-    for arm in metrics["arms"]:
-        row = [arm["title"], f"{arm['parameters']:,}", f"{arm['count']:,}", f"{metrics['student_steps']:,}"]
-        row += [_share(arm["test_accuracy"])] if measured else []
-        rows.append(row + [_share(arm["agreement"][kind]) for kind in kinds])
+    for arm in metrics.arms:
+        row = [arm.title, f"{arm.parameters:,}", f"{arm.count:,}", f"{metrics.student_steps:,}"]
+        row += _share(arm.test_accuracy)
+        rows.append(row + [text for kind in kinds for text in _share(arm.agreement[kind])])
     return heads, rows
 
 
-def _notes(metrics: dict[str, Any]) -> list[str]:
+def _notes(metrics: RunMetrics) -> list[str]:
     """What the numbers mean, in words."""
-    seconds = readable_seconds(sum(metrics["seconds"].values()))
-    small, large = (metrics[who]["multiply_adds"] for who in ("student", "teacher"))
+    seconds = readable_seconds(sum(metrics.seconds.values()))
+    small, large = metrics.student.multiply_adds, metrics.teacher.multiply_adds
     lines = [
         f"The student makes {small:,} multiply-adds per image, the teacher {large:,}. {seconds} in all.",
         "Kept are the weights of the last step; nothing was chosen on test images.",
         "Brackets are 95 % Wilson intervals: they hold test sampling alone, not the spread over seeds.",
     ]
-    lines += _estimated(metrics["arms"][0])
-    if "test_accuracy" in metrics["teacher"]:
+    lines += _estimated(metrics.arms[0])
+    if metrics.teacher.test_accuracy is not None:
         return lines
     return [
-        f"{metrics['accuracy']}.",
+        f"{metrics.accuracy}.",
         "Known instead: how often the student gives its teacher's class on images that it has not seen.",
         "High agreement there is needed for a good student and does not prove one; the teacher's own errors",
         "cannot be seen at all.",
@@ -153,16 +151,16 @@ def _notes(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def _estimated(arm: dict[str, Any]) -> list[str]:
+def _estimated(arm: ArmMetrics) -> list[str]:
     """What is estimated for real images; runs of before it was told have none."""
-    found = arm.get("estimated_agreement")
+    found = arm.estimated_agreement
     if found is None:
         return []
-    first, *others = found["words"]
-    return [f"{arm['title']}: {first}.", *(line.rstrip(".") + "." for line in others)]
+    first, *others = found.words
+    return [f"{arm.title}: {first}.", *(line.rstrip(".") + "." for line in others)]
 
 
-def _page(recipe: Recipe, metrics: dict[str, Any], arms: Iterable[str], filmed: bool) -> str:
+def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], filmed: bool) -> str:
     heads, rows = _table(metrics)
     table = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
     parts = [
@@ -185,18 +183,17 @@ def _page(recipe: Recipe, metrics: dict[str, Any], arms: Iterable[str], filmed: 
     return "\n\n".join(parts) + "\n"
 
 
-def _chart(metrics: dict[str, Any]) -> Figure:
-    measured = "test_accuracy" in metrics["teacher"]
-
-    def value(arm: dict[str, Any]) -> Share:
-        return Share(**(arm["test_accuracy"] if measured else arm["agreement"]["impressions"]))
-
-    bars = [Bar(arm["title"], value(arm), i == 0) for i, arm in enumerate(metrics["arms"])]
-    if not measured:
+def _chart(metrics: RunMetrics) -> Figure:
+    ceiling = metrics.teacher.test_accuracy
+    bars = [
+        Bar(arm.title, arm.test_accuracy or arm.agreement["impressions"], arm is metrics.arms[0])
+        for arm in metrics.arms
+    ]
+    if ceiling is None:
         return bars_figure(bars, None, "agreement with the teacher on held-out impressions")
-    ceiling = ("teacher", Share(**metrics["teacher"]["test_accuracy"]))
-    return bars_figure(bars, ceiling, f"test accuracy, {metrics['data']}")
+    return bars_figure(bars, ("teacher", ceiling), f"test accuracy, {metrics.data}")
 
 
-def _share(value: dict[str, Any]) -> str:
-    return f"{value['percent']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+def _share(value: Share | None) -> list[str]:
+    """The cell of a share; none where it was not measured."""
+    return [] if value is None else [f"{value.percent:.2f} [{value.low:.2f}, {value.high:.2f}]"]

@@ -8,40 +8,38 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from zskd.config.identity import identity
 from zskd.config.recipe import Recipe
-from zskd.core.device import processor, use_threads
-from zskd.core.files import folder_lock, read_json, sha256_json, write_json
+from zskd.core.artefact import write_artefact
+from zskd.core.device import use_threads
+from zskd.core.files import folder_lock, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
 from zskd.core.types import Images
-from zskd.core.versions import source_commit, versions
 from zskd.distillation.architecture import describe_student, fresh_student
-from zskd.distillation.students import make_students, threads_of_each
-from zskd.models.classifier import Classifier
-from zskd.run.arms import plan_arms
+from zskd.distillation.students import make_students
+from zskd.run.arms import execution, plan_arms, student_spec
 from zskd.run.budget import Budget
 from zskd.run.folder import claim_folder, is_whole
-from zskd.run.measure import held_out_sets, measure_run, set_facts
+from zskd.run.measure import held_out_sets, measure_run
+from zskd.run.metrics import METRICS, RunMetrics, read_metrics
 from zskd.run.page import draw_run
+from zskd.run.similarity import SIMILARITY, write_similarity
 from zskd.synthesis.build import build_transfer_set
-from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.teacher.sources import make_teacher, open_sources
 from zskd.transfer_set.dataset import TransferSet
 
-METRICS = "metrics.json"
 _SHOWN = 64
 """So many images of each set are shown while the run goes on."""
 
 
 def run_recipe(
     recipe: Recipe, folder: Path, *, progress: Progress | None = None, command: str | None = None
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Run a recipe in a folder, or go on with it, and return its metrics.
 
     Args:
@@ -65,16 +63,16 @@ def run_recipe(
         claim_folder(recipe, folder, sources.hashes)
         # the metrics are the last file of a run: it is finished
         if (folder / METRICS).is_file() and is_whole(folder, progress):
-            return read_json(folder / METRICS, "the metrics of a run")
+            return read_metrics(folder / METRICS)
         arms = plan_arms(recipe, sources.data)
         clock = Clock(folder / "timings.json")
         with clock("teacher"), tracked(progress, recipe.tensorboard, "teacher") as of_teacher:
             teacher = make_teacher(recipe, sources, folder / "teacher", of_teacher)
-        write_similarity(teacher, folder / "similarity.json")
+        write_similarity(teacher, folder / SIMILARITY)
         asked, budget = recipe, None
         if recipe.budget is not None:
             spent = sum(seconds for stage, seconds in clock.seconds.items() if stage.startswith("set "))
-            key = sha256_json(identity(recipe) | sources.hashes)
+            key = sha256_json(identity(recipe) | sources.hashes.to_json())
             budget = Budget(recipe, teacher, folder, key=key, spent=spent, progress=progress)
             specs = {folder / "sets" / arm.name: arm.spec for arm in arms if arm.spec is not None}
             if specs:
@@ -100,54 +98,47 @@ def run_recipe(
             with clock("budget"):
                 recipe = budget.fit_steps(recipe, learned_from)
         with clock("students"):
-            students = make_students(recipe, teacher, learned_from, folder / "students", progress)
+            students = make_students(
+                teacher,
+                dict.fromkeys(learned_from, student_spec(recipe)),
+                learned_from,
+                folder / "students",
+                execution=execution(recipe),
+                progress=progress,
+            )
         held_out = held_out_sets(recipe, teacher, folder, progress)
         if (folder / METRICS).is_file():  # something was mended; the test set is not touched again
-            metrics = read_json(folder / METRICS, "the metrics of a run")
+            metrics = read_metrics(folder / METRICS)
             _note_results(metrics, told)
             return metrics
-        metrics = measure_run(recipe, teacher, arms, students, held_out, sources.data)
-        metrics |= {
-            "sets": {name: set_facts(one) for name, one in sets.items()},
-            "seconds": clock.seconds,
-            "seed": recipe.seed,
-            "threads": threads_of_each(recipe, len(arms)),
-            "versions": versions(),
-            "processor": processor(),
-            "commit": source_commit(),
-            "command": command,
-            "recipe_sha256": sha256_json(identity(asked)),
-            "sources": sources.hashes,
-        }
+        metrics = measure_run(
+            recipe,
+            teacher,
+            arms,
+            students,
+            sets,
+            held_out,
+            sources,
+            seconds=clock.seconds,
+            recipe_sha256=sha256_json(identity(asked)),
+            command=command,
+        )
         _note_results(metrics, told)
         draw_run(recipe, folder, metrics, teacher, sets, arms[0].spec)
-        write_json(folder / METRICS, metrics)
+        write_artefact(folder / METRICS, metrics)
     return metrics
-
-
-def write_similarity(teacher: Classifier, path: Path) -> None:
-    """Write class names, class similarity and concentration as JSON."""
-    similarity = class_similarity(teacher.head_weight)
-    write_json(
-        path,
-        {
-            "class_names": list(teacher.class_names),
-            "similarity": similarity.tolist(),
-            "concentration": concentration(similarity).tolist(),
-        },
-    )
 
 
 def _first_images(transfer_set: TransferSet) -> Images:
     return transfer_set.images(torch.arange(min(_SHOWN, len(transfer_set))))
 
 
-def _note_results(metrics: dict[str, Any], progress: Progress) -> None:
+def _note_results(metrics: RunMetrics, progress: Progress) -> None:
     """Note what was measured in the end, at the step behind the students' last."""
-    step = metrics["student_steps"]
-    for row in ({"arm": "teacher", "agreement": {}} | metrics["teacher"], *metrics["arms"]):
-        shares = {f"agreement_{kind}": share for kind, share in row["agreement"].items()}
-        if "test_accuracy" in row:
-            shares["test_accuracy"] = row["test_accuracy"]
-        for name, share in shares.items():
-            progress.note(f"{name}/{row['arm']}", share["percent"], step)
+    found = {"test_accuracy/teacher": metrics.teacher.test_accuracy}
+    for arm in metrics.arms:
+        found |= {f"agreement_{kind}/{arm.arm}": share for kind, share in arm.agreement.items()}
+        found[f"test_accuracy/{arm.arm}"] = arm.test_accuracy
+    for name, share in found.items():
+        if share is not None:
+            progress.note(name, share.percent, metrics.student_steps)

@@ -31,5 +31,5 @@ def verify_folder(folder: Path) -> list[str]:
 
 
 def _verify_checkpoint(folder: Path) -> None:
-    if sha256_file(folder / WEIGHTS) != read_card(folder)["weights_sha256"]:
+    if sha256_file(folder / WEIGHTS) != read_card(folder).weights_sha256:
         raise ZskdError(f"{folder / WEIGHTS} is not the file that its card was written for: it was changed")

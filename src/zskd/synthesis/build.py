@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,7 +27,7 @@ from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.shard import make_shard, missed_target, plan_shard
 from zskd.synthesis.spec import SetSpec, spec_values
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.manifest import ShardEntry
+from zskd.transfer_set.manifest import Provenance, Resolved, ShardEntry
 from zskd.transfer_set.shard import Shard, write_shard
 from zskd.transfer_set.writer import Writer
 
@@ -68,7 +67,7 @@ def build_transfer_set(
             made = make_shards(teacher, spec, folder, missing, workers=workers, tell=task.advance)
             for number, entry in made:
                 writer.add(number, entry)
-    writer.finish(_outcome(spec, writer))
+    writer.finish(dropped=spec.count - sum(entry.count for entry in writer.done.values()))
     return TransferSet(folder)
 
 
@@ -78,11 +77,12 @@ def open_writer(teacher: Classifier, spec: SetSpec, folder: Path) -> Writer:
     Raises:
         ZskdError: the folder holds a set of another spec.
     """
-    resolved = {"threads": 1, "device": teacher.device.type, "dtype": "float32", **teacher.how_run()}
-    provenance = {"spec": spec_values(spec), "teacher_sha256": teacher.fingerprint(), "resolved": resolved}
+    resolved = Resolved(threads=1, device=teacher.device.type, dtype="float32", **teacher.how_run())
+    # another version of the user's own code makes another set
     code = {name: code_sha256(name) for name in (spec.method, spec.synthesis.start) if is_code(name)}
-    if code:  # of the user's own: another version of it makes another set
-        provenance["code"] = code
+    provenance = Provenance(spec=spec_values(spec), teacher_sha256=teacher.fingerprint(), resolved=resolved)
+    if code:
+        provenance = provenance.model_copy(update={"code": code})
     return Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
 
 
@@ -115,13 +115,6 @@ def _write_one(
     return write_shard(
         folder, number, shard, missed=int(missed_target(shard, spec.synthesis).sum()) + dropped
     )
-
-
-def _outcome(spec: SetSpec, writer: Writer) -> dict[str, Any]:
-    """What became of the whole set, for its manifest."""
-    total = sum(entry["count"] for entry in writer.done.values())
-    missed = sum(entry["missed"] for entry in writer.done.values())
-    return {"missed": missed, "dropped": spec.count - total}
 
 
 def _announce(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.shard import label
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.manifest import REAL
+from zskd.transfer_set.manifest import REAL, Provenance
 from zskd.transfer_set.shard import write_shard
 from zskd.transfer_set.writer import Writer
 
@@ -55,10 +54,14 @@ def build_real_set(
     if not 1 <= count <= len(rows):
         raise ZskdError(f"{count:,} real images are wanted and there are {len(rows):,}: lower the rate")
     rows = rows[:count]
-    spec: dict[str, Any] = {"method": REAL, "count": count, "seed": seed, "leave_out": list(leave_out)}
+    provenance = Provenance(
+        spec={"method": REAL, "count": count, "seed": seed, "leave_out": list(leave_out)},
+        teacher_sha256=teacher.fingerprint(),
+        data_sha256=_fingerprint(split),
+    )
     writer = Writer(
         folder,
-        {"spec": spec, "teacher_sha256": teacher.fingerprint(), "data_sha256": _fingerprint(split)},
+        provenance,
         class_names=teacher.class_names,
         shape=teacher.spec.shape,
     )
@@ -71,7 +74,7 @@ def build_real_set(
                 shard = label(teacher, split.images[some], nothing, labels, steps, config)
                 writer.add(number, write_shard(folder, number, replace(shard, anchors=labels)))
     if not writer.complete:
-        writer.finish({"missed": 0, "dropped": 0})
+        writer.finish()
     return TransferSet(folder)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import sha256_file
 from zskd.core.tensors import read_tensors
-from zskd.models.checkpoint import Card, load_weights
+from zskd.models.checkpoint import Card, Golden, Origin, load_weights
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe
 from zskd.models.modes import frozen
@@ -60,11 +59,11 @@ def import_teacher(
     load_weights(module, tensors, path)
     classifier = Classifier(module, spec=spec, class_names=class_names, head=head, copy=False).freeze()
     checked = check_golden(classifier, golden) if golden else None
-    origin = {"how": "imported", "file": path.name, "file_sha256": sha256_file(path)}
+    origin = Origin(how="imported", file=path.name, file_sha256=sha256_file(path))
     return classifier, Card(architecture=architecture, origin=origin, golden=checked)
 
 
-def check_golden(classifier: Classifier, path: Path) -> dict[str, Any]:
+def check_golden(classifier: Classifier, path: Path) -> Golden:
     """Compare the classifier with recorded logits and return what the card says of it.
 
     Raises:
@@ -91,7 +90,7 @@ def check_golden(classifier: Classifier, path: Path) -> dict[str, Any]:
             f"the network disagrees with the golden pairs of {path} by up to {worst:.3g}: mean, std, "
             "channel order or architecture are not those of the original"
         )
-    return {"pairs": len(inputs), "largest_difference": worst, "file_sha256": sha256_file(path)}
+    return Golden(pairs=len(inputs), largest_difference=worst, file_sha256=sha256_file(path))
 
 
 def _read_golden(path: Path) -> dict[str, Tensor]:

@@ -10,13 +10,14 @@ import torch
 from zskd.config.identity import to_values
 from zskd.config.recipe import Recipe
 from zskd.config.training import TeacherConfig
+from zskd.core.artefact import Artefact, Sha256
 from zskd.core.device import choose_device
 from zskd.core.errors import ZskdError
 from zskd.core.files import remove_file, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.versions import versions
 from zskd.data.datasets import Dataset, load_data
-from zskd.models.checkpoint import Card, load_checkpoint, save_checkpoint
+from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec, check_classes
 from zskd.models.factory import Architecture, build, describe, fresh_weights
 from zskd.teacher.importing import check_golden, import_teacher
@@ -42,8 +43,8 @@ def open_teacher(path: Path, config: TeacherConfig, model: str | None = None) ->
     if path.is_dir():
         factory = model or (config.model if ":" in config.model else None)
         classifier, card = load_checkpoint(path, model=factory)
-        golden = check_golden(classifier.freeze(), config.golden) if config.golden else card["golden"]
-        return classifier, Card(architecture=card["architecture"], origin=card["origin"], golden=golden)
+        golden = check_golden(classifier.freeze(), config.golden) if config.golden else card.golden
+        return classifier, Card(architecture=card.architecture, origin=card.origin, golden=golden)
     return import_teacher(
         path,
         model=config.model,
@@ -52,6 +53,15 @@ def open_teacher(path: Path, config: TeacherConfig, model: str | None = None) ->
         head=config.head,
         golden=config.golden,
     )
+
+
+class SourceHashes(Artefact):
+    """Fingerprints of what a run starts from, by which it is known."""
+
+    data_sha256: Sha256 | None = None
+    """Of the real images, where there are any."""
+    teacher_sha256: Sha256 | None = None
+    """Of the given teacher, where it is not trained."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,8 @@ class Sources:
     """The given teacher, or the one that is to be trained."""
     card: Card | None
     """Of the given teacher."""
-    hashes: dict[str, str]
-    """Fingerprints of both, by which a run is known."""
+    hashes: SourceHashes
+    """Fingerprints of both."""
 
 
 def open_sources(recipe: Recipe) -> Sources:
@@ -83,7 +93,7 @@ def open_sources(recipe: Recipe) -> Sources:
     elif config.golden is not None:
         raise ZskdError("--golden checks a teacher from elsewhere, and this one is to be trained")
     shape = given[0].spec.shape if given else config.shape
-    hashes = {}
+    hashes: dict[str, str] = {}
     if recipe.data.name != "none":
         data = load_data(recipe.data, shape)
         hashes["data_sha256"] = data.fingerprint()
@@ -96,7 +106,7 @@ def open_sources(recipe: Recipe) -> Sources:
     if data is not None:
         check_classes(model, data.class_names)
     model.to(device).rewrite = recipe.rewrite
-    return Sources(data, model, card, hashes)
+    return Sources(data, model, card, SourceHashes(**hashes))
 
 
 def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Classifier:
@@ -148,8 +158,8 @@ def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -
         recipe.teacher,
         seed=recipe.teacher_seed,
         state=folder / "training.safetensors",
-        key=sha256_json(settings | how | sources.hashes),
+        key=sha256_json(settings | how | sources.hashes.to_json()),
         progress=progress,
     )
-    origin = {"how": "trained", **settings}
+    origin = Origin.model_validate({"how": "trained"} | settings)
     return Card(architecture=_architecture(recipe, sources.data), origin=origin)

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from zskd.core.errors import ZskdError
-from zskd.core.files import (
-    sha256_json,
-)
+from zskd.core.files import sha256_json
 from zskd.core.tensors import map_tensors
 from zskd.core.types import Images
-from zskd.transfer_set.manifest import read_manifest, verify_transfer_set
+from zskd.transfer_set.manifest import ShardEntry, read_manifest, verify_transfer_set
 from zskd.transfer_set.shard import Shard
 
 
@@ -41,20 +39,21 @@ class TransferSet:
         if verify:
             verify_transfer_set(folder)
         self.manifest = read_manifest(folder)
-        if first is not None and not 1 <= first <= self.manifest["count"]:
-            raise ZskdError(f"{folder} holds {self.manifest['count']:,} images: it has no first {first:,}")
-        left = self.manifest["count"] if first is None else first
+        """What the set tells of itself; with `first`, of the whole set."""
+        if first is not None and not 1 <= first <= self.manifest.count:
+            raise ZskdError(f"{folder} holds {self.manifest.count:,} images: it has no first {first:,}")
+        left = self.manifest.count if first is None else first
         self._shards: list[Shard] = []
-        for entry in self.manifest["shards"]:
+        for entry in self.manifest.shards:
             if left > 0:
                 self._shards.append(self._open(entry).select(slice(left)))
-                left -= entry["count"]
+                left -= entry.count
         self._starts = torch.tensor([0] + [len(shard) for shard in self._shards]).cumsum(0)
         self.labels = torch.cat([shard.anchors for shard in self._shards])
         """The class that each image was made for, or that a real one shows (N,)."""
 
-    def _open(self, entry: dict[str, Any]) -> Shard:
-        path, count = self.folder / entry["file"], entry["count"]
+    def _open(self, entry: ShardEntry) -> Shard:
+        path, count = self.folder / entry.file, entry.count
         tensors = map_tensors(path)
         wanted = {
             "images": (count, *self.shape),
@@ -79,13 +78,12 @@ class TransferSet:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return tuple(self.manifest["class_names"])
+        return self.manifest.class_names
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
-        channels, height, width = self.manifest["shape"]
-        return channels, height, width
+        return self.manifest.shape
 
     @property
     def image_bytes(self) -> int:
@@ -94,7 +92,7 @@ class TransferSet:
 
     def fingerprint(self) -> str:
         """Return a SHA-256 by which these images are known."""
-        return sha256_json({"shards": [e["sha256"] for e in self.manifest["shards"]], "count": len(self)})
+        return sha256_json({"shards": [e.sha256 for e in self.manifest.shards], "count": len(self)})
 
     def all_images(self) -> Images:
         """Return all images as one copy in memory."""

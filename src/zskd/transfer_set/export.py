@@ -44,7 +44,7 @@ def export_png(transfer_set: TransferSet, teacher: Classifier, folder: Path) -> 
     """
     if transfer_set.shape[0] not in (1, 3):
         raise ZskdError(f"PNG files are grey or RGB; these images have {transfer_set.shape[0]} channels")
-    if transfer_set.manifest["teacher_sha256"] != teacher.fingerprint():
+    if transfer_set.manifest.teacher_sha256 != teacher.fingerprint():
         raise ZskdError(f"{transfer_set.folder} was made with another teacher: name that one")
     make_folder(folder)
     if any(folder.iterdir()):

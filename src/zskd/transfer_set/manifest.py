@@ -1,65 +1,143 @@
-"""The manifest of a transfer set: reading and verifying it."""
+"""The manifest of a transfer set: its model, reading it, and verifying the shards that it lists."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import AfterValidator, Field, model_validator
 
-from zskd.core.errors import ZskdError
-from zskd.core.files import (
-    read_json,
-    sha256_file,
+from zskd.core.artefact import (
+    Artefact,
+    AtLeastOne,
+    ClassNames,
+    Count,
+    Fraction,
+    JsonObject,
+    Processor,
+    Sha256,
+    Shape,
+    Versions,
+    parse,
 )
+from zskd.core.errors import ZskdError
+from zskd.core.files import read_json, sha256_file
 
 MANIFEST = "manifest.json"
 REAL = "real"
 """Method of a set that holds real images."""
-FORMAT = "zskd-transfer-set/2"
+FORMAT: Final = "zskd-transfer-set/2"
 
 
-class ShardEntry(TypedDict):
-    """What a manifest says of one shard."""
+class ShardEntry(Artefact):
+    """What a manifest tells of one shard."""
 
     file: Annotated[str, Field(pattern=r"^shard-\d{5,}\.safetensors$")]
-    count: Annotated[int, Field(ge=1)]
-    sha256: str
+    count: AtLeastOne
+    """Images in it."""
+    sha256: Sha256
+    """Of the file."""
     mean_kl: float
-    mean_steps: float
-    anchor_match: float
-    missed: int
+    """KL(y ‖ softmax(T(x)/τ)) in nats."""
+    mean_steps: Annotated[float, Field(ge=0)]
+    anchor_match: Fraction
+    """Share of the images for which the teacher gives the class that they were made for."""
+    missed: Count
+    """Images, dropped ones included, that used up their steps without meeting their target."""
 
 
-class ManifestFields(TypedDict):
-    """What every manifest holds."""
+class Resolved(Artefact):
+    """What was chosen for the machine, and changes rounding."""
 
+    threads: AtLeastOne
+    device: str
+    dtype: str
+    layout: Literal["channels_first", "channels_last"]
+    merged: tuple[str, ...]
+    """Layers of the teacher that took over others."""
+
+
+def _has_method(spec: JsonObject) -> JsonObject:
+    if not isinstance(spec.get("method"), str):
+        raise ValueError("it has no method")
+    return spec
+
+
+Settings = Annotated[JsonObject, AfterValidator(_has_method)]
+
+
+class Provenance(Artefact):
+    """All that determines the bytes of a set, beside versions and processor."""
+
+    spec: Settings
+    """Of a set that was made, a `SetSpec` as JSON; of real images, how they were drawn.
+
+    A plain mapping, because `SetSpec` belongs to the storey above this one: `synthesis.spec.read_spec` makes
+    it of this.
+    """
+    teacher_sha256: Sha256
+    """Fingerprint of the teacher."""
+    resolved: Resolved | None = None
+    """Of a set that was made."""
+    data_sha256: Sha256 | None = None
+    """Of real images: the hash of those that were drawn from."""
+    code: dict[str, Sha256 | None] | None = None
+    """Of a set that code of the user's own has made: the hash of each source file, by the code's name."""
+
+
+class Manifest(Artefact):
+    """What a transfer set tells of itself."""
+
+    format: Literal["zskd-transfer-set/2"]
     complete: bool
-    count: int
-    class_names: list[str]
-    shape: Annotated[list[int], Field(min_length=3, max_length=3)]
-    spec: dict[str, Any]
-    teacher_sha256: str
-    shards: list[ShardEntry]
+    """Whether all shards are there; it is never written again then."""
+    count: AtLeastOne
+    """Images in the shards listed."""
+    mean_kl: float
+    """As of a shard, over all images."""
+    mean_steps: Annotated[float, Field(ge=0)]
+    anchor_match: Fraction
+    missed: Count | None = None
+    """Sum over the shards; known of a complete set."""
+    dropped: Count | None = None
+    """Images that were made and are not in the set, because they missed their target."""
+    class_names: ClassNames
+    shape: Shape
+    """Channels, height and width of the images."""
+    spec: Settings
+    """As of `Provenance`, as the next four."""
+    teacher_sha256: Sha256
+    resolved: Resolved | None = None
+    data_sha256: Sha256 | None = None
+    code: dict[str, Sha256 | None] | None = None
+    versions: Versions
+    """Of the software, by its names."""
+    processor: Processor
+    shards: tuple[ShardEntry, ...]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Manifest:
+        if sum(shard.count for shard in self.shards) != self.count:
+            raise ValueError("count is not that of the shards")
+        return self
+
+    @property
+    def method(self) -> str:
+        """How the images were made: a key of `METHODS`, or `REAL`."""
+        return str(self.spec["method"])
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a transfer set.
 
     Raises:
         ZskdError: missing, damaged, or of another format.
     """
-    manifest = read_json(folder / MANIFEST, "the manifest of a transfer set")
-    needed = {"format", "complete", "count", "class_names", "shape", "shards", "spec", "teacher_sha256"}
-    if manifest.get("format") != FORMAT or not needed <= manifest.keys():
-        raise ZskdError(f"{folder / MANIFEST} is not a manifest of format {FORMAT}: make the set again")
-    try:
-        TypeAdapter(ManifestFields).validate_python(manifest, strict=True)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ZskdError(f"{folder / MANIFEST} is damaged at {where}: make the set again") from error
-    return manifest
+    path, what = folder / MANIFEST, "the manifest of a transfer set"
+    values = read_json(path, what)
+    if values.get("format") != FORMAT:
+        raise ZskdError(f"{path} is not a manifest of format {FORMAT}: make the set again")
+    return parse(values, Manifest, f"{path}, {what},", "make the set again")
 
 
 def verify_transfer_set(folder: Path) -> int:
@@ -72,12 +150,12 @@ def verify_transfer_set(folder: Path) -> int:
         ZskdError: a shard is missing, damaged, or has been changed.
     """
     manifest = read_manifest(folder)
-    for entry in manifest["shards"]:
-        path = folder / entry["file"]
+    for entry in manifest.shards:
+        path = folder / entry.file
         if not path.is_file():
             raise ZskdError(f"{path} is missing: run the command that made the set again")
-        if sha256_file(path) != entry["sha256"]:
+        if sha256_file(path) != entry.sha256:
             raise ZskdError(f"{path} is not the file that was written: delete it and make the set again")
-    if not manifest["complete"]:
+    if not manifest.complete:
         raise ZskdError(f"{folder} is not finished: run the command that makes it again and it goes on")
-    return len(manifest["shards"])
+    return len(manifest.shards)

@@ -59,7 +59,7 @@ class Shard:
 
 
 def write_shard(folder: Path, number: int, shard: Shard, *, missed: int = 0) -> ShardEntry:
-    """Write one shard as a whole file and return what a manifest says of it.
+    """Write one shard as a whole file and return what a manifest tells of it.
 
     Args:
         folder: of the set.
@@ -70,12 +70,12 @@ def write_shard(folder: Path, number: int, shard: Shard, *, missed: int = 0) -> 
     path = folder / f"shard-{number:05d}.safetensors"
     with whole_file(path) as temporary:
         save_tensors(shard.tensors(), temporary)
-    return {
-        "file": path.name,
-        "count": len(shard),
-        "sha256": sha256_file(path),
-        "mean_kl": float(shard.kl.mean()),
-        "mean_steps": float(shard.steps.float().mean()),
-        "anchor_match": float((shard.logits.argmax(1) == shard.anchors).float().mean()),
-        "missed": missed,
-    }
+    return ShardEntry(
+        file=path.name,
+        count=len(shard),
+        sha256=sha256_file(path),
+        mean_kl=float(shard.kl.mean()),
+        mean_steps=float(shard.steps.float().mean()),
+        anchor_match=float((shard.logits.argmax(1) == shard.anchors).float().mean()),
+        missed=missed,
+    )

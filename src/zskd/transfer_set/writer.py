@@ -6,21 +6,15 @@ the shards listed are whole and the others are made again.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
+from zskd.core.artefact import write_artefact
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError
-from zskd.core.files import (
-    first_difference,
-    make_folder,
-    read_json,
-    sha256_file,
-    write_json,
-)
+from zskd.core.files import first_difference, make_folder, sha256_file
 from zskd.core.versions import versions
-from zskd.transfer_set.manifest import FORMAT, MANIFEST, ShardEntry
+from zskd.transfer_set.manifest import FORMAT, MANIFEST, Manifest, Provenance, ShardEntry, read_manifest
 
 
 class Writer:
@@ -33,72 +27,78 @@ class Writer:
         shape: channels, height and width.
 
     Raises:
-        ZskdError: the folder holds a transfer set of another provenance.
+        ZskdError: the folder holds a transfer set of another provenance, or its manifest is damaged.
     """
 
     def __init__(
         self,
         folder: Path,
-        provenance: dict[str, Any],
+        provenance: Provenance,
         *,
         class_names: tuple[str, ...],
         shape: tuple[int, int, int],
     ) -> None:
-        self._folder = make_folder(folder)
-        self._provenance: dict[str, Any] = json.loads(json.dumps(provenance))
-        self._head = {"class_names": list(class_names), "shape": list(shape)}
+        self._folder, self._provenance = make_folder(folder), provenance
+        self._class_names, self._shape = class_names, shape
         self.complete = False
         """Whether the set was finished before; it is then never written again."""
         self.done: dict[int, ShardEntry] = {}
         """The shards that are whole, by number."""
         if (folder / MANIFEST).is_file():
-            self._continue(read_json(folder / MANIFEST, "the manifest of a transfer set"))
+            self._continue(read_manifest(folder))
 
     def add(self, number: int, entry: ShardEntry) -> None:
         """List a shard that has been written."""
         self.done[number] = entry
         self._write(complete=False)
 
-    def finish(self, outcome: dict[str, Any] | None = None) -> None:
-        """Mark the set as complete and note what became of it."""
-        self._write(complete=True, **(outcome or {}))
+    def finish(self, *, dropped: int = 0) -> None:
+        """Mark the set as complete and note what became of it.
 
-    def _write(self, *, complete: bool, **outcome: Any) -> None:
-        shards = [self.done[number] for number in sorted(self.done)]
-        count = sum(shard["count"] for shard in shards)
+        Args:
+            dropped: images that were made and are in no shard.
+        """
+        missed = sum(shard.missed for shard in self.done.values())
+        self._write(complete=True, missed=missed, dropped=dropped)
+
+    def _write(self, *, complete: bool, **outcome: int) -> None:
+        shards = tuple(self.done[number] for number in sorted(self.done))
+        count = sum(shard.count for shard in shards)
 
         def mean(fact: Literal["mean_kl", "mean_steps", "anchor_match"]) -> float:
-            return sum(shard[fact] * shard["count"] for shard in shards) / max(count, 1)
+            return float(sum(getattr(shard, fact) * shard.count for shard in shards)) / count
 
-        write_json(
-            self._folder / MANIFEST,
-            {
-                "format": FORMAT,
-                "complete": complete,
-                "count": count,
-                "mean_kl": mean("mean_kl"),
-                "mean_steps": mean("mean_steps"),
-                "anchor_match": mean("anchor_match"),
-                **outcome,
-                **self._head,
-                **self._provenance,
-                "versions": versions(),
-                "processor": processor(),
-                "shards": shards,
-            },
+        known = self._provenance
+        given: dict[str, Any] = {key: getattr(known, key) for key in known.model_fields_set} | outcome
+        manifest = Manifest(
+            format=FORMAT,
+            complete=complete,
+            count=count,
+            mean_kl=mean("mean_kl"),
+            mean_steps=mean("mean_steps"),
+            anchor_match=mean("anchor_match"),
+            class_names=self._class_names,
+            shape=self._shape,
+            versions=versions(),
+            processor=processor(),
+            shards=shards,
+            **given,
         )
+        write_artefact(self._folder / MANIFEST, manifest)
 
-    def _continue(self, manifest: dict[str, Any]) -> None:
-        made_with = {} if manifest["complete"] else {"versions": versions(), "processor": processor()}
-        for key, value in (self._provenance | made_with).items():
-            if manifest.get(key) != value:
-                what = first_difference(manifest.get(key), value, key)
+    def _continue(self, manifest: Manifest) -> None:
+        there, now = manifest.to_json(), self._provenance.to_json()
+        if not manifest.complete:  # what is still to be made must fit to what is there
+            now |= {"versions": dict(versions()), "processor": dict(processor())}
+        for key, value in now.items():
+            if there.get(key) != value:
+                what = first_difference(there.get(key), value, key)
                 raise ZskdError(
                     f"{self._folder} holds a transfer set made with another {what}: choose another folder, "
                     "or delete this one"
                 )
-        for shard in manifest.get("shards", ()):
-            path = self._folder / shard["file"]
-            if path.is_file() and sha256_file(path) == shard["sha256"]:
+        for shard in manifest.shards:
+            path = self._folder / shard.file
+            if path.is_file() and sha256_file(path) == shard.sha256:
                 self.done[int(path.stem.split("-")[1])] = shard
-        self.complete = bool(manifest["complete"]) and len(self.done) == len(manifest["shards"])
+        self.complete = manifest.complete and len(self.done) == len(manifest.shards)

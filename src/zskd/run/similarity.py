@@ -1,0 +1,44 @@
+"""The class similarity of a teacher as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from zskd.core.artefact import Artefact, ClassNames, write_artefact
+from zskd.models.classifier import Classifier
+from zskd.synthesis.similarity import class_similarity, concentration
+
+SIMILARITY = "similarity.json"
+_Cosine = Annotated[float, Field(ge=-1 - 1e-9, le=1 + 1e-9)]
+_Stretched = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
+
+
+class SimilarityFile(Artefact):
+    """Similarity and concentration of K classes."""
+
+    class_names: ClassNames
+    similarity: tuple[tuple[_Cosine, ...], ...]
+    """Cosine of each two class vectors (K, K)."""
+    concentration: tuple[tuple[_Stretched, ...], ...]
+    """The similarity with each row stretched to [0, 1] (K, K)."""
+
+    @model_validator(mode="after")
+    def _is_square(self) -> SimilarityFile:
+        k = len(self.class_names)
+        for name, matrix in (("similarity", self.similarity), ("concentration", self.concentration)):
+            if [len(row) for row in matrix] != [k] * k:
+                raise ValueError(f"{name} is no matrix of {k} rows and columns")
+        return self
+
+
+def write_similarity(teacher: Classifier, path: Path) -> None:
+    """Write class names, class similarity and concentration as JSON."""
+    similarity = class_similarity(teacher.head_weight)
+    matrices = (tuple(map(tuple, matrix.tolist())) for matrix in (similarity, concentration(similarity)))
+    file = SimilarityFile(
+        class_names=teacher.class_names, similarity=next(matrices), concentration=next(matrices)
+    )
+    write_artefact(path, file)
