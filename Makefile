@@ -3,6 +3,7 @@
 #   make run                  the digits recipe from end to end
 #   make test                 lint, types, tests and the ratios of costs
 #   make docs                 the tables and pictures of README.md and docs/, from the committed records
+#   make test ZSKD_TEST_LIMIT=600    seconds after which a test counts as hanging (see tests/limits.py)
 #   make bench                how fast it is on this machine; BENCH_ARGS="--data-dir FOLDER" for MNIST at hand
 #   make run PYTHON=python3.13
 #   make run PIP_ARGS="--no-index --find-links wheels"    without internet, see the README
@@ -32,9 +33,10 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-# Two workers: one process per core of a small machine; the tests of a file share what they made.
+# Two workers: one process per core of a small machine; the tests of a file share what they made. Files stay in
+# their order, because those with the fewest tests, which come last otherwise, are the longest.
 tests: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # One process: costs that are compared must not run side by side.
 ratios: $(VENV)/.installed-dev

@@ -11,13 +11,14 @@ install_import_hook("zskd", "type_check.check")
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
+from limits import LIMIT, wait_until
 from zskd.config.data import DataConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
@@ -35,6 +36,15 @@ from zskd.transfer_set.dataset import TransferSet
 torch.set_num_threads(1)
 
 SHAPE = (1, 32, 32)
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.timeout is None:
+        config.option.timeout = LIMIT
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +88,7 @@ def small_set(
 
 
 def run_zskd(
-    *arguments: object, cwd: Path | None = None, timeout: float = 240, **environment: str
+    *arguments: object, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own."""
     return subprocess.run(
@@ -86,7 +96,7 @@ def run_zskd(
         capture_output=True,
         text=True,
         cwd=cwd,
-        timeout=timeout,
+        timeout=LIMIT,
         env={**os.environ, "COLUMNS": "200", **environment},
         check=False,
     )
@@ -94,11 +104,16 @@ def run_zskd(
 
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Wait for something that a running command brings about."""
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None or ready(), process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    came = False
+
+    def known() -> bool:
+        nonlocal came
+        ended = process.poll() is not None
+        came = ready()
+        return came or ended
+
+    assert wait_until(known)
+    assert came, process.communicate()[1]
 
 
 class Stopped(Exception):

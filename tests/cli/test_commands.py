@@ -2,9 +2,9 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +88,25 @@ def test_every_field_of_the_settings_has_a_docstring_below_it() -> None:
 
 
 def test_help_version_and_import_are_quick() -> None:
-    def best(command: list[str]) -> float:
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            subprocess.run([sys.executable, *command], check=True, capture_output=True)
-            times.append(time.perf_counter() - started)
-        return min(times)
+    """Compared with what they must not wait for, in seconds of the processor, which others do not take."""
+    commands = {
+        "torch": ["-c", "import torch"],
+        "help": ["-m", "zskd", "--help"],
+        "version": ["-m", "zskd", "--version"],
+        "import": ["-c", "import zskd"],
+    }
 
-    assert best(["-m", "zskd", "--help"]) < 1.0
-    assert best(["-m", "zskd", "--version"]) < 1.0
-    assert best(["-c", "import zskd"]) < 0.5
+    def seconds(command: list[str]) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    rounds = [{name: seconds(command) for name, command in commands.items()} for _ in range(3)]
+    best = {name: min(one[name] for one in rounds) for name in commands}
+    assert best["help"] < 0.6 * best["torch"]  # 1.4 seconds where this was written
+    assert best["version"] < 0.6 * best["torch"]
+    assert best["import"] < 0.3 * best["torch"]
 
 
 def test_torch_is_not_imported_for_help() -> None:
@@ -321,6 +329,7 @@ def test_how_a_student_learns_can_be_chosen_and_changes_nothing_but_rounding(
         "1",
     ]
     command += ["--distill.batch-size", "16", "--device", "cpu", "--no-estimate"]
+    command += ["--distill.start", "random"]
 
     def weights(out: str, *options: str) -> bytes:
         assert run([*command, "--out", out, *options]) == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import run_zskd, wait_for
+from limits import LIMIT
 from zskd.cli.main import main as run
 from zskd.run.verify import verify_folder
 
@@ -47,7 +48,7 @@ def test_commands_in_a_folder_and_below_it_do_not_disturb_each_other(tmp_path: P
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for((below / "recipe.yaml").exists, process)
         done = run_zskd(*TRAIN, tmp_path)
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     assert process.returncode == 0, errors
     assert verify_folder(below)

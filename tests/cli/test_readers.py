@@ -11,6 +11,7 @@ from typing import IO
 
 import pytest
 
+from limits import LIMIT
 from zskd.core.progress import LiveProgress, default_progress
 from zskd.run.verify import verify_folder
 
@@ -37,7 +38,7 @@ def no_reader() -> Iterator[int]:
 def zskd(*arguments: object, **streams: int | IO[bytes]) -> subprocess.CompletedProcess[bytes]:
     given: dict[str, int | IO[bytes]] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     command = [sys.executable, "-m", "zskd", *map(str, arguments)]
-    return subprocess.run(command, timeout=240, check=False, **given)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, timeout=LIMIT, check=False, **given)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.parametrize("gone", [("stdout",), ("stderr",), ("stdout", "stderr")], ids=" and ".join)
@@ -81,7 +82,7 @@ def test_results_on_a_full_disk_are_no_success(teacher_folder: Path, tmp_path: P
 def test_streams_that_were_closed_before(closed: str, teacher_folder: Path, tmp_path: Path) -> None:
     made = ("synthesize", teacher_folder, "-v", *SET, tmp_path / "s")
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "zskd", *map(str, made)]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=LIMIT, check=False)
     assert done.returncode == 0
     assert bool(done.stdout) == (closed == "2>&-")
     assert bool(done.stderr) == (closed == ">&-")
@@ -120,7 +121,7 @@ def test_workers_go_on_though_nobody_reads(no_reader: int, tmp_path: Path) -> No
     (tmp_path / "chatty.py").write_text(CHATTY)
     (tmp_path / "made").mkdir()
     command = [sys.executable, str(tmp_path / "chatty.py"), str(tmp_path / "made")]
-    done = subprocess.run(command, stdout=no_reader, stderr=no_reader, timeout=120, check=False)
+    done = subprocess.run(command, stdout=no_reader, stderr=no_reader, timeout=LIMIT, check=False)
     assert done.returncode == 0
     assert len(list((tmp_path / "made").iterdir())) == 4
 

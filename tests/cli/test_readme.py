@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import run_zskd
+from limits import LIMIT
 from zskd.cli.main import main as run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ def test_every_command_of_the_shell_blocks_runs(tmp_path: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=250,
+            timeout=LIMIT,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -61,7 +62,7 @@ def test_the_python_runs(tmp_path: Path) -> None:
     (code,) = blocks("python")
     assert len(code.strip().splitlines()) <= 12
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d % \[", done.stdout)

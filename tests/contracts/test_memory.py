@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from limits import LIMIT
 from zskd.core.errors import ZskdError
 from zskd.core.tensors import map_tensors, read_tensors
 from zskd.transfer_set.dataset import TransferSet
@@ -57,7 +58,7 @@ def elsewhere(code: str, *arguments: object) -> subprocess.CompletedProcess[str]
         [sys.executable, "-c", COMMON + code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT,
         check=False,
     )
 
@@ -279,9 +280,8 @@ def test_garbage_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 @settings(
-    deadline=None,
     max_examples=150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     database=None,
 )
 @given(changes=st.dictionaries(st.integers(0, 500), st.integers(0, 255), min_size=1, max_size=4))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from limits import LIMIT
 from zskd.config.loading import load_recipe
 from zskd.config.presets import preset_names
 from zskd.config.registry import CONTROLS, METHODS
@@ -128,7 +129,7 @@ def test_shards_are_the_same_in_any_order_and_in_another_process(
         "build_transfer_set(load_checkpoint(Path(sys.argv[1]))[0], spec, Path(sys.argv[3]))\n"
     )
     arguments = [str(teacher_folder), str(tmp_path / "set"), str(tmp_path / "other")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=LIMIT)
     other = TransferSet(tmp_path / "other")
     assert other.manifest == made.manifest
 

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from limits import LIMIT
 from zskd.cli.main import main as run
 from zskd.config.loading import load_recipe
 from zskd.config.registry import ARCHITECTURES
@@ -26,7 +27,7 @@ from zskd.synthesis.trace import trace_impression
 
 QUICK = [
     *("--count", "40", "--distill.steps", "2", "--synthesis.steps", "2", "--held-out", "10"),
-    *("--empty-controls", "--quiet"),
+    *("--distill.start", "random", "--empty-controls", "--quiet"),
 ]
 
 
@@ -266,7 +267,7 @@ def test_other_instructions_of_the_processor_give_the_same_set_within_the_stated
         [sys.executable, "-c", code, str(teacher_folder), str(tmp_path / "here"), str(tmp_path / "there")],
         env={**os.environ, **other_machine},
         check=True,
-        timeout=200,
+        timeout=LIMIT,
     )
     there = json.loads((tmp_path / "there" / "manifest.json").read_text())
     assert there["mean_kl"] == pytest.approx(here["mean_kl"], rel=0.05)

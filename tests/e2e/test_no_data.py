@@ -15,7 +15,7 @@ from zskd.evaluation.metrics import accuracy
 from zskd.models.checkpoint import load_checkpoint
 from zskd.models.classifier import Classifier
 
-QUICK = ("--count", 400, "--distill.steps", 150, "--controls", "noise_smooth", "--held-out", 100, "--quiet")
+QUICK = ("--count", 400, "--distill.steps", 150, "--empty-controls", "--held-out", 100, "--quiet")
 
 OWN = """
 import torch

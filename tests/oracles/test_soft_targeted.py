@@ -57,7 +57,7 @@ def entropy(y: np.ndarray) -> float:
     return float(-(y * np.log(y + 1e-12)).sum(axis=1).mean())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     classes=st.integers(2, 12),
     rectified=st.booleans(),

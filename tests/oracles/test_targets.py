@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import digamma, xlogy
 
@@ -51,7 +51,6 @@ def test_beta_takes_effect_unless_the_rows_are_rescaled_behind_it() -> None:
     np.testing.assert_allclose(draw(0.1, rescaled, a=a), draw(1.0, rescaled, a=a), atol=1e-6)
 
 
-@settings(deadline=None)
 @given(
     k=st.integers(2, 20),
     beta=st.sampled_from([0.01, 0.1, 1.0, 10.0]),

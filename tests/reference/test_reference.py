@@ -109,7 +109,7 @@ def test_each_setting_of_a_warp_does_what_it_is_called() -> None:
     np.testing.assert_allclose(matrix(0 * ends, flip=0.5)[0, 0], -1, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     share=st.floats(0, 1),
     rotation=st.floats(0, 180),

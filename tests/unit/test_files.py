@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from limits import LIMIT
 from zskd.core.errors import ZskdError
 from zskd.core.files import (
     first_difference,
@@ -92,7 +93,7 @@ def killed(tmp_path: Path) -> Path:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with process(KILLED, path) as writer:
-        assert writer.wait(60) == -signal.SIGKILL
+        assert writer.wait(LIMIT) == -signal.SIGKILL
     assert names(tmp_path) == [".a.txt.zskd-part", "a.txt"]
     assert len(names(tmp_path / ".a.txt.zskd-part")) == 2
     return path
@@ -273,7 +274,7 @@ def test_at_the_top_the_first_difference_has_no_leading_dot() -> None:
 HOLD = (
     "import sys, time; from pathlib import Path; from zskd.core.files import folder_lock\n"
     "with folder_lock(Path(sys.argv[1])):\n"
-    "    print('held', flush=True); time.sleep(120)\n"
+    "    print('held', flush=True); time.sleep(10**6)\n"
 )
 TRY = (
     "import sys; from pathlib import Path\n"
@@ -287,10 +288,10 @@ TRY = (
 def test_a_second_process_is_refused_and_told_why(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with folder_lock(folder), process(TRY, folder) as second:
-        said = second.communicate(timeout=60)[0].strip()
+        said = second.communicate(timeout=LIMIT)[0].strip()
     assert said.startswith(f"{folder} is in use by another zskd process")
     with process(TRY, folder) as third:
-        assert third.communicate(timeout=60)[0].strip() == "held"
+        assert third.communicate(timeout=LIMIT)[0].strip() == "held"
 
 
 def test_a_killed_process_gives_the_lock_back(tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_a_killed_process_gives_the_lock_back(tmp_path: Path) -> None:
         with pytest.raises(ZskdError), folder_lock(tmp_path):
             pytest.fail("two processes hold one folder")
         holder.send_signal(signal.SIGKILL)
-        holder.wait(60)
+        holder.wait(LIMIT)
     with folder_lock(tmp_path):
         write_json(tmp_path / "mine.json", {})
     assert json.loads((tmp_path / "mine.json").read_text()) == {}
@@ -326,7 +327,7 @@ def test_a_lock_of_the_parent_folder_leaves_a_writer_below_alone(tmp_path: Path)
     with folder_lock(tmp_path / "child"), whole_file(tmp_path / "child" / "a.txt") as temporary:
         temporary.write_text("whole")
         with process(TRY, tmp_path) as other:
-            assert other.communicate(timeout=60)[0].strip() == "held"
+            assert other.communicate(timeout=LIMIT)[0].strip() == "held"
     assert (tmp_path / "child" / "a.txt").read_text() == "whole"
 
 
@@ -334,7 +335,7 @@ def test_a_failing_body_gives_the_lock_back(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), folder_lock(tmp_path):
         _ = 1 / 0
     with folder_lock(tmp_path), process(TRY, tmp_path) as second:
-        assert second.communicate(timeout=60)[0].strip() != "held"
+        assert second.communicate(timeout=LIMIT)[0].strip() != "held"
 
 
 def test_a_folder_that_cannot_be_made_cannot_be_locked(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from limits import LIMIT
 from zskd.core.device import available_memory, choose_device, processor, usable_cores, use_threads
 from zskd.core.errors import ZskdError
 
@@ -22,7 +23,7 @@ def elsewhere(code: str, **environment: str) -> Any:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
         check=True,
         env={**os.environ, **environment},
     )

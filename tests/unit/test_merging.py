@@ -169,7 +169,7 @@ def test_answers_and_all_gradients_are_those_of_the_network(
         assert_same(pulled_through(quick, module, images), pulled(module, images))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     net=st.builds(
         Net,

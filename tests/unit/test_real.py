@@ -37,7 +37,7 @@ def worst_share(labels: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     return (chosen - wanted).abs().amax(0), share
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(0, 2**40), st.randoms())
 def test_every_beginning_of_a_draw_has_each_class_in_proportion(
     sizes: list[int], seed: int, chance: object
@@ -52,7 +52,7 @@ def test_every_beginning_of_a_draw_has_each_class_in_proportion(
     assert bool((distance <= 0.5 + share * len(sizes) / 2 + 1e-9).all())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 12), st.integers(1, 30), st.integers(0, 999))
 def test_equal_classes_are_never_apart_by_more_than_one_image(classes: int, each: int, seed: int) -> None:
     labels = torch.arange(classes).repeat(each)

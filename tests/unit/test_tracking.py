@@ -13,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import SHAPE
+from limits import LIMIT
 from zskd.config.data import DataConfig
 from zskd.config.distillation import DistillConfig
 from zskd.config.identity import identity
@@ -222,7 +223,7 @@ def test_a_missing_tensorboard_is_told_in_one_line_before_anything_is_made(tmp_p
         "sys.exit(main())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=LIMIT, check=False
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
