@@ -141,5 +141,5 @@ def test_a_bar_on_a_terminal_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> 
             for _ in range(40):
                 task.advance()
                 advanced += 1
-                progress.say("a line")
+                progress.log("a line")
     assert advanced == 40

@@ -90,7 +90,7 @@ from zskd.distillation.distill import distill
 from zskd.transfer_set.dataset import TransferSet
 class Told(Progress):
     lines, most = [], 0
-    def say(self, text):
+    def log(self, text):
         self.lines.append(text)
     @contextmanager
     def task(self, *_, **__):

@@ -57,7 +57,7 @@ class Told(Progress):
         self.said: list[str] = []
         self._then = then
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.said.append(text)
 
     @contextmanager
@@ -258,14 +258,14 @@ def test_a_network_of_a_module_of_ones_own_is_found_by_the_workers(
 UNITS = 2_000_000
 
 
-def count_up(_shared: None, _number: int, tell: Callable[[int], None]) -> None:
+def count_up(_shared: None, _number: int, on_progress: Callable[[int], None]) -> None:
     for _ in range(UNITS):
-        tell(1)
+        on_progress(1)
 
 
 def test_no_unit_is_lost_however_fast_they_are_told() -> None:
     told: list[int] = []
-    for _ in each_done(count_up, None, [0, 1, 2, 3], workers=2, tell=told.append):
+    for _ in each_done(count_up, None, [0, 1, 2, 3], workers=2, on_progress=told.append):
         pass
     assert min(told) >= 0
     assert sum(told) == 4 * UNITS

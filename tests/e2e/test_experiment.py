@@ -503,7 +503,7 @@ class Meanwhile(Progress):
     def __init__(self, do: Callable[[], object]) -> None:
         self._do: Callable[[], object] | None = do
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         do, self._do = self._do, None
         if do is not None:
             do()

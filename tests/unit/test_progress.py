@@ -109,7 +109,7 @@ def test_lines_go_to_the_stream_that_was_given(
 
 def test_quiet_prints_nothing(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     progress = default_progress(quiet=True)
-    progress.say("x")
+    progress.log("x")
     with progress.task("teacher", 100, "steps") as task:
         clock.now += 60
         task.advance(100, "loss 1")
@@ -120,7 +120,7 @@ def test_quiet_prints_nothing(clock: Clock, capfd: pytest.CaptureFixture[str]) -
 def test_a_pipe_gets_plain_lines_on_the_error_stream(capfd: pytest.CaptureFixture[str]) -> None:
     progress = default_progress()
     assert isinstance(progress, PlainProgress)
-    progress.say("about 3 s")
+    progress.log("about 3 s")
     assert capfd.readouterr() == ("", "about 3 s\n")
 
 
@@ -128,7 +128,7 @@ def test_a_pipe_gets_plain_lines_on_the_error_stream(capfd: pytest.CaptureFixtur
 def test_details_are_told_to_those_who_ask(verbose: bool, capsys: pytest.CaptureFixture[str]) -> None:
     progress = default_progress(verbose=verbose)
     progress.detail("2 workers")
-    progress.say("about 3 s")
+    progress.log("about 3 s")
     assert capsys.readouterr().err.splitlines() == ["2 workers"] * verbose + ["about 3 s"]
     default_progress(quiet=True, verbose=verbose).detail("2 workers")
     assert capsys.readouterr() == ("", "")
@@ -153,7 +153,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_note(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(sys, "stderr", terminal)
         progress = default_progress()
         assert isinstance(progress, LiveProgress)
-        progress.say("about 3 s")
+        progress.log("about 3 s")
         with progress.task("synthesis", 40, "images", done=10) as task:
             task.advance(20, "KL 0.25")
         monkeypatch.undo()

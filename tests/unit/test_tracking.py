@@ -83,7 +83,7 @@ class Lines(Progress):
         self.verbose = verbose
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.lines.append(text)
 
 
@@ -186,7 +186,7 @@ def test_a_picture_shows_the_images_whatever_their_channels(tmp_path: Path, chan
 def test_everything_else_goes_where_it_went(tmp_path: Path, verbose: bool) -> None:
     lines, units = Lines(verbose), []
     with tracked(lines, tmp_path, "run") as progress:
-        progress.say("one")
+        progress.log("one")
         progress.detail("two")
         assert progress.verbose is verbose
     assert lines.lines == ["one", "two"][: 1 + verbose]

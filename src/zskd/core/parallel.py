@@ -23,35 +23,35 @@ from zskd.core.stdio import keep_lasting_streams
 
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
-Tell = Callable[[int], None]
+OnProgress = Callable[[int], None]
 _ATTEMPTS = 3
 """So many pools may break one after the other without a single result before it is given up."""
 _POLL_SECONDS = 0.2
 
 
 def each_done(
-    work: Callable[[Shared, int, Tell], Result],
+    work: Callable[[Shared, int, OnProgress], Result],
     shared: Shared,
     numbers: Sequence[int],
     *,
     workers: int,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> Iterator[tuple[int, Result]]:
     """Do numbered pieces of work and yield each with its result as soon as it is done, in any order.
 
     Args:
-        work: a function of a module, called as work(shared, number, tell); it must be safe to repeat.
+        work: a function of a module, called as work(shared, number, on_progress); it must be safe to repeat.
         shared: what every piece needs; sent to each worker once.
         numbers: the pieces.
         workers: processes, of one thread each; 1: this process does it all.
-        tell: called with the units of work that are done, as `work` told them.
+        on_progress: called with the units of work that are done, as `work` reported them.
 
     Raises:
         ZskdError: what a piece raised; or workers are killed again and again; or `shared` cannot be sent.
     """
     if workers == 1:
         for number in numbers:
-            yield number, work(shared, number, tell)
+            yield number, work(shared, number, on_progress)
         return
     payload, units = _packed(work, shared), new_processes().Array("q", max(numbers) + 1, lock=False)
     left, told, broken = list(numbers), 0, 0
@@ -60,7 +60,7 @@ def each_done(
         """Pass on what the workers have noted; the sum falls when a piece is begun again."""
         nonlocal told
         now = max(told, sum(units))
-        tell(now - told)
+        on_progress(now - told)
         told = now
 
     while left:
@@ -82,11 +82,11 @@ def each_done(
 def start_workers(workers: int) -> None:
     """Start so many workers and let them go again: the first take seconds, later ones need not."""
     if workers > 1:
-        for _ in each_done(_nothing, None, range(workers), workers=workers, tell=lambda _: None):
+        for _ in each_done(_nothing, None, range(workers), workers=workers, on_progress=lambda _: None):
             pass
 
 
-def _nothing(_shared: None, _number: int, _tell: Tell) -> None:
+def _nothing(_shared: None, _number: int, _tell: OnProgress) -> None:
     pass
 
 
@@ -169,7 +169,7 @@ def _leave_with(lifeline: Connection) -> None:
     os._exit(1)
 
 
-_task: tuple[Callable[[Any, int, Tell], Any], Any, Any]
+_task: tuple[Callable[[Any, int, OnProgress], Any], Any, Any]
 """In a worker: what to do, with what, and where to note the progress."""
 
 
@@ -188,7 +188,7 @@ def _do(number: int) -> tuple[int, Any]:
     work, shared, units = _task
     units[number] = 0
 
-    def tell(done: int) -> None:
+    def on_progress(done: int) -> None:
         units[number] += done
 
-    return number, work(shared, number, tell)
+    return number, work(shared, number, on_progress)

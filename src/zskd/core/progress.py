@@ -33,13 +33,13 @@ class Progress:
     listens = False
     """Whether curves and pictures are kept; nothing is worked out for them alone where they are not."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print one line of information."""
 
     def detail(self, text: str) -> None:
         """Print one line about how something is done, for those who asked for it."""
         if self.verbose:
-            self.say(text)
+            self.log(text)
 
     def note(self, name: str, value: float, step: int) -> None:
         """Keep one point of a curve; steps count from 0."""
@@ -83,7 +83,7 @@ class PlainProgress(Progress):
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print one line of information."""
         print(text, file=Lasting(self._stream or sys.stderr), flush=True)
 
@@ -94,7 +94,7 @@ class PlainProgress(Progress):
         yield task
         elapsed = time.monotonic() - task.started
         if elapsed > _LINE_EVERY_SECONDS:
-            self.say(f"{title}: {total:,} {unit} in {readable_seconds(elapsed)}")
+            self.log(f"{title}: {total:,} {unit} in {readable_seconds(elapsed)}")
 
 
 class _PlainTask:
@@ -113,7 +113,7 @@ class _PlainTask:
         rate = (self._done - self._first) / (now - self.started)
         left = readable_seconds((self._total - self._done) / rate) if rate > 0 else "?"
         tail = f", {note}" if note else ""
-        self._progress.say(
+        self._progress.log(
             f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.1f}/s, {left} left{tail}"
         )
 
@@ -121,9 +121,9 @@ class _PlainTask:
 class LiveProgress(Progress):
     """A bar with rate and time left on a terminal."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print one line of information."""
-        PlainProgress().say(text)
+        PlainProgress().log(text)
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
@@ -170,15 +170,15 @@ def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
 class WorkerProgress(Progress):
     """Passes the units of a worker's tasks on to the process that asked for the work."""
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell = tell
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self._on_progress = on_progress
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
         """Follow work of `total` units of which `done` lie behind it already."""
-        self._tell(done)
+        self._on_progress(done)
         yield self
 
     def advance(self, done: int = 1, note: str = "") -> None:
         """Report `done` further units."""
-        self._tell(done)
+        self._on_progress(done)

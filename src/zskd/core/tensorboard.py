@@ -59,8 +59,8 @@ class _Tracked(Progress):
         self._writer: SummaryWriter | None = None
         self.verbose = progress.verbose
 
-    def say(self, text: str) -> None:
-        self._progress.say(text)
+    def log(self, text: str) -> None:
+        self._progress.log(text)
 
     def detail(self, text: str) -> None:
         self._progress.detail(text)

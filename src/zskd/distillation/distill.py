@@ -152,7 +152,7 @@ def choose_reading(
     if config.images == "auto":
         config = replace(config, images="memory" if need < free / 2 else "mapped")
         how = "copied into memory" if config.images == "memory" else "read from mapped files at each step"
-        progress.say(
+        progress.log(
             f"distill: {len(transfer_set):,} images of {readable_bytes(transfer_set.image_bytes)} are {how} "
             f"({readable_bytes(free)} are free)"
         )

@@ -64,7 +64,7 @@ def make_students(
         work = _work(teacher, specs, sets, folder, execution, workers, progress)
         steps = sum(specs[names[number]].steps(_size(sets[names[number]])) for number in missing)
         with progress.task(f"{len(missing)} students", steps, "steps") as task:
-            for _ in each_done(_make_one, work, missing, workers=workers, tell=task.advance):
+            for _ in each_done(_make_one, work, missing, workers=workers, on_progress=task.advance):
                 pass
     helper = execution.has_room_for_helper(len(names))
     with use_threads(execution.threads_of_each(len(names))):
@@ -110,7 +110,7 @@ def time_students(
     execution = replace(execution, tensorboard=None)
     work = _work(teacher, endless, sets, folder, execution, workers, Progress())
     numbers = range(len(specs))
-    timed = dict(each_done(_time_one, (work, seconds), numbers, workers=workers, tell=lambda _: None))
+    timed = dict(each_done(_time_one, (work, seconds), numbers, workers=workers, on_progress=lambda _: None))
     busy = training_seconds([Pace(timed[number][1], 0.0) for number in numbers], 0, workers)
     beside = max(0.0, time.perf_counter() - started - busy)
     return [timed[number][0] for number in numbers], beside
@@ -249,14 +249,16 @@ def _size(transfer_set: TransferSet | None) -> int | None:
     return None if transfer_set is None else len(transfer_set)
 
 
-def _make_one(work: _Work, number: int, tell: Callable[[int], None]) -> None:
+def _make_one(work: _Work, number: int, on_progress: Callable[[int], None]) -> None:
     """Make one student; the work of one worker."""
     name = f"students/{work.names[number]}"
-    with tracked(WorkerProgress(tell), work.execution.tensorboard, name) as progress:
+    with tracked(WorkerProgress(on_progress), work.execution.tensorboard, name) as progress:
         _train_one(work, number, progress)
 
 
-def _time_one(shared: tuple[_Work, float], number: int, tell: Callable[[int], None]) -> tuple[Pace, float]:
+def _time_one(
+    shared: tuple[_Work, float], number: int, on_progress: Callable[[int], None]
+) -> tuple[Pace, float]:
     """Begin to make one student and return its pace and the seconds taken; the work of one worker."""
     work, seconds = shared
     started, watch = time.perf_counter(), Stopwatch(seconds)

@@ -72,7 +72,7 @@ def conduct(
     progress, workers = progress or Progress(), workers or usable_cores()
     places, sources = lay_out(experiment, cells, out, results)
     todo = _todo(places, out)
-    progress.say(f"experiment {experiment.name}: {len(places)} cells, {len(places) - len(todo)} done before")
+    progress.log(f"experiment {experiment.name}: {len(places)} cells, {len(places) - len(todo)} done before")
     if todo:
         make_folder(results)  # before there is work that could not be written down
         with folder_lock(out):
@@ -117,7 +117,7 @@ class _Conductor:
     def run(self) -> None:
         """Do everything that can be done."""
         expected = readable_seconds(self._seconds(self._todo))
-        self._progress.say(f"{len(self._todo)} cells to do, {expected} or so with {self._workers} workers")
+        self._progress.log(f"{len(self._todo)} cells to do, {expected} or so with {self._workers} workers")
         self._train_teachers()
         while cells := self._next_round():
             self._make_sets(cells)
@@ -135,7 +135,7 @@ class _Conductor:
                 missing,
                 range(len(missing)),
                 workers=min(self._workers, len(missing)),
-                tell=task.advance,
+                on_progress=task.advance,
             )
             for number, log in done:
                 if log:
@@ -195,7 +195,7 @@ class _Conductor:
         with self._progress.task(f"{len(jobs)} cells", steps, "steps") as task:
             workers = min(self._workers, len(jobs))
             for number, (record, log) in each_done(
-                _do_job, jobs, range(len(jobs)), workers=workers, tell=task.advance
+                _do_job, jobs, range(len(jobs)), workers=workers, on_progress=task.advance
             ):
                 if record is None:
                     self._fail([cells[number]], log)
@@ -224,12 +224,12 @@ class _Conductor:
         for place in places:
             write_text(place.log, log)
             self._todo.remove(place)
-            self._progress.say(f"{place.cell.name} failed: {log.splitlines()[-1]} (see {place.log})")
+            self._progress.log(f"{place.cell.name} failed: {log.splitlines()[-1]} (see {place.log})")
 
     def _tell(self, place: Place, record: Record) -> None:
         self._todo.remove(place)
         left = readable_seconds(self._seconds(self._todo))
-        self._progress.say(
+        self._progress.log(
             f"{record.cell}: {record.test_accuracy:.2f} % in {readable_seconds(record.wall_seconds)}; "
             f"{len(self._todo)} cells left, about {left}"
         )
@@ -254,10 +254,10 @@ def _log(error: Exception) -> str:
     return f"{told}{type(error).__name__}: {one_line(error)}\n"
 
 
-def _make_teacher(places: list[Place], number: int, tell: Callable[[int], None]) -> str:
+def _make_teacher(places: list[Place], number: int, on_progress: Callable[[int], None]) -> str:
     """Train a teacher; the work of one worker. Returns why it failed, or nothing."""
     place, recipe = places[number], places[number].cell.recipe
-    board = tracked(WorkerProgress(tell), recipe.tensorboard, place.teacher.name)
+    board = tracked(WorkerProgress(on_progress), recipe.tensorboard, place.teacher.name)
     try:
         with use_threads(recipe.threads or 1), board as told:
             make_teacher(recipe, open_sources(recipe), place.teacher, told)
@@ -266,11 +266,11 @@ def _make_teacher(places: list[Place], number: int, tell: Callable[[int], None])
     return ""
 
 
-def _do_job(jobs: list[Job], number: int, tell: Callable[[int], None]) -> tuple[Record | None, str]:
+def _do_job(jobs: list[Job], number: int, on_progress: Callable[[int], None]) -> tuple[Record | None, str]:
     """Do one cell; the work of one worker. Returns its record, or why it failed."""
     job = jobs[number]
     try:
         write_text(job.folder / "started", "")
-        return do_cell(job, WorkerProgress(tell)), ""
+        return do_cell(job, WorkerProgress(on_progress)), ""
     except Exception as error:
         return None, _log(error)

@@ -133,7 +133,7 @@ class Budget:
         self._sets = list(specs)
         if self._found is not None and self._found.count is not None:
             return self._found.count
-        self._progress.say("budget: the making of images is timed")
+        self._progress.log("budget: the making of images is timed")
         return self._time_sets(specs)
 
     def _time_sets(self, specs: Mapping[Path, SetSpec]) -> int:
@@ -154,7 +154,12 @@ class Budget:
             numbers = range(min(workers, piece.shards(classes)))
             started = time.perf_counter()
             made = make_shards(
-                teacher, piece, folder, numbers, workers=min(workers, len(numbers)), tell=lambda _: None
+                teacher,
+                piece,
+                folder,
+                numbers,
+                workers=min(workers, len(numbers)),
+                on_progress=lambda _: None,
             )
             pieces[folder] = _Piece(piece, dict(made))
             seconds[folder.name] = (time.perf_counter() - started) / len(piece.indices(0, classes))
@@ -186,11 +191,11 @@ class Budget:
         """
         steps = None if self._found is None else self._found.steps
         if steps is None:
-            self._progress.say("budget: the steps of the students are timed")
+            self._progress.log("budget: the steps of the students are timed")
             steps = self._time_steps(recipe, sets)
         sizes = [len(one) for one in sets.values() if one is not None]
         images = f"{sizes[0]:,} images and " if sizes else ""
-        self._progress.say(f"budget: {images}{steps:,} steps fit into {readable_seconds(self._seconds)}")
+        self._progress.log(f"budget: {images}{steps:,} steps fit into {readable_seconds(self._seconds)}")
         return replace(recipe, distill=replace(recipe.distill, steps=steps, epochs=None))
 
     def _time_steps(self, recipe: Recipe, sets: Mapping[str, TransferSet | None]) -> int:

@@ -61,6 +61,6 @@ def is_whole(folder: Path, progress: Progress) -> bool:
     try:
         verify_folder(folder)
     except ZskdError as error:
-        progress.say(f"{error}. It is made again.")
+        progress.log(f"{error}. It is made again.")
         return False
     return True

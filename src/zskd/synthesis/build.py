@@ -64,7 +64,7 @@ def build_transfer_set(
         _announce(teacher, spec, len(missing), folder, workers, progress)
         ready = sum(len(spec.indices(k, teacher.classes)) for k in writer.done)
         with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
-            made = make_shards(teacher, spec, folder, missing, workers=workers, tell=task.advance)
+            made = make_shards(teacher, spec, folder, missing, workers=workers, on_progress=task.advance)
             for number, entry in made:
                 writer.add(number, entry)
     writer.finish(dropped=spec.count - sum(entry.count for entry in writer.done.values()))
@@ -99,18 +99,18 @@ def make_shards(
     numbers: Sequence[int],
     *,
     workers: int,
-    tell: Callable[[int], None],
+    on_progress: Callable[[int], None],
 ) -> Iterator[tuple[int, ShardEntry]]:
     """Write some shards of a set and give what a manifest says of each; none is listed yet."""
-    return each_done(_write_one, (teacher, spec, folder), numbers, workers=workers, tell=tell)
+    return each_done(_write_one, (teacher, spec, folder), numbers, workers=workers, on_progress=on_progress)
 
 
 def _write_one(
-    shared: tuple[Classifier, SetSpec, Path], number: int, tell: Callable[[int], None]
+    shared: tuple[Classifier, SetSpec, Path], number: int, on_progress: Callable[[int], None]
 ) -> ShardEntry:
     """Make one shard and write it; the work of one worker."""
     teacher, spec, folder = shared
-    shard = make_shard(teacher, spec, number, on_progress=tell)
+    shard = make_shard(teacher, spec, number, on_progress=on_progress)
     dropped = len(spec.indices(number, teacher.classes)) - len(shard)
     return write_shard(
         folder, number, shard, missed=int(missed_target(shard, spec.synthesis).sum()) + dropped
@@ -133,7 +133,7 @@ def _announce(
             "make room, or lower --count"
         )
     seconds = images * seconds_per_image(teacher, spec) / workers
-    progress.say(
+    progress.log(
         f"{spec.method}: {images:,} images of {spec.synthesis.steps if spec.optimises else 0} steps at most, "
         f"{readable_seconds(seconds)} at most, {readable_bytes(need)} in {folder}"
     )

@@ -104,7 +104,7 @@ def fit(
             task.advance(1, f"loss {value:.4f}")
             if step == done + _PROBE_STEPS:
                 left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
-                progress.say(
+                progress.log(
                     f"{section}: {total - done:,} steps of {config.batch_size} images, "
                     f"about {readable_seconds(left)}"
                 )

@@ -105,7 +105,7 @@ def initialise_from_teacher(
         inherited = take_over_weights(teacher, begun, draw, numbers)
     own = "weights of its own, being no narrower copy"
     first = "what it can take over from the teacher" if inherited else own
-    (progress or Progress()).say(f"distill: the student begins with {first}")
+    (progress or Progress()).log(f"distill: the student begins with {first}")
     return Initialisation(begun.module, inherited)
 
 
