@@ -12,7 +12,7 @@ import torch
 
 from zskd.core.errors import ZskdError
 from zskd.evaluation import probes as probes_module
-from zskd.evaluation.agreement import EstimateRecord, Law, conclude, estimate_agreement, law
+from zskd.evaluation.agreement import EstimateRecord, Law, conclude, estimate_agreement, fitted_law
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure, unexplained
 from zskd.models.classifier import Classifier
 from zskd.models.factory import half
@@ -174,14 +174,14 @@ def test_a_record_holds_numbers_and_words() -> None:
 
 
 def test_the_law_is_what_the_script_makes_of_the_records(signals_script: Any) -> None:
-    assert signals_script.fit(signals_script.measured_lines()) == law()
+    assert signals_script.fit(signals_script.measured_lines()) == fitted_law()
 
 
 def test_other_data_sets_do_not_come_into_it(signals_script: Any) -> None:
     lines = signals_script.measured_lines()
     foreign = [one for one in lines if one["dataset"] not in signals_script.FIT]
     assert foreign
-    assert signals_script.fit([one for one in lines if one not in foreign]) == law()
+    assert signals_script.fit([one for one in lines if one not in foreign]) == fitted_law()
 
 
 def test_the_fit_finds_a_law_that_holds(signals_script: Any) -> None:
@@ -205,13 +205,13 @@ def test_real_students_are_not_fitted_on(signals_script: Any) -> None:
     assert used
     assert not any(one["real"] for one in used)
     worse = [one | {"agreement": 50.0} if one["real"] else one for one in lines]
-    assert signals_script.fit(worse) == law()
+    assert signals_script.fit(worse) == fitted_law()
 
 
 @pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion-mnist"])
 def test_intervals_hold_the_truth_as_often_as_is_claimed(signals_script: Any, dataset: str) -> None:
     of_set = [one for one in signals_script.measured_lines() if one["dataset"] == dataset and not one["real"]]
-    told = [(one["agreement"], signals_script.concluded(one, law())) for one in of_set]
+    told = [(one["agreement"], signals_script.concluded(one, fitted_law())) for one in of_set]
     inside = sum(one.low <= true <= one.high for true, one in told)
     assert inside >= 0.8 * len(told)
     if dataset == "fashion-mnist":  # the law alone fails there, and must be silent

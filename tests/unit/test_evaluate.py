@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zskd.core.errors import ZskdError
 from zskd.data.datasets import Split
 from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement, predict
-from zskd.evaluation.statistics import share
+from zskd.evaluation.statistics import share_of
 from zskd.models.classifier import Classifier, InputSpec
 
 
@@ -42,7 +42,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("hits", "n"), [(8, 10), (0, 10), (10, 10), (1, 1), (9_853, 10_000), (3, 500)])
 def test_a_share_has_its_wilson_interval(hits: int, n: int) -> None:
-    found = share(hits, n)
+    found = share_of(hits, n)
     low, high = wilson(hits, n)
     assert found.percent == pytest.approx(100 * hits / n)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
@@ -53,13 +53,13 @@ def test_a_share_has_its_wilson_interval(hits: int, n: int) -> None:
 
 
 def test_eight_of_ten_is_the_textbook_interval() -> None:
-    assert str(share(8, 10)) == "80.00 % [49.02, 94.33] of 10"
-    assert str(share(60_000, 60_000)) == "100.00 % [99.99, 100.00] of 60,000"
+    assert str(share_of(8, 10)) == "80.00 % [49.02, 94.33] of 10"
+    assert str(share_of(60_000, 60_000)) == "100.00 % [99.99, 100.00] of 60,000"
 
 
 def test_no_images_are_no_measurement() -> None:
     with pytest.raises(ZskdError, match="no images to measure on"):
-        share(0, 0)
+        share_of(0, 0)
     with pytest.raises(ZskdError, match="no images to measure on"):
         accuracy(chooser(), split([], []))
     with pytest.raises(ZskdError, match="no images to measure on"):

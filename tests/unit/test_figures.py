@@ -21,7 +21,7 @@ from zskd.evaluation.figures import (
     save_figure,
     similarity_figure,
 )
-from zskd.evaluation.statistics import Share, share
+from zskd.evaluation.statistics import Share, share_of
 from zskd.run.metrics import read_metrics
 from zskd.run.page import summary_lines
 
@@ -40,8 +40,10 @@ def samples(n: int = 5, channels: int = 1) -> Figure:
 
 
 def bars() -> Figure:
-    rows = [Bar("ZSKD", share(960, 1000), True), Bar("noise", share(0, 1000), False)]
-    return bars_figure([*rows, Bar("all", share(7, 7), False)], ("teacher", share(1000, 1000)), "accuracy")
+    rows = [Bar("ZSKD", share_of(960, 1000), True), Bar("noise", share_of(0, 1000), False)]
+    return bars_figure(
+        [*rows, Bar("all", share_of(7, 7), False)], ("teacher", share_of(1000, 1000)), "accuracy"
+    )
 
 
 ALL = {"heat": heat, "samples": samples, "bars": bars}
@@ -171,7 +173,7 @@ def test_bars_are_as_long_as_their_shares_with_the_main_one_set_apart() -> None:
 
 
 def test_bars_can_do_without_a_teacher(tmp_path: Path) -> None:
-    figure = bars_figure([Bar("ZSKD", share(1, 2), True)], None, "agreement")
+    figure = bars_figure([Bar("ZSKD", share_of(1, 2), True)], None, "agreement")
     assert figure.axes[0].get_legend() is None
     assert save_figure(figure, tmp_path / "a.png").is_file()
 

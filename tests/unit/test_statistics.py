@@ -15,7 +15,7 @@ from scipy import stats
 from zskd.core.errors import ZskdError
 from zskd.evaluation.statistics import (
     Difference,
-    McNemar,
+    McNemarTest,
     Summary,
     compare_paired,
     holm,
@@ -194,7 +194,7 @@ def test_images_that_only_one_network_gets_right() -> None:
 
 @pytest.mark.parametrize("hits", [mask(), mask(0), mask(1, 0, 1)])
 def test_networks_that_are_right_on_the_same_images_do_not_differ(hits: np.ndarray) -> None:
-    assert mcnemar(hits, hits.copy()) == McNemar(0, 0, len(hits), 1.0)
+    assert mcnemar(hits, hits.copy()) == McNemarTest(0, 0, len(hits), 1.0)
 
 
 def test_other_numbers_of_images_cannot_be_compared() -> None:

@@ -102,7 +102,7 @@ class EstimateRecord(Artefact):
 
 
 @cache
-def law() -> Law:
+def fitted_law() -> Law:
     """Return what was fitted."""
     values: dict[str, Any] = json.loads(
         (files("zskd.evaluation") / "agreement.json").read_text(encoding="utf-8")
@@ -130,7 +130,7 @@ def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes 
         ZskdError: the two are no pair, the probes are another teacher's, or its answers are not finite.
     """
     found = measure(teacher, student, probes or make_probes(teacher))
-    return conclude(found, teacher.class_names, teacher.spec.shape[0], law())
+    return conclude(found, teacher.class_names, teacher.spec.shape[0], fitted_law())
 
 
 def conclude(signals: Signals, class_names: tuple[str, ...], channels: int, fitted: Law) -> Estimate:

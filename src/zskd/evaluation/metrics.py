@@ -7,7 +7,7 @@ import torch
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Labels
 from zskd.data.datasets import Split
-from zskd.evaluation.statistics import Share, share
+from zskd.evaluation.statistics import Share, share_of
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 
@@ -53,7 +53,7 @@ def accuracy(classifier: Classifier, split: Split) -> Share:
     """
     if len(split) and int(split.labels.max()) >= classifier.classes:
         raise ZskdError(f"the data has more classes than the network's {classifier.classes}")
-    return share(int((predict(classifier, split.images) == split.labels).sum()), len(split))
+    return share_of(int((predict(classifier, split.images) == split.labels).sum()), len(split))
 
 
 def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
@@ -91,4 +91,4 @@ def agreement(teacher: Classifier, student: Classifier, images: Images) -> Share
     if student.classes != teacher.classes:
         raise ZskdError(f"the student has {student.classes} classes and its teacher {teacher.classes}")
     same = predict(teacher, images) == predict(student, images)
-    return share(int(same.sum()), len(images))
+    return share_of(int(same.sum()), len(images))

@@ -19,7 +19,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images, Logits
 from zskd.data.transforms import augment
-from zskd.evaluation.statistics import share
+from zskd.evaluation.statistics import share_of
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.inversion.initial import draw_initial
@@ -124,7 +124,7 @@ def measure(teacher: Classifier, student: Classifier, probes: Probes) -> Signals
     moved = _margins(_logits(teacher, probes.moved))[0].mean()
     still = _margins(_logits(teacher, probes.still))[0].mean()
     theirs = [(_logits(student, images), _logits(teacher, images)) for images in probes.noise]
-    differ = [share(int((s.argmax(1) != t.argmax(1)).sum()), len(s)) for s, t in theirs]
+    differ = [share_of(int((s.argmax(1) != t.argmax(1)).sum()), len(s)) for s, t in theirs]
     return Signals(
         unexplained=unexplained(_logits(student, probes.moved), _logits(teacher, probes.moved)),
         fragility=float(1 - moved / still.clamp_min(1e-12)),

@@ -31,7 +31,7 @@ class Share:
         return f"{self.percent:.2f} % [{self.low:.2f}, {self.high:.2f}] of {self.n:,}"
 
 
-def share(hits: int, n: int) -> Share:
+def share_of(hits: int, n: int) -> Share:
     """Return hits/n as a percentage with its interval.
 
     Raises:
@@ -88,7 +88,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class McNemar:
+class McNemarTest:
     """Which of the same n test images only one of two networks gets right, and the exact two-sided p."""
 
     only_first: int
@@ -181,7 +181,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def mcnemar(first_hits: CorrectMask, second_hits: CorrectMask) -> McNemar:
+def mcnemar(first_hits: CorrectMask, second_hits: CorrectMask) -> McNemarTest:
     """Return the exact test of whether two networks are right equally often (McNemar 1947).
 
     Only images that exactly one of them gets right tell: each is the first's with probability ½.
@@ -202,7 +202,7 @@ def mcnemar(first_hits: CorrectMask, second_hits: CorrectMask) -> McNemar:
     only_first, only_second = int((first_hits & ~second_hits).sum()), int((second_hits & ~first_hits).sum())
     told = only_first + only_second
     p = float(binomtest(only_first, told, 0.5).pvalue) if told else 1.0
-    return McNemar(only_first, only_second, len(first_hits), p)
+    return McNemarTest(only_first, only_second, len(first_hits), p)
 
 
 def sampling_error(percent: float, n: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from zskd.evaluation.statistics import McNemar, compare_paired, holm, mcnemar, summarise
+from zskd.evaluation.statistics import McNemarTest, compare_paired, holm, mcnemar, summarise
 from zskd.experiment.record import Record, unpack_mask
 
 _NONE = "–"
@@ -199,11 +199,11 @@ def _arm_at(records: Records, arm: str, rate: float | None) -> str:
     return records.title(arm) if rate is None else f"{records.title(arm)}, {rate:g} %"
 
 
-def _mcnemar(a: Record, b: Record) -> McNemar:
+def _mcnemar(a: Record, b: Record) -> McNemarTest:
     return mcnemar(*(unpack_mask(one.test_hits, one.test_images) for one in (a, b)))
 
 
-def _images(test: McNemar) -> str:
+def _images(test: McNemarTest) -> str:
     return f"{test.only_first} / {test.only_second}, {_p(test.p)}"
 
 
