@@ -17,6 +17,7 @@ from pathlib import Path
 from records import ROOT
 from tables.better import BETTER_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
+from tables.names import NAMES_TABLES
 from tables.presets import PRESETS_TABLES
 from tables.results import RESULTS_TABLES, write_pictures
 from tables.search import SEARCH_TABLES
@@ -32,6 +33,7 @@ PAGES = tuple(
         "docs/methods/zskd.md",
         "docs/speed.md",
         "docs/estimate.md",
+        "docs/extending.md",
     )
 )
 _BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -43,6 +45,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **BETTER_TABLES,
     **SEARCH_TABLES,
     **ESTIMATE_TABLES,
+    **NAMES_TABLES,
 }
 """By the names of their blocks."""
 

@@ -136,10 +136,10 @@ def twins() -> str:
     return markdown_table(("data", "twin", *_HEAD), rows)
 
 
-def _each(on_progress: Callable[[str, Records], str]) -> Callable[[], str]:
+def _each(describe: Callable[[str, Records], str]) -> Callable[[], str]:
     def all_of() -> str:
         found = _existing().items()
-        return "\n\n".join(f"**{_TITLES[name]}.**\n\n{tell(name, records)}" for name, records in found)
+        return "\n\n".join(f"**{_TITLES[name]}.**\n\n{describe(name, records)}" for name, records in found)
 
     return all_of
 

@@ -104,7 +104,7 @@ import sys, warnings
 from pathlib import Path
 from zskd.core.parallel import each_done
 
-def work(folder: str, number: int, tell: object) -> int:
+def work(folder: str, number: int, on_progress: object) -> int:
     warnings.warn("x" * 20_000)
     for stream in (sys.stdout, sys.stderr):
         print("x" * 20_000, file=stream, flush=True)
@@ -112,7 +112,7 @@ def work(folder: str, number: int, tell: object) -> int:
     return number
 
 if __name__ == "__main__":
-    for _ in each_done(work, sys.argv[1], range(4), workers=2, tell=lambda _: None):
+    for _ in each_done(work, sys.argv[1], range(4), workers=2, on_progress=lambda _: None):
         pass
 """
 

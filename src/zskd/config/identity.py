@@ -61,11 +61,12 @@ def from_former_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def split_spread(method: str, settings: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+def split_spread(method: str, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the spread that the records keep among the targets, and the other settings of a method."""
     others = dict(settings)
     spread = others.pop("spread", _SPREAD) if method == "soft_targeted" else _SPREAD
-    return spread, others
+    # a whole number is the same spread; what is no number at all is refused where the method is made
+    return float(spread) if isinstance(spread, int) else spread, others
 
 
 def _rename(values: Mapping[Any, Any], table: Mapping[str, str], path: str) -> dict[str, Any]:
