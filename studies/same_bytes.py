@@ -2,9 +2,9 @@
 
     python studies/same_bytes.py OLD/.venv/bin/python NEW/.venv/bin/python --out results/same-bytes.json
 
-Each interpreter has its own zskd. Both do one small run of digits for each preset and for each part that no preset
-uses, one thread each; all safetensors files and the hash of the recipe are compared. Recipes have the names of
-settings that the first records know, which every version reads. Exit code 1 when anything differs.
+Each interpreter has its own zskd. Both do one small run of digits for each preset and for each part that no
+preset uses, one thread each; all safetensors files and the hash of the recipe are compared. Recipes have the
+names of settings that the first records know, which every version reads. Exit code 1 when anything differs.
 """
 
 from __future__ import annotations
