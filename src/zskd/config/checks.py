@@ -35,7 +35,9 @@ class Config:
             ZskdError: a value that is not of its field's type.
         """
         for one in dataclasses.fields(self):  # type: ignore[arg-type]
-            object.__setattr__(self, one.name, self.checked(one.name, getattr(self, one.name)))
+            value = getattr(self, one.name)
+            if value is not one.default:  # a default is of its type: no adapter needs to be built for it
+                object.__setattr__(self, one.name, self.checked(one.name, value))
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:
@@ -44,11 +46,12 @@ class Config:
         Raises:
             ZskdError: it cannot be.
         """
-        hint, adapter = _fields(cls)[name]  # type: ignore[arg-type]
+        hint = _hints(cls)[name]
         if isinstance(hint, type) and issubclass(hint, Config):
             if not isinstance(value, Mapping | hint):
                 raise ZskdError(f"{cls.option(name)} is a group of settings, not {short(value)}")
             return from_values(hint, value, "the settings") if isinstance(value, Mapping) else value
+        adapter = _adapter(hint)
         try:
             if isinstance(value, bool) and not _takes(adapter, value):
                 raise ZskdError(f"{cls.option(name)} is {value}: it should be a number, not true or false")
@@ -113,8 +116,7 @@ def check_keys(values: Mapping[str, Any], kind: type, source: str, path: str = "
     Raises:
         ZskdError: naming the file, the key and the nearest setting.
     """
-    hints = get_type_hints(kind)
-    hints = {one.name: hints[one.name] for one in dataclasses.fields(kind)}
+    hints = {one.name: _hints(kind)[one.name] for one in dataclasses.fields(kind)}
     for key, value in values.items():
         if key not in hints:
             raise ZskdError(f"{source}: unknown key {path}{key}{suggestion(str(key), list(hints), path)}")
@@ -133,10 +135,14 @@ def suggestion(name: str, choices: Collection[str], path: str = "") -> str:
 
 
 @cache
-def _fields(kind: Any) -> dict[str, tuple[Any, Any]]:
-    """The type of each field and what brings a value to it; building them takes long."""
-    hints = get_type_hints(kind)
-    return {one.name: (hints[one.name], TypeAdapter(hints[one.name])) for one in dataclasses.fields(kind)}
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """What brings a value to a type; it takes long to build, and many fields share one."""
+    return TypeAdapter(hint)
 
 
 def _takes(adapter: Any, value: Any) -> bool:

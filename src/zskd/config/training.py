@@ -59,7 +59,7 @@ class TeacherConfig(FitConfig):
 
     section: ClassVar[str] = "teacher"
 
-    epochs: float | None = 15
+    epochs: float | None = 15.0
     batch_size: int = 128
     path: Path | None = None
     """Checkpoint folder, `.safetensors`, `.pt` or `.mat`; absent: a teacher is trained."""
