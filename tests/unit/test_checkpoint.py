@@ -123,7 +123,7 @@ def test_wrong_files_are_named(teacher: Classifier, tmp_path: Path) -> None:
     save_file({k: v for k, v in good.items() if k != "fc1.bias"}, tmp_path / "less.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
     expected = {
-        "cut.safetensors": "no whole safetensors file",
+        "cut.safetensors": "not a complete safetensors file",
         "cut.pt": "no whole state_dict|would run code",
         "no.mat": "no readable MATLAB",
         "other.mat": "no file of the reproduction.*conv0",

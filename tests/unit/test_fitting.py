@@ -190,7 +190,7 @@ def test_a_state_that_is_cut_off_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(loss=stopping_at(7), state=state)
     state.write_bytes(state.read_bytes()[:-5])
-    with pytest.raises(ZskdError, match=r"state\.safetensors is no whole safetensors file"):
+    with pytest.raises(ZskdError, match=r"state\.safetensors is not a complete safetensors file"):
         run(state=state)
 
 
