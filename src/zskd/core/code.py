@@ -65,9 +65,7 @@ def _from_file(file: str, _changed: int) -> ModuleType:
     path = Path(file).resolve()
     other = sys.modules.get(path.stem)
     if path.stem in sys.stdlib_module_names or (other is not None and not hasattr(other, _IMPORTED_HERE)):
-        raise ZskdError(
-            f"{file}: another module named {path.stem!r} is already imported: rename the file"
-        )
+        raise ZskdError(f"{file}: another module named {path.stem!r} is already imported: rename the file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
