@@ -91,7 +91,9 @@ def open_sources(recipe: Recipe) -> Sources:
     elif recipe.data.name == "none":
         raise ZskdError("no teacher and no data to train one: give --teacher.path FILE")
     elif config.golden is not None:
-        raise ZskdError("--golden is only for a teacher from a file: give --teacher.path FILE")
+        raise ZskdError(
+            "--golden checks a teacher from a file, but this one is to be trained: give --teacher.path FILE"
+        )
     shape = given[0].spec.shape if given else config.shape
     hashes: dict[str, str] = {}
     if recipe.data.name != "none":
