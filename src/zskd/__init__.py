@@ -1,7 +1,7 @@
 """zskd: zero-shot knowledge distillation.
 
-A small student from a trained classifier, without its training data. The public names are listed in
-`__init__.pyi` and loaded when they are first used, so that `import zskd` does not wait for torch.
+Train a small student from a trained classifier, without its training data. The public names are listed in
+`__init__.pyi`. They are imported at first use, so `import zskd` does not import torch.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The command `zskd`: environment first, then the rest."""
+"""The command `zskd`: set the environment, then run the command line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # OpenMP reads this once, when torch is imported: threads that spin while they wait make a step on a
-    # shared machine up to twenty times slower.
+    # OpenMP reads this once, when torch is imported. Threads that wait actively make a step up to twenty
+    # times slower on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from zskd.core.stdio import open_closed_streams
 

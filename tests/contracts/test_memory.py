@@ -231,7 +231,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 
 
 def refused(path: Path) -> None:
-    with pytest.raises(ZskdError, match=rf"{path.name} is no whole safetensors file") as told:
+    with pytest.raises(ZskdError, match=rf"{path.name} is not a complete safetensors file") as told:
         map_tensors(path)
     assert "\n" not in str(told.value)
 

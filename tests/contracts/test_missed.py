@@ -165,7 +165,7 @@ def test_the_command_tells_how_many_missed_and_were_dropped(
     lost = dropped.manifest.dropped
     told = capsys.readouterr().out
     assert told.startswith(f"{110 - lost} images in set: ")
-    assert f"{lost} missed their target, {lost} of them are dropped" in told
+    assert f"{lost} missed their target, {lost} of them were dropped" in told
     assert json.loads(Path("set/manifest.json").read_text())["shards"] == dropped.manifest.to_json()["shards"]
 
 

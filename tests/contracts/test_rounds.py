@@ -126,7 +126,7 @@ def test_images_are_driven_apart_inside_the_box(teacher: Classifier, noise: Tran
 
 
 def test_shares_of_more_than_a_batch_are_refused() -> None:
-    with pytest.raises(ZskdError, match="are more than a batch: lower one"):
+    with pytest.raises(ZskdError, match="sum to more than 1: lower one"):
         replace(QUICK, generator=GeneratorConfig(share=0.6))
     with pytest.raises(ZskdError, match="images have no labels"):
         replace(QUICK, label_weight=1.0)

@@ -187,7 +187,7 @@ def test_half_precision_weights_are_used_in_single(tmp_path: Path) -> None:
     teacher, _ = import_teacher(tmp_path / "net.safetensors", model="lenet5", spec=InputSpec())
     assert teacher.head_weight.dtype == torch.float32
     save_file({name: (9 * value).long() for name, value in lenet(0).items()}, tmp_path / "int.safetensors")
-    with pytest.raises(ZskdError, match=r"holds torch.int64, and the network wants torch.float32"):
+    with pytest.raises(ZskdError, match=r"holds torch.int64, and the network needs torch.float32"):
         import_teacher(tmp_path / "int.safetensors", model="lenet5", spec=InputSpec())
 
 
@@ -237,7 +237,7 @@ def test_rows_want_equal_blocks_and_their_films_end_in_the_stored_image(
         assert torch.equal(frames[-1].image, made.images(torch.tensor([index]))[0])
     with pytest.raises(ZskdError, match="a multiple of 20, not 30"):
         make_shard(teacher, replace(spec, count=30), 0)
-    with pytest.raises(ZskdError, match="carry something on"):
+    with pytest.raises(ZskdError, match="must be 0 with carry-images or carry-moments"):
         SynthesisConfig(carry_images=True, noise_share=0.5)
 
 

@@ -544,7 +544,7 @@ def test_a_cell_made_again_by_the_command_of_its_record(
     assert capsys.readouterr().out == (
         "1 cells have their record in the work-again/records; 0 failed\n"
         f"{name}: {accuracy}: identical, weight for weight\n"
-        "To make them once more, delete the work-again\n"
+        "To run them again, delete the work-again\n"
     )
     # it was made beside it, its teacher and its images as well: of its own size, not as a beginning
     assert (snapshot(inside.results), snapshot(Path("the work"))) == before

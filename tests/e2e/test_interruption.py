@@ -106,7 +106,7 @@ def test_ctrl_c_tells_the_command_that_resumes_and_it_does(
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert errors.strip().splitlines()[-1].endswith(f"go on with: zskd {' '.join(SMALL)}")
+    assert errors.strip().splitlines()[-1].endswith(f"to resume: zskd {' '.join(SMALL)}")
     assert run_zskd(*SMALL, cwd=tmp_path).returncode == 0
     assert hashes(tmp_path / "run") == uninterrupted
 

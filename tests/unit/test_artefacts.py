@@ -80,7 +80,7 @@ DAMAGES: list[tuple[str, str, object, str]] = [
     ("student", "weights_sha256", "", "weights_sha256: String should match pattern"),
     ("student", "origin.seed", -1, "origin.seed: Input should be greater"),
     ("student", "input.std", [0.0], r"std \(0.0,\) must be above 0"),
-    ("student", "input.box", [0.0, 2], r"box \(0.0, 2\) must be two rising numbers"),
+    ("student", "input.box", [0.0, 2], r"box \(0.0, 2\) must be two increasing numbers"),
     ("student", "class_names", ["a"], "class_names: Tuple should have at least 2 items"),
     ("student", "golden", {"pairs": 0}, "golden.pairs: Input should be greater"),
     ("teacher", "parameters", -3, "parameters: Input should be greater"),

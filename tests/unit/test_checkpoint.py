@@ -123,8 +123,8 @@ def test_wrong_files_are_named(teacher: Classifier, tmp_path: Path) -> None:
     save_file({k: v for k, v in good.items() if k != "fc1.bias"}, tmp_path / "less.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
     expected = {
-        "cut.safetensors": "no whole safetensors file",
-        "cut.pt": "no whole state_dict|would run code",
+        "cut.safetensors": "not a complete safetensors file",
+        "cut.pt": "not a complete state_dict|would run code",
         "no.mat": "no readable MATLAB",
         "other.mat": "no file of the reproduction.*conv0",
         "nan.safetensors": "not finite in fc2.bias",
@@ -202,7 +202,7 @@ def test_changed_cards_and_weights_are_noticed(teacher_folder: Path, tmp_path: P
     folder = copy()
     tensors = load_file(folder / "model.safetensors")
     save_file({k: v + 1 for k, v in tensors.items()}, folder / "model.safetensors")
-    with pytest.raises(ZskdError, match="not the file that its card was written for"):
+    with pytest.raises(ZskdError, match="not the file of its card"):
         load_checkpoint(folder)
     folder = copy()
     (folder / "card.json").write_text('{"format": ')

@@ -90,7 +90,7 @@ def test_normalisation_belongs_to_the_wrapper() -> None:
         ({"shape": (0, 8, 8)}, "at least 1"),
         ({"shape": (3, 8, 8), "mean": (0.1, 0.2)}, "2 values for 3 channels"),
         ({"std": (0.0,)}, "above 0"),
-        ({"box": (0.5, 0.5)}, "two rising numbers"),
+        ({"box": (0.5, 0.5)}, "two increasing numbers"),
         ({"box": (0.0, 255.0)}, "inside"),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_missing_idx_file_is_told_with_its_place(tmp_path: Path) -> None:
     (tmp_path / FILES[3]).unlink()
     with pytest.raises(ZskdError, match=r"mnist is not in .*t10k-labels-idx1-ubyte \(each plain.*MNIST/raw"):
         mnist(tmp_path)
-    with pytest.raises(ZskdError, match=r"neither .*nothing nor nothing\.gz is there"):
+    with pytest.raises(ZskdError, match=r"there is no file .*nothing and no nothing\.gz"):
         read_idx(tmp_path / "nothing")
 
 
@@ -236,7 +236,7 @@ def test_no_data_is_told_to_whoever_asks_for_some() -> None:
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "fashion-mnist"])
 def test_grey_data_do_not_fit_a_network_of_three_channels(name: str) -> None:
-    with pytest.raises(ZskdError, match=rf"{name} has grey images; the network takes 3 channels"):
+    with pytest.raises(ZskdError, match=rf"{name} has grey images, but the network takes 3 channels"):
         load_data(DataConfig(name=name), (3, 32, 32))  # type: ignore[arg-type]
 
 
@@ -322,7 +322,7 @@ def test_pictures_of_other_sizes_are_resized(tmp_path: Path) -> None:
 
 
 def test_trees_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ZskdError, match="needs its folder: --data-dir"):
+    with pytest.raises(ZskdError, match="needs its folder: give --data-dir"):
         own(None)
     with pytest.raises(ZskdError, match=r"there is no folder .*nowhere"):
         own(tmp_path / "nowhere")
@@ -342,7 +342,7 @@ def test_trees_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     tree(tmp_path / "few", 1)
     with pytest.raises(ZskdError, match="too few images to split"):
         own(tmp_path / "few")
-    with pytest.raises(ZskdError, match="grey or RGB; the network takes 2 channels"):
+    with pytest.raises(ZskdError, match="grey or RGB, but the network takes 2 channels"):
         own(tree(tmp_path / "fine"), (2, 6, 6))
 
 

@@ -167,7 +167,7 @@ def killer(rows: Tensor, numbers: Generator) -> Batch:
 
 def test_a_killed_helper_is_told_in_one_line_and_the_training_can_go_on(tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
-    with pytest.raises(ZskdError, match=r"^the process that makes batches ready was killed"):
+    with pytest.raises(ZskdError, match=r"^the process that prepares batches was killed"):
         run(make=killer, state=state, helper=True)
     assert same(run(), run(state=state))
 
@@ -190,7 +190,7 @@ def test_a_state_that_is_cut_off_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(loss=stopping_at(7), state=state)
     state.write_bytes(state.read_bytes()[:-5])
-    with pytest.raises(ZskdError, match=r"state\.safetensors is no whole safetensors file"):
+    with pytest.raises(ZskdError, match=r"state\.safetensors is not a complete safetensors file"):
         run(state=state)
 
 

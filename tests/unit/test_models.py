@@ -139,7 +139,7 @@ def test_other_networks_have_no_half_and_the_error_names_the_way_out(module: nn.
 
 
 def test_a_card_cannot_ask_for_any_class_of_torch() -> None:
-    with pytest.raises(ZskdError, match="may not ask for the layer 'Module'"):
+    with pytest.raises(ZskdError, match="may not contain the layer 'Module'"):
         build(Layers(layers=(("Module", {}),)), run_code=False)
 
 

@@ -171,7 +171,7 @@ def test_of_count_and_rate_the_one_set_last_counts(tmp_path: Path) -> None:
     other = load_recipe(by_count, {"rate": 5})
     assert (other.count, other.rate, other.size(60_000)) == (None, 5, 3000)
     for given in ({"count": 7, "rate": 5}, {"rate": 5, "count": 7}):
-        with pytest.raises(ZskdError, match="--count and --rate both say"):
+        with pytest.raises(ZskdError, match="--count and --rate both set the size"):
             load_recipe(by_rate, given)
 
 
@@ -438,7 +438,7 @@ def test_priors_and_rows_exclude_each_other() -> None:
 
 
 def test_training_needs_a_length() -> None:
-    with pytest.raises(ZskdError, match="training needs its length"):
+    with pytest.raises(ZskdError, match="training needs a number of steps"):
         load_recipe(None, {"distill": {"steps": None}})
 
 

@@ -1,4 +1,4 @@
-"""The command `zskd`: its application object, to which every verb is added."""
+"""The application object of the command `zskd`; every verb registers here."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from zskd.core.versions import __version__
 
 
 def examples(*commands: str) -> str:
-    """Return the end of a help page."""
+    """Return the epilogue of a help page: examples."""
     return "Examples:\n\n" + "\n\n".join(f"`{command}`" for command in commands)
 
 
 app = App(
     name="zskd",
     help=(
-        "Zero-shot knowledge distillation: a small student from a trained classifier, without its data.\n\n"
-        "Start with `zskd run digits`, then `zskd run mnist`, then a network of your own with "
-        "`zskd run my-teacher`. `zskd COMMAND --help` tells the settings of each step."
+        "Zero-shot knowledge distillation: train a small student from a classifier, without its data.\n\n"
+        "Start with `zskd run digits`, then `zskd run mnist`, then your own network with "
+        "`zskd run my-teacher`. `zskd COMMAND --help` lists the settings of a command."
     ),
     help_epilogue=examples(
         "zskd run digits",

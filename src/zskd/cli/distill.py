@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, Verbose, must_be_new, ready_teacher, resolve, say, say_estimate
+from zskd.cli.options import Flag, Verbose, must_be_new, print_estimate, print_line, ready_teacher, resolve
 from zskd.config.distillation import DistillConfig
 from zskd.config.names import PresetName, StudentName
 from zskd.core.progress import default_progress
@@ -39,26 +39,26 @@ def distill(
     quiet: Flag = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a student on a transfer set or against a generator, or go on where that was interrupted.
+    """Train a student on a transfer set or against a generator, or resume an interrupted training.
 
     Args:
         teacher: Checkpoint folder.
-        transfer_set: Folder of the set; none with a preset whose generator makes all images.
+        transfer_set: Folder of the transfer set; absent where a generator makes all images.
         out: Folder of the student.
-        recipe: Recipe to take settings from.
-        preset: Settings to start from.
+        recipe: Recipe with the settings.
+        preset: Base of the settings.
         student: half, a built-in network, or package.module:factory.
         seed: Seed of weights, order and augmentation.
-        threads: Threads; 0 for half of the cores, the other half makes the batches ready.
-        distill: How the student learns.
-        budget: Minutes for the student; its steps are as many as fit.
-        model: Factory to run, for a teacher of your own code.
-        workers: 1 for no second process that makes the batches ready.
-        device: auto for a GPU when there is one, cpu, cuda, cuda:1.
-        rewrite: Run equivalent networks that are cheaper.
-        estimate: Estimate in the end how often the student agrees with its teacher on real images.
-        quiet: Print the result only.
-        verbose: Print what was chosen for this machine.
+        threads: Threads; 0 for half of the cores: the other half prepares the batches.
+        distill: Training of the student.
+        budget: Minutes for the student; they set the number of steps.
+        model: Factory to run, for a teacher in your own code.
+        workers: 1 for no second process that prepares batches.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:1.
+        rewrite: Run faster, equivalent networks.
+        estimate: Estimate the agreement of student and teacher on real images at the end.
+        quiet: Print only the result.
+        verbose: Also print the choices for this machine.
     """
     from zskd.config.identity import identity
     from zskd.core.device import use_threads
@@ -99,7 +99,7 @@ def distill(
             helper=how.has_room_for_helper(),
             progress=progress,
         )
-    say(f"student in {out}: {made.parameters_count:,} parameters")
+    print_line(f"student in {out}: {made.parameters_count:,} parameters")
     if estimate:
         from_real = loaded is not None and loaded.manifest.method == REAL
-        say_estimate(classifier, made, from_real=from_real)
+        print_estimate(classifier, made, from_real=from_real)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import say, say_estimate
+from zskd.cli.options import print_estimate, print_line
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
 
@@ -34,16 +34,16 @@ def evaluate(
 ) -> None:
     """Measure a student: accuracy on test images, agreement with its teacher on any images.
 
-    With a teacher, its agreement on real images is estimated too, which needs none.
+    With a teacher, also estimate the agreement on real images; this needs no images.
 
     Args:
         checkpoint: Checkpoint folder.
         teacher: Checkpoint folder of its teacher.
-        transfer_set: Set of images to measure the agreement on.
+        transfer_set: Folder of a transfer set for measuring the agreement.
         data: Test images.
-        out: JSON file to write as well.
-        model: Factory to run, for a student of your own code.
-        teacher_model: Factory to run, for a teacher of your own code; absent: the same.
+        out: JSON file for the results.
+        model: Factory to run, for a student in your own code.
+        teacher_model: Factory to run, for a teacher in your own code; absent: the same.
         estimate: Estimate the agreement on real images.
     """
     import torch
@@ -58,12 +58,12 @@ def evaluate(
     from zskd.transfer_set.manifest import REAL
 
     student, card = load_checkpoint(checkpoint, model=model)
-    master = load_checkpoint(teacher, model=teacher_model or model)[0] if teacher else None
-    if transfer_set is not None and master is None:
+    teacher_network = load_checkpoint(teacher, model=teacher_model or model)[0] if teacher else None
+    if transfer_set is not None and teacher_network is None:
         raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
     found: dict[str, object] = {}
     if data.name == "none":
-        say(NOT_MEASURED)
+        print_line(NOT_MEASURED)
     else:
         loaded = load_data(data, student.spec.shape)
         check_classes(student, loaded.class_names)
@@ -71,19 +71,19 @@ def evaluate(
         measured = accuracy(student, test)
         found["test_accuracy"] = asdict(measured)
         found["test_accuracy_by_class"] = accuracy_by_class(student, test)
-        say(f"test accuracy  {measured}")
-        if master is not None:
-            agreed = agreement(master, student, test.images)
+        print_line(f"test accuracy  {measured}")
+        if teacher_network is not None:
+            agreed = agreement(teacher_network, student, test.images)
             found["test_agreement"] = asdict(agreed)
-            say(f"agreement with the teacher on test images  {agreed}")
-    if transfer_set is not None and master is not None:
+            print_line(f"agreement with the teacher on test images  {agreed}")
+    if transfer_set is not None and teacher_network is not None:
         images = torch.cat([shard.images for shard in TransferSet(transfer_set)])
-        agreed = agreement(master, student, images)
+        agreed = agreement(teacher_network, student, images)
         found["set_agreement"] = asdict(agreed)
-        say(f"agreement with the teacher on {transfer_set}  {agreed}")
-    if master is not None and estimate:
+        print_line(f"agreement with the teacher on {transfer_set}  {agreed}")
+    if teacher_network is not None and estimate:
         from_real = card.origin.how == "trained" or card.origin.method == REAL
-        estimated = say_estimate(master, student, from_real=from_real)
+        estimated = print_estimate(teacher_network, student, from_real=from_real)
         found["estimated_agreement"] = None if estimated is None else estimated.record().to_json()
     if out is not None:
         write_json(out, found)

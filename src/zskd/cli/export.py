@@ -1,4 +1,4 @@
-"""`zskd export` and `zskd verify`: give transfer sets to other programs, check files."""
+"""`zskd export` and `zskd verify`: write transfer sets for other programs, and check files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import say
+from zskd.cli.options import print_line
 from zskd.core.errors import ZskdError
 
 
@@ -29,10 +29,10 @@ def export(
 
     Args:
         transfer_set: Folder of the set.
-        to: Kind of export.
-        out: File, or empty folder.
-        teacher: Checkpoint folder, asked again about the 8-bit pictures.
-        model: Factory to run, for a network of your own code.
+        to: Format: a MATLAB file, or a folder of PNG files.
+        out: New file, or empty folder.
+        teacher: Checkpoint folder, to compute the logits of the 8-bit pictures.
+        model: Factory to run, for a network in your own code.
     """
     from zskd.models.checkpoint import load_checkpoint
     from zskd.transfer_set.dataset import TransferSet
@@ -40,12 +40,12 @@ def export(
 
     loaded = TransferSet(transfer_set)
     if to == "mat":
-        say(f"exported to {export_mat(loaded, out)}")
+        print_line(f"exported to {export_mat(loaded, out)}")
         return
     if teacher is None:
-        raise ZskdError("8-bit pictures carry the teacher's answers to themselves: add --teacher FOLDER")
+        raise ZskdError("the teacher must compute the logits of the 8-bit pictures: add --teacher FOLDER")
     classifier, _ = load_checkpoint(teacher, model=model)
-    say(f"exported to {export_png(loaded, classifier, out)}")
+    print_line(f"exported to {export_png(loaded, classifier, out)}")
 
 
 @app.command(
@@ -54,10 +54,10 @@ def export(
     )
 )
 def verify(*folders: Path) -> None:
-    """Hash transfer sets, checkpoints and whole runs again and compare with what was recorded.
+    """Compare the hashes of transfer sets, checkpoints or whole runs with the recorded ones.
 
     Args:
-        folders: Of transfer sets, checkpoints or runs.
+        folders: Folders of transfer sets, checkpoints or runs.
     """
     from zskd.run.verify import verify_folder
 
@@ -65,4 +65,4 @@ def verify(*folders: Path) -> None:
         raise ZskdError("name at least one folder")
     for folder in folders:
         for line in verify_folder(folder):
-            say(line)
+            print_line(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import print_matrix, say
+from zskd.cli.options import print_line, print_matrix
 
 
 @app.command(
@@ -14,11 +14,11 @@ from zskd.cli.options import print_matrix, say
     )
 )
 def inspect(teacher: Path, /, *, model: str | None = None) -> None:
-    """Tell what a teacher is and what will not work with it.
+    """Report facts about a teacher, and warn of what will not work with it.
 
     Args:
         teacher: Checkpoint folder.
-        model: Factory to run, for a network of your own code.
+        model: Factory to run, for a network in your own code.
     """
     from zskd.evaluation.inspection import inspect_teacher
     from zskd.models.checkpoint import load_checkpoint
@@ -41,10 +41,10 @@ def inspect(teacher: Path, /, *, model: str | None = None) -> None:
         "student half": half,
     }
     for key, value in facts.items():
-        say(f"{key:<14}{value}")
+        print_line(f"{key:<14}{value}")
     print_matrix("class similarity", found.similarity, classifier.class_names)
     for warning in found.warnings:
-        say(f"note: {warning}")
+        print_line(f"note: {warning}")
 
 
 @app.command(
@@ -53,12 +53,12 @@ def inspect(teacher: Path, /, *, model: str | None = None) -> None:
     )
 )
 def similarity(teacher: Path, /, *, out: Path | None = None, model: str | None = None) -> None:
-    """Print the class similarity of a teacher and the concentration made of it, or write both as JSON.
+    """Print the class similarity of a teacher and its concentration, or write both as JSON.
 
     Args:
         teacher: Checkpoint folder.
-        out: JSON file; absent: printed.
-        model: Factory to run, for a network of your own code.
+        out: JSON file; absent: print.
+        model: Factory to run, for a network in your own code.
     """
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.similarity import write_similarity
@@ -67,7 +67,7 @@ def similarity(teacher: Path, /, *, out: Path | None = None, model: str | None =
     classifier, _ = load_checkpoint(teacher, model=model)
     if out is not None:
         write_similarity(classifier, out)
-        say(f"similarity in {out}")
+        print_line(f"similarity in {out}")
         return
     matrix = class_similarity(classifier.head_weight)
     print_matrix("class similarity", matrix, classifier.class_names)

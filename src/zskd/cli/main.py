@@ -1,4 +1,4 @@
-"""Running one command: one-line errors and exit codes."""
+"""Run one command: one-line errors and exit codes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command and return its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C.
+    """Run one command and return its exit code: 0, 2 for a user error, 130 for Ctrl-C.
 
-    Whoever reads its progress or its results may stop reading: everything is made all the same.
+    The command completes even when a reader of its output closes the pipe.
     """
     with lasting_streams() as output:
         code = _run(arguments)
         output.flush()
         if code == 0 and output.lost:
-            return _complain(f"standard output: {output.lost.strerror or one_line(output.lost)}")
+            return _fail(f"standard output: {output.lost.strerror or one_line(output.lost)}")
         return code
 
 
 def _run(arguments: list[str]) -> int:
-    from zskd.cli import (  # noqa: F401  each adds its verb
+    from zskd.cli import (  # noqa: F401  each registers its verb
         distill,
         evaluate,
         export,
@@ -47,21 +47,21 @@ def _run(arguments: list[str]) -> int:
         with remembered():
             app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except ZskdError as error:
-        return _complain(str(error))
+        return _fail(str(error))
     except CycloptsError as error:
-        return _complain(one_line(error))
+        return _fail(one_line(error))
     except OSError as error:
-        return _complain(f"{error.filename or 'input or output'}: {error.strerror or one_line(error)}")
+        return _fail(f"{error.filename or 'input or output'}: {error.strerror or one_line(error)}")
     except KeyboardInterrupt:
-        _say(f"stopped. What is whole was kept; go on with: zskd {shlex.join(arguments)}")
+        _print_error(f"stopped. Finished parts are kept; to resume: zskd {shlex.join(arguments)}")
         return INTERRUPTED
     return 0
 
 
-def _complain(message: str) -> int:
-    _say(f"zskd: error: {message}")
+def _fail(message: str) -> int:
+    _print_error(f"zskd: error: {message}")
     return USER_ERROR
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

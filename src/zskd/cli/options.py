@@ -1,4 +1,4 @@
-"""How a command gets its settings: defaults, under the preset, under the recipe, under the options given."""
+"""Settings of a command: defaults < preset < recipe < command-line options; and shared printing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 
 if TYPE_CHECKING:
-    from zskd.models.classifier import Classifier
-if TYPE_CHECKING:
     from zskd.evaluation.agreement import Estimate
     from zskd.models.classifier import Classifier
 
@@ -26,9 +24,9 @@ _given: ContextVar[tuple[tuple[str, ...], ...]] = ContextVar("given", default=()
 
 
 def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Remember which options stand on the command line; cyclopts calls this between parsing and conversion.
+    """Store which options are on the command line; cyclopts calls this between parsing and conversion.
 
-    A converted dataclass no longer tells a value that was given from one that is its default.
+    After conversion, a given value cannot be told from a default value.
     """
     names = [argument.names[0] for argument in arguments if argument.tokens]
     _given.set(
@@ -41,11 +39,11 @@ def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
 
 
 def resolve(recipe: str | None, **parsed: Any) -> Recipe:
-    """Return the full recipe: the options given win over the recipe, it over its preset.
+    """Return the full recipe: options override the recipe, and the recipe overrides its preset.
 
     Args:
         recipe: name or file; None for the defaults.
-        parsed: the command's settings by the names of `Recipe`'s fields.
+        parsed: the settings of the command: field of `Recipe` -> value.
 
     Raises:
         ZskdError: as `load_recipe` does.
@@ -60,12 +58,15 @@ def resolve(recipe: str | None, **parsed: Any) -> Recipe:
 
 
 def ready_teacher(folder: Path, model: str | None, recipe: Recipe) -> Classifier:
-    """Return the teacher of a checkpoint, frozen, on the device of the settings and run as they say.
+    """Return the teacher of a checkpoint, frozen, with the device and `rewrite` of the settings.
 
     Args:
         folder: of the checkpoint.
-        model: factory that may run, for a network of the user's own code.
-        recipe: has the settings.
+        model: factory that may run, for a network in the user's own code.
+        recipe: the settings.
+
+    Raises:
+        ZskdError: as `load_checkpoint` and `choose_device` do.
     """
     from zskd.core.device import choose_device
     from zskd.models.checkpoint import load_checkpoint
@@ -76,39 +77,43 @@ def ready_teacher(folder: Path, model: str | None, recipe: Recipe) -> Classifier
 
 
 Flag = Annotated[bool, Parameter(negative="")]
-"""A switch that is either given or not."""
+"""A switch without a negative form."""
 Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), negative="")]
 """The switch for details."""
 
 
-def say(text: str) -> None:
-    """Print a result on standard output."""
+def print_line(text: str) -> None:
+    """Print one line of a result on standard output."""
     print(text, file=sys.stdout, flush=True)
 
 
 def print_matrix(title: str, values: np.ndarray, names: tuple[str, ...]) -> None:
-    """Print a (K, K) matrix with its class names, two digits behind the point."""
+    """Print a (K, K) matrix with its class names and two decimal places."""
     width = max(6, *(len(name) + 1 for name in names))
-    say(f"{title}:")
-    say(" " * width + "".join(name.rjust(width) for name in names))
+    print_line(f"{title}:")
+    print_line(" " * width + "".join(name.rjust(width) for name in names))
     for name, row in zip(names, values, strict=True):
-        say(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
+        print_line(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
 
 
-def say_estimate(teacher: Classifier, student: Classifier, *, from_real: bool) -> Estimate | None:
-    """Print how a student may agree with its teacher on real images, unless it learned from some."""
+def print_estimate(teacher: Classifier, student: Classifier, *, from_real: bool) -> Estimate | None:
+    """Print and return the estimated agreement on real images; None for a student trained on real images."""
     from zskd.evaluation.agreement import estimate_agreement
 
     if from_real:
-        say("agreement on real images is not estimated: this is for students that have not seen any")
+        print_line("agreement on real images is not estimated: the student was trained on real images")
         return None
     estimate = estimate_agreement(teacher, student)
     for line in estimate.lines():
-        say(line)
+        print_line(line)
     return estimate
 
 
 def must_be_new(folder: Path) -> None:
-    """Refuse to write over a finished checkpoint."""
+    """Check that a folder holds no finished checkpoint.
+
+    Raises:
+        ZskdError: it does.
+    """
     if (folder / "card.json").exists():
         raise ZskdError(f"{folder} is finished already: choose another folder, or delete it")

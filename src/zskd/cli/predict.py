@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import say
+from zskd.cli.options import print_line
 from zskd.core.errors import ZskdError
 
 
@@ -15,13 +15,13 @@ from zskd.core.errors import ZskdError
     )
 )
 def predict(checkpoint: Path, /, *pictures: Path, top: int = 3, model: str | None = None) -> None:
-    """Print the most probable classes of pictures, resized to the network's input.
+    """Print the most probable classes of pictures, which are resized to the input size.
 
     Args:
         checkpoint: Checkpoint folder.
         pictures: PNG, JPEG, … files.
-        top: How many classes to print.
-        model: Factory to run, for a network of your own code.
+        top: Number of classes to print.
+        model: Factory to run, for a network in your own code.
     """
     import torch
 
@@ -38,5 +38,5 @@ def predict(checkpoint: Path, /, *pictures: Path, top: int = 3, model: str | Non
         image = torch.from_numpy(read_image(path, classifier.spec.shape)).unsqueeze(0)
         best = torch.softmax(classifier(image)[0], 0).topk(min(top, classifier.classes))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        answers = "  ".join(f"{classifier.class_names[k]} {value:.3f}" for k, value in pairs)
-        say(f"{path}  {answers}")
+        classes = "  ".join(f"{classifier.class_names[k]} {value:.3f}" for k, value in pairs)
+        print_line(f"{path}  {classes}")

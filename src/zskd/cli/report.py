@@ -1,11 +1,11 @@
-"""The verb that turns records into tables and a picture."""
+"""`zskd report`: tables and a picture from records."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import say
+from zskd.cli.options import print_line
 from zskd.config.data import Twin
 
 
@@ -23,13 +23,13 @@ def report(
     results: Path = Path("results"),
     out: Path | None = None,
 ) -> None:
-    """Print what an experiment found, or write it as a page with its picture.
+    """Print the results of an experiment, or write them as a page with a picture.
 
     Args:
         recipe: digits, mnist, fashion-mnist, or a YAML file.
-        twin: The experiment was done on this twin of its data.
+        twin: Report the experiment on this twin of its data.
         results: Folder of the records.
-        out: Folder of README.md and the picture; absent: printed in Markdown.
+        out: Folder of README.md and the picture; absent: print Markdown.
     """
     from zskd.experiment.definition import load_experiment, on_twin
     from zskd.experiment.report.page import records_of, sections, write_page
@@ -39,6 +39,6 @@ def report(
         experiment = on_twin(experiment, twin)
     records = records_of(experiment, results)
     if out is not None:
-        say(f"{len(records)} records: {write_page(records, experiment, out)}")
+        print_line(f"{len(records)} records: {write_page(records, experiment, out)}")
         return
-    say("\n\n".join(f"## {title}\n\n{text}" for title, text in sections(records, experiment)))
+    print_line("\n\n".join(f"## {title}\n\n{text}" for title, text in sections(records, experiment)))

@@ -1,4 +1,4 @@
-"""The verb for whole experiments."""
+"""`zskd reproduce`: whole experiments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, Verbose, say
+from zskd.cli.options import Flag, Verbose, print_line
 from zskd.config.data import Twin
 from zskd.core.errors import ZskdError
 from zskd.core.progress import default_progress, readable_seconds
@@ -47,25 +47,25 @@ def reproduce(
     quiet: Flag = False,
     verbose: Verbose = False,
 ) -> None:
-    """Do an experiment, or go on with it: arms × rates × seeds, each cell once, one record for each.
+    """Run or resume an experiment: arms × rates × seeds, one record for each cell.
 
     Args:
         recipe: digits, mnist, fashion-mnist, or a YAML file.
-        twin: Do it on its data turned into others: rows and columns exchanged, light and dark exchanged, or
-            all pixels in another order. The experiment is then called NAME-TWIN.
-        only: Names or patterns of the cells to do.
-        seeds: At most so many seeds of each arm.
-        dry_run: Print the plan and what it may cost, and do nothing.
-        status: Print how far it has come, and do nothing.
-        again: Make cells again that have a record, beside it, and compare.
-        out: Folder of teachers, sets and students; absent: runs/NAME-experiment. Cells made again go to the
-            one beside it that ends in -again.
+        twin: Run it on changed data: rows and columns exchanged, light and dark exchanged, or all pixels
+            permuted. The name of the experiment is then NAME-TWIN.
+        only: Names or patterns of the cells to run.
+        seeds: Largest number of seeds of each arm.
+        dry_run: Only print the plan and its expected cost.
+        status: Only print the progress.
+        again: Run cells again that have a record, and compare the results with it.
+        out: Folder of teachers, sets and students; absent: runs/NAME-experiment. Cells that are run again
+            use this name with -again.
         results: Folder of records and ledger.
         data_dir: Folder with the data; absent: a cache filled by download.
-        workers: Processes that work side by side; 0 for one per core.
-        tensorboard: Folder for TensorBoard's event files.
-        quiet: Print the result only.
-        verbose: Print what was chosen for this machine.
+        workers: Number of parallel processes; 0 for one per core.
+        tensorboard: Folder for TensorBoard event files.
+        quiet: Print only the result.
+        verbose: Also print the choices for this machine.
     """
     from zskd.experiment.definition import load_experiment, on_twin
     from zskd.experiment.plan import plan_cells
@@ -86,14 +86,14 @@ def reproduce(
         return shlex.join(["zskd", "reproduce", *which, "--only", cell.name, "--again"])
 
     if dry_run or status:
-        _tell(experiment, cells, folder, results, workers, plan=dry_run)
+        _print_status(experiment, cells, folder, results, workers, plan=dry_run)
         return
     from zskd.experiment.conduct import conduct
 
     own, records = folder, results
     if again:
         cells = _recorded(experiment, cells, results)
-        own = Path(f"{folder}-again")  # never where the first ones lie, which would be taken for new
+        own = Path(f"{folder}-again")  # not the first folder, whose files would be reused
         records = own / "records"
     outcome = conduct(
         experiment,
@@ -104,74 +104,79 @@ def reproduce(
         command=command,
         progress=default_progress(quiet, verbose),
     )
-    whole = _say_outcome(outcome, records)
+    complete = _print_outcome(outcome, records)
     if again:
-        whole = _compare(outcome, results, own) and whole
-    if not whole:
+        complete = _compare(outcome, results, own) and complete
+    if not complete:
         raise SystemExit(1)
 
 
-def _say_outcome(outcome: Outcome, records: Path) -> bool:
-    """Say what is done and what failed; return whether nothing did."""
+def _print_outcome(outcome: Outcome, records: Path) -> bool:
+    """Print the number of finished cells and the failed ones; return whether none failed."""
     from zskd.experiment.layout import State
 
     done, failed = outcome.count(State.DONE), outcome.count(State.FAILED)
-    say(f"{done} cells have their record in {records}; {failed} failed")
+    print_line(f"{done} cells have their record in {records}; {failed} failed")
     for place, state in zip(outcome.places, outcome.states, strict=True):
         if state is State.FAILED:
-            say(f"  {place.cell.name}: {place.log}")
+            print_line(f"  {place.cell.name}: {place.log}")
     return not failed
 
 
 def _recorded(experiment: Experiment, cells: list[Cell], results: Path) -> list[Cell]:
-    """Return the cells that have a record, with which they can be compared."""
+    """Return the cells that have a record to compare with.
+
+    Raises:
+        ZskdError: there is none.
+    """
     from zskd.experiment.record import record_path
 
     found = [one for one in cells if record_path(results, experiment.name, one.name).is_file()]
     if not found:
-        raise ZskdError(f"none of these cells has a record in {results}: make them without --again")
+        raise ZskdError(f"none of these cells has a record in {results}: run them without --again")
     return found
 
 
 def _compare(outcome: Outcome, results: Path, folder: Path) -> bool:
-    """Compare cells that were made again with their records; return whether all are as expected."""
+    """Compare cells that were run again with their records; return whether all agree as expected."""
     from zskd.experiment.compare import compare
 
     verdicts = [compare(place, results) for place in outcome.places if place.record.is_file()]
     for verdict in verdicts:
-        say(verdict.text)
-    say(f"To make them once more, delete {folder}")
+        print_line(verdict.text)
+    print_line(f"To run them again, delete {folder}")
     return all(verdict.expected for verdict in verdicts)
 
 
-def _tell(
+def _print_status(
     experiment: Experiment, cells: list[Cell], folder: Path, results: Path, workers: int, *, plan: bool
 ) -> None:
-    """Say what is planned or how far it has come."""
+    """Print the plan, or the progress."""
     from zskd.core.device import usable_cores
     from zskd.experiment.conduct import seconds_left
     from zskd.experiment.cost import estimate, read_known
     from zskd.experiment.layout import State, lay_out, states
 
     places, sources = lay_out(experiment, cells, folder, results)
-    standing = states(places, folder)
-    left = [place for place, state in zip(places, standing, strict=True) if state is not State.DONE]
-    found = estimate(left, sources.model, read_known(folder))
-    costs = {place.cell.name: cost for place, cost in zip(left, found, strict=True)}
+    found_states = states(places, folder)
+    left = [place for place, state in zip(places, found_states, strict=True) if state is not State.DONE]
+    estimated = estimate(left, sources.model, read_known(folder))
+    costs = {place.cell.name: cost for place, cost in zip(left, estimated, strict=True)}
     if plan:
         rows: dict[tuple[str, str, int], list[int]] = {}
         for place in places:
             cell = place.cell
             rate = "" if cell.rate is None else f"{cell.rate:g} %"
             rows.setdefault((cell.arm_name, rate, place.count), []).append(cell.recipe.seed)
-        say(f"{'arm':<24}{'rate':>6}{'images':>9}  seeds")
-        for (arm, rate, count), of in rows.items():
-            say(f"{arm:<24}{rate:>6}{count:>9,}  {', '.join(map(str, of))}")
-    many = Counter(standing)
-    say(f"{len(places)} cells: " + ", ".join(f"{many[state]} {state.value}" for state in State))
-    for place, state in zip(places, standing, strict=True):
+        print_line(f"{'arm':<24}{'rate':>6}{'images':>9}  seeds")
+        for (arm, rate, count), seeds in rows.items():
+            print_line(f"{arm:<24}{rate:>6}{count:>9,}  {', '.join(map(str, seeds))}")
+    counts = Counter(found_states)
+    print_line(f"{len(places)} cells: " + ", ".join(f"{counts[state]} {state.value}" for state in State))
+    for place, state in zip(places, found_states, strict=True):
         if state in (State.RUNNING, State.FAILED):
-            say(f"  {place.cell.name} {state.value}" + (f": {place.log}" if state is State.FAILED else ""))
+            log = f": {place.log}" if state is State.FAILED else ""
+            print_line(f"  {place.cell.name} {state.value}{log}")
     processes = workers or usable_cores()
-    seconds = seconds_left(left, costs, processes)
-    say(f"{'cost' if plan else 'time left'}: about {readable_seconds(seconds)} with {processes} workers")
+    duration = readable_seconds(seconds_left(left, costs, processes))
+    print_line(f"{'cost' if plan else 'time left'}: about {duration} with {processes} workers")

@@ -1,4 +1,4 @@
-"""`zskd run`: a recipe from end to end."""
+"""`zskd run`: all stages of a recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, Verbose, resolve, say
+from zskd.cli.options import Flag, Verbose, print_line, resolve
 from zskd.config.recipe import Recipe
 from zskd.core.progress import default_progress
 
@@ -34,14 +34,14 @@ def run(
     verbose: Verbose = False,
     settings: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008
 ) -> None:
-    """Run a recipe from end to end, or go on with it: teacher, sets, students, table, pictures.
+    """Run or resume all stages of a recipe: teacher, sets, students, table, pictures.
 
     Args:
         recipe: digits, mnist, fashion-mnist, my-teacher, or a YAML file.
         out: Folder of the run; absent: runs/NAME.
-        print_config: Print the resolved recipe and do nothing.
-        quiet: Print the result only.
-        verbose: Print what was chosen for this machine.
+        print_config: Only print the resolved recipe.
+        quiet: Print only the result.
+        verbose: Also print the choices for this machine.
     """
     from dataclasses import fields
 
@@ -49,7 +49,7 @@ def run(
     if print_config:
         from zskd.config.loading import to_yaml
 
-        say(to_yaml(full).rstrip())
+        print_line(to_yaml(full).rstrip())
         return
     from zskd.run.page import summary_lines
     from zskd.run.pipeline import run_recipe
@@ -58,5 +58,5 @@ def run(
     command = shlex.join(["zskd", *sys.argv[1:]])
     metrics = run_recipe(full, folder, progress=default_progress(quiet, verbose), command=command)
     for line in summary_lines(metrics):
-        say(line)
-    say(f"\nPictures and tables: {folder / 'README.md'}")
+        print_line(line)
+    print_line(f"\nPictures and tables: {folder / 'README.md'}")

@@ -8,12 +8,12 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, say
+from zskd.cli.options import Flag, print_line
 from zskd.core.errors import ZskdError
 
 show_app = App(
     name="show",
-    help="Draw a picture of a teacher's similarity, of a set, or of one impression.",
+    help="Draw a teacher's class similarity, images of a set, or the synthesis of one impression.",
     help_epilogue="",
 )
 app.command(show_app)
@@ -33,8 +33,8 @@ def show_similarity(
     Args:
         teacher: Checkpoint folder.
         out: PNG, SVG or PDF file.
-        raw: Draw the class similarity itself, before its rows are stretched to [0, 1].
-        model: Factory to run, for a network of your own code.
+        raw: Draw the class similarity itself, without row min-max.
+        model: Factory to run, for a network in your own code.
     """
     from zskd.evaluation.figures import save_figure, similarity_figure
     from zskd.models.checkpoint import load_checkpoint
@@ -44,7 +44,7 @@ def show_similarity(
     values = class_similarity(classifier.head_weight)
     title = "class similarity" if raw else "concentration (class similarity, row min-max)"
     figure = similarity_figure(values if raw else concentration(values), classifier.class_names, title)
-    say(f"picture in {save_figure(figure, out)}")
+    print_line(f"picture in {save_figure(figure, out)}")
 
 
 @show_app.command(
@@ -66,8 +66,8 @@ def show_samples(
     Args:
         transfer_set: Folder of the set.
         out: PNG, SVG or PDF file.
-        only: Name of the one class to show.
-        per_class: Images of each class.
+        only: Name of the only class to draw.
+        per_class: Number of images of each class.
     """
     from zskd.evaluation.figures import save_figure
     from zskd.run.page import samples_figure
@@ -80,7 +80,7 @@ def show_samples(
     if only is not None and only not in names:
         raise ZskdError(f"there is no class {only!r}: choose one of {', '.join(names)}")
     figure = samples_figure(loaded, per_class=per_class, only=None if only is None else names.index(only))
-    say(f"picture in {save_figure(figure, out)}")
+    print_line(f"picture in {save_figure(figure, out)}")
 
 
 @show_app.command(
@@ -99,15 +99,15 @@ def show_filmstrip(
     model: str | None = None,
     trust: tuple[str, ...] = (),
 ) -> None:
-    """Draw one impression from its first image to its last, made again from the set's settings.
+    """Draw the steps of one impression from its start image to the last, made again from the settings.
 
     Args:
         teacher: Checkpoint folder.
         transfer_set: Folder of the set.
         out: PNG, SVG or PDF file.
-        index: Number of the image as it was made, dropped ones counted.
-        model: Factory to run, for a network of your own code.
-        trust: Method or start image of your own code that the set names and that may run.
+        index: Number of the image, from 0, dropped ones included.
+        model: Factory to run, for a network in your own code.
+        trust: Names of your own code (method, start image) in the settings of the set that may run.
     """
     from zskd.evaluation.figures import save_figure
     from zskd.models.checkpoint import load_checkpoint
@@ -118,8 +118,8 @@ def show_filmstrip(
     classifier, _ = load_checkpoint(teacher, model=model)
     manifest = read_manifest(transfer_set)
     if manifest.teacher_sha256 != classifier.fingerprint():
-        raise ZskdError(f"{transfer_set} was made with another teacher")
+        raise ZskdError(f"{transfer_set} was made with another teacher: name the folder of its teacher")
     if not 0 <= index < manifest.count:
         raise ZskdError(f"--index is {index}: the set holds rows 0 to {manifest.count - 1}")
     figure = film_figure(classifier, read_spec(manifest.spec, trusted=trust), index)
-    say(f"picture in {save_figure(figure, out)}")
+    print_line(f"picture in {save_figure(figure, out)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, Verbose, ready_teacher, resolve, say
+from zskd.cli.options import Flag, Verbose, print_line, ready_teacher, resolve
 from zskd.config.data import DataConfig
 from zskd.config.names import MethodName, PresetName
 from zskd.config.recipe import MethodSettings
@@ -43,27 +43,27 @@ def synthesize(
     quiet: Flag = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make a transfer set, or go on with one that was interrupted.
+    """Make a transfer set, or resume an interrupted synthesis.
 
     Args:
         teacher: Checkpoint folder.
         out: Folder of the set.
-        recipe: Recipe to take settings from.
-        preset: Settings to start from.
-        method: How images are made: a name, or file.py:Name for a method of your own.
-        method_settings: Settings of that method alone.
-        count: Images in the set.
-        rate: The same as a percentage of the training set of --data.name.
-        seed: Seed of everything random.
-        targets: What the teacher shall output.
-        synthesis: How images are made.
-        data: Training set that --rate is a percentage of.
-        model: Factory to run, for a network of your own code.
-        workers: Processes that make shards side by side; 0 for one per core.
-        device: auto for a GPU when there is one, cpu, cuda, cuda:1.
-        rewrite: Run an equivalent network that is cheaper.
-        quiet: Print the result only.
-        verbose: Print what was chosen for this machine.
+        recipe: Recipe with the settings.
+        preset: Base of the settings.
+        method: Synthesis method: a name, or file.py:Name for your own.
+        method_settings: Settings of this method only.
+        count: Number of images in the set.
+        rate: The same in percent of the training set of --data.name.
+        seed: Seed of all random numbers.
+        targets: Soft targets.
+        synthesis: Synthesis of the images.
+        data: Training set for --rate.
+        model: Factory to run, for a network in your own code.
+        workers: Number of parallel processes for shards; 0 for one per core.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:1.
+        rewrite: Run a faster, equivalent network.
+        quiet: Print only the result.
+        verbose: Also print the choices for this machine.
     """
     from zskd.core.files import folder_lock
     from zskd.run.arms import set_size
@@ -99,8 +99,8 @@ def synthesize(
             classifier, spec, out, workers=full.workers, progress=default_progress(quiet, verbose)
         )
     facts = made.manifest
-    say(
+    print_line(
         f"{len(made):,} images in {out}: mean KL {facts.mean_kl:.4f}, "
-        f"{100 * facts.anchor_match:.1f} % of their class; "
-        f"{facts.missed:,} missed their target, {facts.dropped:,} of them are dropped"
+        f"{100 * facts.anchor_match:.1f} % predicted as their class; "
+        f"{facts.missed:,} missed their target, {facts.dropped:,} of them were dropped"
     )

@@ -1,4 +1,4 @@
-"""`zskd teacher`: train a teacher, or import one."""
+"""`zskd teacher`: train or import a teacher."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from cyclopts import App
 
 from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, must_be_new, resolve, say
+from zskd.cli.options import Flag, must_be_new, print_line, resolve
 from zskd.config.data import DataConfig
 from zskd.config.training import TeacherConfig
 from zskd.core.errors import ZskdError
 from zskd.core.progress import default_progress
 
-teacher_app = App(name="teacher", help="Train a teacher, or import one from elsewhere.", help_epilogue="")
+teacher_app = App(name="teacher", help="Train a teacher, or import one from a file.", help_epilogue="")
 app.command(teacher_app)
 
 
@@ -33,16 +33,16 @@ def train(
     threads: int = 0,
     quiet: Flag = False,
 ) -> None:
-    """Train a teacher on real images; the weights of the last step are kept.
+    """Train a teacher on real images; save the weights of the last step.
 
     Args:
         out: Folder of the checkpoint.
-        recipe: Recipe to take settings from.
+        recipe: Recipe with the settings.
         data: Real images.
-        teacher: Architecture and schedule.
+        teacher: Architecture and training.
         seed: Seed of weights and order.
         threads: Threads; 0 for one per core.
-        quiet: Print the result only.
+        quiet: Print only the result.
     """
     from zskd.core.device import use_threads
     from zskd.core.files import folder_lock
@@ -51,14 +51,14 @@ def train(
 
     full = resolve(recipe, data=data, teacher=teacher, seed=seed, threads=threads)
     if full.teacher.path is not None:
-        raise ZskdError("this trains a teacher; one from a file is read with: zskd teacher import FILE")
+        raise ZskdError("--teacher.path is for a trained teacher: import it with zskd teacher import FILE")
     must_be_new(out)
     with folder_lock(out), use_threads(full.threads):
         sources = open_sources(full)
         made = make_teacher(full, sources, out, default_progress(quiet))
     if sources.data is not None and len(sources.data.validation):
-        say(f"validation accuracy {accuracy(made, sources.data.validation)}")
-    say(f"teacher in {out}")
+        print_line(f"validation accuracy {accuracy(made, sources.data.validation)}")
+    print_line(f"teacher in {out}")
 
 
 @teacher_app.command(
@@ -77,7 +77,7 @@ def import_(
 ) -> None:
     """Import a teacher: .safetensors, a plain state_dict (.pt, .pth), or the reproduction's .mat.
 
-    Nothing in the file is run. Golden pairs are the only check of mean and standard deviation.
+    No code in the file is run. Only golden pairs can check mean and standard deviation.
 
     Args:
         file: The weights.
@@ -93,4 +93,4 @@ def import_(
     must_be_new(out)
     save_checkpoint(out, made, card)
     checked = "golden pairs agree" if card.golden else "not checked against golden pairs"
-    say(f"teacher in {out}: {made.parameters_count:,} parameters, {made.classes} classes, {checked}")
+    print_line(f"teacher in {out}: {made.parameters_count:,} parameters, {made.classes} classes, {checked}")

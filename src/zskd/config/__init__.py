@@ -1,1 +1,1 @@
-"""Settings: one file per stage. Nothing here imports torch."""
+"""Settings: one file per stage. No file here imports torch."""

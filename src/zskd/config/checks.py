@@ -1,4 +1,4 @@
-"""Settings that check themselves wherever they are made: in Python, from YAML, from the command line."""
+"""The base class of settings. It checks all settings: from Python, YAML or the command line."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ C = TypeVar("C", bound="Config")
 
 
 class Config:
-    """Base of all settings: frozen dataclasses whose fields are checked by their types.
+    """Base of all settings: frozen dataclasses whose fields are checked against their types.
 
-    A subclass checks ranges in `__post_init__`, after it has called this one.
+    A subclass checks ranges in `__post_init__`, after the call of `super().__post_init__()`.
     """
 
     section: ClassVar[str] = ""
-    """The group that holds these settings, as on the command line: "distill.augment"."""
+    """Name of this group of settings on the command line: "distill.augment"."""
 
     def __post_init__(self) -> None:
-        """Bring every field to its type: a list becomes a tuple, a whole number a float.
+        """Convert every field to its type: a list becomes a tuple, an integer a float.
 
         Raises:
-            ZskdError: a value that is not of its field's type.
+            ZskdError: a value does not fit the type of its field.
         """
         for one in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, one.name)
@@ -41,36 +41,39 @@ class Config:
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:
-        """Return a value brought to the type of a field.
+        """Return a value, converted to the type of a field.
 
         Raises:
-            ZskdError: it cannot be.
+            ZskdError: the value does not fit the type.
         """
-        hint = _hints(cls)[name]
+        hint = _hints(cls)[name]  # type: ignore[arg-type]
         if isinstance(hint, type) and issubclass(hint, Config):
             if not isinstance(value, Mapping | hint):
                 raise ZskdError(f"{cls.option(name)} is a group of settings, not {short(value)}")
             return from_values(hint, value, "the settings") if isinstance(value, Mapping) else value
         adapter = _adapter(hint)
         try:
-            if isinstance(value, bool) and not _takes(adapter, value):
+            if isinstance(value, bool) and not _fits(adapter, value):
                 raise ZskdError(f"{cls.option(name)} is {value}: it should be a number, not true or false")
             return adapter.validate_python(value)
         except ValidationError as error:
             first = error.errors()[0]
-            place = "".join(f".{part}" for part in first["loc"] if isinstance(part, int))
+            index = "".join(f".{part}" for part in first["loc"] if isinstance(part, int))
             why = " ".join(first["msg"].replace("Input should", "it should").split())
-            raise ZskdError(f"{cls.option(name)}{place} is {short(first['input'])}: {why}") from None
+            raise ZskdError(f"{cls.option(name)}{index} is {short(first['input'])}: {why}") from None
 
     @classmethod
     def option(cls, name: str) -> str:
-        """Return how the command line calls a field: "--distill.batch-size"."""
+        """Return the command-line option of a field: "--distill.batch-size"."""
         return f"--{cls.section}{'.' if cls.section else ''}{name}".replace("_", "-")
 
     def check_range(self, *names: str, low: float, high: float = math.inf, above: bool = False) -> None:
-        """Refuse fields outside [low, high], or (low, high] when `above`, and those that are not finite.
+        """Check that fields are finite and in [low, high], or in (low, high] when `above`.
 
-        A field that is None is left alone; of a tuple every value is checked.
+        A field that is None is skipped. For a tuple, every value is checked.
+
+        Raises:
+            ZskdError: a value is not; the message names the option.
         """
         for name in names:
             found = getattr(self, name)
@@ -82,7 +85,11 @@ class Config:
 def check_range(
     option: str, value: float, low: float, high: float = math.inf, *, above: bool = False
 ) -> None:
-    """Refuse a number outside [low, high], or (low, high] when `above`, and one that is not finite."""
+    """Check that a number is finite and in [low, high], or in (low, high] when `above`.
+
+    Raises:
+        ZskdError: it is not; the message names the option.
+    """
     if not math.isfinite(value) or not (low < value <= high if above else low <= value <= high):
         bound = f"above {low:g}" if above else f"at least {low:g}"
         top = f" and at most {high:g}" if high != math.inf else ""
@@ -90,31 +97,31 @@ def check_range(
 
 
 def from_values(kind: type[C], values: Mapping[str, Any], source: str) -> C:
-    """Return settings of a kind from nested plain values.
+    """Return settings from nested plain values.
 
     Args:
-        kind: which.
-        values: as a YAML file holds them; what is absent has its default.
+        kind: class of the settings.
+        values: as in a YAML file; an absent setting has its default.
         source: the file, for messages.
 
     Raises:
-        ZskdError: unknown keys (the nearest is suggested), wrong types, or values out of range.
+        ZskdError: an unknown key (the nearest is suggested), a wrong type, or a value out of range.
     """
     check_keys(values, kind, source)
     return kind(**{name: kind.checked(name, value) for name, value in values.items()})
 
 
 def check_keys(values: Mapping[str, Any], kind: type, source: str, path: str = "") -> None:
-    """Refuse keys that are no setting.
+    """Check that every key is a setting.
 
     Args:
         values: nested.
-        kind: dataclass whose fields the keys must be.
+        kind: dataclass whose fields are the allowed keys.
         source: the file, for messages.
-        path: of `values` in it.
+        path: key of `values` in the file, with a final dot.
 
     Raises:
-        ZskdError: naming the file, the key and the nearest setting.
+        ZskdError: an unknown key; the message names the file, the key and the nearest setting.
     """
     hints = {one.name: _hints(kind)[one.name] for one in dataclasses.fields(kind)}
     for key, value in values.items():
@@ -129,7 +136,7 @@ def check_keys(values: Mapping[str, Any], kind: type, source: str, path: str = "
 
 
 def suggestion(name: str, choices: Collection[str], path: str = "") -> str:
-    """Return the end of a message about an unknown name: the nearest choice, or all of them."""
+    """Return the end of a message about an unknown name: the nearest choice, or all choices."""
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return f": did you mean {path}{near[0]}?" if near else f": choose one of {', '.join(choices)}"
 
@@ -140,13 +147,13 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 @cache
-def _adapter(hint: Any) -> TypeAdapter[Any]:
-    """What brings a value to a type; it takes long to build, and many fields share one."""
+def _adapter(hint: Any) -> Any:
+    """Return what converts a value to a type; cached, because building one is slow and many fields share it."""
     return TypeAdapter(hint)
 
 
-def _takes(adapter: Any, value: Any) -> bool:
-    """Whether a value is of a type as it is."""
+def _fits(adapter: Any, value: Any) -> bool:
+    """Return whether a value has the type without conversion."""
     try:
         adapter.validate_python(value, strict=True)
     except ValidationError:

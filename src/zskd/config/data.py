@@ -15,26 +15,26 @@ Twin = Literal["transposed", "inverted", "permuted"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
-    """Real images: to train a teacher on, and to test on once at the end."""
+    """Real images: for training a teacher, and for one test at the end."""
 
     section: ClassVar[str] = "data"
 
     name: Literal["digits", "mnist", "fashion-mnist", "folder", "none"] = "digits"
-    """Which data set: a known one, a folder of yours with one sub-folder per class, or none at all."""
+    """Data set: a known one, `folder` for your own with one sub-folder per class, or `none`."""
     dir: Annotated[Path | None, Parameter(name=("dir", "--data-dir"))] = None
-    """Folder with the files, in torchvision's layout for the MNISTs; absent: a cache filled by download."""
+    """Folder of the files, in torchvision's layout for the MNISTs; absent: download the files to a cache."""
     validation: float = 0.1
-    """Share of the training set kept for validation, split off by class; 0 for none."""
+    """Share of the training set for validation, the same share of each class, 0 to 0.9; 0 for none."""
     twin: Literal["none", Twin] = "none"
-    """The same images turned into others, to see whether a method lives on knowing the originals: rows and
-    columns exchanged, light and dark exchanged, or all pixels in another order, one for all images."""
+    """Change of all images, to test whether a method depends on knowing the data set: exchange rows and
+    columns, exchange light and dark, or permute all pixels in one order for all images."""
 
     def __post_init__(self) -> None:
-        """Refuse a share outside [0, 1)."""
+        """Check the validation share."""
         super().__post_init__()
         self.check_range("validation", low=0, high=0.9)
 
     @property
     def label(self) -> str:
-        """How results call the data set."""
+        """Name of the data set in results."""
         return self.name if self.twin == "none" else f"{self.name}-{self.twin}"

@@ -15,29 +15,30 @@ from zskd.core.errors import ZskdError
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(Config):
-    """A generator that plays against the student: it looks for images on which student and teacher differ."""
+    """An adversarial generator: it learns to make images on which student and teacher differ."""
 
     section: ClassVar[str] = "distill.generator"
 
     share: float = 0.0
-    """Share of each batch that it makes; the rest are images of the transfer set, which 1 does without."""
+    """Share of generated images in each batch, 0 to 1; the rest are of the transfer set. 1 needs no set."""
     method: GeneratorMethodName = "dfad"
-    """What the generator is trained for."""
+    """Objective of the generator."""
     student_steps: int = 5
-    """Steps of the student for each one of the generator."""
+    """Training steps of the student for each step of the generator."""
     same: bool = False
-    """In all of them the student sees what the generator learned from, and no images that are new at each."""
+    """Give the student the same random vectors in all these steps, those of the generator's step, instead of
+    new ones in each."""
     latent: int = 100
-    """Length of the random vectors that images are made of."""
+    """Length of the random input vectors of the generator."""
     width: int = 64
-    """Filters of its last layer but one; the others have twice as many."""
+    """Filters of the second-to-last layer; earlier layers have twice as many."""
     learning_rate: float = 1e-3
-    """Adam's learning rate at the start."""
+    """Initial learning rate of the generator's Adam."""
     schedule: Literal["cosine", "constant"] = "constant"
-    """How it goes on."""
+    """Schedule of this learning rate: down to 0 along a half cosine, or constant."""
 
     def __post_init__(self) -> None:
-        """Refuse shares and sizes that cannot be."""
+        """Check shares and sizes."""
         super().__post_init__()
         GENERATOR_METHODS.check(self.method, self.option("method"))
         self.check_range("share", low=0, high=1)
@@ -47,26 +48,26 @@ class GeneratorConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBankConfig(Config):
-    """Images made against the student as it is, in rounds of equal length, and shown again in later ones."""
+    """A bank of adversarial images: made in phases of equal length, and used again in later phases."""
 
     section: ClassVar[str] = "distill.image-bank"
 
     share: float = 0.0
-    """Share of each batch that is of earlier rounds, from the second on."""
+    """Share of images from the bank in each batch, 0 to 1, from the second phase on."""
     count: int = 10
-    """Rounds that the training is cut into."""
+    """Number of phases of the training."""
     images: int = 3000
-    """Images that are made at the beginning of each round but the first."""
+    """Images made at the start of each phase, except the first."""
     keep: int = 30000
-    """At most so many are kept; after that the oldest make room."""
+    """Largest number of images in the bank; new images then replace the oldest."""
     steps: int = 3
-    """Steps that each takes, from an image of the transfer set, changed at random, to where student and
-    teacher differ."""
+    """Optimisation steps of each image: from an augmented image of the transfer set to one on which student
+    and teacher differ."""
     learning_rate: float = 0.03
-    """Adam's learning rate of these steps, in units of the pixel range."""
+    """Adam's learning rate in these steps, in units of the pixel range."""
 
     def __post_init__(self) -> None:
-        """Refuse shares and sizes that cannot be."""
+        """Check shares and sizes."""
         super().__post_init__()
         self.check_range("share", low=0, high=1)
         self.check_range("count", "images", "keep", "steps", low=1)
@@ -75,63 +76,63 @@ class ImageBankConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(FitConfig):
-    """How the student learns from the teacher on the transfer set."""
+    """Training of the student on the outputs of the teacher."""
 
     section: ClassVar[str] = "distill"
 
     start: Literal["teacher", "random"] = "teacher"
-    """First weights: what the student can take over from the teacher, where it is a narrower copy of it, and
-    random ones elsewhere; or random ones in any case."""
+    """Initial weights: `teacher` initialises from the teacher if the student is a narrower copy of it, and
+    at random otherwise; `random` is always at random."""
     steps: int | None = 4000
     optimiser: OptimiserName = "muon"
     learning_rate: float = 0.01
     loss: LossName = "kl"
-    """Kullback–Leibler divergence of the softened answers, absolute or squared difference of the logits,
-    or cross-entropy with the teacher's class alone."""
+    """Kullback–Leibler divergence of the softened outputs, absolute or squared difference of the logits,
+    or cross-entropy with the class that the teacher predicts."""
     tau: float = 2.0
-    """Temperature of both softmaxes, for `kl`."""
+    """Temperature τ of both softmaxes, for `kl`; above 0."""
     tau_squared: bool = True
-    """Multiplies `kl` by τ², so that its gradient does not shrink with τ."""
+    """Multiply `kl` by τ², so that its gradient does not shrink with τ."""
     teacher_weight: float = 1.0
-    """Weight of that loss; 0: the teacher is not asked."""
+    """Weight of this loss; 0: the teacher is not used."""
     label_weight: float = 0.0
-    """Weight of the cross-entropy with the labels: what a real image shows, or the class that an impression
-    was made for."""
+    """Weight of the cross-entropy with the labels: the class of a real image, or the anchor class of an
+    impression."""
     images: Literal["auto", "memory", "mapped"] = "auto"
-    """Where the transfer set is read from: copied into memory once, or from its mapped files at every step.
-    auto: the first when it takes less than half of the memory that is free. The student is the same."""
+    """How to read the transfer set: `memory` copies it once, `mapped` reads its files at every step, `auto`
+    is `memory` if the set needs less than half of the free memory. The student is the same."""
     augment: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(
             rotation=17.5, scale=(0.81, 1.23), shift=0.07, shear=0.21, mixup=0.125, cutmix=0.125
         )
     )
-    """Random changes of the images."""
+    """Augmentation of the images."""
     attention: float = 0.0
-    """Weight of attention transfer: the difference between where student and teacher look."""
+    """Weight of attention transfer: the difference between attention maps of student and teacher."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    """A generator that plays against the student."""
+    """The adversarial generator."""
     image_bank: ImageBankConfig = field(default_factory=ImageBankConfig)
-    """Images made against the student as it is."""
+    """The bank of adversarial images."""
 
     @property
     def needs_set(self) -> bool:
-        """Whether the student sees any image of a transfer set."""
+        """Whether the student is trained on images of a transfer set."""
         return self.generator.share < 1
 
     def __post_init__(self) -> None:
-        """Refuse a temperature of 0, and losses that cannot be."""
+        """Check the loss, its temperature and weights, and shares and weights together."""
         super().__post_init__()
         LOSSES.check(self.loss, self.option("loss"))
         self.check_range("tau", low=0, above=True)
         self.check_range("teacher_weight", "label_weight", "attention", low=0)
         if self.start == "teacher" and not self.needs_set:
             raise ZskdError(
-                "--distill.start must be random where a generator makes all images: what is taken over from "
-                "the teacher is fitted on images of a set"
+                "--distill.start must be random where a generator makes all images: initialisation from the "
+                "teacher needs images of a transfer set"
             )
         if self.generator.share + self.image_bank.share > 1:
             raise ZskdError(
-                "--distill.generator.share and --distill.image-bank.share are more than a batch: lower one"
+                "--distill.generator.share and --distill.image-bank.share sum to more than 1: lower one"
             )
         if (self.generator.share or self.image_bank.share) and self.label_weight:
             raise ZskdError(
@@ -140,11 +141,10 @@ class DistillConfig(FitConfig):
             )
         if not self.teacher_weight and not self.label_weight:
             raise ZskdError(
-                "--distill.teacher-weight and --distill.label-weight are both 0: give one of them"
+                "--distill.teacher-weight and --distill.label-weight are both 0: raise one of them"
             )
         if self.label_weight and (self.augment.mixup or self.augment.cutmix):
             raise ZskdError(
-                "--distill.label-weight must be 0 where images are mixed: the teacher can be asked about a "
-                "mixture, and a label tells nothing of it; or give --distill.augment.mixup 0 "
-                "--distill.augment.cutmix 0"
+                "--distill.label-weight must be 0 where images are mixed, because a mixture has no label; or "
+                "give --distill.augment.mixup 0 --distill.augment.cutmix 0"
             )

@@ -1,8 +1,8 @@
-"""What identifies a result: settings as plain values, without those that change nothing.
+"""Settings that identify a result, as plain values, without those that do not change it.
 
-Hashes of results that there are must not change when a setting is renamed, added or removed. So the names
-that settings had in the first records are kept for hashes and cards, and are read in older recipes: this file
-is the only one that knows them.
+Hashes of existing results must not change when a setting is renamed, added or removed. So hashes and cards
+use the names of settings in the first records, and older recipes may use them, too. Only this file knows
+these names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RENAMED = {
 }
 """Former name of a setting -> its name."""
 _SPREAD = 1.0
-"""Default of `spread`, a setting of the method soft_targeted, which formerly stood among the targets."""
+"""Default of `spread`, a setting of the method soft_targeted; in the records it belongs to the targets."""
 
 
 def plain(value: Any) -> Any:
@@ -44,12 +44,12 @@ def to_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def former_keys(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return nested values of a recipe, or of the group at `path`, under the names that the records know."""
+    """Return nested values of a recipe, or of the group at `path`, under the names of the records."""
     return _rename(values, {new: old for old, new in _RENAMED.items()}, path)
 
 
 def from_former_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values of a recipe under today's names, whichever they have."""
+    """Return nested values of a recipe, with former or present names, under the present names."""
     renamed = _rename(values, _RENAMED, "")
     targets = renamed.get("targets")
     if isinstance(targets, Mapping) and "spread" in targets:
@@ -91,23 +91,25 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "game", former_keys(plain(GeneratorConfig()), "distill.generator")),
     ("distill", "rounds", former_keys(plain(ImageBankConfig()), "distill.image_bank")),
 )
-"""Group, name in the records and neutral value of settings that are younger than the first records: with this
-value a result is what it was before there was the setting, and so is its hash."""
+"""Group, name in the records and neutral value of settings that are newer than the first records. With the
+neutral value, the result and its hash are the same as before the setting existed."""
 _GONE = {"weights": "last", "ema_decay": 0.999}
-"""Settings of each training that are no more, with the values of all records: hashes still count them."""
+"""Removed settings of each training, with their values in all records; hashes still include them."""
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """Return what results are made of: sources are known by their hashes and not by where they lie."""
+    """Return the settings that identify a result, without paths: the hashes of data and teacher are added
+    elsewhere.
+    """
     values = former_keys(to_values(recipe))
     spread, values["method_settings"] = split_spread(recipe.method, recipe.method_settings)
     values["targets"]["spread"] = spread
-    # these change nothing; the first is younger than the hashes of runs that there are
+    # these do not change results; `tensorboard` is newer than the hashes of existing runs
     del values["tensorboard"]
     values["workers"] = values["distill"]["images"] = None
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
     if values["teacher"]["seed"] == values["seed"]:
-        values["teacher"]["seed"] = None  # the teacher that a run of this seed has anyway
+        values["teacher"]["seed"] = None  # the default
     for training in ("teacher", "distill"):
         values[training] |= _GONE
     for group, setting, absent in _LATER:

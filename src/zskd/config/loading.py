@@ -1,4 +1,4 @@
-"""Recipes: YAML files that set fields of `Recipe`, over a preset, under the command line."""
+"""Loading of recipes: YAML files with settings. They override a preset; the command line overrides them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from zskd.config.presets import DEFAULT_PRESET, RATES, RECIPES, read_preset
 from zskd.config.recipe import Recipe
 from zskd.config.yaml import merge, read_yaml, yaml_names
 
-_RIVALS = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "steps", "epochs"))
-"""Group and two settings that say the same thing in two ways: the one set last counts."""
+_ALTERNATIVES = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "steps", "epochs"))
+"""Group and two settings with the same purpose: the one that is set last is used."""
 
 
 def recipe_names() -> list[str]:
@@ -24,11 +24,11 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Return a recipe with everything resolved.
+    """Return a recipe with all settings resolved.
 
     Args:
         recipe: name of a shipped recipe, a YAML file, or None for the defaults.
-        overrides: nested values that win over the file, e.g. `{"synthesis": {"steps": 40}}`.
+        overrides: nested values that override the file, e.g. `{"synthesis": {"steps": 40}}`.
 
     Raises:
         ZskdError: unknown recipe, preset or key (the nearest is suggested), or a wrong value.
@@ -37,40 +37,48 @@ def load_recipe(recipe: str | Path | None = None, overrides: Mapping[str, Any] |
 
 
 def layers(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay preset, recipe file and overrides over each other and return the nested values that are set."""
+    """Merge preset, recipe file and overrides (later ones win) and return nested values.
+
+    Args:
+        recipe: name of a shipped recipe, a YAML file, or None.
+        overrides: nested values.
+
+    Raises:
+        ZskdError: unknown recipe, preset or key.
+    """
     file = from_former_keys(read_yaml(str(recipe), RECIPES, "recipe")) if recipe is not None else {}
     check_keys(file, Recipe, source=str(recipe))
     check_keys(overrides, Recipe, source="the settings")
-    top = merge(file, _without_rivals(overrides))
+    top = merge(file, _without_alternatives(overrides))
     preset = read_preset(str(top.get("preset", DEFAULT_PRESET)))
     by_rate = preset.pop(RATES, {})
     at_rate = by_rate.get(_number(top.get("rate")), {})
-    # a setting given inside a group leaves the others of that group at their defaults, not at zero
+    # when one setting of a group is given, the others keep their defaults
     below = merge(merge(to_values(Recipe()), preset), at_rate)
-    return merge(below, _without_rivals(top))
+    return merge(below, _without_alternatives(top))
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """Return a resolved recipe as YAML, every setting spelled out."""
+    """Return a resolved recipe as YAML with all settings."""
     return yaml.safe_dump(to_values(recipe), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 def _number(value: Any) -> float | None:
-    """A rate as a number, for looking it up; what is none is told by the validation."""
+    """Return a rate as a number; None for other values, which the validation reports later."""
     try:
         return float(value)
     except (TypeError, ValueError):
         return None
 
 
-def _without_rivals(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add a None for each setting whose rival is set, so that it also leaves the layers below."""
+def _without_alternatives(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Set a setting to None when its alternative is given, so that lower layers do not set it."""
     result = dict(values)
-    for group, one, other in _RIVALS:
+    for group, one, other in _ALTERNATIVES:
         level = dict(result.get(group, {})) if group else result
-        for mine, theirs in ((one, other), (other, one)):
-            if level.get(mine) is not None and theirs not in level:
-                level[theirs] = None
+        for given, alternative in ((one, other), (other, one)):
+            if level.get(given) is not None and alternative not in level:
+                level[alternative] = None
         if group and level:
             result[group] = level
     return result

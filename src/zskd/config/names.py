@@ -1,4 +1,4 @@
-"""Types of settings that are names: `--help` lists the choices, and no second list of them is needed."""
+"""Types of settings that are names, made from the registries, so that `--help` lists the choices."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Presets: what a recipe starts from.
+"""Presets: the base of a recipe.
 
 The preset `default` is the defaults of the settings and has no file. A file of `recipes/presets` holds only
-what its method changes, on top of `neutral.yaml`: there every setting of targets, synthesis and distillation
-has the value at which it does nothing. A group that a preset leaves out has its defaults.
+the changes of its method to `neutral.yaml`. There, every setting of targets, synthesis and distillation has
+the value that adds nothing. A group that a preset does not name has its defaults.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zskd.core.errors import ZskdError
 RECIPES = Path(__file__).parents[1] / "recipes"
 DEFAULT_PRESET = "default"
 RATES = "rates"
-"""Key of a preset's table of settings that belong to one rate each."""
+"""Key of the table of a preset with settings for single rates: rate -> nested settings."""
 _PRESETS = RECIPES / "presets"
 
 
@@ -28,10 +28,10 @@ def preset_names() -> list[str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Return all values of a preset, nested: what it changes, on the neutral base.
+    """Return all values of a preset, nested: its changes, merged into the neutral values.
 
     Raises:
-        ZskdError: there is none of that name.
+        ZskdError: unknown preset.
     """
     if name == DEFAULT_PRESET:
         return {}
@@ -40,10 +40,10 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def preset_changes(name: str) -> dict[str, Any]:
-    """Return what a preset's file holds.
+    """Return the content of the file of a preset, nested.
 
     Raises:
-        ZskdError: there is none of that name.
+        ZskdError: unknown preset.
     """
     if name not in preset_names():
         raise ZskdError(f"unknown preset {name!r}{suggestion(name, preset_names())}")
@@ -51,5 +51,5 @@ def preset_changes(name: str) -> dict[str, Any]:
 
 
 def neutral_values() -> Mapping[str, Any]:
-    """Return the settings at which nothing is added to the plainest form of the method, nested."""
+    """Return the neutral settings, nested: the simplest form of the method."""
     return parse_yaml(Path(__file__).with_name("neutral.yaml").read_text("utf-8"), "neutral")

@@ -1,4 +1,4 @@
-"""Everything that determines a run: the settings of all stages in one frozen dataclass."""
+"""The settings of all stages of a run in one frozen dataclass."""
 
 from __future__ import annotations
 
@@ -15,70 +15,70 @@ from zskd.config.targets import TargetsConfig
 from zskd.config.training import TeacherConfig
 from zskd.core.errors import ZskdError
 
-MethodSettings = dict[str, int | float | bool | str]
-"""Settings of one method, by their names; the method checks them."""
+MethodSettings = dict[str, float | bool | str]
+"""Settings of one method: name -> value. The method checks them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Config):
-    """Everything that determines a run."""
+    """All settings of a run."""
 
     name: str = "run"
-    """Name of the run; its folder is runs/NAME unless `--out` says otherwise."""
+    """Name of the run; the default of `--out` is runs/NAME."""
     preset: PresetName = "default"
-    """Settings of the method that this recipe starts from."""
+    """Preset: settings of a method that are the base of this recipe."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     method: MethodName = "zskd"
-    """How the transfer set of the main arm is made: a name, or file.py:Name for a method of your own."""
+    """Method that makes the transfer set of the main arm: a name, or file.py:Name for your own."""
     method_settings: MethodSettings = field(default_factory=dict)
-    """Settings of that method alone, by their names: `--method-settings.spread 0.5`."""
+    """Settings of this method only: `--method-settings.spread 0.5`."""
     count: int | None = None
-    """Images in a transfer set, noise included; absent: taken from `rate`."""
+    """Number of images in a transfer set, noise included; absent: computed from `rate`."""
     rate: float | None = None
-    """The same as a percentage of the full training set, above 0 and at most 100."""
+    """The same number in percent of the full training set, above 0 and at most 100."""
     budget: float | None = None
-    """Minutes for making the transfer sets and training the students of all arms, from a teacher that is
-    there. The number of steps then follows from the time that they take on this machine, and there are fewer
-    images where a quarter of the time does not suffice for all; absent: as many as are set."""
+    """Minutes for the transfer sets and students of all arms, without the teacher. The measured speed of this
+    machine then gives the number of training steps; if synthesis needs more than a quarter of the time,
+    there are fewer images. Absent: no limit."""
     nominal_rates: dict[str, float] = field(default_factory=dict)
-    """Published rates whose name is not their size: the reproduction's 25 % are 12,000 of 60,000, 20 %."""
+    """Published rates that differ from their true size: the reproduction's 25 % is 12,000 of 60,000, 20 %."""
     controls: tuple[ControlName, ...] = (
         "class_impressions",
         "noise_shapes",
         "noise_white",
     )
-    """Arms that are run beside the main one with equal size, steps and augmentation; `--empty-controls` for
-    none."""
+    """Further arms, of the same size, steps and augmentation as the main arm; none: `--empty-controls`."""
     held_out: int = 500
-    """Images of each kind made apart, to measure on them how far student and teacher agree."""
+    """Number of held-out images of each kind, to measure the agreement of student and teacher."""
     student: StudentName = "half"
-    """Student: `half` for a narrower copy of the teacher, a built-in network, or package.module:factory."""
+    """Student: `half` for a copy of the teacher with half the filters, a built-in network, or
+    package.module:factory."""
     threads: int = 0
-    """Threads of each training; 0: the cores, shared among those that run side by side and their helpers. A
-    shard always uses one."""
+    """Threads of each training; 0: share the cores among parallel trainings and their helper processes. A
+    shard always uses one thread."""
     workers: int = 0
-    """Processes that make shards or train students side by side; 0 for one per core; 1: no other process is
-    started. What is made is the same for any number."""
+    """Number of parallel processes for shards and students; 0 for one per core; 1 starts no other process.
+    The results are the same for any number."""
     device: str = "auto"
-    """Where networks run: auto for a GPU when there is one, cpu, cuda, cuda:1."""
+    """Device: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     rewrite: bool = True
-    """Run an equivalent network that is cheaper: convolutions take over their batch-norm and pooling."""
+    """Run a faster, equivalent network: batch-norm and pooling are fused into convolutions."""
     tensorboard: Path | None = None
-    """Folder for TensorBoard's event files (needs the extra `tb`): losses, accuracies, samples."""
+    """Folder for TensorBoard event files with losses, accuracies and samples; needs the extra `tb`."""
     data: DataConfig = field(default_factory=DataConfig)
     """Real images."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """The teacher."""
     targets: TargetsConfig = field(default_factory=TargetsConfig)
-    """What the teacher is to answer."""
+    """The soft targets."""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
-    """How images are made."""
+    """Synthesis of the images."""
     distill: DistillConfig = field(default_factory=DistillConfig)
-    """How the student learns."""
+    """Training of the student."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown names and sizes that cannot be."""
+        """Check names and ranges."""
         super().__post_init__()
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ZskdError(f"--name is {self.name!r}: it must be a plain folder name")
@@ -96,26 +96,26 @@ class Recipe(Config):
         self.check_range("budget", low=0, above=True)
         self.check_range("rate", low=0, high=100, above=True)
         if self.count is not None and self.rate is not None:
-            raise ZskdError("--count and --rate both say how large the transfer set is: give one of them")
+            raise ZskdError("--count and --rate both set the size of the transfer set: give one of them")
 
     @property
     def teacher_seed(self) -> int:
-        """Seed of the teacher's weights and of the order of its images."""
+        """Seed of the teacher's initial weights and of the order of its training images."""
         return self.seed if self.teacher.seed is None else self.teacher.seed
 
     def size(self, train_size: int | None) -> int:
         """Return the number of images in a transfer set.
 
         Args:
-            train_size: images in the full training set, where there is one.
+            train_size: images in the full training set; None without data.
 
         Raises:
-            ZskdError: neither count nor rate, or a rate without a training set.
+            ZskdError: neither count nor rate is given, or there is a rate without a training set.
         """
         if self.count is not None:
             return self.count
         if self.rate is None:
-            raise ZskdError("how large is the transfer set? give --count N, or --rate PERCENT")
+            raise ZskdError("the size of the transfer set is missing: give --count N, or --rate PERCENT")
         if train_size is None:
             raise ZskdError(
                 "--rate is a percentage of the training set, and there is no data: give --count N"

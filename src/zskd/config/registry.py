@@ -1,10 +1,10 @@
-"""Everything that has a name, in one table for each kind.
+"""Registries: the names of methods, losses, networks and so on, with one registry for each kind.
 
-Command line, recipes, `--help`, the tables of the docs and the contract tests read these tables; no list of
-such names stands anywhere else. They hold import strings, so that reading them imports nothing.
+The command line, recipes, `--help`, the tables of the docs and the contract tests read these registries.
+There is no other list of such names. Entries are import strings, so that this file imports none of them.
 
-To add something to the package: one file, and one line here. From outside the package nothing is needed:
-where a table is open, `file.py:Name` or `package.module:Name` stands for the user's own.
+To add something to the package: write one file and add one line here. Code outside the package needs no
+entry: most registries also accept `file.py:Name` or `package.module:Name`.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from zskd.core.errors import ZskdError
 
 @dataclass(frozen=True)
 class Entry:
-    """One name."""
+    """One entry of a registry."""
 
     target: str
-    """What it stands for, as `package.module:Name`."""
+    """The object, as `package.module:Name`."""
     summary: str
-    """What that is, in a few words, with its source."""
+    """Short description with source."""
 
 
 @dataclass(frozen=True)
 class PixelRule(Entry):
-    """What happens to pixels that leave the input box."""
+    """A rule for pixels that leave the input box."""
 
     couples: bool = False
-    """Whether an image then depends on the others of its batch."""
+    """Whether the result for an image depends on the other images of its batch."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """An arm that differs from the main one in its method alone."""
+    """An arm that differs from the main arm only in its method."""
 
     method: str
     start: str | None
-    """First image, where it is not the main arm's."""
+    """Start image; None: that of the main arm."""
     summary: str
-    """How tables and figures call it."""
+    """Name in tables and figures."""
 
 
 E = TypeVar("E", Entry, PixelRule, Control)
 
 
 class Registry(Mapping[str, E], Generic[E]):
-    """The names of one kind.
+    """The entries of one kind, by name.
 
     Args:
-        kind: what they are, for messages.
-        entries: by name, in the order in which they are listed.
-        takes_code: whether a name may also be code of the user's own.
+        kind: name of the kind, for messages.
+        entries: name -> entry, in the order of the listings.
+        takes_code: whether a name may also refer to the user's own code.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, E], *, takes_code: bool = False) -> None:
@@ -73,14 +73,14 @@ class Registry(Mapping[str, E], Generic[E]):
         return len(self._entries)
 
     def check(self, name: str, option: str) -> None:
-        """Refuse a name that is neither here nor, where that is allowed, code.
+        """Check that a name is an entry, or refers to code where this is allowed.
 
         Args:
-            name: as it was given.
-            option: by which it was given, for the message: "--method".
+            name: the given name.
+            option: the command-line option, for the message: "--method".
 
         Raises:
-            ZskdError: naming the nearest, or all that there are.
+            ZskdError: unknown name; the message suggests the nearest, or lists all.
         """
         if name in self._entries or (self.takes_code and is_code(name)):
             return
@@ -90,11 +90,11 @@ class Registry(Mapping[str, E], Generic[E]):
 
     @staticmethod
     def label(name: str) -> str:
-        """Return what files and tables call something: its name, or that of the code behind it."""
+        """Return the name for files and tables: the name itself, or the name of the object in code."""
         return name.rpartition(":")[2]
 
     def load(self, name: str) -> Any:
-        """Import what a name stands for.
+        """Import the object of a name.
 
         Raises:
             ZskdError: unknown name, or code that cannot be imported.
@@ -113,7 +113,7 @@ METHODS = Registry(
         ),
         "soft_targeted": Entry(
             "zskd.synthesis.methods.soft_targeted:SoftTargeted",
-            "soft targets by way of the features in front of the last layer (Wang 2021)",
+            "soft targets through the features before the last layer (Wang 2021)",
         ),
         "class_impressions": Entry(
             "zskd.synthesis.methods.class_impressions:ClassImpressions",
@@ -121,35 +121,35 @@ METHODS = Registry(
         ),
         "noise": Entry(
             "zskd.synthesis.methods.noise:Noise",
-            "no optimisation: every image stays as it started (Nayak et al. 2021)",
+            "no optimisation: the start images (Nayak et al. 2021)",
         ),
     },
     takes_code=True,
 )
-"""How a transfer set is filled: subclasses of `synthesis.methods.base.Method`."""
+"""Methods that make a transfer set: subclasses of `synthesis.methods.base.Method`."""
 
 START_IMAGES = Registry(
     "start image",
     {
-        "smooth": Entry("zskd.synthesis.inversion.initial:smooth", "random grids of several sizes, added"),
+        "smooth": Entry("zskd.synthesis.inversion.initial:smooth", "sum of random grids of several sizes"),
         "shapes": Entry(
             "zskd.synthesis.inversion.initial:shapes",
-            "random shapes before a plain background (after Baradad et al. 2021)",
+            "random shapes on a plain background (after Baradad et al. 2021)",
         ),
         "uniform": Entry("zskd.synthesis.inversion.initial:uniform", "white noise of U(0, 1)"),
         "gaussian": Entry("zskd.synthesis.inversion.initial:gaussian", "white noise of N(0, 1)"),
     },
     takes_code=True,
 )
-"""Where the optimisation of an image begins: functions (streams, shape, box) → images."""
+"""Initial images of the optimisation: functions (streams, shape, box) → images."""
 
 PIXEL_RULES = Registry(
     "pixel rule",
     {
         "project": PixelRule(
-            "zskd.synthesis.inversion.pixels:project", "put back into the input box at every step"
+            "zskd.synthesis.inversion.pixels:project", "clipped to the input box at every step"
         ),
-        "free": PixelRule("zskd.synthesis.inversion.pixels:free", "put back only when stored"),
+        "free": PixelRule("zskd.synthesis.inversion.pixels:free", "clipped only when stored"),
         "minmax": PixelRule(
             "zskd.synthesis.inversion.pixels:minmax",
             "the whole batch is stretched to the box at every step (the authors' release)",
@@ -157,7 +157,7 @@ PIXEL_RULES = Registry(
         ),
     },
 )
-"""What happens to pixels that leave the input box: functions (images, box) that change images in place."""
+"""Rules for pixels that leave the input box: functions (images, box) that change images in place."""
 
 LOSSES = Registry(
     "loss",
@@ -165,24 +165,24 @@ LOSSES = Registry(
         "kl": Entry("zskd.distillation.losses:kl", "Kullback–Leibler divergence of the softened outputs"),
         "l1": Entry("zskd.distillation.losses:l1", "absolute difference of the logits"),
         "mse": Entry("zskd.distillation.losses:mse", "squared difference of the logits"),
-        "ce": Entry("zskd.distillation.losses:ce", "cross-entropy with the class that the teacher gives"),
+        "ce": Entry("zskd.distillation.losses:ce", "cross-entropy with the teacher's predicted class"),
     },
     takes_code=True,
 )
-"""What the student minimises: functions (student's logits, teacher's logits, settings) → scalar."""
+"""Losses of the student: functions (student's logits, teacher's logits, settings) → scalar."""
 
 OPTIMISERS = Registry(
     "optimiser",
     {
         "adam": Entry("zskd.training.optimisers:adam", "Adam (Kingma and Ba 2015)"),
         "muon": Entry(
-            "zskd.training.optimisers:muon", "momentum with orthogonal steps of matrices (Jordan et al. 2024)"
+            "zskd.training.optimisers:muon", "momentum, orthogonal steps for matrices (Jordan et al. 2024)"
         ),
         "sgd": Entry("zskd.training.optimisers:sgd", "gradient descent with momentum 0.9"),
     },
     takes_code=True,
 )
-"""How weights are changed: functions (parameters, learning rate) → optimiser."""
+"""Optimisers: functions (parameters, learning rate) → optimiser."""
 
 ARCHITECTURES = Registry(
     "model",
@@ -194,7 +194,7 @@ ARCHITECTURES = Registry(
     },
     takes_code=True,
 )
-"""Networks by name: functions (channels, classes, size) → network. The user's own take no arguments."""
+"""Networks: functions (channels, classes, size) → network. The user's own functions take no arguments."""
 
 HALF = "half"
 STUDENTS = Registry(
@@ -205,7 +205,7 @@ STUDENTS = Registry(
     },
     takes_code=True,
 )
-"""Networks that a student can be: those above, or a copy of the teacher."""
+"""Students: the networks above, or a narrower copy of the teacher."""
 
 GENERATOR_METHODS = Registry(
     "generator method",
@@ -220,7 +220,7 @@ GENERATOR_METHODS = Registry(
     },
     takes_code=True,
 )
-"""What a generator is trained for: subclasses of `distillation.adversarial.base.GeneratorMethod`."""
+"""Objectives of a generator: subclasses of `distillation.adversarial.base.GeneratorMethod`."""
 
 CONTROLS = Registry(
     "control",
@@ -231,7 +231,7 @@ CONTROLS = Registry(
         "noise_white": Control("noise", "uniform", "white noise"),
     },
 )
-"""Arms that are run beside the main one."""
+"""Further arms of a run."""
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
     "--method": METHODS,
@@ -244,4 +244,4 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "--distill.generator.method": GENERATOR_METHODS,
     "--controls": CONTROLS,
 }
-"""All tables, by the option whose choices they are."""
+"""Command-line option -> its registry."""

@@ -19,44 +19,44 @@ class SynthesisConfig(Config):
     section: ClassVar[str] = "synthesis"
 
     start: StartName = "shapes"
-    """First image: smooth multi-scale noise, random shapes before a plain background, or white noise drawn
-    from U(0, 1) or from N(0, 1)."""
+    """Start image: smooth multi-scale noise, random shapes on a plain background, or white noise from U(0, 1)
+    or N(0, 1)."""
     noise_share: float = 0.8
-    """Share of the set that stays as it started, without any optimisation."""
+    """Share of start images in the set, which are not optimised, 0 to 1."""
     steps: int = 50
-    """Most optimisation steps of one impression."""
+    """Largest number of optimisation steps of one impression."""
     tolerance: float = 0.05
-    """An impression is finished when the Kullback–Leibler divergence of the teacher's answer from its target
-    falls below this many nats, at the temperature `tau`; 0: never before its steps are used up."""
+    """An impression is finished when the Kullback–Leibler divergence between its target and the teacher's
+    output, at the temperature `tau`, is below this many nats; 0: every impression takes all steps."""
     missed: Literal["keep", "drop"] = "keep"
-    """What becomes of an impression that used up its steps and has not met its target; dropped ones are
-    not replaced, and the set is smaller."""
+    """Whether to keep or drop an impression that misses its target after all steps. Dropped ones are not
+    replaced: the set is smaller."""
     learning_rate: float = 0.1
     """Adam's learning rate, in units of the pixel range."""
     tau: float = 10.0
-    """Temperature of the teacher's softmax that is matched to the target."""
+    """Temperature of the teacher's softmax in the loss; above 0."""
     l2: float = 0.0
-    """Adds l2/2 times the sum of squared pixels of an image to its loss."""
+    """Add l2/2 times the sum of squared pixels of an image to its loss."""
     pixels: PixelRuleName = "project"
-    """Pixels are put back into the input box at every step, or only when stored, or the whole batch is
-    stretched to [0, 1] at every step."""
+    """Clip pixels to the input box at every step, or only when stored, or stretch the whole batch to the box
+    at every step."""
     warp: WarpConfig = field(
         default_factory=lambda: WarpConfig(rotation=15.0, scale=(0.84, 1.2), shift=0.06, shear=0.18)
     )
-    """The teacher sees the image under another random map at every step, so that its answer does not
-    hang on single pixels."""
+    """At every step, the teacher receives the image under a new random map, so that its output does not
+    depend on single pixels."""
     carry_images: bool = False
-    """A batch starts from the images of the batch before it, inside one shard."""
+    """A batch starts from the images of the previous batch of its shard."""
     carry_moments: bool = False
-    """A batch goes on with Adam's moments and step count of the batch before it, inside one shard."""
+    """A batch continues with Adam's moments and step count of the previous batch of its shard."""
     batch_size: int = 100
-    """Images optimised together: one that is finished leaves its lane to the next. Part of the result:
-    another size rounds otherwise."""
+    """Number of images optimised together: a new image replaces a finished one. It changes results, because
+    another size rounds differently."""
     shard_size: int = 1000
-    """Images in one file, the unit of work; with `targets.order: rows` a shard is one row instead."""
+    """Images in one file, the unit of parallel work; with `targets.order: rows`, a shard is one row."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes and rates that cannot be."""
+        """Check sizes and rates, and settings that exclude each other."""
         super().__post_init__()
         START_IMAGES.check(self.start, self.option("start"))
         PIXEL_RULES.check(self.pixels, self.option("pixels"))
@@ -65,13 +65,13 @@ class SynthesisConfig(Config):
         self.check_range("learning_rate", "tau", low=0, above=True)
         self.check_range("batch_size", "shard_size", low=1)
         if (self.carry_images or self.carry_moments) and self.noise_share:
-            raise ZskdError("--synthesis.noise-share must be 0 where batches carry something on to the next")
+            raise ZskdError("--synthesis.noise-share must be 0 with carry-images or carry-moments: give 0")
         if self.tolerance and (self.carry_images or self.carry_moments or PIXEL_RULES[self.pixels].couples):
             raise ZskdError(
-                "--synthesis.tolerance must be 0 where images of a batch share something: with carry-images, "
-                "carry-moments and --synthesis.pixels minmax all of a batch take the same steps"
+                "--synthesis.tolerance must be 0 with carry-images, carry-moments and --synthesis.pixels "
+                "minmax: there, all images of a batch take the same number of steps"
             )
         if self.missed == "drop" and not self.tolerance:
             raise ZskdError(
-                "--synthesis.missed drop needs a --synthesis.tolerance: it says which targets are met"
+                "--synthesis.missed drop needs a --synthesis.tolerance above 0, which defines a met target"
             )

@@ -11,28 +11,28 @@ from zskd.core.errors import ZskdError
 
 @dataclass(frozen=True, kw_only=True)
 class TargetsConfig(Config):
-    """Soft targets from Dirichlet distributions (ZSKD, section 3.2), and which class each image is for."""
+    """Soft targets from Dirichlet distributions (ZSKD, section 3.2), and the anchor classes."""
 
     section: ClassVar[str] = "targets"
 
     betas: tuple[float, ...] = (1.0, 0.1)
-    """Scales of the concentration, each for an equal part of the set; small ones give peaked targets."""
+    """Scales β of the concentration, each for an equal part of the set; a small β gives peaked targets."""
     normalise: Literal["row", "matrix"] = "row"
-    """Min-max each row of the class similarity, or first the whole matrix and then each row."""
+    """Min-max scaling of the class similarity: each row, or first the whole matrix and then each row."""
     rescale_after_beta: bool = False
-    """Min-max each row once more behind β, as the authors' release does: β then has no effect."""
+    """Min-max scaling of each row again after β, as in the authors' release: β then has no effect."""
     concentration_floor: float = 0.05
-    """Added to every concentration before β. With two classes, where min-max leaves (1, 0), only this
+    """Added to every concentration before β. With two classes, min-max gives (1, 0), and only this floor
     gives mixed targets."""
     redraws: int = 100
-    """How often a target whose largest entry is not its class is drawn again."""
+    """Largest number of redraws of a target whose largest entry is not its anchor class."""
     priors: tuple[float, ...] | None = None
-    """Share of each class among the anchors, summing to 1; absent: equal."""
+    """Share of each class among the anchor classes; the sum is 1. Absent: equal shares."""
     order: Literal["interleaved", "rows"] = "interleaved"
-    """Classes and β in turn, so that every prefix is balanced, or one block per class and β."""
+    """Classes and β in turn, so that the first n images are always balanced, or one block per class and β."""
 
     def __post_init__(self) -> None:
-        """Refuse scales, floors and priors that no Dirichlet distribution has."""
+        """Check scales, floor, redraws and priors."""
         super().__post_init__()
         if not self.betas:
             raise ZskdError("--targets.betas needs at least one value")

@@ -1,4 +1,4 @@
-"""Settings of random changes of images."""
+"""Settings of random maps and augmentation of images."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from zskd.config.checks import Config, check_range
 
 @dataclass(frozen=True, kw_only=True)
 class WarpConfig(Config):
-    """Random affine maps, another one for every image."""
+    """Random affine maps, a new one for each image."""
 
     section: ClassVar[str] = "synthesis.warp"
 
     rotation: float = 0.0
-    """Largest rotation in degrees, either way."""
+    """Largest rotation in degrees, in both directions."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Least and largest magnification."""
     shift: float = 0.0
-    """Largest shift as a share of the image's side, in each direction."""
+    """Largest shift as a share of the side of the image, in each direction."""
     shear: float = 0.0
-    """Largest shear: how far the picture's edge moves, as a share of its height."""
+    """Largest shear: shift of the edge of the image as a share of its height."""
     flip: float = 0.0
-    """Probability of a mirrored image."""
+    """Probability of a horizontal flip, 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible magnitudes."""
+        """Check ranges."""
         super().__post_init__()
         self.check_range("rotation", "shift", "shear", low=0)
         self.check_range("flip", low=0, high=1)
@@ -34,30 +34,30 @@ class WarpConfig(Config):
 
     @property
     def moves(self) -> bool:
-        """Whether any image is changed at all."""
-        still = (self.rotation, self.shift, self.shear, self.flip) == (0, 0, 0, 0)
-        return not (still and self.scale == (1.0, 1.0))
+        """Whether any map differs from the identity."""
+        identity = (self.rotation, self.shift, self.shear, self.flip) == (0, 0, 0, 0)
+        return not (identity and self.scale == (1.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(WarpConfig):
-    """Random changes of each image of a batch; the teacher sees the changed image, too."""
+    """Augmentation of each image of a batch; the teacher receives the augmented image, too."""
 
     section: ClassVar[str] = "distill.augment"
 
     share: float = 1.0
-    """Share of the images that are moved, and, drawn apart, of those that are made noisy."""
+    """Share of the images that get a map, and, drawn independently, of those that get noise; 0 to 1."""
     salt_pepper: float = 0.0
-    """Share of the pixels set to the ends of the box."""
+    """Share of the pixels set to the least or largest value of the box, 0 to 1."""
     gaussian: float = 0.0
-    """Standard deviation of added pixel noise."""
+    """Standard deviation of added pixel noise, in units of the pixel range."""
     mixup: float = 0.0
-    """Share of the images blended with another one of the batch, with a uniform weight."""
+    """Share of the images blended with another image of the batch, with a uniform weight; 0 to 1."""
     cutmix: float = 0.0
-    """Share of the images that get a rectangle of another one of the batch."""
+    """Share of the images that get a rectangle of another image of the batch; 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Refuse shares outside [0, 1]."""
+        """Check ranges."""
         super().__post_init__()
         self.check_range("share", "salt_pepper", "mixup", "cutmix", low=0, high=1)
         check_range("--distill.augment.mixup and cutmix together", self.mixup + self.cutmix, 0, 1)

@@ -13,7 +13,7 @@ from zskd.core.errors import ZskdError, one_line
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values where those of `above` win."""
+    """Return nested values of both; where both have a value, that of `above`."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -23,15 +23,15 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(name: str, folder: Path, kind: str) -> dict[str, Any]:
-    """Read a file of the package by its name, or one of the user's by its path.
+    """Read a YAML file of the package by name, or the user's own by path.
 
     Args:
-        name: of a file in `folder`, without its ending, or a path.
-        folder: of the package.
-        kind: what it is, for messages: "recipe", "experiment".
+        name: name of a file in `folder`, without its suffix, or a path.
+        folder: a folder of the package.
+        kind: kind of the file, for messages: "recipe", "experiment".
 
     Raises:
-        ZskdError: there is none, or it is no YAML file.
+        ZskdError: there is no such file, or it is not a YAML mapping.
     """
     if name in yaml_names(folder):
         return parse_yaml((folder / f"{name}.yaml").read_text("utf-8"), name)
@@ -47,10 +47,14 @@ def read_yaml(name: str, folder: Path, kind: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """Return the settings that a YAML text holds.
+    """Return the mapping in a YAML text.
+
+    Args:
+        text: the YAML.
+        source: the file, for messages.
 
     Raises:
-        ZskdError: it is no YAML, or no mapping.
+        ZskdError: the text is not a YAML mapping.
     """
     try:
         values = yaml.safe_load(text)
@@ -62,5 +66,5 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 
 
 def yaml_names(folder: Path) -> list[str]:
-    """Return the names of the YAML files in a folder, without their ending."""
+    """Return the names of the YAML files in a folder, without suffix, sorted."""
     return sorted(file.stem for file in folder.glob("*.yaml"))

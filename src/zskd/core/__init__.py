@@ -1,1 +1,1 @@
-"""What every room needs: errors, types, random numbers, files, processes, progress."""
+"""Shared basics: errors, types, random numbers, files, processes, progress."""

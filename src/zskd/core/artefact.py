@@ -1,4 +1,4 @@
-"""JSON files that one part of zskd hands to another: their models, checked when read and when made."""
+"""JSON files that one part of zskd writes and another reads: models that are checked in both directions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zskd.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from pydantic import JsonValue as JsonValue
-else:  # a type that names itself is too much for the checker that the tests install
+else:  # the type checker of the tests does not support recursive types
     JsonValue = Any
 JsonObject = dict[str, JsonValue]
-"""Settings as JSON holds them, in a file of a part that does not know their type."""
+"""Settings as plain JSON, for code that does not know their type."""
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -32,16 +32,16 @@ Processor = dict[str, str | int]
 
 
 class Artefact(BaseModel):
-    """A JSON object: frozen, of known keys, all its numbers finite.
+    """A JSON object with fixed keys and finite numbers; immutable.
 
-    Keys are written in the order of the fields. A field that has not been given is not written: a file of an
-    earlier version, which lacks what is younger, is written as it was read.
+    Keys are written in the order of the fields. A field that was not set is not written. So a file of an
+    earlier version, which lacks newer keys, is written back unchanged.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def to_json(self) -> JsonObject:
-        """Return the object as JSON holds it."""
+        """Return the object as plain JSON values."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
@@ -49,7 +49,11 @@ Kind = TypeVar("Kind", bound=Artefact)
 
 
 def write_artefact(path: Path, artefact: Artefact) -> None:
-    """Write an artefact as a whole file of indented JSON."""
+    """Write an artefact as indented JSON, atomically (see `whole_file`).
+
+    Raises:
+        ZskdError: the file cannot be written.
+    """
     write_json(path, artefact.to_json())
 
 
@@ -60,32 +64,32 @@ def read_artefact(
 
     Args:
         path: the file.
-        kind: its model.
+        kind: class of the artefact.
         what: the file's role, for the message ("the card of a checkpoint").
-        advice: what to do about a damaged one.
+        advice: what to do when the file is damaged; end of the message.
 
     Raises:
-        ZskdError: missing, unreadable, or anything in it has another type or a value that cannot be.
+        ZskdError: the file is missing or unreadable, or a value has a wrong type or is out of range.
     """
     return parse(read_json(path, what), kind, f"{path}, {what},", advice)
 
 
 def parse(values: JsonObject, kind: type[Kind], what: str, advice: str) -> Kind:
-    """Return JSON values as an artefact; nothing is converted on the way but lists to tuples.
+    """Return JSON values as an artefact. No type is converted, except lists to tuples.
 
     Raises:
-        ZskdError: `what`, the first value that is wrong, why, and `advice`, in one line.
+        ZskdError: a value is wrong; the message names `what`, the first wrong value and `advice`.
     """
     try:
         return kind.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise ZskdError(f"{what} is damaged ({first_mistake(error)}): {advice}") from error
-    except ZskdError as error:  # of a part that checks itself
+    except ZskdError as error:  # raised by a validator of the artefact
         raise ZskdError(f"{what} is damaged ({error}): {advice}") from error
 
 
 def first_mistake(error: ValidationError) -> str:
-    """Return where the first mistake is and what it is."""
+    """Return the field and the message of the first validation error, in one line."""
     first: Any = error.errors()[0]
     where = ".".join(map(str, first["loc"])) or "its parts"
     return one_line(ValueError(f"{where}: {first['msg']}"))

@@ -1,7 +1,7 @@
-"""Code of the user's own, named by the user: `package.module:Name` or `file.py:Name`.
+"""The user's own code by name: `package.module:Name` or `file.py:Name`.
 
-Importing such a name runs it. Whoever takes one from a file that came from elsewhere (a card, a manifest)
-must not import it unless the user has named the same.
+Importing such a name runs code. A name that was read from a file (a card, a manifest) must not be imported
+unless the user has given the same name.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from typing import Any
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import sha256_file
 
-_OURS = "__imported_by_zskd__"
-"""Set on modules that were imported from a file here: another file of the same name may take their place."""
+_IMPORTED_HERE = "__imported_by_zskd__"
+"""Attribute of modules that this file imported by path. A file of the same name may replace such a module."""
 
 
 def is_code(name: str) -> bool:
-    """Return whether a name stands for code and not for an entry of a table."""
+    """Return whether a name refers to code, not to an entry of a registry."""
     return ":" in name
 
 
 def import_object(target: str) -> Any:
     """Import `package.module:Name` or `file.py:Name` and return the object.
 
-    A file is run once, however often it is named, unless it has been changed since.
+    A file is run once; it is run again only after it was changed.
 
     Raises:
-        ZskdError: there is no such file, module or name, or importing it fails.
+        ZskdError: the file, module or name does not exist, or the import fails.
     """
-    place, _, attribute = target.rpartition(":")
+    source, _, attribute = target.rpartition(":")
     try:
-        module = _from_file(place, _changed(place)) if place.endswith(".py") else _from_package(place)
+        module = _from_file(source, _changed(source)) if source.endswith(".py") else _from_package(source)
         return getattr(module, attribute)
     except ZskdError:
         raise
@@ -45,32 +45,34 @@ def import_object(target: str) -> Any:
 
 
 def code_sha256(target: str) -> str | None:
-    """Return the SHA-256 of the source file behind a name; None where it has none."""
+    """Return the SHA-256 of the source file that defines a name; None without a source file.
+
+    Raises:
+        ZskdError: as for `import_object`.
+    """
     source = sys.modules[import_object(target).__module__].__file__
     return sha256_file(Path(source)) if source else None
 
 
-def _changed(place: str) -> int:
-    if not Path(place).is_file():
-        raise ZskdError(f"there is no file {place}")
-    return Path(place).stat().st_mtime_ns
+def _changed(file: str) -> int:
+    if not Path(file).is_file():
+        raise ZskdError(f"there is no file {file}")
+    return Path(file).stat().st_mtime_ns
 
 
 @cache
-def _from_file(place: str, _changed: int) -> ModuleType:
-    path = Path(place).resolve()
+def _from_file(file: str, _changed: int) -> ModuleType:
+    path = Path(file).resolve()
     other = sys.modules.get(path.stem)
-    if path.stem in sys.stdlib_module_names or (other is not None and not hasattr(other, _OURS)):
-        raise ZskdError(
-            f"{place}: {path.stem!r} is the name of another module that is in use: rename the file"
-        )
+    if path.stem in sys.stdlib_module_names or (other is not None and not hasattr(other, _IMPORTED_HERE)):
+        raise ZskdError(f"{file}: another module named {path.stem!r} is already imported: rename the file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    setattr(module, _OURS, True)
-    sys.modules[path.stem] = module  # dataclasses, pickle and the like look the module up by its name
-    _search(str(path.parent))  # for modules beside it, and for worker processes
+    setattr(module, _IMPORTED_HERE, True)
+    sys.modules[path.stem] = module  # dataclasses and pickle look up the module by its name
+    _add_to_path(str(path.parent))  # for other modules in its folder, and for worker processes
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -80,10 +82,10 @@ def _from_file(place: str, _changed: int) -> ModuleType:
 
 
 def _from_package(name: str) -> ModuleType:
-    _search("")  # a module beside the user, as `python -m` would find it
+    _add_to_path("")  # the current folder, as for `python -m`
     return importlib.import_module(name)
 
 
-def _search(folder: str) -> None:
+def _add_to_path(folder: str) -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)

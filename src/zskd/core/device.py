@@ -1,4 +1,4 @@
-"""What the machine has and how zskd uses it: cores, memory, device."""
+"""Cores, memory and device of this machine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from zskd.core.errors import ZskdError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Names of two settings of glibc's allocator (malloc.h)."""
+"""Numbers of two options of `mallopt`, in glibc's malloc.h."""
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may run on, at least 1."""
+    """Return the number of cores that this process may use, at least 1."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
@@ -27,7 +27,7 @@ def usable_cores() -> int:
 
 @cache
 def processor() -> dict[str, str | int]:
-    """Return the processor's name and the number of cores that this process may use."""
+    """Return the name of the CPU, the number of usable cores and the operating system."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -38,27 +38,27 @@ def processor() -> dict[str, str | int]:
     return {"name": name, "cores": usable_cores(), "system": platform.system()}
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Return the device that a setting means: "auto" is the first GPU of CUDA or ROCm, or else the processor.
+def choose_device(name: str) -> torch.device:
+    """Return the device for a setting: "auto" is the first GPU (CUDA or ROCm) if there is one, else the CPU.
 
     Raises:
-        ZskdError: no such device.
+        ZskdError: this machine has no such device.
     """
-    if wanted == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device).cpu()  # of meta there is nothing to copy
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()  # fails for `meta`, which holds no values
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        raise ZskdError(f"--device {wanted}: this machine has no such device: give auto or cpu") from error
+        raise ZskdError(f"--device {name}: this machine has no such device: give auto or cpu") from error
     return device
 
 
 @contextmanager
-def use_threads(wanted: int) -> Iterator[None]:
-    """Use so many threads inside; 0 for one per core."""
+def use_threads(count: int) -> Iterator[None]:
+    """Set the number of torch threads inside the block; 0 for one per core."""
     before = torch.get_num_threads()
-    torch.set_num_threads(wanted or usable_cores())
+    torch.set_num_threads(count or usable_cores())
     try:
         yield
     finally:
@@ -67,10 +67,10 @@ def use_threads(wanted: int) -> Iterator[None]:
 
 @cache
 def keep_freed_memory() -> None:
-    """Ask the allocator to keep up to 256 MB of freed memory for the next request.
+    """Let the allocator keep up to 256 MB of freed memory for the next allocation.
 
-    The loops free and take the same few megabytes at every step. glibc gives them back to the system each
-    time, and the page faults of taking them again cost a third of a step. Other allocators are left alone.
+    The loops free and allocate the same few megabytes at every step. By default, glibc returns them to the
+    system each time, and the page faults cost a third of a step. This has no effect on other allocators.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -81,7 +81,9 @@ def keep_freed_memory() -> None:
 
 
 def available_memory() -> int:
-    """Return how many bytes this process may still take: of the machine, its control group and its limits."""
+    """Return how many bytes this process can still allocate: the least of what the machine, the control group
+    and the resource limits leave.
+    """
     found = [_free_of_machine(), *_free_of_group(), *_free_of_limits()]
     return max(0, min(found))
 
@@ -98,7 +100,7 @@ def _free_of_machine() -> int:
 
 
 def _free_of_group() -> list[int]:
-    """Control group version 2, as containers see it."""
+    """Free memory of the control group (version 2, as in containers)."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
@@ -107,12 +109,12 @@ def _free_of_group() -> list[int]:
     except OSError:
         return []
     facts = dict(line.split() for line in lines)
-    # pages of files are given back when they are wanted
+    # the system reclaims cached pages of files on demand
     return [] if limit == "max" else [int(limit) - used + int(facts.get("inactive_file", 0))]
 
 
 def _free_of_limits() -> list[int]:
-    """`ulimit -d` and `ulimit -v`, where there are such."""
+    """Free memory under `ulimit -d` and `ulimit -v`."""
     try:
         import resource
     except ImportError:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, their hashes, and the lock of a run folder."""
+"""Atomic writing of files, their hashes, and the lock of a run folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from zskd.core.errors import ZskdError, one_line
 
 _HASH_BLOCK = 1 << 20
 _UNFINISHED = ".tmp"
-"""How the names of files begin that are being written; safetensors has one of its own that begins so."""
+"""Prefix of temporary files. The temporary files of safetensors begin with it, too."""
 
 
 @contextmanager
 def readable_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn an `OSError` on `path` (no rights, disk full, not a folder) into one line."""
+    """Turn an `OSError` on `path` (no permission, disk full, not a folder) into a `ZskdError`."""
     try:
         yield
     except OSError as error:
@@ -34,25 +34,25 @@ def make_folder(path: Path) -> Path:
     """Create `path` with its parents.
 
     Raises:
-        ZskdError: it cannot be made or written to.
+        ZskdError: the folder cannot be created or written to.
     """
     with readable_errors(path, "create the folder"):
         path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):
-        raise ZskdError(f"cannot write to the folder {path}: choose another one or change its rights")
+        raise ZskdError(f"cannot write to the folder {path}: choose another one or change its permissions")
     return path
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path in a private folder beside `path`; on success flush it and rename it to `path`.
+    """Yield a temporary path in a private folder next to `path`; on success rename the file to `path`.
 
-    A reader sees the old file or the new one, never a part, whatever kills the writer. When the body
-    fails, the temporary file is removed and an older `path` stays as it was. The private folder goes in
-    the end; that of a writer who was killed goes when the same path is written again.
+    A reader sees the old file or the new one, never a part, even if the writer is killed. When the body
+    fails, the temporary file is removed and an older `path` is kept. The private folder is removed at the
+    end. If the writer is killed, the next writer of the same path removes it.
 
     Raises:
-        ZskdError: the file cannot be written (no rights, disk full), or something else has the name of
+        ZskdError: the file cannot be written (no permission, disk full), or something else has the name of
             the private folder.
     """
     make_folder(path.parent)
@@ -61,7 +61,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished = _unfinished(path)
         unfinished.mkdir(mode=0o700)
         try:
-            # a name that no other writer has, should there be one at the same time in spite of all locks
+            # a unique name, in case that another process writes the same file without a lock
             handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix=path.suffix, dir=unfinished)
             os.close(handle)
             temporary = Path(name)
@@ -78,19 +78,23 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_file(path: Path) -> None:
-    """Delete a file that `whole_file` wrote, if it is there, and what a killed writer of it left behind."""
+    """Delete a file that `whole_file` wrote, if it exists, and the temporary files of a killed writer.
+
+    Raises:
+        ZskdError: the file cannot be deleted, or something else has the name of the private folder.
+    """
     with readable_errors(path, "delete"):
         _remove_unfinished(path)
         path.unlink(missing_ok=True)
 
 
 def _unfinished(path: Path) -> Path:
-    """Return the folder in which `path` is written; its name says whose it is."""
+    """Return the private folder for the temporary file of `path`."""
     return path.parent / f".{path.name}.zskd-part"
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove the private folder of `path`, and nothing that a writer cannot have left there.
+    """Remove the private folder of `path`, if it holds only temporary files.
 
     Raises:
         ZskdError: something else has its name.
@@ -101,14 +105,14 @@ def _remove_unfinished(path: Path) -> None:
     inside = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else [folder]
     for child in inside:
         if not child.name.startswith(_UNFINISHED) or child.is_symlink() or not child.is_file():
-            raise ZskdError(f"{child} is in the way of writing {path}, and it is not zskd's: move it away")
+            raise ZskdError(f"{child} is in the way of writing {path}, and zskd did not make it: move it")
     for child in inside:
         child.unlink(missing_ok=True)
     folder.rmdir()
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system can."""
+    """Write a rename to disk, where the operating system supports it."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -118,13 +122,13 @@ def _flush_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as a whole file in UTF-8."""
+    """Write `text` in UTF-8, atomically (see `whole_file`)."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, keys in the order given, a whole file."""
+    """Write `value` as indented JSON, atomically; keys keep their order."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -136,7 +140,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         what: the file's role, for the message ("the manifest of the transfer set").
 
     Raises:
-        ZskdError: missing, unreadable, cut off, or not an object.
+        ZskdError: the file is missing, unreadable or incomplete, or not a JSON object.
     """
     if not path.is_file():
         raise ZskdError(f"{path} is missing: it should be {what}")
@@ -153,7 +157,11 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
+
+    Raises:
+        ZskdError: the file cannot be read.
+    """
     digest = hashlib.sha256()
     with readable_errors(path, "read"), path.open("rb") as stream:
         while block := stream.read(_HASH_BLOCK):
@@ -167,7 +175,13 @@ def sha256_json(value: Mapping[str, Any]) -> str:
 
 
 def first_difference(old: Any, new: Any, path: str) -> str:
-    """Name the first value that differs between two nested JSON values, for a message."""
+    """Describe the first difference between two nested JSON values, for a message.
+
+    Args:
+        old: the stored value.
+        new: the current value.
+        path: name of both, for the message; "" for the top level.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in new:
             if old.get(key) != new[key]:
@@ -179,17 +193,17 @@ def first_difference(old: Any, new: Any, path: str) -> str:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; the operating system frees it when the process dies.
+    """Lock `folder` inside the block; the operating system releases the lock when the process ends.
 
     Raises:
-        ZskdError: another living process holds it.
+        ZskdError: another process has locked it, or the folder cannot be written to.
     """
     make_folder(folder)
     lock = FileLock(folder / ".lock")
     with readable_errors(folder, "lock"):
         try:
             lock.acquire(timeout=0)
-        except Timeout as error:  # an OSError as well
+        except Timeout as error:  # a subclass of OSError
             raise ZskdError(
                 f"{folder} is in use by another zskd process: wait for it, or choose another folder"
             ) from error
@@ -200,7 +214,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a living process holds `folder`."""
+    """Return whether a running process has locked `folder`."""
     if not (folder / ".lock").is_file():
         return False
     lock = FileLock(folder / ".lock")

@@ -1,8 +1,8 @@
-"""Ctrl-C that is not lost.
+"""Handling of Ctrl-C so that no interruption is lost.
 
-Python raises `KeyboardInterrupt` wherever the main thread happens to be. Inside a finaliser or a callback of
-a weak reference, of which every import has one, that exception is printed or dropped and the work goes on.
-So it is remembered, and raised again at the next step that is told to a `Progress`.
+Python raises `KeyboardInterrupt` at any point of the main thread. Inside a finaliser or a callback of a weak
+reference (every import has one), Python prints or ignores the exception and the program continues. So the
+interruption is stored and raised again at the next step that is reported to a `Progress`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_asked = False
+_interrupted = False
 
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """Remember an interruption from here to the end of the block; only the main thread can."""
-    global _asked
+    """Store interruptions inside the block; no effect outside the main thread."""
+    global _interrupted
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -27,21 +27,21 @@ def remembered() -> Iterator[None]:
     try:
         yield
     finally:
-        _asked = False
+        _interrupted = False
         signal.signal(signal.SIGINT, before)
 
 
 def raise_lost() -> None:
-    """Raise the interruption that was asked for, if the work is still going on.
+    """Raise a stored interruption; no effect outside the main thread.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
     """
-    if _asked and threading.current_thread() is threading.main_thread():
+    if _interrupted and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    global _asked
-    _asked = True
+    global _interrupted
+    _interrupted = True
     raise KeyboardInterrupt

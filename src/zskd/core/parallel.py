@@ -1,7 +1,7 @@
-"""Independent pieces of work in several processes of this machine.
+"""Independent tasks in several processes of this machine.
 
-The standard library's pool does the work. What is added here: a piece whose worker was killed is done
-again, the pieces' progress is told while they run, and no worker outlives the process that asked.
+This file extends the process pool of the standard library: a task whose worker was killed is repeated,
+progress is reported while tasks run, and workers end when the process that started them ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Shared = TypeVar("Shared")
 Result = TypeVar("Result")
 OnProgress = Callable[[int], None]
 _ATTEMPTS = 3
-"""So many pools may break one after the other without a single result before it is given up."""
+"""Number of pools that may break in a row without a result, before an error is raised."""
 _POLL_SECONDS = 0.2
 
 
@@ -37,35 +37,36 @@ def each_done(
     workers: int,
     on_progress: OnProgress,
 ) -> Iterator[tuple[int, Result]]:
-    """Do numbered pieces of work and yield each with its result as soon as it is done, in any order.
+    """Run numbered tasks and yield (number, result) of each when it is done, in any order.
 
     Args:
-        work: a function of a module, called as work(shared, number, on_progress); it must be safe to repeat.
-        shared: what every piece needs; sent to each worker once.
-        numbers: the pieces.
-        workers: processes, of one thread each; 1: this process does it all.
-        on_progress: called with the units of work that are done, as `work` reported them.
+        work: a module-level function, called as work(shared, number, on_progress); it must be safe to repeat.
+        shared: input of every task; sent to each worker once.
+        numbers: numbers of the tasks, at least 0.
+        workers: number of processes, with one thread each; 1: all tasks run in this process.
+        on_progress: called with the number of units done since the last call, as `work` reports them.
 
     Raises:
-        ZskdError: what a piece raised; or workers are killed again and again; or `shared` cannot be sent.
+        ZskdError: raised by a task; or workers were killed three times in a row; or `shared` cannot be
+            pickled.
     """
     if workers == 1:
         for number in numbers:
             yield number, work(shared, number, on_progress)
         return
     payload, units = _packed(work, shared), new_processes().Array("q", max(numbers) + 1, lock=False)
-    left, told, broken = list(numbers), 0, 0
+    left, reported, broken = list(numbers), 0, 0
 
-    def look() -> None:
-        """Pass on what the workers have noted; the sum falls when a piece is begun again."""
-        nonlocal told
-        now = max(told, sum(units))
-        on_progress(now - told)
-        told = now
+    def report() -> None:
+        """Report the units that the workers have counted; their sum decreases when a task is repeated."""
+        nonlocal reported
+        now = max(reported, sum(units))
+        on_progress(now - reported)
+        reported = now
 
     while left:
         try:
-            for number, result in _pool(payload, units, left, workers, look):
+            for number, result in _pool(payload, units, left, workers, report):
                 left.remove(number)
                 broken = 0
                 yield number, result
@@ -73,27 +74,27 @@ def each_done(
             broken += 1
             if broken == _ATTEMPTS:
                 raise ZskdError(
-                    f"worker processes died {_ATTEMPTS} times in a row (too little memory, perhaps): give "
-                    "--workers 1. A script that asks for workers must do so under "
+                    f"worker processes died {_ATTEMPTS} times in a row (perhaps too little memory): give "
+                    "--workers 1; a script must start workers only under "
                     'if __name__ == "__main__":'
                 ) from error
 
 
 def start_workers(workers: int) -> None:
-    """Start so many workers and let them go again: the first take seconds, later ones need not."""
+    """Start workers and end them again, so that later ones start fast: the first start takes seconds."""
     if workers > 1:
         for _ in each_done(_nothing, None, range(workers), workers=workers, on_progress=lambda _: None):
             pass
 
 
-def _nothing(_shared: None, _number: int, _tell: OnProgress) -> None:
+def _nothing(_shared: None, _number: int, _on_progress: OnProgress) -> None:
     pass
 
 
 def _packed(work: Callable[..., Any], shared: Any) -> bytes:
     try:
         return pickle.dumps((work, shared))
-    except Exception as error:  # whatever a user's network raises when it is packed
+    except Exception as error:  # the user's network may raise any exception when it is pickled
         raise ZskdError(
             f"the network cannot be sent to other processes ({one_line(error)}): give --workers 1, or define "
             "it in a module that can be imported"
@@ -101,9 +102,9 @@ def _packed(work: Callable[..., Any], shared: Any) -> bytes:
 
 
 def _pool(
-    payload: bytes, units: Any, numbers: list[int], workers: int, look: Callable[[], None]
+    payload: bytes, units: Any, numbers: list[int], workers: int, report: Callable[[], None]
 ) -> Iterator[tuple[int, Any]]:
-    """Do the pieces in one pool of processes; it breaks when one of them is killed."""
+    """Run the tasks in one pool of processes; it breaks when one of them is killed."""
     context = new_processes()
     lifeline = Lifeline(context)
     pool = ProcessPoolExecutor(workers, context, _begin, (payload, units, lifeline.end))
@@ -114,7 +115,7 @@ def _pool(
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-            look()
+            report()
         finished = True
     finally:
         if not finished:
@@ -126,12 +127,12 @@ def _pool(
 def _submitted(pool: ProcessPoolExecutor, numbers: list[int]) -> set[Future[Any]]:
     try:
         return {pool.submit(_do, number) for number in numbers}
-    except (OSError, EOFError) as error:  # a worker died while it was given what it needs
+    except (OSError, EOFError) as error:  # a worker died while it received its input
         raise BrokenProcessPool("a worker died while it was started") from error
 
 
 def new_processes() -> Any:
-    """Return a way to start processes that copies no threads and no locks of this one."""
+    """Return a `multiprocessing` context whose processes inherit no threads and no locks of this one."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -142,35 +143,35 @@ def new_processes() -> Any:
 
 
 class Lifeline:
-    """Ties other processes to this one: they leave when it is cut, be it by this process's death."""
+    """Ends other processes together with this one: they exit when the pipe is closed or this process ends."""
 
     def __init__(self, context: Any) -> None:
-        self.end, self._ours = context.Pipe(duplex=False)
-        """For the other processes, which call `hold_on`."""
+        self.end, self._own_end = context.Pipe(duplex=False)
+        """End of the pipe for the other processes, which pass it to `hold_on`."""
 
     def cut(self) -> None:
-        """Make the others leave at once."""
-        self._ours.close()
+        """Make the other processes exit at once."""
+        self._own_end.close()
         self.end.close()
 
 
 def hold_on(lifeline: Connection) -> None:
-    """In another process: leave when the lifeline is cut, and leave interruptions to the one who holds it.
+    """In another process: exit when the lifeline is cut, and ignore Ctrl-C, which the parent handles.
 
-    A warning that nobody reads any more does not end the work either.
+    Output to a closed stream is dropped and raises no error.
     """
     keep_lasting_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=_exit_when_cut, args=(lifeline,), daemon=True).start()
 
 
-def _leave_with(lifeline: Connection) -> None:
+def _exit_when_cut(lifeline: Connection) -> None:
     wait_for([lifeline])
     os._exit(1)
 
 
 _task: tuple[Callable[[Any, int, OnProgress], Any], Any, Any]
-"""In a worker: what to do, with what, and where to note the progress."""
+"""In a worker: the function, its shared input and the array of units done."""
 
 
 def _begin(payload: bytes, units: Any, lifeline: Connection) -> None:

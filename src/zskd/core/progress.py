@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress of long tasks: a live bar on a terminal, plain lines elsewhere, no output when quiet."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ _LINE_EVERY_SECONDS = 5.0
 
 @runtime_checkable
 class Task(Protocol):
-    """One piece of work that is advancing."""
+    """A task whose progress is reported."""
 
     def advance(self, done: int = 1, note: str = "") -> None:
         """Report `done` further units; `note` is a short text such as the current loss."""
 
 
 class Progress:
-    """Silent progress and the base of the others; library functions take one and default to this."""
+    """Progress without output, and the base class of the others. The default of library functions."""
 
     verbose = False
-    """Whether details are told as well."""
+    """Whether details are printed, too."""
     listens = False
-    """Whether curves and pictures are kept; nothing is worked out for them alone where they are not."""
+    """Whether curves and pictures are recorded. If not, values that only they need are not computed."""
 
     def log(self, text: str) -> None:
         """Print one line of information."""
 
     def detail(self, text: str) -> None:
-        """Print one line about how something is done, for those who asked for it."""
+        """Print one line of detail, if `verbose`."""
         if self.verbose:
             self.log(text)
 
     def note(self, name: str, value: float, step: int) -> None:
-        """Keep one point of a curve; steps count from 0."""
+        """Record one point of a curve; steps count from 0."""
 
     def picture(self, name: str, images: Images) -> None:
-        """Keep a picture of some images."""
+        """Record a picture of images (N, C, H, W) in [0, 1]."""
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """Follow work of `total` units of which `done` lie behind it already."""
+        """Report a task of `total` units, of which `done` were done before."""
         yield _SilentTask()
 
 
@@ -59,7 +59,7 @@ class _SilentTask:
 
 
 def readable_seconds(seconds: float) -> str:
-    """Return a duration as people say it: `8 s`, `2 min 05 s`, `3 h 12 min`."""
+    """Return a duration in seconds as text: `8 s`, `2 min 05 s`, `3 h 12 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -69,7 +69,7 @@ def readable_seconds(seconds: float) -> str:
 
 
 def readable_bytes(size: float) -> str:
-    """Return a size as people say it, in powers of 1,000: `98 MB`."""
+    """Return a size in bytes as text, in powers of 1,000: `98 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if round(size) < 1000:
             return f"{size:.0f} {unit}"
@@ -89,7 +89,7 @@ class PlainProgress(Progress):
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """Follow work; a last line tells its duration when it took longer than five seconds."""
+        """Report a task; a last line gives its duration when it took longer than five seconds."""
         task = _PlainTask(self, title, total, unit, done)
         yield task
         elapsed = time.monotonic() - task.started
@@ -127,7 +127,7 @@ class LiveProgress(Progress):
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """Follow work with a live bar that disappears into one finished line."""
+        """Report a task with a live bar."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -159,7 +159,7 @@ class _LiveTask:
 
 
 def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
-    """Choose by the standard error stream: silent when quiet, live on a terminal, else plain."""
+    """Return the progress for standard error: silent when quiet, live on a terminal, else plain."""
     if quiet:
         return Progress()
     progress = LiveProgress() if Lasting(sys.stderr).isatty() else PlainProgress()
@@ -168,14 +168,14 @@ def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
 
 
 class WorkerProgress(Progress):
-    """Passes the units of a worker's tasks on to the process that asked for the work."""
+    """Reports the units of a worker's tasks to the process that started the worker."""
 
     def __init__(self, on_progress: Callable[[int], None]) -> None:
         self._on_progress = on_progress
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """Follow work of `total` units of which `done` lie behind it already."""
+        """Report a task of `total` units, of which `done` were done before."""
         self._on_progress(done)
         yield self
 

@@ -1,8 +1,7 @@
-"""Random streams that depend on a key alone, never on what was drawn before.
+"""Random streams that depend only on a key, not on earlier draws.
 
-Every draw of the project is addressed by (seed, purpose, index). An impression, a batch or an
-augmentation therefore gets the same numbers whichever worker makes it, in whatever order, and after
-any interruption: there is no generator state to save.
+Each stream is identified by (seed, purpose, index). So an impression, a batch or an augmentation gets the
+same numbers in any worker, in any order and after any interruption: no generator state needs saving.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ def _purpose_key(purpose: str) -> int:
 def numpy_stream(seed: int, purpose: str, index: int) -> np.random.Generator:
     """Return the NumPy generator of one index, e.g. of one impression.
 
-    Philox (Salmon et al. 2011) is counter-based: the key holds seed and purpose, the highest counter
-    word the index, so that streams of different indices can never overlap.
+    Philox (Salmon et al. 2011) is counter-based: the key holds seed and purpose, and the highest counter
+    word holds the index. So streams of different indices never overlap.
 
     Args:
         seed: run seed, at least 0.
-        purpose: what the numbers are for ("targets", "start", …).
+        purpose: use of the numbers ("targets", "start", …).
         index: at least 0.
     """
     key = np.array([seed & ((1 << 64) - 1), _purpose_key(purpose)], dtype=np.uint64)
@@ -39,7 +38,13 @@ def numpy_stream(seed: int, purpose: str, index: int) -> np.random.Generator:
 def torch_stream(seed: int, purpose: str, index: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return the torch generator of one index, e.g. of one training step.
 
-    The key is hashed to torch's 63-bit seed.
+    Seed, purpose and index are hashed to a 63-bit seed.
+
+    Args:
+        seed: run seed, at least 0.
+        purpose: use of the numbers ("order", "dropout", …).
+        index: at least 0.
+        device: of the generator.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     generator = torch.Generator(device=device)
@@ -48,10 +53,10 @@ def torch_stream(seed: int, purpose: str, index: int, device: torch.device | str
 
 
 def keep_global_rng() -> AbstractContextManager[None]:
-    """Return a block after which torch's global generators are as they were before it.
+    """Return a context that restores the state of torch's global generators, of the CPU and of all used GPUs.
 
-    They are those of the processor and of every GPU that the process uses. Inside, dropout and the user's own
-    networks may draw from them, and `torch.manual_seed` may set them.
+    Inside the block, dropout and the user's own networks may draw from them, and `torch.manual_seed` may set
+    them.
     """
     in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if in_use else [])

@@ -1,4 +1,4 @@
-"""Standard output and standard error that a command outlives: its readers may go away, the work goes on."""
+"""Standard output and standard error for long commands: a command continues when their reader exits."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any, TextIO, cast
 
 
 class Lasting:
-    """A text stream whose `write` and `flush` do not fail when the text has nowhere to go.
+    """A text stream whose `write` and `flush` do not fail when the text cannot be written.
 
-    After the first failure (a closed pipe, a full disk) what is written is dropped, here and by everything
-    else that writes to the same file descriptor: worker processes, and the interpreter at its exit.
+    After the first failure (a closed pipe, a full disk), all later text is dropped. This also holds for all
+    others that write to the same file descriptor: worker processes, and the interpreter at its exit.
 
     Args:
-        stream: where text goes to; None, as Python has it for a stream that was closed: nowhere.
+        stream: the stream to write to; None, Python's value for a closed stream: all text is dropped.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115, PTH123
         self.lost: OSError | None = None
-        """Why text was lost, unless its reader went away."""
+        """The first error of writing, unless the reader closed the pipe."""
 
     def write(self, text: str) -> int:
-        """Write a text, or drop it."""
+        """Write a text, or drop it; return its length."""
         try:
             self._stream.write(text)
-        except UnicodeError:  # a ValueError, and the stream can still be written
+        except UnicodeError:  # a subclass of ValueError; the stream still works
             raise
         except (OSError, ValueError) as error:
             self._silence(error)
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what is kept back, or drop it."""
+        """Write the buffered text, or drop it."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
@@ -47,17 +47,17 @@ class Lasting:
     def _silence(self, error: OSError | ValueError) -> None:
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             self.lost = self.lost or error
-        # the stream still holds the text: at exit it must go somewhere, or Python ends with code 120
+        # the stream still buffers the text: if flushing fails at exit, Python exits with code 120
         with suppress(OSError, ValueError):
             descriptor = self._stream.fileno()
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
 
 
 @contextmanager
 def lasting_streams() -> Iterator[Lasting]:
-    """Let standard output, which is given, and standard error outlive their readers in this block."""
+    """Replace standard output and standard error by `Lasting` streams inside the block; yield the output."""
     output = Lasting(sys.stdout)
     with redirect_stdout(cast(TextIO, output)), redirect_stderr(cast(TextIO, Lasting(sys.stderr))):
         try:
@@ -67,15 +67,15 @@ def lasting_streams() -> Iterator[Lasting]:
 
 
 def keep_lasting_streams() -> None:
-    """Let the standard streams of this process, a worker, outlive their readers for good."""
+    """Replace the standard streams of this worker process by `Lasting` streams."""
     sys.stdout, sys.stderr = cast(TextIO, Lasting(sys.stdout)), cast(TextIO, Lasting(sys.stderr))
 
 
 def open_closed_streams() -> None:
-    """Open the null device in place of standard streams that were closed.
+    """Open the null device for each closed standard stream.
 
-    Otherwise the next file that is opened gets their number, and what a library or another process writes
-    to standard error ends in that file.
+    Otherwise the next opened file gets the file descriptor of the closed stream, and output for standard
+    error is written to that file.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from zskd.core.types import Images
 
 _FLUSH_SECONDS = 10
-"""A curve is at most so much older on disk, and so much of it is lost when the process is killed."""
+"""Interval of writing to disk; at most this much of a curve is lost when the process is killed."""
 
 
 @contextmanager
 def tracked(progress: Progress, folder: Path | None, name: str) -> Iterator[Progress]:
-    """Give a progress whose curves and pictures are kept as event files, and close these in any case.
+    """Yield a progress that records curves and pictures as event files; close the files in any case.
 
     Args:
-        progress: told of everything else.
-        folder: that TensorBoard is shown; None: `progress` itself is given.
-        name: of one piece of work, a folder in that one. Done again from step n on, what stood there from
-            that step on is dropped.
+        progress: receives everything else.
+        folder: TensorBoard's log folder; None: yield `progress` itself.
+        name: sub-folder for this training. When a training resumes at step n, earlier points from step n
+            on are dropped.
 
     Raises:
         ZskdError: TensorBoard is not installed, or the folder cannot be written to.
@@ -37,7 +37,7 @@ def tracked(progress: Progress, folder: Path | None, name: str) -> Iterator[Prog
         yield progress
         return
     try:
-        import torch.utils.tensorboard  # noqa: F401  what is missing is told before anything is made
+        import torch.utils.tensorboard  # noqa: F401  fail before any work starts
     except ImportError as error:
         raise ZskdError(
             f"--tensorboard needs TensorBoard ({one_line(error)}): pip install 'zskd[tb]'"
@@ -50,7 +50,7 @@ def tracked(progress: Progress, folder: Path | None, name: str) -> Iterator[Prog
 
 
 class _Tracked(Progress):
-    """Another progress, and event files beside it."""
+    """Passes everything to another progress, and writes event files."""
 
     listens = True
 
@@ -76,9 +76,9 @@ class _Tracked(Progress):
 
     def picture(self, name: str, images: Images) -> None:
         # TensorBoard draws one channel or three
-        shown = images.clamp(0, 1) if images.shape[1] == 3 else images[:, :1].clamp(0, 1)
+        pixels = images.clamp(0, 1) if images.shape[1] == 3 else images[:, :1].clamp(0, 1)
         with readable_errors(self._folder, "write to"):
-            self._from(0).add_images(name, shown, 0)
+            self._from(0).add_images(name, pixels, 0)
 
     def close(self) -> None:
         """Write everything to disk."""
@@ -87,10 +87,10 @@ class _Tracked(Progress):
                 self._writer.close()
 
     def _from(self, step: int) -> SummaryWriter:
-        """Return the writer, which is made for the first thing that is noted.
+        """Return the writer, which is made at the first record; a task that is already done writes no file.
 
-        Work that goes on after an interruption takes some steps again: TensorBoard then drops the lines of
-        the earlier process from this step on. Work that is found done notes nothing and leaves no file.
+        After an interruption, some steps are repeated: TensorBoard then drops the earlier points from this
+        step on.
         """
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter

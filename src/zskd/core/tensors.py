@@ -1,4 +1,4 @@
-"""Named tensors on disk: safetensors, with errors of one line."""
+"""Named tensors on disk: safetensors files, with one-line errors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from torch import Tensor
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import readable_errors
 
-_KINDS = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
-"""How safetensors and NumPy call the kinds of numbers that can be mapped."""
+_DTYPES = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
+"""Number types that can be mapped: safetensors name -> NumPy type."""
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write named tensors as safetensors.
 
     Raises:
-        OSError: a full disk or a missing right; `whole_file` names the file that was to be written.
+        OSError: the disk is full or permission is missing. `whole_file` turns it into a `ZskdError`.
     """
     try:
         save_file(dict(tensors), path, metadata=metadata)
@@ -37,7 +37,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        ZskdError: missing, unreadable, or no whole safetensors file.
+        ZskdError: the file is missing, unreadable or not a complete safetensors file.
     """
     if not path.is_file():
         raise ZskdError(f"there is no file {path}")
@@ -45,17 +45,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with readable_errors(path, "read"):
             return load_file(path)
     except SafetensorError as error:
-        raise ZskdError(f"{path} is no whole safetensors file ({one_line(error)})") from error
+        raise ZskdError(f"{path} is not a complete safetensors file ({one_line(error)})") from error
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:
-    """Map a safetensors file read-only: its tensors are pages of the file and no memory of this process.
+    """Map a safetensors file read-only: the tensors are pages of the file, not memory of this process.
 
-    The library maps files as private and writable, which counts against a process's limit on data. What
-    comes back must not be written to.
+    The safetensors library maps files as private and writable, which counts against the memory limit of a
+    process. Do not write to the returned tensors.
 
     Raises:
-        ZskdError: missing, unreadable, no whole safetensors file, or of another kind than `_KINDS`.
+        ZskdError: the file is missing, unreadable, not a complete safetensors file, or has tensors of a type
+            other than float32, int32 and int64.
     """
     if not path.is_file():
         raise ZskdError(f"there is no file {path}")
@@ -74,9 +75,9 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
                 if name != "__metadata__"
             }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ZskdError(f"{path} is no whole safetensors file ({one_line(error)})") from error
+        raise ZskdError(f"{path} is not a complete safetensors file ({one_line(error)})") from error
 
 
 def _slice(data: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
     first, last = entry["data_offsets"]
-    return data[first:last].view(_KINDS[entry["dtype"]]).reshape(entry["shape"])
+    return data[first:last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])

@@ -1,4 +1,4 @@
-"""How long each stage of some work took, and each step of a training."""
+"""Durations of the stages of a run and of training steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zskd.core.files import read_json, write_json
 from zskd.core.progress import Progress, Task
 
 _WARM_STEPS, _LEAST_STEPS = 10, 10
-"""The first steps of a training are not timed, and at least so many are."""
+"""Number of first steps that are not timed, and least number of steps that are."""
 
 
 class _Seconds(Artefact):
@@ -21,14 +21,14 @@ class _Seconds(Artefact):
 
 
 def read_seconds(path: Path, what: str) -> dict[str, float]:
-    """Read seconds, none of them negative, by the names of what took them; none where there is no file.
+    """Read a file of durations: name -> seconds, at least 0. Without a file, return an empty dict.
 
     Args:
         path: the file.
         what: the file's role, for the message.
 
     Raises:
-        ZskdError: it is damaged.
+        ZskdError: the file is damaged.
     """
     if not path.is_file():
         return {}
@@ -37,7 +37,7 @@ def read_seconds(path: Path, what: str) -> dict[str, float]:
 
 
 class Clock:
-    """Seconds per stage in a JSON file, added up over interruptions; what `kill -9` cut off is lost."""
+    """Seconds per stage in a JSON file, summed over interruptions; without a stage that `kill -9` ended."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,7 +45,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
+        """Add the duration of the block to a stage."""
         started = time.perf_counter()
         try:
             yield
@@ -57,12 +57,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a training goes, in seconds."""
+    """Speed of a training, in seconds."""
 
     start: float
-    """What it takes beside its steps, above all before the first."""
+    """Time outside the steps, mostly before the first step."""
     step: float
-    """What each step takes."""
+    """Time of one step."""
 
 
 class Enough(Exception):
@@ -70,27 +70,27 @@ class Enough(Exception):
 
 
 class Stopwatch(Progress):
-    """Times the steps of a training that tells it of each, from now on, and stops it by raising `Enough`."""
+    """Measures the steps of a training from now on, and stops the training by raising `Enough`."""
 
     def __init__(self, seconds: float) -> None:
-        """Begin.
+        """Start the measurement.
 
         Args:
-            seconds: that the steps behind the warm-up are timed for, and a little more if they are few.
+            seconds: time to measure after the warm-up steps; longer if there are too few steps.
         """
         self._seconds, self._begun = seconds, time.perf_counter()
         self._times: list[float] = []
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """Follow the training."""
+        """Yield itself as the task."""
         yield self
 
     def advance(self, done: int = 1, note: str = "") -> None:
-        """Note the time of a step.
+        """Record the time of a step.
 
         Raises:
-            Enough: they have been timed for long enough.
+            Enough: enough steps have been timed.
         """
         self._times.append(time.perf_counter() - self._begun)
         timed = self._times[_WARM_STEPS:]
@@ -98,7 +98,7 @@ class Stopwatch(Progress):
             raise Enough
 
     def pace(self) -> Pace:
-        """Return what was found, when enough was."""
+        """Return the measured speed; call it after `Enough` was raised."""
         timed = self._times[_WARM_STEPS:]
         step = (timed[-1] - timed[0]) / (len(timed) - 1)
         return Pace(start=max(0.0, timed[0] - (_WARM_STEPS + 1) * step), step=step)

@@ -21,4 +21,4 @@ Similarity = Float64[np.ndarray, "k k"]
 Concentration = Float64[np.ndarray, "k k"]
 TargetsArray = Float32[np.ndarray, "n k"]
 CorrectMask = Bool[np.ndarray, "_"]
-"""One truth value per test image, in the order of the test set. Two of them need not be equally long."""
+"""Whether each test image is classified correctly, in the order of the test set. Lengths may differ."""

@@ -1,4 +1,4 @@
-"""What software a result was made with."""
+"""Versions of the software that made a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 def _installed() -> str:
     try:
         return version("zskd")
-    except PackageNotFoundError:  # a source tree on the path that was never installed
+    except PackageNotFoundError:  # a source tree that was not installed
         return "0+uninstalled"
 
 
@@ -22,7 +22,7 @@ __version__ = _installed()
 @cache
 def versions() -> dict[str, str]:
     """Return the versions that can change a result's bytes."""
-    import torch  # its own word tells the build as well: 2.13.0+cpu
+    import torch  # its own version string includes the build: 2.13.0+cpu
 
     found = {name: version(name) for name in ("numpy", "scipy", "safetensors", "scikit-learn")}
     return {"zskd": __version__, "python": platform.python_version(), "torch": torch.__version__, **found}
@@ -30,10 +30,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def source_commit() -> str | None:
-    """Return the commit of the checkout that this code runs from; None when it is installed from a wheel.
-
-    A `+` behind it tells that files were changed since.
-    """
+    """Return the git commit of this code, with a `+` if files were changed; None without a git checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -44,7 +41,7 @@ def source_commit() -> str | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != here.parents[2]:
-            return None  # a virtual environment inside somebody else's repository
+            return None  # a virtual environment inside another repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(here)) else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,1 +1,1 @@
-"""Real images and random changes of images."""
+"""Real images, and augmentation of images."""

@@ -1,4 +1,4 @@
-"""Real images: for training a teacher, and once at the end for testing a student."""
+"""Real images: for training a teacher, and for one test of a student at the end."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from zskd.data.idx import read_idx
 _SPLIT_SEED = 0
 """Fixed, so that the same images are test and validation images in every run."""
 _ORDER_SEED = 0
-"""Fixed as well: there is one permuted twin."""
+"""Fixed, so that there is only one permuted twin."""
 _DIGITS_TEST = 500
 _FOLDER_TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images in [0, 1] with their labels."""
+    """Images (N, C, H, W) in [0, 1] with their labels (N,)."""
 
     images: Images
     labels: Labels
@@ -39,14 +39,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set at a model's input size."""
+    """A data set at the input size of a network."""
 
     train: Split
     validation: Split
     test: Split
     class_names: tuple[str, ...]
     train_size: int
-    """Images in the full training set, before the validation part was split off: 100 % of `--rate`."""
+    """Number of training images before the validation split: 100 % of `--rate`."""
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over all images, labels and class names."""
@@ -58,17 +58,17 @@ class Dataset:
 
 
 def load_data(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
-    """Load a data set at the input size of a model.
+    """Load a data set at the input size of a network.
 
-    The validation part is split off the training set, by class and always the same. The test set is
-    whatever its publisher calls so.
+    The validation images are a fixed part of the training set, with the same share of each class. The test
+    set is that of the publisher; without one, it is a fixed part of the images.
 
     Args:
-        data: which one, where, and the share of validation images.
-        shape: channels, height and width wanted.
+        data: name and folder of the data set, validation share, and twin.
+        shape: channels, height and width of the images to return.
 
     Raises:
-        ZskdError: unknown, missing or damaged data, or other channels.
+        ZskdError: missing or damaged data, other channels, or no data set in the settings.
     """
     if data.name == "none":
         raise ZskdError("this step needs real images: give --data.name and, for your own, --data-dir")
@@ -86,7 +86,7 @@ def _load_digits(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, 
     """The 1,797 real digits that come with scikit-learn (Alpaydin and Kaynak 1998), 8×8 pixels."""
     from sklearn.datasets import load_digits
 
-    _only_grey(data, shape)
+    _check_grey(data, shape)
     bunch = load_digits()
     everything = _grey_split(np.asarray(bunch.images, dtype=np.float32) / 16, bunch.target, shape)
     train, test = _divide(everything, _DIGITS_TEST)
@@ -108,7 +108,7 @@ _FASHION = (
 
 
 def _load_idx(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Split, tuple[str, ...]]:
-    _only_grey(data, shape)
+    _check_grey(data, shape)
     folder = idx_folder(data.name, data.dir)
     splits = []
     for prefix in ("train", "t10k"):
@@ -125,20 +125,20 @@ def _load_idx(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Spl
 def _load_folder(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Split, tuple[str, ...]]:
     if data.dir is None:
         raise ZskdError(
-            "data of your own needs its folder: --data-dir TREE with train/<class>/ and test/<class>/"
+            "your own data needs its folder: give --data-dir TREE with train/<class>/ and test/<class>/"
         )
     root = Path(data.dir)
     if not root.is_dir():
-        raise ZskdError(f"there is no folder {root}: --data-dir must name a tree with one folder per class")
+        raise ZskdError(f"there is no folder {root}: give --data-dir a folder with one sub-folder per class")
     train_root = root / "train"
     test_root = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    divided = train_root.is_dir() and test_root is not None
+    has_split = train_root.is_dir() and test_root is not None
     if train_root.is_dir() != (test_root is not None):
         raise ZskdError(f"{root} needs both train/ and test/ (or val/), or neither and one folder per class")
-    names = class_folders(train_root if divided else root)
+    names = class_folders(train_root if has_split else root)
     if len(names) < 2:
         raise ZskdError(f"{root} needs at least two class folders, found: {', '.join(names) or 'none'}")
-    if divided and test_root is not None:
+    if has_split and test_root is not None:
         train, test = (_to_split(*read_folder(part, names, shape)) for part in (train_root, test_root))
         return train, test, names
     return *_divide(_to_split(*read_folder(root, names, shape)), _FOLDER_TEST_SHARE), names
@@ -163,25 +163,28 @@ def _permuted(images: Images) -> Images:
     return images.flatten(2)[:, :, order].view_as(images)
 
 
-def _changed(change: Callable[[Images], Images]) -> Callable[[Split], Split]:
+def _on_images(change: Callable[[Images], Images]) -> Callable[[Split], Split]:
     return lambda split: replace(split, images=change(split.images))
 
 
 _TWINS: dict[str, Callable[[Split], Split]] = {
     "none": lambda split: split,
-    "transposed": _changed(_transposed),
-    "inverted": _changed(lambda images: 1 - images),
-    "permuted": _changed(_permuted),
+    "transposed": _on_images(_transposed),
+    "inverted": _on_images(lambda images: 1 - images),
+    "permuted": _on_images(_permuted),
 }
 
 
-def _only_grey(data: DataConfig, shape: tuple[int, int, int]) -> None:
+def _check_grey(data: DataConfig, shape: tuple[int, int, int]) -> None:
     if shape[0] != 1:
-        raise ZskdError(f"{data.name} has grey images; the network takes {shape[0]} channels")
+        raise ZskdError(
+            f"{data.name} has grey images, but the network takes {shape[0]} channels: choose other data or "
+            "another network"
+        )
 
 
 def _grey_split(pixels: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int]) -> Split:
-    """Resize (N, h, w) pixels bilinearly, half-pixel centres, as OpenCV and the reproduction do."""
+    """Resize pixels (N, h, w) bilinearly with half-pixel centres, as OpenCV and the reproduction do."""
     images = torch.from_numpy(pixels).unsqueeze(1)
     if images.shape[-2:] != shape[1:]:
         images = F.interpolate(images, size=shape[1:], mode="bilinear", align_corners=False)
@@ -193,7 +196,7 @@ def _to_split(images: np.ndarray, labels: np.ndarray) -> Split:
 
 
 def _divide(whole: Split, second: float | int) -> tuple[Split, Split]:
-    """Split off `second` (a share or a number of images), the classes in proportion, always the same."""
+    """Return the rest and a fixed, stratified part of `second` images (a share or a number)."""
     from sklearn.model_selection import train_test_split
 
     try:
@@ -201,7 +204,7 @@ def _divide(whole: Split, second: float | int) -> tuple[Split, Split]:
             np.arange(len(whole)), test_size=second, stratify=whole.labels.numpy(), random_state=_SPLIT_SEED
         )
     except ValueError as error:
-        raise ZskdError(f"too few images to split {second} of {len(whole)} off by class: {error}") from error
+        raise ZskdError(f"too few images to split {second} of {len(whole)} by class: {error}") from error
     return replace(whole, images=whole.images[first_rows], labels=whole.labels[first_rows]), replace(
         whole, images=whole.images[second_rows], labels=whole.labels[second_rows]
     )

@@ -1,4 +1,4 @@
-"""Where the IDX files are: a folder of the user's, or a cache that is filled once by a checked download."""
+"""The folder of the IDX files: the user's own, or a cache that is filled once by a verified download."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MD5 = {
         "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     },
 }
-"""The checksums that the publishers of both sets give for the packed files."""
+"""The publishers' checksums of the packed files."""
 
 
 def idx_folder(name: str, given: Path | None) -> Path:
@@ -45,30 +45,30 @@ def idx_folder(name: str, given: Path | None) -> Path:
 
     Args:
         name: "mnist" or "fashion-mnist".
-        given: the user's data folder; the cache of zskd is filled and used when absent.
+        given: the user's data folder; None: download to the cache of zskd.
 
     Raises:
-        ZskdError: the folder lacks files, or no mirror gave files with the right checksum.
+        ZskdError: files are missing in the folder, or no mirror has files with the right checksum.
     """
     if given is None:
         return _fill_cache(name)
-    wanted = [file.removesuffix(".gz") for file in _MD5[name]]
-    places = (Path(given) / _LAYOUT[name], Path(given))
-    for place in places:
-        if all((place / file).is_file() or (place / f"{file}.gz").is_file() for file in wanted):
-            return place
+    files = [file.removesuffix(".gz") for file in _MD5[name]]
+    folders = (Path(given) / _LAYOUT[name], Path(given))
+    for folder in folders:
+        if all((folder / file).is_file() or (folder / f"{file}.gz").is_file() for file in files):
+            return folder
     raise ZskdError(
-        f"{name} is not in {given}: put {', '.join(wanted)} (each plain or as .gz) into {places[0]}"
+        f"{name} is not in {given}: put {', '.join(files)} (each plain or as .gz) into {folders[0]}"
     )
 
 
 def cache_folder() -> Path:
-    """Return the folder that downloads are kept in; `ZSKD_CACHE` in the environment moves it."""
+    """Return the folder of downloads; the environment variable `ZSKD_CACHE` overrides it."""
     return Path(os.environ.get("ZSKD_CACHE") or platformdirs.user_cache_dir("zskd"))
 
 
 def _fill_cache(name: str) -> Path:
-    import pooch  # only here: its HTTP libraries are slow to import
+    import pooch  # imported here, because its HTTP libraries are slow to import
 
     pooch.get_logger().setLevel(logging.ERROR)
     folder = make_folder(cache_folder() / _LAYOUT[name])
@@ -79,8 +79,8 @@ def _fill_cache(name: str) -> Path:
                 downloader = pooch.HTTPDownloader(timeout=20)
                 pooch.retrieve(mirror + file, f"md5:{md5}", file, folder, downloader=downloader)
                 break
-            except Exception as error:  # every network library below raises its own kinds
-                # pooch tells a wrong checksum by a plain ValueError
+            except Exception as error:  # the network libraries raise many kinds
+                # pooch raises a plain ValueError for a wrong checksum
                 why = "wrong checksum" if type(error) is ValueError else type(error).__name__
                 tried.append(f"{mirror + file} ({why})")
         else:

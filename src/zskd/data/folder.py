@@ -1,4 +1,4 @@
-"""Labelled images as a tree of folders: one folder per class, grey or RGB."""
+"""Labelled images in folders: one folder per class, grey or RGB."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """Read a picture as float32 in [0, 1] of `shape` (channels, height, width), resized bilinearly.
 
     Raises:
-        ZskdError: no readable picture, or neither one nor three channels wanted.
+        ZskdError: not a readable picture, or `shape` has other than one or three channels.
     """
     channels, height, width = shape
     if channels not in (1, 3):
-        raise ZskdError(f"pictures are read as grey or RGB; the network takes {channels} channels")
+        raise ZskdError(f"pictures are read as grey or RGB, but the network takes {channels} channels")
     try:
         with Image.open(path) as picture:
             opened: Image.Image = picture
-            if picture.mode.startswith("I"):  # 16 bits, which `convert` would cut at 255
+            if picture.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
                 opened = Image.fromarray(np.asarray(picture, dtype=np.float32) / 257)
             converted = opened.convert("L" if channels == 1 else "RGB")
             if converted.size != (width, height):
@@ -36,7 +36,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def class_folders(root: Path) -> tuple[str, ...]:
-    """Return the class names: the sorted names of the folders in `root`."""
+    """Return the class names: the sorted names of the folders in `root`, hidden ones excluded."""
     return tuple(
         sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     )
@@ -48,10 +48,10 @@ def read_folder(
     """Read all pictures below `root/<class>/`.
 
     Returns:
-        Images (N, C, H, W) float32 in [0, 1], and labels (N,) int64 by the order of `names`.
+        Images (N, C, H, W) float32 in [0, 1], and labels (N,) int64, indices into `names`.
 
     Raises:
-        ZskdError: a class folder is missing, unknown or empty, or a file is no picture.
+        ZskdError: a class folder is missing, unknown or empty, or a file is not a readable picture.
     """
     found = class_folders(root)
     if found != names:

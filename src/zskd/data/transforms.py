@@ -1,7 +1,7 @@
-"""Random changes of a batch, another one for every image, all in a few tensor operations.
+"""Augmentation of a batch, a new random change for each image, in a few tensor operations.
 
-The numbers come from a generator that the caller keys by training step, so that a resumed run changes
-its images in the same way.
+The caller passes a generator that depends on the training step, so that a resumed run augments its images in
+the same way.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from zskd.core.types import Images
 
 
 def augment(images: Images, config: AugmentConfig, box: tuple[float, float], generator: Generator) -> Images:
-    """Return changed copies of a batch.
+    """Return augmented copies of a batch: first the random maps, then noise, then MixUp and CutMix.
 
-    Moved and flipped first, then noisy, then mixed with each other. What comes in from outside the
-    picture is the low end of the box.
+    Pixels from outside the image get the least value of the box.
 
     Args:
-        images: batch in [0, 1].
-        config: which changes, how strong, for which share of the images.
+        images: batch (N, C, H, W) in [0, 1], on any device.
+        config: the changes, their strength, and their share of the images.
         box: least and largest pixel value; the result stays inside.
-        generator: of the processor, whatever device the images are on; the only source of randomness.
+        generator: on the CPU; the only source of randomness.
     """
     changed = images
     if config.moves and config.share:
@@ -43,7 +42,7 @@ def affine_matrices(uniform: Tensor, config: WarpConfig) -> Tensor:
 
     Args:
         uniform: six numbers of U(0, 1) per image (N, 6).
-        config: how far the maps may go.
+        config: the limits of the maps.
     """
     angle, shift_x, shift_y, shear = (2 * uniform[:, :4] - 1).unbind(1)
     angle = angle * math.radians(config.rotation)
@@ -61,9 +60,9 @@ def affine_matrices(uniform: Tensor, config: WarpConfig) -> Tensor:
 
 
 def warp(images: Images, matrices: Tensor, outside: float) -> Images:
-    """Move images by one matrix each, bilinearly; `outside` comes in from beyond their edges.
+    """Resample images (N, C, H, W) bilinearly with one matrix (N, 2, 3) each; differentiable in the images.
 
-    Differentiable with respect to the images.
+    Pixels from outside the image get the value `outside`.
     """
     moved = F.grid_sample(
         images - outside if outside else images,
@@ -76,7 +75,7 @@ def warp(images: Images, matrices: Tensor, outside: float) -> Images:
 
 
 def _grid(matrices: Tensor, height: int, width: int) -> Tensor:
-    """`F.affine_grid` of pixel centres without its many small products: (N, 2, 3) → (N, H, W, 2)."""
+    """Faster `F.affine_grid` for pixel centres: (N, 2, 3) → (N, H, W, 2)."""
     along_x, along_y, shift = (column[:, None, None] for column in matrices.unbind(2))
     x = ((torch.arange(width, device=matrices.device) + 0.5) * (2 / width) - 1).view(1, 1, width, 1)
     y = ((torch.arange(height, device=matrices.device) + 0.5) * (2 / height) - 1).view(1, height, 1, 1)
@@ -103,7 +102,7 @@ def _noise(images: Images, config: AugmentConfig, box: tuple[float, float], gene
 def _mix(images: Images, config: AugmentConfig, generator: Generator) -> Images:
     """MixUp (Zhang et al. 2018) for some images and CutMix (Yun et al. 2019) for others.
 
-    The labels need no mixing: the teacher is asked about the mixture.
+    Labels are not mixed: the teacher computes the logits of the mixture.
     """
     count, _, height, width = images.shape
     partner = images[torch.randperm(count, generator=generator).to(images.device)]
@@ -119,7 +118,7 @@ def _mix(images: Images, config: AugmentConfig, generator: Generator) -> Images:
 
 
 def _stripe(side: int, weight: Tensor, generator: Generator) -> Tensor:
-    """One random interval per image (N, side); two of them cut out 1 − weight of the picture or less."""
+    """One random interval per image (N, side); two of them cover at most 1 − weight of the image."""
     half = side * (1 - weight).sqrt() / 2
     centre = side * torch.rand(len(weight), generator=generator)
     return (torch.arange(side) + 0.5 - centre[:, None]).abs() < half[:, None]

@@ -1,7 +1,7 @@
-"""Plain sequential networks as data: read them off a module, write them narrower, build them again.
+"""Plain sequential networks as lists of layers: read the list of a module, and build a module from a list.
 
-A checkpoint card stores such a list, so that a student made by `--student half` is rebuilt from its card
-without running anybody's code.
+A checkpoint card stores such a list, so that a student made by `--student half` can be rebuilt without
+running the user's code.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def build_layers(layers: Sequence[Layer]) -> nn.Sequential:
     """Build a sequential network from its list of layers.
 
     Raises:
-        ZskdError: a layer is not one of the plain ones, or its arguments are wrong.
+        ZskdError: a layer is not in the list of plain layers, or its arguments are wrong.
     """
     built = []
     for name, arguments in layers:
         if name not in _ARGUMENTS:
-            raise ZskdError(f"a card may not ask for the layer {name!r}; allowed: {', '.join(_ARGUMENTS)}")
+            raise ZskdError(f"a card may not contain the layer {name!r}; allowed: {', '.join(_ARGUMENTS)}")
         try:
             built.append(getattr(nn, name)(**arguments))
         except (TypeError, ValueError, RuntimeError) as error:
@@ -84,15 +84,15 @@ def read_layers(module: nn.Module) -> list[Layer]:
     """Return the layers of a module whose forward pass is one chain, functional calls included.
 
     Raises:
-        ZskdError: the forward pass branches, or holds an operation that has no plain layer.
+        ZskdError: the forward pass branches, cannot be traced, or has an operation without a plain layer.
     """
     return [layer for layer, _ in _chain(module)]
 
 
 def in_a_row(module: nn.Module) -> nn.Sequential:
-    """Return a module whose forward pass is one chain as its own layers, one behind the other.
+    """Return the layers of a module whose forward pass is one chain, as one sequential network.
 
-    What it calls as a function becomes a layer too; weights are shared, not copied.
+    Functional calls become layers, too; weights are shared, not copied.
 
     Raises:
         ZskdError: as for `read_layers`.
@@ -101,10 +101,10 @@ def in_a_row(module: nn.Module) -> nn.Sequential:
 
 
 def _chain(module: nn.Module) -> list[tuple[Layer, nn.Module | None]]:
-    """Each layer as data and, where it is not a functional call, as the module that it was read off."""
+    """Return each layer as data and as module; the module is None for a functional call."""
     try:
         graph = fx.symbolic_trace(module).graph
-    except Exception as error:  # fx raises whatever the user's forward pass raises
+    except Exception as error:  # the user's forward pass may raise any exception
         raise not_plain(f"its forward pass cannot be traced ({one_line(error)})") from error
     layers: list[tuple[Layer, nn.Module | None]] = []
     previous: fx.Node | None = None
@@ -116,7 +116,7 @@ def _chain(module: nn.Module) -> list[tuple[Layer, nn.Module | None]]:
         tensors = node.all_input_nodes
         if previous is not None and (tensors != [previous] or len(previous.users) != 1):
             # x.view(x.size(0), -1) reads the size of the tensor that it reshapes: still one chain
-            if not _only_asks_size(previous, node):
+            if not _only_reads_size(previous, node):
                 raise not_plain(f"its forward pass branches at {node.name!r}")
             if _is_size(node):
                 continue
@@ -129,10 +129,10 @@ def _chain(module: nn.Module) -> list[tuple[Layer, nn.Module | None]]:
 
 
 def layer_of(module: nn.Module, node: fx.Node) -> Layer | None:
-    """Return the layer that a node of a traced network is; None for its input.
+    """Return the layer of a node in a traced network; None for the input node.
 
     Raises:
-        ZskdError: there is no plain layer for it.
+        ZskdError: the node has no plain layer.
     """
     if node.op == "placeholder":
         return None
@@ -147,7 +147,7 @@ def layer_of(module: nn.Module, node: fx.Node) -> Layer | None:
         return _functional(_FUNCTIONS[node.target], node)
     if node.op == "call_method" and node.target in _METHODS:
         return _functional(_METHODS[str(node.target)], node)
-    raise not_plain(f"its forward pass holds {node.target!r}")
+    raise not_plain(f"its forward pass contains {node.target!r}")
 
 
 def _arguments_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _arguments_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _functional(name: str, node: fx.Node) -> Layer:
-    """The layer that does what a functional call does; positional arguments stand in the layer's order."""
+    """Return the layer of a functional call; its positional arguments are in the order of the layer's."""
     if name == "Flatten":
         return name, {"start_dim": 1, "end_dim": -1}
     order = _ARGUMENTS[name]
@@ -168,13 +168,13 @@ def _functional(name: str, node: fx.Node) -> Layer:
 
 
 def _is_size(node: fx.Node) -> bool:
-    asks = node.op == "call_method" and node.target in ("size", "shape")
-    reads = node.op == "call_function" and getattr(node.target, "__name__", "") in ("getattr", "getitem")
-    return asks or reads
+    size_call = node.op == "call_method" and node.target in ("size", "shape")
+    attribute = node.op == "call_function" and getattr(node.target, "__name__", "") in ("getattr", "getitem")
+    return size_call or attribute
 
 
-def _only_asks_size(previous: fx.Node, node: fx.Node) -> bool:
-    """Whether every other user of `previous` only asks for its size."""
+def _only_reads_size(previous: fx.Node, node: fx.Node) -> bool:
+    """Return whether every other user of `previous` only reads its size."""
     if _is_size(node):
         return True
     others = [user for user in previous.users if user is not node]
@@ -185,6 +185,6 @@ def _only_asks_size(previous: fx.Node, node: fx.Node) -> bool:
 def not_plain(why: str) -> ZskdError:
     """Return the error for a network that is not one chain of plain layers."""
     return ZskdError(
-        f"no narrower copy can be made of this network, because {why}: name a student of your own with "
+        f"no narrower copy of this network can be made, because {why}: give your own student with "
         "--student package.module:factory"
     )

@@ -1,7 +1,7 @@
 """Checkpoints: a folder with `model.safetensors` and `card.json`.
 
-The card says how to build the network, what it takes, what its classes are called and where it came
-from. It carries the hash of the weights, so that the two files cannot be mixed up.
+The card holds the architecture, the input specification, the class names and the origin of the weights. It
+also holds the hash of the weights file, so that a wrong pair of files is detected.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ WEIGHTS, CARD = "model.safetensors", "card.json"
 _FORMAT: Final = "zskd-checkpoint/1"
 _WHAT = "the card of a checkpoint"
 Number = int | float
-"""Whole numbers stay whole: the fingerprint of a network tells 0 from 0.0."""
+"""Integers stay integers: 0 and 0.0 give different fingerprints of a network."""
 
 
 class Origin(Artefact):
-    """How weights came to be. Known are the keys of trained, imported and distilled networks; a network of
-    another origin may have keys of its own."""
+    """Origin of weights. Its fields are the keys of trained, imported and distilled networks; others are
+    allowed."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -52,18 +52,18 @@ class Origin(Artefact):
     """Name of an imported file."""
     file_sha256: Sha256 | None = None
     teacher_sha256: Sha256 | None = None
-    """Fingerprint of a student's teacher."""
+    """Fingerprint of the teacher of a student."""
     transfer_set_sha256: Sha256 | None = None
-    """Fingerprint of the images that a student learned from; None where a generator made them."""
+    """Fingerprint of the transfer set of a student; None where a generator made all images."""
     method: str | None = None
-    """How these images were made; `real` for real ones."""
+    """Method of the transfer set; `real` for real images."""
     seed: Count | None = None
     inherited: bool | None = None
-    """Whether a student began with weights of its teacher."""
+    """Whether a student was initialised from its teacher."""
     data: JsonObject | None = None
-    """Settings of the data that a teacher was trained on."""
+    """Settings of the training data of a teacher."""
     teacher: JsonObject | None = None
-    """Settings of a teacher's training."""
+    """Settings of the training of a teacher."""
     versions: Versions | None = None
     distill: JsonObject | None = None
     """Settings of a distillation."""
@@ -72,16 +72,16 @@ class Origin(Artefact):
 
 
 class Golden(Artefact):
-    """Result of the check against golden pairs, which agreed."""
+    """Result of a successful check against golden pairs."""
 
     pairs: AtLeastOne
     largest_difference: Annotated[float, Field(ge=0)]
-    """Of two logits."""
+    """Largest absolute difference of two logits."""
     file_sha256: Sha256
 
 
 class Input(Artefact):
-    """What a network takes: an `InputSpec` as JSON."""
+    """Input specification of a network: an `InputSpec` as JSON."""
 
     shape: Shape
     mean: tuple[Number, ...]
@@ -94,7 +94,7 @@ class Input(Artefact):
         return cls(shape=spec.shape, mean=spec.mean, std=spec.std, box=spec.box)
 
     @model_validator(mode="after")
-    def _can_be(self) -> Input:
+    def _is_valid(self) -> Input:
         self.spec()
         return self
 
@@ -102,21 +102,21 @@ class Input(Artefact):
         """Return the specification.
 
         Raises:
-            ZskdError: no image could meet it.
+            ZskdError: the values are invalid.
         """
         return InputSpec(shape=self.shape, mean=self.mean, std=self.std, box=self.box)
 
 
 class Card(Artefact):
-    """What whoever makes a network knows of it, for its checkpoint."""
+    """Description of a network for its checkpoint: the part that its maker provides."""
 
     format: Literal["zskd-checkpoint/1"] = _FORMAT
     architecture: Architecture
-    """How to build the network."""
+    """Architecture of the network."""
     origin: Origin = Field(default_factory=Origin)
-    """How the weights came to be: trained, imported or distilled, with settings and hashes."""
+    """Origin of the weights, with settings and hashes."""
     golden: Golden | None = None
-    """Result of the check against golden pairs; None when it was not made."""
+    """Result of the check against golden pairs; None without a check."""
 
 
 class StoredCard(Card):
@@ -129,12 +129,12 @@ class StoredCard(Card):
     parameters: AtLeastOne | None = None
     """Number of trainable values."""
     weights_sha256: Sha256
-    """Of the file with the weights."""
+    """SHA-256 of the weights file."""
     versions: Versions | None = None
 
 
 def save_checkpoint(folder: Path, classifier: Classifier, card: Card) -> Path:
-    """Write a checkpoint; its card comes last and makes it valid.
+    """Write a checkpoint: first the weights, then the card, which makes it valid.
 
     Args:
         folder: of the checkpoint.
@@ -143,6 +143,9 @@ def save_checkpoint(folder: Path, classifier: Classifier, card: Card) -> Path:
 
     Returns:
         `folder`.
+
+    Raises:
+        ZskdError: the folder cannot be written to.
     """
     make_folder(folder)
     tensors = {name: t.detach().cpu().contiguous() for name, t in classifier.module.state_dict().items()}
@@ -169,15 +172,16 @@ def load_checkpoint(folder: Path, *, model: str | None = None) -> tuple[Classifi
 
     Args:
         folder: the checkpoint's folder.
-        model: the factory to run when the network is made by the user's own code.
+        model: factory to run, for a network in the user's own code.
 
     Raises:
-        ZskdError: missing, damaged or mixed-up files, non-finite weights, or a factory not named.
+        ZskdError: files are missing, damaged or do not belong together, weights are not finite, or the
+            network needs a factory that is not given.
     """
     card = read_card(folder)
     weights = folder / WEIGHTS
     if sha256_file(weights) != card.weights_sha256:
-        raise ZskdError(f"{weights} is not the file that its card was written for: copy the folder again")
+        raise ZskdError(f"{weights} is not the file of its card: copy the whole folder again")
     architecture = card.architecture
     if model is not None and isinstance(architecture, Factory):
         architecture = Factory(factory=model)
@@ -193,11 +197,11 @@ def read_card(folder: Path) -> StoredCard:
     """Read a checkpoint's card.
 
     Raises:
-        ZskdError: the folder is no checkpoint, or the card is damaged or of another format.
+        ZskdError: the folder is not a checkpoint, or the card is damaged or has another format.
     """
     if not folder.is_dir():
         raise ZskdError(
-            f"{folder} is no checkpoint folder; a file from elsewhere becomes one with: zskd teacher import"
+            f"{folder} is not a checkpoint folder: import another file with zskd teacher import FILE"
         )
     path = folder / CARD
     values = read_json(path, _WHAT)
@@ -207,7 +211,12 @@ def read_card(folder: Path) -> StoredCard:
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Put named tensors into a module, all of them and no others.
+    """Load named tensors into a module; names and shapes must match exactly.
+
+    Args:
+        module: changed in place, to float32.
+        tensors: name -> values.
+        source: their file, for messages.
 
     Raises:
         ZskdError: names or shapes differ (the first difference is named), or a value is not finite.
@@ -221,15 +230,15 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path)
     ]
     if missing or extra or wrong:
         why = [f"{len(missing)} tensors are missing, e.g. {missing[0]}"] if missing else []
-        why += [f"{len(extra)} are unknown to it, e.g. {extra[0]}"] if extra else []
+        why += [f"{len(extra)} are not in the network, e.g. {extra[0]}"] if extra else []
         why += wrong[:1]
         raise ZskdError(
             f"{source} belongs to another architecture ({'; '.join(why)}): name the right one with --model"
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
-            raise ZskdError(f"{source}: {name} holds {tensor.dtype}, and the network wants {own[name].dtype}")
+            raise ZskdError(f"{source}: {name} holds {tensor.dtype}, and the network needs {own[name].dtype}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ZskdError(f"{source} holds values that are not finite in {name}: it cannot be used")
+            raise ZskdError(f"{source} holds values that are not finite in {name}: use another file")
     module.float()
     module.load_state_dict(dict(tensors))

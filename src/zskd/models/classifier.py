@@ -1,7 +1,7 @@
-"""A trained network seen as a classifier of images in [0, 1].
+"""A network as a classifier of images in [0, 1].
 
-The wrapper owns everything that the network expects of its input (mean, standard deviation, size, box),
-so that no other part of the project ever mentions normalisation.
+The wrapper holds the input specification of the network (mean, standard deviation, size, box). No other part
+of the project normalises images.
 """
 
 from __future__ import annotations
@@ -24,24 +24,30 @@ from zskd.models.modes import in_mode
 
 
 def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
-    """Refuse data whose classes are not the classifier's.
+    """Check that classifier and data have the same classes.
+
+    Args:
+        classifier: any.
+        names: class names of the data.
 
     Raises:
         ZskdError: another number of classes, or the same names in another order.
     """
     own = classifier.class_names
     if len(own) != len(names):
-        raise ZskdError(f"the network has {len(own)} classes and the data {len(names)}: they do not fit")
+        raise ZskdError(
+            f"the network has {len(own)} classes and the data {len(names)}: choose data with the same classes"
+        )
     if own != names and sorted(own) == sorted(names):
         raise ZskdError(
-            f"the network's classes are {', '.join(own)}, and the data has them in another order: "
+            f"the network's classes are {', '.join(own)}, but the data has them in another order: "
             f"{', '.join(names)}"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """What a network takes: size, normalisation and the range that its pixels may have."""
+    """Input of a network: size, normalisation and pixel range."""
 
     shape: tuple[int, int, int] = (1, 32, 32)
     """Channels, height, width."""
@@ -53,7 +59,11 @@ class InputSpec:
     """Least and largest pixel value of a valid image, inside [0, 1]."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no image could meet."""
+        """Check all values.
+
+        Raises:
+            ZskdError: a value is invalid.
+        """
         if not all(map(math.isfinite, (*self.mean, *self.std))):
             raise ZskdError(f"mean {self.mean} and std {self.std} must be finite numbers")
         if len(self.shape) != 3 or min(self.shape) < 1:
@@ -69,37 +79,37 @@ class InputSpec:
             raise ZskdError(f"std {self.std} must be above 0")
         low, high = self.box
         if not 0 <= low < high <= 1:
-            raise ZskdError(f"box {self.box} must be two rising numbers inside [0, 1]")
+            raise ZskdError(f"box {self.box} must be two increasing numbers inside [0, 1]")
 
 
 class HowRun(TypedDict):
-    """What changes a network's speed and rounding and not what it computes."""
+    """Choices that change only speed and rounding of a network."""
 
     layout: Literal["channels_first", "channels_last"]
-    """Where the channels lie in memory."""
+    """Memory layout of the convolutions."""
     merged: tuple[str, ...]
-    """Layers that took over others."""
+    """Convolutions that other layers were fused into."""
 
 
 class Classifier(nn.Module):
     """Any `nn.Module` that ends in a linear layer, with its input specification and class names.
 
-    The classifier owns a copy of the module. Nothing that happens to the classifier (training, freezing, a
-    move to another device, another layout in memory) reaches the module that was given, and later changes of
-    that module do not reach the classifier. Device, modes, `requires_grad` and hooks are copied with it,
-    gradients are not.
+    The classifier holds a copy of the module. Changes of the classifier (training, freezing, device, memory
+    layout) do not change the given module, and later changes of that module do not change the classifier.
+    Device, modes, `requires_grad` and hooks are copied; gradients are not.
 
     Args:
         module: maps normalised images (N, C, H, W) to one row of class scores (K,) per image.
-        spec: what the module takes; one grey channel of 32×32 pixels in [0, 1] when absent.
+        spec: input specification; one grey channel of 32×32 pixels in [0, 1] when absent.
         class_names: one name per class; "0", "1", … when absent.
-        head: dotted name of the last linear layer; found by itself when absent.
-        copy: False to take the module itself, for one that was built for this classifier alone. It is then
-            laid out anew in memory, and follows the classifier to devices and into training.
+        head: dotted name of the last linear layer; found automatically when absent.
+        copy: False to use the module itself, if only this classifier uses it. Its memory layout is then
+            changed, and device and modes follow the classifier.
 
     Raises:
         ZskdError: the head cannot be found or is ambiguous (the candidates are listed), the class names
-            do not fit, there is only one class, the module cannot take such an input, or it cannot be copied.
+            do not fit, there is only one class, the module does not accept such an input, or it cannot be
+            copied.
     """
 
     mean: Tensor
@@ -123,19 +133,19 @@ class Classifier(nn.Module):
             per_channel = torch.tensor(values, device=device).view(1, -1, 1, 1)
             self.register_buffer(name, per_channel, persistent=False)
         self.rewrite = True
-        """Whether an equivalent network that is cheaper to run answers for the module."""
+        """Whether to run the faster, equivalent network instead of the module."""
         probe = self._probe()
-        with keep_global_rng():  # the module's own forward pass may draw
-            _lay_out(module, probe)
-            quick, self.merged = fuse_layers(module, probe)
-            # in a tuple, or its parameters would be registered a second time
-            self._quick = (quick,)
+        with keep_global_rng():  # the module's forward pass may draw random numbers
+            _set_layout(module, probe)
+            fused, self.merged = fuse_layers(module, probe)
+            # in a tuple, so that its parameters are not registered twice
+            self._fused = (fused,)
             self.head_name, self._output_is_logits = find_head(module, probe, head)
         classes = self.head.out_features
         if classes < 2:
             raise ZskdError(
-                f"the head {self.head_name!r} has one output: zero-shot distillation reads similarities "
-                "between class vectors and needs at least two classes"
+                f"the head {self.head_name!r} has one output: zero-shot distillation needs at least two "
+                "classes, for the similarities of their class vectors"
             )
         self.class_names = class_names or tuple(str(k) for k in range(classes))
         if len(self.class_names) != classes:
@@ -150,12 +160,12 @@ class Classifier(nn.Module):
 
     @property
     def head_weight(self) -> HeadWeight:
-        """One class vector per row (K, D), detached, in the processor's memory."""
+        """Class vectors, one per row (K, D), detached, on the CPU."""
         return self.head.weight.detach().cpu()
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Device of the network."""
         return self.mean.device
 
     @property
@@ -165,13 +175,13 @@ class Classifier(nn.Module):
 
     @property
     def layout(self) -> Literal["channels_first", "channels_last"]:
-        """Where the channels lie in memory, which changes speed and rounding: "channels_last" or "first"."""
+        """Memory layout of the convolutions, which changes speed and rounding."""
         filters = [p for p in self.module.parameters() if p.ndim == 4 and p.shape[1] > 1]
         last = any(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
         return "channels_last" if last else "channels_first"
 
     def how_run(self) -> HowRun:
-        """Return what changes speed and rounding and not what is computed, as a manifest keeps it."""
+        """Return the choices that change only speed and rounding, for a manifest."""
         return {"layout": self.layout, "merged": tuple(self.merged) if self.rewrite else ()}
 
     @property
@@ -180,9 +190,9 @@ class Classifier(nn.Module):
         return sum(p.numel() for p in self.module.parameters())
 
     def normalise(self, images: Images) -> Images:
-        """Map pixels in [0, 1] to what the module expects.
+        """Return images (N, C, H, W) in [0, 1], normalised for the module.
 
-        Always a new tensor: a network that works in place must not reach the caller's images.
+        Always a new tensor, so that an in-place network cannot change the given images.
         """
         return (images - self.mean) / self.std
 
@@ -199,10 +209,10 @@ class Classifier(nn.Module):
 
     @property
     def _network(self) -> nn.Module:
-        return self._quick[0] if self.rewrite else self.module
+        return self._fused[0] if self.rewrite else self.module
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be copied and sent to other processes as what it was made of."""
+        """Copy and pickle by the arguments of the constructor."""
         return _rebuilt, (
             self.module,
             self.spec,
@@ -213,10 +223,10 @@ class Classifier(nn.Module):
         )
 
     def freeze(self) -> Classifier:
-        """Switch this classifier, and not the module it was made of, to evaluation mode without gradients.
+        """Switch this classifier, not the given module, permanently to evaluation mode without gradients.
 
-        It stays so. Functions that are lent a classifier need no such call: they freeze it while they use it
-        and put everything back (`zskd.models.modes.frozen`).
+        Functions of this package need no such call: they freeze a classifier while they use it and restore it
+        (`zskd.models.modes.frozen`).
 
         Returns:
             The classifier itself.
@@ -226,7 +236,7 @@ class Classifier(nn.Module):
         return self
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over weights, buffers, input specification and head: who this classifier is."""
+        """Return a SHA-256 over weights, buffers, input specification, class names and head."""
         digest = hashlib.sha256(repr((self.spec, self.head_name, self.class_names)).encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -234,7 +244,7 @@ class Classifier(nn.Module):
         return digest.hexdigest()
 
     def _probe(self) -> Images:
-        """Two grey images that differ, enough to see what the network does with an input."""
+        """Return two different grey images, normalised, to test the network with."""
         low, high = self.spec.box
         ramp = torch.linspace(low, high, 2, device=self.device).view(2, 1, 1, 1)
         return self.normalise(ramp.expand(2, *self.spec.shape).contiguous())
@@ -243,10 +253,10 @@ class Classifier(nn.Module):
 def _copied(module: nn.Module) -> nn.Module:
     try:
         return copying.deepcopy(module)
-    except Exception as error:  # whatever a user's network raises
+    except Exception as error:  # the user's network may raise any exception
         raise ZskdError(
-            f"the network cannot be copied ({one_line(error)}): give Classifier(network, copy=False), which "
-            "takes the network itself and changes it"
+            f"the network cannot be copied ({one_line(error)}): use Classifier(network, copy=False), which "
+            "changes the network itself"
         ) from error
 
 
@@ -263,14 +273,14 @@ def _rebuilt(
     return classifier
 
 
-def _lay_out(module: nn.Module, probe: Tensor) -> None:
-    """Store convolutions channels-last, half the time of a step on a CPU, where the network allows it.
+def _set_layout(module: nn.Module, probe: Tensor) -> None:
+    """Store convolutions channels-last where the network allows it; this halves the time of a step on a CPU.
 
-    `x.view(len(x), -1)` behind a convolution does not: it needs channels first.
+    `x.view(len(x), -1)` after a convolution needs channels first.
     """
     try:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad(), in_mode(module, training=False):
             module(probe)
-    except Exception:  # whatever the reason, `find_head` meets it again and tells it
+    except Exception:  # `find_head` reports other errors
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

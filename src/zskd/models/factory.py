@@ -1,4 +1,4 @@
-"""Networks by name, from a user's factory, or as a narrower copy of a teacher."""
+"""Build networks: by name, with a user's factory, or as a narrower copy of a teacher."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ class Named(Artefact):
     """A built-in network."""
 
     name: str
-    """A name of `ARCHITECTURES`."""
+    """A key of `ARCHITECTURES`."""
     channels: AtLeastOne
-    """Of the images that it takes."""
+    """Number of input channels."""
     classes: AtLeastOne
     size: AtLeastOne
     """Height and width of the images, in pixels."""
 
     @property
     def title(self) -> str:
-        """How a person calls it."""
+        """Name for messages."""
         return self.name
 
 
 class Factory(Artefact):
-    """A network that a user's own code makes."""
+    """A network that the user's own code builds."""
 
     factory: str
     """`package.module:factory` or `file.py:factory`."""
 
     @property
     def title(self) -> str:
-        """How a person calls it."""
+        """Name for messages."""
         return self.factory
 
 
@@ -50,16 +50,16 @@ class Layers(Artefact):
     """A plain chain of layers."""
 
     layers: tuple[tuple[str, dict[str, JsonValue]], ...]
-    """Each by its class in `torch.nn` and the arguments that make it."""
+    """Class name in `torch.nn` and keyword arguments of each layer."""
 
     @property
     def title(self) -> str:
-        """How a person calls it."""
+        """Name for messages."""
         return "layers"
 
 
 Architecture = Named | Factory | Layers
-"""How a card names a network; in JSON by the keys of one of the three."""
+"""Architecture in a card; the JSON keys distinguish the three kinds."""
 
 
 def describe(model: str, *, shape: tuple[int, int, int], classes: int) -> Architecture:
@@ -67,11 +67,11 @@ def describe(model: str, *, shape: tuple[int, int, int], classes: int) -> Archit
 
     Args:
         model: "lenet5", …, "my_package.my_module:build" or "path/to/my_file.py:build".
-        shape: channels, height, width of the input; the built-in ones take squares.
+        shape: channels, height, width of the input; built-in networks need square images.
         classes: number of classes K.
 
     Raises:
-        ZskdError: unknown name, or an input that the built-in network does not take.
+        ZskdError: unknown name, or an input shape that the built-in network does not accept.
     """
     if is_code(model):
         return Factory(factory=model)
@@ -83,7 +83,7 @@ def describe(model: str, *, shape: tuple[int, int, int], classes: int) -> Archit
 
 
 def describe_half(teacher: nn.Module) -> Layers:
-    """Return the architecture of a narrower copy of a plain sequential convolutional teacher.
+    """Return the architecture of a narrower copy of a plain sequential teacher (see `narrow`).
 
     Raises:
         ZskdError: the teacher's forward pass is not one plain chain of layers.
@@ -92,7 +92,7 @@ def describe_half(teacher: nn.Module) -> Layers:
 
 
 def half(teacher: nn.Module) -> nn.Module:
-    """Build a copy with half the filters of a plain sequential convolutional teacher, untrained.
+    """Build a narrower copy of a plain sequential teacher, untrained (see `narrow`).
 
     Raises:
         ZskdError: the teacher's forward pass is not one plain chain of layers.
@@ -101,22 +101,22 @@ def half(teacher: nn.Module) -> nn.Module:
 
 
 def build(architecture: Architecture, *, run_code: bool) -> nn.Module:
-    """Build the network that an architecture names, with fresh weights.
+    """Build the network of an architecture, with random weights.
 
     Args:
-        architecture: as returned by `describe`, or as read from a card.
-        run_code: whether a factory may be imported and called. True only when the user has named it
-            himself: a card that came with a checkpoint must not choose what code runs.
+        architecture: from `describe` or from a card.
+        run_code: whether a factory may be imported and called. True only when the user has given its name:
+            the card of a checkpoint must not decide which code runs.
 
     Raises:
-        ZskdError: unknown or damaged architecture, or a factory that may not run or fails.
+        ZskdError: unknown or damaged architecture, or a factory that fails or may not run.
     """
     match architecture:
         case Factory(factory=factory):
             if not run_code:
                 raise ZskdError(
-                    f"this checkpoint's network is made by the code {factory!r}, which a card may not run: "
-                    f"repeat it with --model {factory} if you trust it"
+                    f"the code {factory!r} builds this checkpoint's network, but a card may not run code: if "
+                    f"you trust it, add --model {factory}"
                 )
             return _call_factory(factory)
         case Layers(layers=layers):
@@ -135,7 +135,7 @@ def _call_factory(target: str) -> nn.Module:
     try:
         built = factory()
     except Exception as error:  # the user's own code may fail in any way
-        raise ZskdError(f"cannot make a network with {target}: {one_line(error)}") from error
+        raise ZskdError(f"cannot build a network with {target}: {one_line(error)}") from error
     if not isinstance(built, nn.Module):
         raise ZskdError(f"{target} returned a {type(built).__name__}, not a torch.nn.Module")
     return built
@@ -145,7 +145,12 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def fresh_weights(build: Callable[[], Network], seed: int) -> Network:
-    """Build a network whose random initial weights depend on the seed alone."""
+    """Build a network whose random initial weights depend only on the seed.
+
+    Args:
+        build: builds the network.
+        seed: at least 0.
+    """
     with keep_global_rng():
         torch.manual_seed(torch_stream(seed, "weights", 0).initial_seed())
         return build()

@@ -1,4 +1,4 @@
-"""Finding the last linear layer of a network, and what enters and leaves it."""
+"""The head of a network, its last linear layer: find it, and record its input and output."""
 
 from __future__ import annotations
 
@@ -12,72 +12,87 @@ from zskd.models.modes import in_mode
 
 
 def call_with_head(module: nn.Module, head: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Run the module and return what went into its head and what came out."""
-    seen: list[tuple[Tensor, Tensor]] = []
+    """Run the module and return input (N, D) and output (N, K) of its head.
 
-    def note(_layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-        seen.append((arguments[0], output.clone()))  # before an activation in place changes it
+    Raises:
+        ZskdError: the forward pass does not use the head.
+    """
+    calls: list[tuple[Tensor, Tensor]] = []
 
-    handle = head.register_forward_hook(note)
+    def record(_layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        calls.append((arguments[0], output.clone()))  # before an in-place activation changes it
+
+    handle = head.register_forward_hook(record)
     try:
         module(inputs)
     finally:
         handle.remove()
-    if not seen:
-        raise ZskdError("the head named is never used by the network's forward pass: name another one")
-    return seen[-1]
+    if not calls:
+        raise ZskdError("the named head is not used by the forward pass of the network: name another one")
+    return calls[-1]
 
 
-def find_head(module: nn.Module, probe: Tensor, wanted: str | None) -> tuple[str, bool]:
+def find_head(module: nn.Module, probe: Tensor, given: str | None) -> tuple[str, bool]:
     """Return the head's name and whether the module's output is the head's output.
 
-    Every linear layer is watched during one forward pass; the head is the one whose output the module
-    returns. A softmax behind it hides it, so that it must then be named.
+    The outputs of all linear layers are recorded in one forward pass; the head is the layer whose output the
+    module returns. If there is a softmax after the head, the head must be named.
+
+    Args:
+        module: any network.
+        probe: an input (N, C, H, W), normalised.
+        given: dotted name of the head; None: find it.
+
+    Raises:
+        ZskdError: there is no such head, it is ambiguous (the candidates are listed), or the forward pass
+            fails.
     """
     linear = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
     listing = ", ".join(f"{name} ({layer.out_features} outputs)" for name, layer in linear.items())
     if not linear:
-        raise ZskdError("the network has no linear layer: class similarity is read off a last linear layer")
-    if wanted is not None and wanted not in linear:
-        raise ZskdError(f"the head {wanted!r} is no linear layer of the network; candidates: {listing}")
+        raise ZskdError(
+            "the network has no linear layer, but class similarity needs one: choose another network"
+        )
+    if given is not None and given not in linear:
+        raise ZskdError(f"the head {given!r} is no linear layer of the network; candidates: {listing}")
 
     outputs: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}
 
-    def note_as(name: str) -> Any:
-        def note(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def record_as(name: str) -> Any:
+        def record(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
             outputs[name] = output
             values[name] = output.clone()
 
-        return note
+        return record
 
-    handles = [layer.register_forward_hook(note_as(name)) for name, layer in linear.items()]
+    handles = [layer.register_forward_hook(record_as(name)) for name, layer in linear.items()]
     try:
         with torch.no_grad(), in_mode(module, training=False):
             returned = module(probe)
-    except Exception as error:  # whatever the user's forward pass raises
+    except Exception as error:  # the user's forward pass may raise any exception
         shape = tuple(probe.shape[1:])
         raise ZskdError(
-            f"the network cannot take an input of {shape} (channels, height, width): give its own input "
-            f"shape ({one_line(error)})"
+            f"the network cannot take an input of {shape} (channels, height, width): give its input shape "
+            f"with --shape ({one_line(error)})"
         ) from error
     finally:
         for handle in handles:
             handle.remove()
 
-    # an activation in place returns the same tensor with other values; NaN is told elsewhere
+    # an in-place activation returns the same tensor with other values; NaN is reported elsewhere
     same = [
         name
         for name, output in outputs.items()
         if output is returned and torch.equal(output.nan_to_num(), values[name].nan_to_num())
     ]
-    if wanted is not None:
-        if wanted not in outputs:
-            raise ZskdError(f"the head {wanted!r} is not used by the forward pass; candidates: {listing}")
-        return wanted, same == [wanted]
+    if given is not None:
+        if given not in outputs:
+            raise ZskdError(f"the head {given!r} is not used by the forward pass; candidates: {listing}")
+        return given, same == [given]
     if len(same) != 1:
         raise ZskdError(
-            "the network's output is not the output of one linear layer (is there a softmax behind it, or "
+            "the network's output is not the output of one linear layer (is there a softmax after it, or "
             f"are there several outputs?): name its head; candidates: {listing}"
         )
     return same[0], True

@@ -1,6 +1,6 @@
 """LeNet-5 for 32×32 images and its students.
 
-"LeNet-5-half" is not one network in the literature; print the parameter count beside every number:
+"LeNet-5-half" is not one network in the literature, so report the number of parameters with every result:
 ZSKD (Nayak et al. 2019) and this project use 3 and 8 filters (35,820 parameters for ten classes), DAFL
 (Chen et al. 2019) and DFAD (Fang et al. 2019) 3, 8 and 60 filters before 42 units (15,738).
 """
@@ -15,7 +15,7 @@ _KERNEL = 5
 
 
 def _pooled_side(size: int) -> int:
-    """Side length behind two (5×5 convolution, 2×2 pooling) pairs: 5 for 32."""
+    """Side length after two pairs of 5×5 convolution and 2×2 pooling: 5 for 32."""
     for _ in range(2):
         size = (size - _KERNEL + 1) // 2
     return size
@@ -30,7 +30,7 @@ def _lenet(
         layers[f"conv{i}"] = nn.Conv2d(width, count, _KERNEL)
         if batch_norm:
             layers[f"norm{i}"] = nn.BatchNorm2d(count)
-        # the maximum of rectified values is the rectified maximum, of a quarter as many values
+        # ReLU after max pooling gives the same output as before it, from a quarter of the values
         layers[f"pool{i}"] = nn.MaxPool2d(2)
         layers[f"conv{i}_relu"] = nn.ReLU()
         width = count
@@ -63,5 +63,5 @@ def lenet5_small(channels: int = 1, classes: int = 10, size: int = 32) -> nn.Seq
 
 
 def lenet5_bn(channels: int = 1, classes: int = 10, size: int = 32) -> nn.Sequential:
-    """LeNet-5 with batch-norm behind each convolution, for methods that read its statistics."""
+    """LeNet-5 with batch-norm after each convolution, for methods that use batch-norm statistics."""
     return _lenet((6, 16), (120, 84), channels, classes, size, batch_norm=True)

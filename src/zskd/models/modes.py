@@ -1,4 +1,4 @@
-"""Running a network in another mode than the one it is in, and putting everything back afterwards."""
+"""Run networks in another mode, and restore their modes afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Switch a network to training or evaluation, and every layer back to its own mode afterwards."""
+    """Switch a network to training or evaluation mode; restore the mode of every layer afterwards."""
     before = {layer: layer.training for layer in module.modules()}
     try:
         module.train(training)
@@ -24,15 +24,15 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 def frozen(*networks: nn.Module) -> Iterator[None]:
     """Run networks in evaluation mode and without gradients of their parameters.
 
-    Afterwards, also after an exception, every layer has its own mode again and every parameter its own
-    `requires_grad`. Every function of this package that is lent a teacher or a finished student asks it
-    inside such a block. Blocks may be nested and may share networks.
+    Afterwards, also after an exception, the mode of every layer and `requires_grad` of every parameter are
+    restored. Every function of this package that receives a teacher or a finished student runs it inside such
+    a block. Blocks may be nested and may share networks.
 
-    A generator must not yield inside one: its caller would meet the networks frozen, for as long as it likes.
-    What is pickled inside one arrives frozen in the other process, and stays so there.
+    Do not `yield` inside a block: the caller would get frozen networks until the next call. A network that is
+    pickled inside a block is frozen in the other process.
 
     Args:
-        networks: any. Inputs still get their gradients through them.
+        networks: any. Gradients with respect to inputs are still computed.
     """
     layers = {layer: layer.training for network in networks for layer in network.modules()}
     parameters = {value: value.requires_grad for network in networks for value in network.parameters()}
@@ -45,5 +45,5 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
     finally:
         for layer, mode in layers.items():
             layer.training = mode
-        for value, wanted in parameters.items():
-            value.requires_grad_(wanted)
+        for value, before in parameters.items():
+            value.requires_grad_(before)

@@ -8,16 +8,22 @@ from zskd.models.chain import Layer, not_plain
 
 
 def narrow(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers with half the filters in every convolution; the linear widths stay.
+    """Return the layers with half the filters in every convolution; linear layers keep their widths.
 
-    This is what ZSKD calls "half" (Nayak et al. 2019, LeNet-5: 6, 16 → 3, 8 filters). A network without
-    convolutions gets half the units in every hidden linear layer instead. The last layer keeps its
-    classes, the first its channels.
+    This is "half" in ZSKD (Nayak et al. 2019, LeNet-5: 6, 16 → 3, 8 filters). In a network without
+    convolutions, every hidden linear layer gets half the units instead. The number of input channels and of
+    classes does not change.
+
+    Args:
+        layers: of a plain sequential network, with at least one convolution or linear layer.
+
+    Raises:
+        ZskdError: there are grouped convolutions.
     """
     halve = "Conv2d" if any(name == "Conv2d" for name, _ in layers) else "Linear"
     last = max(i for i, (name, _) in enumerate(layers) if name in ("Conv2d", "Linear"))
     result: list[Layer] = []
-    # (before, after): how many channels or features leave the layer in the old and in the new network
+    # output channels or features of the layer in the old and in the new network
     before = after = 0
     for i, (name, old) in enumerate(layers):
         new = dict(old)
@@ -27,7 +33,7 @@ def narrow(layers: Sequence[Layer]) -> list[Layer]:
         }.get(name, ("", ""))
         if width_in:
             if before:
-                # behind a flatten, one channel becomes several features: keep the proportion
+                # after a flatten, one channel becomes several features: keep the proportion
                 new[width_in] = old[width_in] // before * after
             if name == halve and i != last:
                 new[width_out] = max(1, old[width_out] // 2)

@@ -1,4 +1,4 @@
-"""One run of a classifier: its logits, its features, and what entered or left chosen layers."""
+"""One forward pass of a classifier: its logits, its features, and inputs or outputs of chosen layers."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from zskd.core.types import Features, Images, Logits
 from zskd.models.classifier import Classifier
 
 Kinds = tuple[type[nn.Module], ...]
-"""Classes of layers; a layer of a subclass is of the kind too."""
+"""Classes of layers; subclasses are included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerValue:
-    """What entered or left a layer when it was used."""
+    """Input or output of one call of a layer."""
 
     name: str
     """Dotted name of the layer in the classifier's module."""
     layer: nn.Module
     """The layer itself: a batch-norm has `running_mean` and `running_var` (C)."""
     value: Tensor
-    """Its input, (N, C, H, W) for a convolution or a `BatchNorm2d`; or its output. Part of the graph."""
+    """Its input, (N, C, H, W) for a convolution or a `BatchNorm2d`, or its output; differentiable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What a classifier computes for N images."""
+    """Outputs of a classifier for N images."""
 
     logits: Logits
     """(N, K)."""
     features: Features
     """(N, D), the input of the head."""
     layers: tuple[LayerValue, ...] = ()
-    """One value for each use of a layer that was asked for, in order of use."""
+    """One value for each call of a chosen layer, in the order of the calls."""
 
 
 def observe(
     classifier: Classifier, images: Images, *, inputs_of: Kinds = (), outputs_of: Kinds = ()
 ) -> Observation:
-    """Run a classifier once, in the mode that it is in.
+    """Run a classifier once, in its present mode.
 
-    A network that was rewritten for speed is run as it is written where layers are asked for: merged layers
-    have no such inputs. Values are copied at once, before a layer that works in place changes them. No hook
-    stays, whatever the network raises.
+    If layers are chosen, the original network is run instead of the rewritten one, because fused layers have
+    no such values. Values are copied, so that in-place layers cannot change them. All hooks are removed, also
+    after an exception.
 
     Args:
         classifier: any.
         images: (N, C, H, W) in [0, 1].
-        inputs_of: kinds of layers whose inputs are kept.
-        outputs_of: kinds of layers whose outputs are kept.
+        inputs_of: classes of layers whose inputs to return.
+        outputs_of: classes of layers whose outputs to return.
     """
     features: list[Tensor] = []
     layers: list[LayerValue] = []

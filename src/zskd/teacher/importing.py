@@ -1,7 +1,7 @@
-"""Teachers from elsewhere: `.safetensors`, a plain `state_dict`, or the reproduction's MATLAB file.
+"""Import of a trained teacher: `.safetensors`, a plain `state_dict`, or the reproduction's MATLAB file.
 
-Nothing in such a file is ever run. A golden file (inputs with the logits that the original gave) is the
-only way to notice a wrong mean or standard deviation without data.
+No code in such a file is run. Without data, only a golden file (inputs with the logits of the original
+network) can reveal a wrong mean or standard deviation.
 """
 
 from __future__ import annotations
@@ -43,10 +43,13 @@ def import_teacher(
         path: `.safetensors`, `.pt`/`.pth` with a plain state_dict, or `.mat` of the reproduction.
         model: built-in name or `package.module:factory`; a `.mat` file holds a LeNet-5.
         spec: size, normalisation and box of its input.
-        classes: number of classes, for a built-in network; read off the names or the last tensor if absent.
+        classes: number of classes of a built-in network; if absent, that of the names or the last tensor.
         class_names: one per class.
-        head: dotted name of the last linear layer, when it cannot be found.
+        head: dotted name of the last linear layer; needed when it cannot be found.
         golden: `.safetensors` or `.npz` with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K).
+
+    Returns:
+        The classifier, frozen, and its card.
 
     Raises:
         ZskdError: unreadable or unsafe file, another architecture, non-finite values, or golden pairs
@@ -64,10 +67,14 @@ def import_teacher(
 
 
 def check_golden(classifier: Classifier, path: Path) -> Golden:
-    """Compare the classifier with recorded logits and return what the card says of it.
+    """Compare the classifier's logits with recorded ones and return the result for the card.
+
+    Args:
+        classifier: any; its modes are restored.
+        path: `.safetensors` or `.npz` with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K).
 
     Raises:
-        ZskdError: unreadable file, other shapes, or logits that differ by more than 0.1 %.
+        ZskdError: unreadable file, other shapes, or logits that differ by more than 0.1 % of the largest.
     """
     pairs = _read_golden(path)
     inputs, expected = pairs["inputs"], pairs["logits"]
@@ -80,7 +87,7 @@ def check_golden(classifier: Classifier, path: Path) -> Golden:
             f"of input {classifier.spec.shape} and {classifier.classes} classes"
         )
     if not 0 <= float(inputs.min()) <= float(inputs.max()) <= 1:
-        raise ZskdError(f"{path}: inputs must be pixels in [0, 1], as they are before mean and std")
+        raise ZskdError(f"{path}: inputs must be pixels in [0, 1], before mean and std are applied")
     with frozen(classifier), torch.no_grad():
         found = classifier(inputs)
     scale = max(1.0, float(expected.abs().max()))
@@ -135,7 +142,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
             "the weights in the program that made it: torch.save(model.state_dict(), 'teacher.pt')"
         ) from error
     except Exception as error:  # a damaged file fails in many ways
-        raise ZskdError(f"{path} is no whole state_dict file ({one_line(error)[:200]})") from error
+        raise ZskdError(f"{path} is not a complete state_dict file ({one_line(error)[:200]})") from error
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -155,7 +162,7 @@ def _read_matlab(path: Path) -> dict[str, Tensor]:
     """Read LeNet-5 from the reproduction's MATLAB file.
 
     Its convolutions are height, width, in, out; its linear weights in, out; and the 400 rows of `fc0`
-    follow a 5×5×16 height-width-channel flattening where ours is channel-height-width.
+    follow a 5×5×16 height-width-channel flattening and ours is channel-height-width.
     """
     from scipy.io import loadmat
 

@@ -1,4 +1,4 @@
-"""Where a run's teacher comes from: a checkpoint, a file from elsewhere, or training."""
+"""The teacher of a run: from a checkpoint, from another file, or trained."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from zskd.teacher.training import train_teacher
 
 
 def input_spec(config: TeacherConfig) -> InputSpec:
-    """Return what the settings say about the teacher's input."""
+    """Return the input specification in the settings."""
     return InputSpec(shape=config.shape, mean=config.mean, std=config.std, box=config.box)
 
 
 def open_teacher(path: Path, config: TeacherConfig, model: str | None = None) -> tuple[Classifier, Card]:
-    """Open a checkpoint folder, or import a file from elsewhere.
+    """Open a checkpoint folder, or import another file.
 
     Args:
         path: folder or file.
-        config: describes a file from elsewhere; a folder describes itself.
-        model: the factory that the user allows to run for a checkpoint of own code.
+        config: describes the network in a file; a checkpoint folder has its own description.
+        model: factory that may run, for a checkpoint whose network is the user's own code.
 
     Raises:
         ZskdError: as `load_checkpoint` and `import_teacher` do.
@@ -56,33 +56,33 @@ def open_teacher(path: Path, config: TeacherConfig, model: str | None = None) ->
 
 
 class SourceHashes(Artefact):
-    """Fingerprints of what a run starts from, by which it is known."""
+    """Fingerprints of the inputs of a run, which identify them."""
 
     data_sha256: Sha256 | None = None
-    """Of the real images, where there are any."""
+    """Of the real images; None without them."""
     teacher_sha256: Sha256 | None = None
-    """Of the given teacher, where it is not trained."""
+    """Of the given teacher; None where it is to be trained."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run starts from, opened and found to fit before anything is made."""
+    """The inputs of a run, loaded and checked before any work starts."""
 
     data: Dataset | None
-    """Real images, where there are any."""
+    """Real images; None without them."""
     model: Classifier
-    """The given teacher, or the one that is to be trained."""
+    """The given teacher, or the network to be trained."""
     card: Card | None
-    """Of the given teacher."""
+    """Card of the given teacher; None where it is to be trained."""
     hashes: SourceHashes
     """Fingerprints of both."""
 
 
 def open_sources(recipe: Recipe) -> Sources:
-    """Load data and given teacher of a recipe, and see that they fit together.
+    """Load the data and the given teacher of a recipe, and check that they fit.
 
     Raises:
-        ZskdError: neither teacher nor data, or anything wrong with them.
+        ZskdError: there is neither teacher nor data, or one of them is wrong.
     """
     config, data, given = recipe.teacher, None, None
     device = choose_device(recipe.device)
@@ -91,7 +91,9 @@ def open_sources(recipe: Recipe) -> Sources:
     elif recipe.data.name == "none":
         raise ZskdError("no teacher and no data to train one: give --teacher.path FILE")
     elif config.golden is not None:
-        raise ZskdError("--golden checks a teacher from elsewhere, and this one is to be trained")
+        raise ZskdError(
+            "--golden checks a teacher from a file, but this one is to be trained: give --teacher.path FILE"
+        )
     shape = given[0].spec.shape if given else config.shape
     hashes: dict[str, str] = {}
     if recipe.data.name != "none":
@@ -110,7 +112,17 @@ def open_sources(recipe: Recipe) -> Sources:
 
 
 def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Classifier:
-    """Return the teacher that a recipe asks for, frozen; from `folder` if it is there already."""
+    """Return the teacher of a recipe, frozen: from `folder` if it exists there, otherwise made and saved.
+
+    Args:
+        recipe: the settings.
+        sources: its inputs; a network to be trained is trained in place.
+        folder: of the checkpoint.
+        progress: receives every training step.
+
+    Raises:
+        ZskdError: the loss diverges, or the checkpoint cannot be read or written.
+    """
     if not (folder / "card.json").is_file():
         card = sources.card or _train(recipe, sources, folder, progress)
         save_checkpoint(folder, sources.model, card)
@@ -119,7 +131,11 @@ def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progr
 
 
 def load_teacher(recipe: Recipe, folder: Path) -> Classifier:
-    """Return the teacher that `make_teacher` has put into a folder, on the recipe's device."""
+    """Return the teacher that `make_teacher` saved in a folder, frozen, on the recipe's device.
+
+    Raises:
+        ZskdError: as `load_checkpoint` does.
+    """
     factory = recipe.teacher.model if ":" in recipe.teacher.model else None
     teacher = load_checkpoint(folder, model=factory)[0].freeze().to(choose_device(recipe.device))
     teacher.rewrite = recipe.rewrite
@@ -130,7 +146,7 @@ def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
     """Build the untrained teacher of a recipe for the classes of its data.
 
     Raises:
-        ZskdError: unknown architecture, or one that does not take such images.
+        ZskdError: unknown architecture, or it does not accept such images.
     """
     config = recipe.teacher
     architecture = _architecture(recipe, data)
@@ -148,7 +164,7 @@ def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -
     assert sources.data is not None
     settings = {key: to_values(recipe)[key] for key in ("seed", "data", "teacher")}
     settings["data"].pop("dir")
-    del settings["teacher"]["seed"]  # it is told once, wherever it was given
+    del settings["teacher"]["seed"]  # `settings["seed"]` holds it
     settings["seed"] = recipe.teacher_seed
     settings["versions"] = versions()
     how = {"threads": torch.get_num_threads(), "device": recipe.device, "rewrite": recipe.rewrite}

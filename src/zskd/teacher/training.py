@@ -25,22 +25,22 @@ def train_teacher(
     key: str = "",
     progress: Progress | None = None,
 ) -> Classifier:
-    """Train a classifier in place with cross-entropy; the weights of the last step are kept, none are chosen.
+    """Train a classifier in place with cross-entropy; keep the weights of the last step, without selection.
 
     Args:
-        classifier: with the weights to start from.
-        data: its training split alone is used.
-        config: schedule.
+        classifier: with its initial weights.
+        data: only its training split is used.
+        config: length, optimiser and schedule.
         seed: of order and dropout.
-        state: file to resume from.
+        state: file to save the state to and to resume from.
         key: identifies this training in that file.
-        progress: told of every step.
+        progress: receives every step.
 
     Returns:
         The classifier, frozen.
 
     Raises:
-        ZskdError: it has other classes than the data, or the loss diverges.
+        ZskdError: classifier and data have different classes, or the loss diverges.
     """
     check_classes(classifier, data.class_names)
     split, device = data.train, classifier.device
@@ -53,13 +53,13 @@ def train_teacher(
     def loss(batch: Batch) -> Tensor:
         nonlocal last
         images, labels = batch
-        said = classifier(images)
-        last = said.detach(), labels
-        return F.cross_entropy(said, labels)
+        logits = classifier(images)
+        last = logits.detach(), labels
+        return F.cross_entropy(logits, labels)
 
     def watch() -> dict[str, float]:
-        said, labels = last
-        return {"accuracy": percent_of_class(said, labels)}
+        logits, labels = last
+        return {"accuracy": percent_of_class(logits, labels)}
 
     fit(
         classifier.module,

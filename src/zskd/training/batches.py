@@ -16,36 +16,42 @@ from zskd.core.parallel import Lifeline, hold_on, new_processes
 from zskd.core.rng import torch_stream
 
 _AHEAD = 4
-"""So many batches are kept ready."""
+"""Number of batches that the helper prepares in advance."""
 Batch = tuple[Tensor, ...]
-"""Images, and what is known of them that the loss asks for."""
+"""Images, and further tensors that the loss needs, such as labels."""
 Prepare = Callable[[Tensor, Generator], Batch]
-"""(rows of the training set, random numbers of this step) → batch, whatever the network has become."""
+"""(rows of the training set, generator of this step) → batch; independent of the network."""
 
 
 class Order:
-    """An endless chain of random orders of all images, cut into full batches that may span two passes."""
+    """An endless sequence of random orders of all images, cut into full batches that may span two passes.
+
+    Args:
+        batch: images in a batch.
+        images: images in the training set.
+        seed: of the orders.
+    """
 
     def __init__(self, batch: int, images: int, seed: int) -> None:
         self._batch, self._images, self._seed = batch, images, seed
-        self._turn, self._shuffled = -1, torch.empty(0, dtype=torch.int64)
+        self._pass, self._shuffled = -1, torch.empty(0, dtype=torch.int64)
 
     def rows(self, step: int) -> Tensor:
-        """Return the rows of one batch, whatever was asked before."""
+        """Return the rows (B,) of the batch of a step; independent of earlier calls."""
         position, end = step * self._batch, (step + 1) * self._batch
         parts = []
         while position < end:
-            turn, offset = divmod(position, self._images)
-            if turn != self._turn:
-                stream = torch_stream(self._seed, "order", turn)
-                self._turn, self._shuffled = turn, torch.randperm(self._images, generator=stream)
+            number, offset = divmod(position, self._images)
+            if number != self._pass:
+                stream = torch_stream(self._seed, "order", number)
+                self._pass, self._shuffled = number, torch.randperm(self._images, generator=stream)
             parts.append(self._shuffled[offset : offset + end - position])
             position += len(parts[-1])
         return torch.cat(parts)
 
 
 class Batches(Dataset[Batch]):
-    """The batch of every step, each a pure function of the step's number."""
+    """The batch of each step, a pure function of the number of the step."""
 
     def __init__(self, order: Order, prepare: Prepare, seed: int) -> None:
         self._order, self._prepare, self._seed = order, prepare, seed
@@ -55,7 +61,11 @@ class Batches(Dataset[Batch]):
 
 
 def prepared(batches: Batches, steps: range, helper: bool) -> Iterator[Batch]:
-    """Give the batches of the steps in turn, made by a helper while the network learns or here."""
+    """Yield the batches of the steps in order, prepared by a helper process or in this one.
+
+    Raises:
+        ZskdError: the helper was killed.
+    """
     if not helper:
         yield from map(batches.__getitem__, steps)
         return
@@ -68,26 +78,26 @@ def prepared(batches: Batches, steps: range, helper: bool) -> Iterator[Batch]:
         num_workers=1,
         prefetch_factor=_AHEAD,
         multiprocessing_context=context,
-        worker_init_fn=partial(_begin_helper, torch.get_num_threads(), lifeline.end),
+        worker_init_fn=partial(_start_helper, torch.get_num_threads(), lifeline.end),
     )
     try:
-        yield from map(tuple, loader)  # they come as lists
+        yield from map(tuple, loader)  # the loader yields lists
     except (RuntimeError, EOFError, OSError) as error:
-        # the pool says so, or the tensors that the helper shared are gone with it; "Caught" begins an error
-        # of its own
+        # either the loader reports it, or the shared tensors of the helper are gone; "Caught" begins an error
+        # that the helper itself raised
         if str(error).startswith("Caught") or (
             type(error) is RuntimeError and "DataLoader" not in str(error)
         ):
             raise
         raise ZskdError(
-            "the process that makes batches ready was killed (too little memory, perhaps): give the command "
-            "again and it goes on, or give --workers 1"
+            "the process that prepares batches was killed (perhaps too little memory): run the command "
+            "again to resume, or give --workers 1"
         ) from error
     finally:
         lifeline.cut()
 
 
-def _begin_helper(threads: int, lifeline: Connection, _number: int) -> None:
+def _start_helper(threads: int, lifeline: Connection, _number: int) -> None:
     hold_on(lifeline)
     torch.set_num_threads(threads)
     keep_freed_memory()

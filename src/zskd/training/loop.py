@@ -1,9 +1,9 @@
-"""The one training loop, for teachers and students alike; it resumes to the same bytes.
+"""The training loop of teachers and students. A resumed training gives the same bytes.
 
-A step is a function of the weights, the optimiser's state and the step's number: which images, which
-augmentation and which dropout mask all come from streams keyed by that number. Hence a step's batch can be
-made ready by another process, and a saved run goes on where it was. Weights and state are saved after
-every pass over the images, or every 20 steps where a pass is shorter, and a killed run redoes no more.
+A step is a function of the weights, the optimiser's state and the number of the step: images, augmentation
+and dropout masks use random streams keyed by this number. So another process can prepare the batch, and a
+saved training can resume. Weights and state are saved after every pass over the images, or every 20 steps
+where a pass is shorter; a killed training repeats at most these steps.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from zskd.training.batches import Batch, Batches, Order, Prepare, prepared
 from zskd.training.state import Companions, load_state, save_state
 
 _PROBE_STEPS = 10
-"""After so many steps the time of all is estimated and said."""
+"""Number of steps after which the total time is estimated and logged."""
 _SAVE_STEPS = 20
-"""The state is saved after every pass, where a pass is no shorter than this."""
+"""Least number of steps between two saved states."""
 _NOTE_EVERY, _WATCH_EVERY = 10, 50
-"""Steps between two points of the loss's curve, and of a curve that costs something."""
+"""Steps between two points of the loss curve, and of the curves of `watch`."""
 Watch = Callable[[], dict[str, float]]
-"""What else is to be told of the batch whose loss was taken last, by the names of the curves."""
+"""Returns further values of the last batch: name of the curve -> value."""
 
 
 def fit(
@@ -51,25 +51,25 @@ def fit(
     watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Train a network in place for the number of steps of its settings: whoever lends one gives a copy.
+    """Train a network in place; pass a copy to keep the original.
 
     Args:
         module: trained in training mode; left in evaluation mode.
-        prepare: makes a batch ready; with a helper it must be a function or object of a module.
-        batch_loss: loss of one batch.
-        config: length, batch, optimiser and learning rate.
+        prepare: prepares a batch; with a helper it must be picklable.
+        batch_loss: returns the loss of one batch, a scalar.
+        config: length, batch size, optimiser and learning rate.
         images: size of the training set.
-        seed: of the order of the images and of the streams given to `batch_loss`.
-        section: group of settings that `config` came from, for messages.
-        helper: whether a second process makes the batches ready, with as many threads as this one.
-        state: file that the state is saved to after every pass and read from at the start.
-        key: identifies what is being trained; a state of another key is not used.
-        companions: modules that `prepare` changes, saved and put back with this one; not with a helper.
-        watch: asked every 50 steps where `progress` listens.
-        progress: told of every step.
+        seed: of the order of the images, of `prepare` and of dropout.
+        section: name of the group of settings, for messages.
+        helper: whether a second process prepares the batches, with as many threads as this one.
+        state: file to save the state to after every pass, and to resume from.
+        key: identifies the training; a state with another key is ignored.
+        companions: modules that `prepare` changes, saved and restored together; not with a helper.
+        watch: called every 50 steps if `progress.listens`.
+        progress: receives every step.
 
     Raises:
-        ZskdError: the loss is no longer finite, or the helper was killed.
+        ZskdError: loss or weights are not finite, or the helper was killed.
     """
     progress = progress or Progress()
     keep_freed_memory()
@@ -79,7 +79,7 @@ def fit(
     optimiser = OPTIMISERS.load(config.optimiser)(module.parameters(), config.learning_rate)
     learners = {"": (module, optimiser), **(companions or {})}
     done = load_state(state, key, learners) if state else 0
-    between = max(_SAVE_STEPS, images // config.batch_size)
+    save_every = max(_SAVE_STEPS, images // config.batch_size)
     module.train()
     started = time.perf_counter()
     with (
@@ -87,7 +87,7 @@ def fit(
         progress.task(section, total, "steps", done=done) as task,
     ):
         for step, batch in enumerate(prepared(batches, range(done, total), helper), start=done):
-            # dropout draws from the global generator
+            # dropout uses the global generator
             torch.manual_seed(torch_stream(seed, "dropout", step).initial_seed())
             loss = batch_loss(batch)
             value = float(loss.detach())
@@ -99,7 +99,7 @@ def fit(
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
             _descend(optimiser, loss, rate_at(config.learning_rate, config.schedule, step, total))
-            if state and (step + 1) % between == 0 and step + 1 < total:
+            if state and (step + 1) % save_every == 0 and step + 1 < total:
                 save_state(state, key, learners, step + 1)
             task.advance(1, f"loss {value:.4f}")
             if step == done + _PROBE_STEPS:
@@ -110,17 +110,17 @@ def fit(
                 )
     optimiser.zero_grad()
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
-        raise _diverged(section, "the last step left weights that are not finite", config)
+        raise _diverged(section, "the weights are not finite after the last step", config)
     module.eval()
 
 
-def percent_of_class(said: Tensor, classes: Tensor) -> float:
-    """Return the percentage of a batch's logits (N, K) whose largest is that of the given class (N,)."""
-    return 100 * float((said.argmax(1) == classes).float().mean())
+def percent_of_class(logits: Tensor, classes: Tensor) -> float:
+    """Return the percentage, 0 to 100, of logits (N, K) whose largest entry is that of the class (N,)."""
+    return 100 * float((logits.argmax(1) == classes).float().mean())
 
 
 def _points(config: FitConfig, step: int, total: int, loss: float, watch: Watch | None) -> dict[str, float]:
-    """Return what is noted of a step: of most nothing, of the last everything."""
+    """Return the points to record at a step: none at most steps, all at the last."""
     last = step + 1 == total
     points: dict[str, float] = {}
     if last or step % _NOTE_EVERY == 0:
@@ -144,5 +144,12 @@ def _diverged(section: str, what: str, config: FitConfig) -> ZskdError:
 
 
 def rate_at(first: float, schedule: str, step: int, total: int) -> float:
-    """Return the learning rate of a step: the first one, or on its way down to 0 along a half cosine."""
+    """Return the learning rate of a step: constant, or from `first` down to 0 along a half cosine.
+
+    Args:
+        first: initial learning rate.
+        schedule: "constant" or "cosine".
+        step: number of the step, from 0.
+        total: number of all steps.
+    """
     return first if schedule == "constant" else first * 0.5 * (1 + math.cos(math.pi * step / total))

@@ -1,10 +1,10 @@
-"""Muon: momentum whose matrices are made nearly orthogonal before they are taken as a step.
+"""Muon: momentum; the update of each matrix is made nearly orthogonal.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"
-(kellerjordan.github.io/posts/muon). A small student that learns one function from endless images is held up
-by a few strong directions of its matrices; here all directions of a step are equally long.
+(kellerjordan.github.io/posts/muon). A few strong directions of its matrices slow down the training of a small
+student; Muon makes all directions of an update equally long.
 
-`torch.optim.Muon` takes no convolutions, and rounds to bfloat16, which most processors have no fast way with.
+`torch.optim.Muon` does not support convolutions, and it uses bfloat16, which is slow on most CPUs.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import torch
 from torch import Tensor, nn
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Jordan's coefficients: a polynomial that brings every singular value near 1 in few turns."""
-_TURNS = 3
+"""Jordan's coefficients: a polynomial that brings singular values near 1 in few iterations."""
+_ITERATIONS = 3
 _MOMENTUM = 0.95
 _RMS = 0.2
-"""Root mean square of a step at learning rate 1, like one of Adam's, so that both go by one learning rate
+"""Root mean square of an update at learning rate 1, as for Adam, so that both use the same learning rate
 (Liu et al. 2025, arXiv:2502.16982, section 2.2)."""
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for matrices and filters, all filters of a layer as the rows of one; Adam for the rest."""
+    """Muon for matrices and convolutions (one row per filter); Adam for all other parameters."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step; parameters without a gradient stay."""
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -63,14 +63,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Return roughly U·Vᵀ of a matrix U·S·Vᵀ (R, C), by a Newton–Schulz iteration.
+    """Return approximately U·Vᵀ of a matrix U·S·Vᵀ (R, C), by a Newton–Schulz iteration.
 
-    Singular values end between 0.6 and 1.2, but for those far below the largest.
+    The result has singular values between 0.6 and 1.2, except those that were far below the largest.
     """
     a, b, c = _QUINTIC
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-30)
-    for _ in range(_TURNS):
+    for _ in range(_ITERATIONS):
         gram = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
     return wide if matrix.shape[0] <= matrix.shape[1] else wide.T

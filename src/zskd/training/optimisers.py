@@ -1,6 +1,6 @@
-"""Optimisers by the names of `OPTIMISERS`: functions (parameters, learning rate) → optimiser.
+"""The optimisers of `OPTIMISERS`: functions (parameters, learning rate) → optimiser.
 
-The state of an optimiser is saved and put back with its weights, so it must lie in `state_dict()` as tensors.
+The state of an optimiser is saved with the weights, so its `state_dict()` must hold it as tensors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adam with a state of its own for every image of a batch."""
+"""Adam with a separate state for each image of a batch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 @dataclass
 class LaneAdam:
-    """Moments and step counts of a batch in which every image is a lane of its own (Kingma and Ba 2015).
+    """Adam (Kingma and Ba 2015) with moments and step counts for each image of a batch, its lane.
 
-    `torch.optim.Adam` counts steps per tensor. Here a lane can be given to a fresh image without touching
-    its neighbours, and goes on exactly as it would alone.
+    `torch.optim.Adam` counts steps per tensor. Here, a new image can replace the image of one lane without
+    any effect on the others.
     """
 
     first: Images
@@ -28,21 +28,25 @@ class LaneAdam:
 
     @classmethod
     def fresh(cls, images: Images) -> LaneAdam:
-        """Return a state for images that have not been moved yet."""
+        """Return the initial state for images (N, C, H, W)."""
         return cls(torch.zeros_like(images), torch.zeros_like(images), images.new_zeros(len(images)))
 
     def reset(self, lanes: Tensor) -> None:
-        """Forget what some lanes have done."""
+        """Reset the state of some lanes.
+
+        Args:
+            lanes: their indices, or a mask (N,).
+        """
         self.first[lanes] = 0
         self.second[lanes] = 0
         self.steps[lanes] = 0
 
     def update(self, images: Images, gradient: Images, learning_rate: float) -> None:
-        """Take one step in place."""
+        """Take one step; images (N, C, H, W) are changed in place."""
         self.steps += 1
         self.first.lerp_(gradient, 1 - _BETA1)
         self.second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
-        # 1 − βᵗ, exact for small t too
+        # 1 − βᵗ, accurate for small t, too
         rate, correction = (-torch.expm1(self.steps * math.log(beta)) for beta in (_BETA1, _BETA2))
         step = self.second.sqrt().div_(correction.sqrt().view(-1, 1, 1, 1)).add_(_EPSILON)
         images.addcdiv_(self.first, step.mul_(rate.view(-1, 1, 1, 1)), value=-learning_rate)

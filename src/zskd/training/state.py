@@ -1,4 +1,4 @@
-"""The state of a training on disk."""
+"""Saving and loading the state of a training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ from zskd.core.files import whole_file
 from zskd.core.tensors import read_tensors, save_tensors
 
 Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer | None]]
-"""What else changes while batches are made ready, by name: a module, and what it learns with if it does."""
+"""Modules that change during the preparation of batches: name -> module and its optimiser, if any."""
 
 
 def save_state(path: Path, key: str, learners: Companions, done: int) -> None:
-    """Write weights, optimiser states and the number of steps done as one whole file."""
+    """Write weights, optimiser states and the number of steps done, atomically.
+
+    Args:
+        path: the file.
+        key: identifies the training.
+        learners: name -> module and its optimiser, if any; the main network has the name "".
+        done: number of steps done.
+
+    Raises:
+        ZskdError: the file cannot be written.
+    """
     tensors: dict[str, Tensor] = {}
     for owner, (module, optimiser) in learners.items():
         prefix = f"{owner}/" if owner else ""
@@ -25,7 +35,7 @@ def save_state(path: Path, key: str, learners: Companions, done: int) -> None:
         state = {} if optimiser is None else optimiser.state_dict()["state"]
         for i, moments in state.items():
             tensors |= {f"{prefix}moments/{i}/{name}": value for name, value in moments.items()}
-    # channels-last weights are stored row by row; where they lie does not matter to their values
+    # channels-last weights are stored contiguously; the memory layout does not change the values
     with whole_file(path) as temporary:
         save_tensors(
             {name: value.detach().contiguous() for name, value in tensors.items()},
@@ -35,7 +45,11 @@ def save_state(path: Path, key: str, learners: Companions, done: int) -> None:
 
 
 def load_state(path: Path, key: str, learners: Companions) -> int:
-    """Put a saved state back and return the number of steps done; 0 without a state of this key."""
+    """Restore a saved state and return the number of steps done; 0 without a state of this key.
+
+    Raises:
+        ZskdError: the file is damaged.
+    """
     if not path.is_file():
         return 0
     tensors = read_tensors(path)
@@ -44,10 +58,10 @@ def load_state(path: Path, key: str, learners: Companions) -> int:
     if metadata.get("key") != key:
         return 0
     for owner, (module, optimiser) in learners.items():
-        mine = _under(f"{owner}/", tensors) if owner else tensors
-        module.load_state_dict(_under("weights/", mine))
+        own = _under(f"{owner}/", tensors) if owner else tensors
+        module.load_state_dict(_under("weights/", own))
         if optimiser is not None:
-            _restore(optimiser, _under("moments/", mine))
+            _restore(optimiser, _under("moments/", own))
     return int(metadata["done"])
 
 
@@ -56,12 +70,12 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _restore(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
-    """Give an optimiser its moments back, by the number of the parameter and the name of the moment."""
+    """Restore the moments of an optimiser; keys are <number of the parameter>/<name of the moment>."""
     parameters = [one for group in optimiser.param_groups for one in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in saved.items():
         number, _, field = name.partition("/")
-        # a fused optimiser walks through memory: moments must lie as their parameter does
+        # a fused optimiser needs moments in the memory layout of their parameter
         parameter = parameters[int(number)]
         like = parameter if value.shape == parameter.shape else value
         copy = torch.empty_like(like, requires_grad=False).copy_(value)
