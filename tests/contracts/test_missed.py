@@ -44,8 +44,8 @@ def dropping(spec: SetSpec = SPEC, **other: object) -> SetSpec:
 
 
 @pytest.fixture(scope="module")
-def kept(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> TransferSet:
-    return build_transfer_set(teacher, SPEC, tmp_path_factory.mktemp("kept"))
+def complete(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> TransferSet:
+    return build_transfer_set(teacher, SPEC, tmp_path_factory.mktemp("complete"))
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def dropped(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Tr
 
 
 @pytest.fixture(scope="module")
-def missed(kept: TransferSet) -> torch.Tensor:
+def missed(complete: TransferSet) -> torch.Tensor:
     """By definition: all steps taken, and the divergence of the stored image is at least the tolerance."""
-    everything = Shard.join(list(kept))
+    everything = Shard.join(list(complete))
     found = (everything.steps == STEPS) & (everything.kl >= TOLERANCE)
     assert 5 < int(found.sum()) < 60
     assert int((everything.steps == 0).sum()) > 20
@@ -64,20 +64,20 @@ def missed(kept: TransferSet) -> torch.Tensor:
 
 
 def test_a_set_with_dropped_images_holds_the_images_that_met_their_target_and_the_noise(
-    kept: TransferSet, dropped: TransferSet, missed: torch.Tensor
+    complete: TransferSet, dropped: TransferSet, missed: torch.Tensor
 ) -> None:
-    expected = Shard.join(list(kept)).select(~missed).tensors()
+    expected = Shard.join(list(complete)).select(~missed).tensors()
     for name, value in Shard.join(list(dropped)).tensors().items():
         assert torch.equal(value, expected[name]), name
 
 
 def test_the_counts_of_both_manifests_add_up(
-    kept: TransferSet, dropped: TransferSet, missed: torch.Tensor
+    complete: TransferSet, dropped: TransferSet, missed: torch.Tensor
 ) -> None:
     count = int(missed.sum())
-    assert (len(kept), kept.manifest.missed, kept.manifest.dropped) == (110, count, 0)
+    assert (len(complete), complete.manifest.missed, complete.manifest.dropped) == (110, count, 0)
     assert (len(dropped), dropped.manifest.missed, dropped.manifest.dropped) == (110 - count, count, count)
-    for made, sizes in ((kept, [40, 40, 30]), (dropped, None)):
+    for made, sizes in ((complete, [40, 40, 30]), (dropped, None)):
         entries = made.manifest.shards
         by_shard = [int(part.sum()) for part in missed.split([40, 40, 30])]
         assert [entry.missed for entry in entries] == by_shard
@@ -88,7 +88,7 @@ def test_the_counts_of_both_manifests_add_up(
         for field in ("kl", "steps"):
             mean = float(getattr(everything, field).float().mean())
             assert getattr(made.manifest, f"mean_{field}") == pytest.approx(mean, abs=1e-5)
-    assert dropped.manifest.mean_kl < kept.manifest.mean_kl
+    assert dropped.manifest.mean_kl < complete.manifest.mean_kl
 
 
 def test_rows_of_a_set_with_dropped_images_are_gathered_across_its_shards(dropped: TransferSet) -> None:
@@ -110,9 +110,9 @@ def test_a_set_with_dropped_images_is_verified_and_repaired_like_any_other(
 
 
 def test_a_set_with_and_one_without_dropped_images_do_not_mix(
-    teacher: Classifier, kept: TransferSet, tmp_path: Path
+    teacher: Classifier, complete: TransferSet, tmp_path: Path
 ) -> None:
-    copy = Path(shutil.copytree(kept.folder, tmp_path / "copy"))
+    copy = Path(shutil.copytree(complete.folder, tmp_path / "copy"))
     with pytest.raises(ZskdError, match=r"another spec\.synthesis\.missed \(keep there, drop now\)"):
         build_transfer_set(teacher, dropping(), copy)
 

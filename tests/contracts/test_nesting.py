@@ -1,4 +1,4 @@
-"""The beginning of a set is the smaller set, bit for bit, where `SetSpec.nests` says so, and only there."""
+"""The beginning of a set is the smaller set, bit for bit, if and only if `SetSpec.nests` is true."""
 
 import pickle
 from dataclasses import replace

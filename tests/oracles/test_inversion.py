@@ -67,15 +67,15 @@ def test_a_linear_teacher_is_inverted_exactly(pixels: str) -> None:
 
 def test_adam_of_lanes_is_adam() -> None:
     generator = torch.Generator().manual_seed(0)
-    ours = torch.randn(3, 1, 4, 4, generator=generator)
-    theirs = ours.clone().requires_grad_(True)
-    lanes, reference = LaneAdam.fresh(ours), torch.optim.Adam([theirs], lr=0.07)
+    images = torch.randn(3, 1, 4, 4, generator=generator)
+    parameter = images.clone().requires_grad_(True)
+    lanes, reference = LaneAdam.fresh(images), torch.optim.Adam([parameter], lr=0.07)
     for _ in range(25):
         gradient = torch.randn(3, 1, 4, 4, generator=generator)
-        lanes.update(ours, gradient, 0.07)
-        theirs.grad = gradient.clone()
+        lanes.update(images, gradient, 0.07)
+        parameter.grad = gradient.clone()
         reference.step()
-    torch.testing.assert_close(ours, theirs.detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(images, parameter.detach(), atol=1e-6, rtol=1e-5)
 
 
 def test_a_replaced_lane_restarts_and_does_not_change_the_others() -> None:

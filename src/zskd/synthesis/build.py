@@ -154,8 +154,8 @@ def _announce(
         )
     seconds = images * seconds_per_image(teacher, spec) / workers
     progress.log(
-        f"{spec.method}: {images:,} images of at most {spec.synthesis.steps if spec.optimises else 0} steps, "
-        f"at most {readable_seconds(seconds)}, {readable_bytes(need)} in {folder}"
+        f"{spec.method}: {images:,} images of {spec.synthesis.steps if spec.optimises else 0} steps at most, "
+        f"{readable_seconds(seconds)} at most, {readable_bytes(need)} in {folder}"
     )
     how = ", ".join(f"{key} {value}" for key, value in teacher.how_run().items())
     progress.detail(f"{spec.method}: {workers} workers of 1 thread on {teacher.device}; teacher: {how}")

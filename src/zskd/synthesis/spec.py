@@ -147,8 +147,8 @@ def read_spec(values: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Se
     for name in (known.get("method"), start):
         if isinstance(name, str) and is_code(name) and name not in trusted:
             raise ZskdError(
-                f"this set was made with the code {name}, which does not run unless you trust it: "
-                f"give --trust {name} if you do"
+                f"this set was made with the code {name}, which a manifest may not run: "
+                f"give --trust {name} if you trust it"
             )
     try:
         return TypeAdapter(SetSpec).validate_python(known)
