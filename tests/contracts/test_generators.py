@@ -1,5 +1,4 @@
-"""Generators that learn beside the student: what every method keeps to, those of the package and two that are
-written here as a user would write them."""
+"""The contract of generator methods: those of the package, and two that are written here as a user would."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -90,7 +89,7 @@ def test_a_seed_gives_the_same_student_and_another_seed_another(
     ],
     ids=["adam", "sgd", "same images"],
 )
-def test_training_that_was_stopped_goes_on_to_the_same_student(
+def test_an_interrupted_training_resumes_to_the_same_student(
     teacher: Classifier, config: DistillConfig, tmp_path: Path
 ) -> None:
     state = tmp_path / "state.safetensors"
@@ -119,7 +118,7 @@ def test_the_teacher_is_left_as_it_was_and_no_hook_stays(teacher: Classifier) ->
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_a_hook_does_not_stay_behind_an_exception(teacher: Classifier) -> None:
+def test_no_hook_stays_after_an_exception(teacher: Classifier) -> None:
     with pytest.raises(RuntimeError):
         attend(teacher, torch.zeros(2, 3, 10, 10))
     assert not any(module._forward_hooks for module in teacher.modules())
@@ -127,7 +126,7 @@ def test_a_hook_does_not_stay_behind_an_exception(teacher: Classifier) -> None:
 
 
 def of_logits(student: Tensor, teacher: Tensor) -> GeneratorBatch:
-    """A batch of which nothing is known but the logits."""
+    """A batch with given logits."""
     images, features = torch.zeros(len(student), *SPEC.shape), torch.zeros(len(student), 2)
     return GeneratorBatch(
         images=images,
@@ -165,8 +164,8 @@ def test_a_student_learns_from_a_generator_alone(teacher: Classifier) -> None:
             return float((Classifier(student, spec=SPEC)(test) - teacher(test)).abs().mean())
 
     student = network(1)
-    learnt = distill(teacher, student, None, replace(QUICK, steps=400)).module
-    assert error(learnt) < 0.5 * error(student)
+    trained = distill(teacher, student, None, replace(QUICK, steps=400)).module
+    assert error(trained) < 0.5 * error(student)
 
 
 @pytest.mark.parametrize("shape", [(1, 10, 10), (3, 32, 32), (2, 13, 6)])
@@ -177,27 +176,29 @@ def test_images_have_the_teachers_shape_and_lie_in_its_box(shape: tuple[int, int
     assert float(images.detach().max()) <= 0.8
 
 
-def test_a_share_of_a_batch_is_made_and_the_rest_is_from_the_set(teacher: Classifier, tmp_path: Path) -> None:
+def test_a_share_of_a_batch_is_generated_and_the_rest_is_from_the_set(
+    teacher: Classifier, tmp_path: Path
+) -> None:
     noise = build_transfer_set(teacher, SetSpec(method="noise", count=40), tmp_path / "set")
     stored = {image.numpy().tobytes() for image in TransferSet(noise.folder).all_images()}
-    seen: list[int] = []
+    counts: list[int] = []
 
-    def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if len(inputs[0]) == 16:
-            seen.append(sum(image.numpy().tobytes() in stored for image in inputs[0]))
+            counts.append(sum(image.numpy().tobytes() in stored for image in inputs[0]))
 
-    handle = teacher.register_forward_pre_hook(note)
+    handle = teacher.register_forward_pre_hook(record)
     distill(teacher, network(1), noise, replace(QUICK, steps=6, generator=replace(SMALL, share=0.25)))
     handle.remove()
-    assert seen == [12] * 6
+    assert counts == [12] * 6
 
 
-def test_without_set_or_generator_there_is_nothing_to_learn_from(teacher: Classifier) -> None:
-    with pytest.raises(ZskdError, match="no transfer set to learn from: give --distill.generator.share 1"):
+def test_training_without_a_transfer_set_or_a_generator_is_refused(teacher: Classifier) -> None:
+    with pytest.raises(ZskdError, match="no transfer set to train on: give --distill.generator.share 1"):
         distill(teacher, network(1), None, replace(QUICK, generator=GeneratorConfig(share=0.9)))
 
 
-def test_equal_networks_look_at_the_same_places(teacher: Classifier) -> None:
+def test_equal_networks_have_equal_attention_maps(teacher: Classifier) -> None:
     images = torch.rand(3, *SPEC.shape)
     logits, maps = attend(teacher, images)
     torch.testing.assert_close(logits, teacher(images))
@@ -210,7 +211,7 @@ def test_equal_networks_look_at_the_same_places(teacher: Classifier) -> None:
     assert float(attention_distance(maps, other)) == pytest.approx(by_hand)
 
 
-def test_networks_that_cannot_be_compared_are_refused(teacher: Classifier) -> None:
+def test_networks_whose_attention_maps_cannot_be_compared_are_refused(teacher: Classifier) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(100, 4))
     with pytest.raises(ZskdError, match=r"\[\] and \[64, 4\] pixels: give --distill.attention 0"):
         distill(teacher, flat, None, replace(QUICK, attention=1.0))
@@ -269,14 +270,14 @@ def half_of_lenet() -> Classifier:
     return Classifier(fresh_weights(lenet5_half, 1))
 
 
-def trained_beside(method: GeneratorMethod, teacher: Classifier, *, seed: int) -> dict[str, Tensor]:
-    """Weights of a student that took six steps, each on images of a generator of its own."""
+def trained_with(method: GeneratorMethod, teacher: Classifier, *, seed: int) -> dict[str, Tensor]:
+    """Weights of a student after six steps, each on images of its own generator."""
     student = half_of_lenet()
-    generator = AdversarialGenerator(teacher, student, method, BIGGER, seed=seed, turns=6)
+    generator = AdversarialGenerator(teacher, student, method, BIGGER, seed=seed, steps=6)
     optimiser = torch.optim.Adam(student.module.parameters(), 0.01)
     for _ in range(6):
         images = generator.images(16)
-        # the generator's step left no gradients behind
+        # the generator's step sets no gradients of the student
         assert all(parameter.grad is None for parameter in student.parameters())
         assert images.shape == (16, *teacher.spec.shape)
         assert not images.requires_grad
@@ -307,18 +308,18 @@ def test_a_seed_gives_the_same_student_and_leaves_the_teacher_as_it_was(
         return bn_teacher.fingerprint(), modes, gradients, hooks(bn_teacher), bn_teacher.rewrite
 
     before, method = state(), ALL_METHODS[name]
-    once = trained_beside(method(), bn_teacher, seed=0)
-    assert same(once, trained_beside(method(), bn_teacher, seed=0))
-    assert not same(once, trained_beside(method(), bn_teacher, seed=1))
+    once = trained_with(method(), bn_teacher, seed=0)
+    assert same(once, trained_with(method(), bn_teacher, seed=0))
+    assert not same(once, trained_with(method(), bn_teacher, seed=1))
     assert not same(once, half_of_lenet().module.state_dict())
     assert state() == before
 
 
 @pytest.mark.parametrize("name", ALL_METHODS)
-def test_a_generator_lowers_its_loss_against_a_student_that_stays(name: str, bn_teacher: Classifier) -> None:
+def test_a_generator_lowers_its_loss_for_a_fixed_student(name: str, bn_teacher: Classifier) -> None:
     method, student = ALL_METHODS[name](), half_of_lenet().freeze()
     config = replace(BIGGER, student_steps=1, learning_rate=0.003)
-    generator = AdversarialGenerator(bn_teacher, student, method, config, seed=0, turns=40)
+    generator = AdversarialGenerator(bn_teacher, student, method, config, seed=0, steps=40)
     losses = [float(method.loss_on(bn_teacher, student, generator.images(32))) for _ in range(40)]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.3
 
@@ -333,10 +334,12 @@ def test_the_loss_depends_on_the_images(name: str, bn_teacher: Classifier) -> No
     assert all(float(one.abs().max()) > 0 for one in gradient)
 
 
-def test_a_method_sees_images_logits_features_and_the_layers_that_it_names(bn_teacher: Classifier) -> None:
+def test_a_method_receives_images_logits_features_and_the_layers_that_it_names(
+    bn_teacher: Classifier,
+) -> None:
     batches: list[GeneratorBatch] = []
 
-    class Keeping(GeneratorMethod):
+    class Recording(GeneratorMethod):
         teacher_layers = (nn.BatchNorm2d,)
 
         def loss(self, batch: GeneratorBatch) -> Tensor:
@@ -344,7 +347,7 @@ def test_a_method_sees_images_logits_features_and_the_layers_that_it_names(bn_te
             return batch.images.sum()
 
     student, images = half_of_lenet(), torch.rand(3, 1, 32, 32)
-    Keeping().loss_on(bn_teacher, student, images)
+    Recording().loss_on(bn_teacher, student, images)
     (batch,) = batches
     assert batch.images is images
     for network, observation in ((bn_teacher, batch.teacher), (student, batch.student)):
@@ -361,9 +364,9 @@ class Failing(GeneratorMethod):
         raise ValueError("a mistake in a user's loss")
 
 
-def test_no_hook_stays_behind_an_exception_in_a_loss(bn_teacher: Classifier) -> None:
+def test_no_hook_stays_after_an_exception_in_a_loss(bn_teacher: Classifier) -> None:
     student = half_of_lenet()
-    generator = AdversarialGenerator(bn_teacher, student, Failing(), BIGGER, seed=0, turns=6)
+    generator = AdversarialGenerator(bn_teacher, student, Failing(), BIGGER, seed=0, steps=6)
     with pytest.raises(ValueError, match="a mistake in a user's loss"):
         generator.images(4)
     assert not hooks(bn_teacher, student)
@@ -373,4 +376,4 @@ def test_no_hook_stays_behind_an_exception_in_a_loss(bn_teacher: Classifier) -> 
 
 def test_a_teacher_without_the_layers_of_a_method_is_refused(teacher: Classifier) -> None:
     with pytest.raises(ZskdError, match="DFQ reads the inputs of BatchNorm2d layers"):
-        AdversarialGenerator(teacher, teacher, DFQ(), SMALL, seed=0, turns=1)
+        AdversarialGenerator(teacher, teacher, DFQ(), SMALL, seed=0, steps=1)

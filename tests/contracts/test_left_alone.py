@@ -1,4 +1,4 @@
-"""What a caller lends is left alone: weights, layout, modes, gradients, hooks of networks, and torch's state.
+"""Functions do not change the caller's objects: weights, layout, modes, gradients, hooks, torch's state.
 
 The networks hold batch-norm and dropout, and their layers are in different modes.
 """
@@ -54,11 +54,11 @@ BANK = ImageBankConfig(share=0.5, count=2, images=8, keep=8, steps=2)
 
 
 class Broken(Exception):
-    """What a network of the user's raises."""
+    """An exception of a user's network."""
 
 
 class Trap:
-    """A hook that notes in which mode its layer is run, and may break."""
+    """A hook that records the mode of its layer in each forward pass, and can raise."""
 
     def __init__(self) -> None:
         self.passes: int | None = None
@@ -85,7 +85,7 @@ def layers(width: int) -> nn.Sequential:
 
 
 def mixed(network: nn.Sequential) -> nn.Sequential:
-    """Bring the layers of a network into different states."""
+    """Set the layers of a network to different states."""
     network.train()
     network[1].eval()
     network[3].weight.requires_grad_(False)
@@ -98,8 +98,8 @@ def network(width: int, seed: int) -> nn.Sequential:
 
 
 @dataclass
-class Lent:
-    """All that the caller lends, and where results go."""
+class Inputs:
+    """The caller's objects, and a folder for results."""
 
     teacher: Classifier
     student: nn.Sequential
@@ -113,7 +113,7 @@ class Lent:
 
 
 @pytest.fixture
-def lent(tmp_path: Path) -> Lent:
+def inputs(tmp_path: Path) -> Inputs:
     teacher, finished = (Classifier(network(8, seed), spec=SPEC) for seed in (0, 2))
     for classifier in (teacher, finished):
         mixed(classifier.module)  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def lent(tmp_path: Path) -> Lent:
     student, traps = network(4, 1), (Trap(), Trap())
     teacher.module[4].register_forward_hook(traps[0])  # type: ignore[index, operator]
     student[4].register_forward_hook(traps[1])
-    return Lent(teacher, student, finished, images, split, tmp_path, *traps)
+    return Inputs(teacher, student, finished, images, split, tmp_path, *traps)
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +144,7 @@ def bits(tensor: Tensor | None) -> object:
 
 
 def state_of(module: nn.Module) -> dict[str, object]:
-    """Everything of a network that a caller could miss."""
+    """Everything of a network that a function could change."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return {
         "tensors": {name: bits(value) for name, value in module.state_dict().items()},
@@ -156,7 +156,7 @@ def state_of(module: nn.Module) -> dict[str, object]:
 
 
 def state_of_torch() -> dict[str, object]:
-    """Everything global that a caller could miss; Python's own generator is moved by beartype in tests."""
+    """Everything global that a function could change; not Python's generator, which beartype uses."""
     return {
         "rng": torch.get_rng_state().numpy().tobytes(),
         "numpy": pickle.dumps(np.random.get_state()),  # noqa: NPY002
@@ -167,9 +167,9 @@ def state_of_torch() -> dict[str, object]:
     }
 
 
-def state(lent: Lent) -> dict[str, object]:
-    networks = {"teacher": lent.teacher, "student": lent.student, "finished": lent.finished}
-    pixels = {"images": lent.split.images, "labels": lent.split.labels}
+def state(inputs: Inputs) -> dict[str, object]:
+    networks = {"teacher": inputs.teacher, "student": inputs.student, "finished": inputs.finished}
+    pixels = {"images": inputs.split.images, "labels": inputs.split.labels}
     return (
         {name: state_of(module) for name, module in networks.items()}
         | {name: bits(tensor) for name, tensor in pixels.items()}
@@ -177,109 +177,115 @@ def state(lent: Lent) -> dict[str, object]:
     )
 
 
-def distilled(lent: Lent, **changes: Any) -> Classifier:
-    images = None if changes.pop("alone", False) else lent.images
-    return distill(lent.teacher, lent.student, images, replace(QUICK, **changes))
+def distilled(inputs: Inputs, **changes: Any) -> Classifier:
+    images = None if changes.pop("alone", False) else inputs.images
+    return distill(inputs.teacher, inputs.student, images, replace(QUICK, **changes))
 
 
-ASKING: dict[str, Callable[[Lent], object]] = {
+USING_TEACHER: dict[str, Callable[[Inputs], object]] = {
     "distill": distilled,
-    "distill, attention": lambda lent: distilled(lent, attention=1.0),
-    "distill, generator": lambda lent: distilled(lent, alone=True, start="random", generator=GENERATOR),
-    "distill, image bank": lambda lent: distilled(lent, image_bank=BANK),
-    "initialise_from_teacher": lambda lent: initialise_from_teacher(lent.teacher, lent.student, lent.images),
-    "build_transfer_set": lambda lent: build_transfer_set(lent.teacher, SET, lent.folder / "made"),
-    "build_real_set": lambda lent: build_real_set(lent.teacher, lent.split, lent.folder / "real", count=20),
-    "make_shard": lambda lent: make_shard(lent.teacher, SET, 0),
-    "seconds_per_image": lambda lent: seconds_per_image(lent.teacher, SET),
-    "trace_impression": lambda lent: trace_impression(lent.teacher, SET, 0),
-    "export_png": lambda lent: export_png(lent.images, lent.teacher, lent.folder / "png"),
-    "inspect_teacher": lambda lent: inspect_teacher(lent.teacher),
-    "count_multiply_adds": lambda lent: count_multiply_adds(lent.teacher),
-    "predict": lambda lent: predict(lent.teacher, lent.split.images),
-    "accuracy": lambda lent: accuracy(lent.teacher, lent.split),
-    "accuracy_by_class": lambda lent: accuracy_by_class(lent.teacher, lent.split),
-    "agreement": lambda lent: agreement(lent.teacher, lent.finished, lent.split.images),
-    "make_probes": lambda lent: make_probes(lent.teacher),
-    "measure": lambda lent: measure(lent.teacher, lent.finished, make_probes(lent.teacher)),
-    "estimate_agreement": lambda lent: estimate_agreement(lent.teacher, lent.finished),
-}
-"""Public functions that ask the teacher."""
-OTHERS: dict[str, Callable[[Lent], object]] = {
-    "Classifier": lambda lent: Classifier(lent.student, spec=SPEC),
-    "Classifier, used": lambda lent: Classifier(lent.student, spec=SPEC).freeze().to("meta"),
-    "class_similarity": lambda lent: concentration(class_similarity(lent.teacher.head_weight)),
-    "fingerprint": lambda lent: lent.teacher.fingerprint(),
-    "save_checkpoint": lambda lent: save_checkpoint(
-        lent.folder / "saved", lent.teacher, Card(architecture={"factory": "none:none"})
+    "distill, attention": lambda inputs: distilled(inputs, attention=1.0),
+    "distill, generator": lambda inputs: distilled(inputs, alone=True, start="random", generator=GENERATOR),
+    "distill, image bank": lambda inputs: distilled(inputs, image_bank=BANK),
+    "initialise_from_teacher": lambda inputs: initialise_from_teacher(
+        inputs.teacher, inputs.student, inputs.images
     ),
-    "pickle": lambda lent: pickle.dumps(lent.finished),
+    "build_transfer_set": lambda inputs: build_transfer_set(inputs.teacher, SET, inputs.folder / "made"),
+    "build_real_set": lambda inputs: build_real_set(
+        inputs.teacher, inputs.split, inputs.folder / "real", count=20
+    ),
+    "make_shard": lambda inputs: make_shard(inputs.teacher, SET, 0),
+    "seconds_per_image": lambda inputs: seconds_per_image(inputs.teacher, SET),
+    "trace_impression": lambda inputs: trace_impression(inputs.teacher, SET, 0),
+    "export_png": lambda inputs: export_png(inputs.images, inputs.teacher, inputs.folder / "png"),
+    "inspect_teacher": lambda inputs: inspect_teacher(inputs.teacher),
+    "count_multiply_adds": lambda inputs: count_multiply_adds(inputs.teacher),
+    "predict": lambda inputs: predict(inputs.teacher, inputs.split.images),
+    "accuracy": lambda inputs: accuracy(inputs.teacher, inputs.split),
+    "accuracy_by_class": lambda inputs: accuracy_by_class(inputs.teacher, inputs.split),
+    "agreement": lambda inputs: agreement(inputs.teacher, inputs.finished, inputs.split.images),
+    "make_probes": lambda inputs: make_probes(inputs.teacher),
+    "measure": lambda inputs: measure(inputs.teacher, inputs.finished, make_probes(inputs.teacher)),
+    "estimate_agreement": lambda inputs: estimate_agreement(inputs.teacher, inputs.finished),
+}
+"""Public functions that run the teacher."""
+OTHERS: dict[str, Callable[[Inputs], object]] = {
+    "Classifier": lambda inputs: Classifier(inputs.student, spec=SPEC),
+    "Classifier, used": lambda inputs: Classifier(inputs.student, spec=SPEC).freeze().to("meta"),
+    "class_similarity": lambda inputs: concentration(class_similarity(inputs.teacher.head_weight)),
+    "fingerprint": lambda inputs: inputs.teacher.fingerprint(),
+    "save_checkpoint": lambda inputs: save_checkpoint(
+        inputs.folder / "saved", inputs.teacher, Card(architecture={"factory": "none:none"})
+    ),
+    "pickle": lambda inputs: pickle.dumps(inputs.finished),
 }
 
 
-@pytest.mark.parametrize("name", [*ASKING, *OTHERS])
-def test_everything_lent_comes_back_as_it_was(name: str, lent: Lent) -> None:
-    before = state(lent)
-    (ASKING | OTHERS)[name](lent)
-    assert state(lent) == before
-    assert bool(lent.trap.trained) == (name in ASKING)
-    assert not any(lent.trap.trained), "the teacher was asked as it is trained"
+@pytest.mark.parametrize("name", [*USING_TEACHER, *OTHERS])
+def test_the_callers_objects_do_not_change(name: str, inputs: Inputs) -> None:
+    before = state(inputs)
+    (USING_TEACHER | OTHERS)[name](inputs)
+    assert state(inputs) == before
+    assert bool(inputs.trap.trained) == (name in USING_TEACHER)
+    assert not any(inputs.trap.trained), "the teacher was run in training mode"
 
 
 @pytest.mark.parametrize("passes", [0, 1, 2])
-@pytest.mark.parametrize("name", ASKING)
-def test_also_after_an_exception(name: str, passes: int, lent: Lent) -> None:
-    lent.trap.passes = passes
-    before = state(lent)
+@pytest.mark.parametrize("name", USING_TEACHER)
+def test_they_do_not_change_if_the_teacher_raises(name: str, passes: int, inputs: Inputs) -> None:
+    inputs.trap.passes = passes
+    before = state(inputs)
     try:
-        ASKING[name](lent)
+        USING_TEACHER[name](inputs)
     except Broken:
-        assert len(lent.trap.trained) == passes + 1
-    else:  # it asks no more often
-        assert 0 < len(lent.trap.trained) <= passes
-    assert state(lent) == before
+        assert len(inputs.trap.trained) == passes + 1
+    else:  # it runs the teacher no more often
+        assert 0 < len(inputs.trap.trained) <= passes
+    assert state(inputs) == before
 
 
-def test_also_after_an_exception_of_the_student(lent: Lent) -> None:
-    lent.students_trap.passes = 0
-    before = state(lent)
+def test_they_do_not_change_if_the_student_raises(inputs: Inputs) -> None:
+    inputs.students_trap.passes = 0
+    before = state(inputs)
     with pytest.raises(ZskdError, match="cannot take an input"):
-        Classifier(lent.student, spec=SPEC)
+        Classifier(inputs.student, spec=SPEC)
     with pytest.raises(ZskdError, match="cannot take an input"):
-        distilled(lent)
-    assert state(lent) == before
+        distilled(inputs)
+    assert state(inputs) == before
 
 
-def test_the_networks_are_indeed_in_danger(lent: Lent) -> None:
-    """The comparison can fail: the plain calls change what the functions above must not."""
-    before = state(lent)
-    lent.teacher(lent.split.images)  # batch-norm counts, dropout draws
-    after = state(lent)
+def test_a_plain_call_changes_the_networks(inputs: Inputs) -> None:
+    """So the tests above can fail."""
+    before = state(inputs)
+    inputs.teacher(inputs.split.images)  # batch-norm counts, dropout draws
+    after = state(inputs)
     assert after["teacher"] != before["teacher"]
     assert after["torch"] != before["torch"]
-    layout = state_of(lent.student)
-    Classifier(lent.student, spec=SPEC, copy=False)
-    assert state_of(lent.student) != layout
+    layout = state_of(inputs.student)
+    Classifier(inputs.student, spec=SPEC, copy=False)
+    assert state_of(inputs.student) != layout
 
 
-def test_a_classifier_owns_its_network(lent: Lent) -> None:
-    theirs = lent.student
-    classifier = Classifier(theirs, spec=SPEC)
+def test_a_classifier_owns_its_network(inputs: Inputs) -> None:
+    network_of_caller = inputs.student
+    classifier = Classifier(network_of_caller, spec=SPEC)
     assert classifier.layout == "channels_last"
-    assert theirs[3].weight.is_contiguous()
-    assert [layer.training for layer in classifier.module.modules()] == [m.training for m in theirs.modules()]
+    assert network_of_caller[3].weight.is_contiguous()
+    assert [layer.training for layer in classifier.module.modules()] == [
+        m.training for m in network_of_caller.modules()
+    ]
     assert [p.requires_grad for p in classifier.parameters()] == [
-        p.requires_grad for p in theirs.parameters()
+        p.requires_grad for p in network_of_caller.parameters()
     ]
     known = classifier.fingerprint()
     with torch.no_grad():
-        theirs[8].bias += 1
+        network_of_caller[8].bias += 1
     assert classifier.fingerprint() == known
     own = network(4, 3)
     assert Classifier(own, spec=SPEC, copy=False).module is own
 
 
-def test_what_draws_when_it_is_looked_at_does_not_move_the_callers_generator() -> None:
+def test_a_network_that_draws_random_numbers_does_not_change_the_callers_generator() -> None:
     class Noisy(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -294,7 +300,7 @@ def test_what_draws_when_it_is_looked_at_does_not_move_the_callers_generator() -
     assert state_of_torch() == before
 
 
-def test_a_network_that_cannot_be_copied_can_be_given() -> None:
+def test_a_network_that_cannot_be_copied_can_be_wrapped_without_a_copy() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
     module.computed = module[1].weight * 2  # type: ignore[assignment, operator]
     with pytest.raises(ZskdError, match=r"cannot be copied.*Classifier\(network, copy=False\)"):
@@ -302,17 +308,20 @@ def test_a_network_that_cannot_be_copied_can_be_given() -> None:
     assert Classifier(module, spec=SPEC, copy=False).classes == 3
 
 
-def test_the_callers_modes_do_not_change_what_is_made(lent: Lent) -> None:
-    calm = Classifier(lent.teacher.module, spec=SPEC).freeze()
-    assert calm.fingerprint() == lent.teacher.fingerprint()
-    made = [make_shard(one, SET, 0).tensors() for one in (lent.teacher, calm)]
+def test_the_callers_modes_do_not_change_the_results(inputs: Inputs) -> None:
+    frozen_teacher = Classifier(inputs.teacher.module, spec=SPEC).freeze()
+    assert frozen_teacher.fingerprint() == inputs.teacher.fingerprint()
+    made = [make_shard(one, SET, 0).tensors() for one in (inputs.teacher, frozen_teacher)]
     assert all(torch.equal(values, made[1][name]) for name, values in made[0].items())
-    students = [distill(one, lent.student, lent.images, QUICK).fingerprint() for one in (lent.teacher, calm)]
+    students = [
+        distill(one, inputs.student, inputs.images, QUICK).fingerprint()
+        for one in (inputs.teacher, frozen_teacher)
+    ]
     assert students[0] == students[1]
 
 
-def test_other_processes_get_the_teacher_frozen(tmp_path: Path) -> None:
-    """A teacher in training would answer otherwise, and change."""
+def test_other_processes_receive_the_frozen_teacher(tmp_path: Path) -> None:
+    """A teacher in training mode would output other logits, and change."""
     teacher = Classifier(network(8, 0), spec=SPEC)
     before = state_of(teacher)
     sets = [build_transfer_set(teacher, SET, tmp_path / f"of-{n}", workers=n) for n in (1, 2)]
@@ -322,27 +331,27 @@ def test_other_processes_get_the_teacher_frozen(tmp_path: Path) -> None:
     assert state_of(teacher) == before
 
 
-def test_a_student_may_be_the_teachers_own_network(lent: Lent) -> None:
-    before = state(lent)
-    begun = initialise_from_teacher(lent.teacher, lent.teacher.module, lent.images)
-    assert begun.taken_over
-    student = distill(lent.teacher, lent.teacher.module, lent.images, QUICK)
-    assert state(lent) == before
-    assert student.fingerprint() != lent.teacher.fingerprint()
+def test_a_student_may_be_the_teachers_own_network(inputs: Inputs) -> None:
+    before = state(inputs)
+    initialised = initialise_from_teacher(inputs.teacher, inputs.teacher.module, inputs.images)
+    assert initialised.from_teacher
+    student = distill(inputs.teacher, inputs.teacher.module, inputs.images, QUICK)
+    assert state(inputs) == before
+    assert student.fingerprint() != inputs.teacher.fingerprint()
 
 
-def test_a_student_that_cannot_be_trained_is_refused(lent: Lent) -> None:
-    student = distilled(lent)
+def test_a_student_that_cannot_be_trained_is_refused(inputs: Inputs) -> None:
+    student = distilled(inputs)
     with pytest.raises(ZskdError, match="all weights of the student are frozen"):
-        distill(lent.teacher, student.module, lent.images, QUICK)
+        distill(inputs.teacher, student.module, inputs.images, QUICK)
     with pytest.raises(ZskdError, match=r"would normalise images twice: give its network, student\.module"):
-        distill(lent.teacher, student, lent.images, QUICK)
-    again = distill(lent.teacher, student.module.requires_grad_(), lent.images, QUICK)
+        distill(inputs.teacher, student, inputs.images, QUICK)
+    again = distill(inputs.teacher, student.module.requires_grad_(), inputs.images, QUICK)
     assert again.fingerprint() != student.fingerprint()
 
 
-def test_frozen_blocks_nest_share_and_end_with_exceptions(lent: Lent) -> None:
-    teacher, other = lent.teacher, Classifier(lent.teacher.module, spec=SPEC, copy=False)
+def test_frozen_blocks_nest_share_and_end_with_exceptions(inputs: Inputs) -> None:
+    teacher, other = inputs.teacher, Classifier(inputs.teacher.module, spec=SPEC, copy=False)
     before = state_of(teacher)
 
     def is_frozen() -> bool:
@@ -356,7 +365,7 @@ def test_frozen_blocks_nest_share_and_end_with_exceptions(lent: Lent) -> None:
             raise Broken
         assert is_frozen()
         assert all(
-            not p.requires_grad for p in pickle.loads(pickle.dumps(lent.finished.freeze())).parameters()
+            not p.requires_grad for p in pickle.loads(pickle.dumps(inputs.finished.freeze())).parameters()
         )
     assert state_of(teacher) == before
 

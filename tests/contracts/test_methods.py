@@ -1,4 +1,4 @@
-"""What every method and every preset must keep."""
+"""The contract of every synthesis method and every preset."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def same(one: Shard, other: Shard) -> bool:
 
 
 @pytest.mark.parametrize(("method", "preset"), EVERY)
-def test_same_seed_same_bytes_and_another_seed_other_ones(
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_bytes(
     teacher: Classifier, method: str, preset: str
 ) -> None:
     spec = spec_of(method, preset)
@@ -49,9 +49,7 @@ def test_same_seed_same_bytes_and_another_seed_other_ones(
 
 
 @pytest.mark.parametrize(("method", "preset"), EVERY)
-def test_pixels_targets_and_records_are_what_they_claim(
-    teacher: Classifier, method: str, preset: str
-) -> None:
+def test_pixels_targets_logits_and_kl_are_consistent(teacher: Classifier, method: str, preset: str) -> None:
     spec = spec_of(method, preset)
     shard = make_shard(teacher, spec, 0)
     assert 0 <= float(shard.images.min()) <= float(shard.images.max()) <= 1
@@ -59,8 +57,8 @@ def test_pixels_targets_and_records_are_what_they_claim(
     with torch.no_grad():
         logits = teacher(shard.images)
     torch.testing.assert_close(shard.logits, logits, atol=1e-4, rtol=1e-4)
-    log_answers = torch.log_softmax(shard.logits / spec.synthesis.tau, 1)
-    kl = torch.special.xlogy(shard.targets, shard.targets).sum(1) - (shard.targets * log_answers).sum(1)
+    log_outputs = torch.log_softmax(shard.logits / spec.synthesis.tau, 1)
+    kl = torch.special.xlogy(shard.targets, shard.targets).sum(1) - (shard.targets * log_outputs).sum(1)
     torch.testing.assert_close(shard.kl, kl, atol=1e-5, rtol=1e-4)
     untouched = shard.steps == 0
     most = spec.synthesis.steps
@@ -78,14 +76,14 @@ def test_the_teacher_is_left_as_it_was(teacher: Classifier, method: str) -> None
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def test_no_hook_stays_behind_even_after_an_exception(teacher: Classifier) -> None:
+def test_no_hook_stays_even_after_an_exception(teacher: Classifier) -> None:
     def hooks() -> int:
         return sum(
             len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
             for m in teacher.modules()
         )
 
-    def stop(_moment: LaneState) -> None:
+    def stop(_lanes: LaneState) -> None:
         raise KeyboardInterrupt
 
     before = hooks()
@@ -155,11 +153,11 @@ def test_controls_differ_from_the_main_arm_in_their_method_alone() -> None:
         "noise_shapes": "shapes",
         "noise_white": "uniform",
     }
-    asked_for = set(CONTROLS) - set(load_recipe("digits").controls)
-    assert asked_for == {"noise_smooth"}  # the others are run unless they are left out
+    optional = set(CONTROLS) - set(load_recipe("digits").controls)
+    assert optional == {"noise_smooth"}  # the others are run unless they are left out
 
 
-def test_a_film_ends_in_the_stored_image(
+def test_a_trace_ends_in_the_stored_image(
     teacher: Classifier, small_spec: SetSpec, small_set: TransferSet
 ) -> None:
     frames = trace_impression(teacher, small_spec, 21, frames=4)
@@ -172,21 +170,21 @@ def test_a_film_ends_in_the_stored_image(
     assert torch.equal(frames[-1].image, small_set.images(torch.tensor([row]))[0])
 
 
-def test_a_film_is_as_long_as_the_image_took_to_meet_its_target(teacher: Classifier) -> None:
+def test_a_trace_has_as_many_steps_as_the_image_took(teacher: Classifier) -> None:
     spec = spec_of("zskd")
     settings = replace(spec.synthesis, steps=20, learning_rate=0.1, tau=4.0, tolerance=0.3, noise_share=0.0)
     spec = replace(spec, synthesis=settings)
     shard = make_shard(teacher, spec, 0)
     lengths = shard.steps.tolist()
     assert len(set(lengths)) > 3
-    for wanted in (min(lengths), sorted(lengths)[20], max(lengths)):
-        row = lengths.index(wanted)
+    for steps in (min(lengths), sorted(lengths)[20], max(lengths)):
+        row = lengths.index(steps)
         frames = trace_impression(teacher, spec, row, frames=5)
-        assert frames[-1].step == wanted
+        assert frames[-1].step == steps
         assert torch.equal(frames[-1].image, shard.images[row])
         assert frames[-1].kl == pytest.approx(float(shard.kl[row]), abs=1e-4)
 
 
 def test_noise_has_no_trace(teacher: Classifier) -> None:
-    with pytest.raises(ZskdError, match="nothing to show"):
+    with pytest.raises(ZskdError, match="the images of this set are not optimised"):
         trace_impression(teacher, spec_of("noise"), 0)

@@ -1,4 +1,4 @@
-"""Impressions that used up their steps and never met their target: counted, kept or dropped."""
+"""Data impressions that took all their steps without meeting their target: counted, and dropped if set so."""
 
 import json
 import shutil
@@ -44,8 +44,8 @@ def dropping(spec: SetSpec = SPEC, **other: object) -> SetSpec:
 
 
 @pytest.fixture(scope="module")
-def kept(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> TransferSet:
-    return build_transfer_set(teacher, SPEC, tmp_path_factory.mktemp("kept"))
+def complete(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> TransferSet:
+    return build_transfer_set(teacher, SPEC, tmp_path_factory.mktemp("complete"))
 
 
 @pytest.fixture(scope="module")
@@ -54,49 +54,49 @@ def dropped(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Tr
 
 
 @pytest.fixture(scope="module")
-def missed(kept: TransferSet) -> torch.Tensor:
-    """By hand: all steps used, and the stored answer is still further away than the tolerance."""
-    everything = Shard.join(list(kept))
+def missed(complete: TransferSet) -> torch.Tensor:
+    """By definition: all steps taken, and the divergence of the stored image is at least the tolerance."""
+    everything = Shard.join(list(complete))
     found = (everything.steps == STEPS) & (everything.kl >= TOLERANCE)
     assert 5 < int(found.sum()) < 60
     assert int((everything.steps == 0).sum()) > 20
     return found
 
 
-def test_dropping_leaves_exactly_the_images_that_met_their_target_and_the_noise(
-    kept: TransferSet, dropped: TransferSet, missed: torch.Tensor
+def test_a_set_with_dropped_images_holds_the_images_that_met_their_target_and_the_noise(
+    complete: TransferSet, dropped: TransferSet, missed: torch.Tensor
 ) -> None:
-    wanted = Shard.join(list(kept)).select(~missed).tensors()
+    expected = Shard.join(list(complete)).select(~missed).tensors()
     for name, value in Shard.join(list(dropped)).tensors().items():
-        assert torch.equal(value, wanted[name]), name
+        assert torch.equal(value, expected[name]), name
 
 
 def test_the_counts_of_both_manifests_add_up(
-    kept: TransferSet, dropped: TransferSet, missed: torch.Tensor
+    complete: TransferSet, dropped: TransferSet, missed: torch.Tensor
 ) -> None:
-    many = int(missed.sum())
-    assert (len(kept), kept.manifest.missed, kept.manifest.dropped) == (110, many, 0)
-    assert (len(dropped), dropped.manifest.missed, dropped.manifest.dropped) == (110 - many, many, many)
-    for made, sizes in ((kept, [40, 40, 30]), (dropped, None)):
+    count = int(missed.sum())
+    assert (len(complete), complete.manifest.missed, complete.manifest.dropped) == (110, count, 0)
+    assert (len(dropped), dropped.manifest.missed, dropped.manifest.dropped) == (110 - count, count, count)
+    for made, sizes in ((complete, [40, 40, 30]), (dropped, None)):
         entries = made.manifest.shards
         by_shard = [int(part.sum()) for part in missed.split([40, 40, 30])]
         assert [entry.missed for entry in entries] == by_shard
-        left = sizes or [size - lost for size, lost in zip([40, 40, 30], by_shard, strict=True)]
+        left = sizes or [size - missing for size, missing in zip([40, 40, 30], by_shard, strict=True)]
         assert [entry.count for entry in entries] == left
         assert made.manifest.count == sum(left) == len(made)
         everything = Shard.join(list(made))
-        for fact in ("kl", "steps"):
-            mean = float(getattr(everything, fact).float().mean())
-            assert getattr(made.manifest, f"mean_{fact}") == pytest.approx(mean, abs=1e-5)
-    assert dropped.manifest.mean_kl < kept.manifest.mean_kl
+        for field in ("kl", "steps"):
+            mean = float(getattr(everything, field).float().mean())
+            assert getattr(made.manifest, f"mean_{field}") == pytest.approx(mean, abs=1e-5)
+    assert dropped.manifest.mean_kl < complete.manifest.mean_kl
 
 
-def test_rows_of_a_smaller_set_are_gathered_across_its_shards(dropped: TransferSet) -> None:
+def test_rows_of_a_set_with_dropped_images_are_gathered_across_its_shards(dropped: TransferSet) -> None:
     rows = torch.randperm(len(dropped), generator=torch.Generator().manual_seed(0))
     assert torch.equal(dropped.images(rows), dropped.all_images()[rows])
 
 
-def test_a_smaller_set_is_verified_and_mended_like_any_other(
+def test_a_set_with_dropped_images_is_verified_and_repaired_like_any_other(
     teacher: Classifier, dropped: TransferSet, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(dropped.folder, tmp_path / "copy"))
@@ -109,10 +109,10 @@ def test_a_smaller_set_is_verified_and_mended_like_any_other(
     assert TransferSet(copy).manifest == dropped.manifest
 
 
-def test_a_set_that_keeps_and_one_that_drops_are_not_mixed(
-    teacher: Classifier, kept: TransferSet, tmp_path: Path
+def test_a_set_with_and_one_without_dropped_images_do_not_mix(
+    teacher: Classifier, complete: TransferSet, tmp_path: Path
 ) -> None:
-    copy = Path(shutil.copytree(kept.folder, tmp_path / "copy"))
+    copy = Path(shutil.copytree(complete.folder, tmp_path / "copy"))
     with pytest.raises(ZskdError, match=r"another spec\.synthesis\.missed \(keep there, drop now\)"):
         build_transfer_set(teacher, dropping(), copy)
 
@@ -130,24 +130,26 @@ def test_noise_misses_nothing(teacher: Classifier) -> None:
     assert len(make_shard(teacher, noise, 0)) == 40
 
 
-def test_a_set_of_which_nothing_is_left_is_refused_in_one_line(teacher: Classifier, tmp_path: Path) -> None:
+def test_a_shard_whose_images_are_all_dropped_is_refused_in_one_line(
+    teacher: Classifier, tmp_path: Path
+) -> None:
     nothing = dropping(steps=1, tolerance=1e-9, noise_share=0.0)
-    with pytest.raises(ZskdError, match="none of the 40 images of shard 0 met its target") as told:
+    with pytest.raises(ZskdError, match="none of the 40 images of shard 0 met its target") as error:
         build_transfer_set(teacher, nothing, tmp_path)
-    for way_out in ("--synthesis.steps", "--synthesis.tolerance", "--synthesis.missed keep"):
-        assert way_out in str(told.value)
-    assert "\n" not in str(told.value)
+    for option in ("--synthesis.steps", "--synthesis.tolerance", "--synthesis.missed keep"):
+        assert option in str(error.value)
+    assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("shard-*"))
 
 
-def test_every_image_is_told_of_whether_it_is_kept_or_not(teacher: Classifier) -> None:
-    told: list[int] = []
-    shard = make_shard(teacher, dropping(), 0, on_progress=told.append)
+def test_on_progress_counts_every_image_dropped_or_not(teacher: Classifier) -> None:
+    reported: list[int] = []
+    shard = make_shard(teacher, dropping(), 0, on_progress=reported.append)
     assert len(shard) < 40
-    assert sum(told) == 40
+    assert sum(reported) == 40
 
 
-def test_the_command_tells_how_many_missed_and_were_dropped(
+def test_the_command_reports_how_many_images_missed_and_were_dropped(
     teacher_folder: Path,
     dropped: TransferSet,
     tmp_path: Path,
@@ -162,14 +164,16 @@ def test_the_command_tells_how_many_missed_and_were_dropped(
         command += [f"--synthesis.{setting}", str(value)]
     command += ["--synthesis.batch-size", "10", "--synthesis.shard-size", "40", "--targets.redraws", "5"]
     assert run([*command, "--workers", "1"]) == 0
-    lost = dropped.manifest.dropped
-    told = capsys.readouterr().out
-    assert told.startswith(f"{110 - lost} images in set: ")
-    assert f"{lost} missed their target, {lost} of them were dropped" in told
+    count = dropped.manifest.dropped
+    output = capsys.readouterr().out
+    assert output.startswith(f"{110 - count} images in set: ")
+    assert f"{count} missed their target, {count} of them were dropped" in output
     assert json.loads(Path("set/manifest.json").read_text())["shards"] == dropped.manifest.to_json()["shards"]
 
 
-def test_a_student_learns_on_what_is_left(teacher: Classifier, dropped: TransferSet) -> None:
+def test_a_student_is_distilled_on_the_images_that_are_left(
+    teacher: Classifier, dropped: TransferSet
+) -> None:
     from zskd.config.distillation import DistillConfig
     from zskd.config.registry import ARCHITECTURES
     from zskd.distillation.distill import distill

@@ -1,4 +1,4 @@
-"""The beginning of a set is the smaller set, bit for bit, where `SetSpec.nests` says so, and only there."""
+"""The beginning of a set is the smaller set, bit for bit, if and only if `SetSpec.nests` is true."""
 
 import pickle
 from dataclasses import replace
@@ -48,7 +48,7 @@ NESTED = {
     "soft targeted": spec("soft_targeted"),
     "noise": spec("noise"),
     "white noise": spec("noise", start="uniform"),
-    "carrying on": spec(**CARRIED),
+    "carried images and moments": spec(**CARRIED),
     "free pixels, carried moments": spec(**CARRIED | {"carry_images": False, "pixels": "free"}),
     "priors": spec(targets={"priors": (0.3, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02)}),
     "three scales": spec(targets={"betas": (1.0, 0.5, 0.1)}),
@@ -93,13 +93,13 @@ def test_the_beginning_of_a_set_is_the_smaller_set_bit_for_bit(
 
 
 @pytest.mark.parametrize("what", APART)
-def test_where_sets_do_not_nest_the_beginning_is_indeed_another_set(
+def test_the_beginning_of_a_set_that_does_not_nest_is_another_set(
     what: str, teacher: Classifier, tmp_path: Path
 ) -> None:
     one, few, many = APART[what]
     assert not one.nests
     small, large = (build(teacher, one, count, tmp_path) for count in (few, many))
-    # of a set that drops images there are fewer than were planned, and nobody knows how many
+    # a set with dropped images holds fewer than its count
     assert (len(small) < few) == (what == "dropping")
     assert not same(TransferSet(large.folder, first=few), small)
 
@@ -113,17 +113,17 @@ def test_a_size_at_the_edges_of_shards(small_set: TransferSet) -> None:
         assert [len(shard) for shard in beginning] == [first] if first <= 40 else [40, first - 40]
         assert torch.equal(beginning.all_images(), everything.images[:first])
         assert torch.equal(beginning.labels, everything.anchors[:first])
-        with pytest.raises(ZskdError, match=f"holds rows 0 to {first - 1}$"):
+        with pytest.raises(ZskdError, match=f"give rows from 0 to {first - 1}$"):
             beginning.images(torch.tensor([first]))
 
 
 @pytest.mark.parametrize("first", [0, -1, 51])
-def test_a_beginning_that_there_is_not(small_set: TransferSet, first: int) -> None:
-    with pytest.raises(ZskdError, match=f"holds 50 images: it has no first {first}$"):
+def test_a_beginning_outside_the_set_is_refused(small_set: TransferSet, first: int) -> None:
+    with pytest.raises(ZskdError, match=f"holds 50 images: give first from 1 to 50, not {first}$"):
         TransferSet(small_set.folder, first=first)
 
 
-def test_a_beginning_is_sent_to_other_processes_as_what_it_is(small_set: TransferSet) -> None:
+def test_a_pickled_beginning_is_the_same_beginning(small_set: TransferSet) -> None:
     beginning = TransferSet(small_set.folder, first=41)
     sent = pickle.dumps(beginning)
     assert len(sent) < 1000
@@ -133,26 +133,26 @@ def test_a_beginning_is_sent_to_other_processes_as_what_it_is(small_set: Transfe
     assert opened.fingerprint() == beginning.fingerprint()
 
 
-def test_beginnings_are_told_apart(small_set: TransferSet) -> None:
+def test_beginnings_have_different_fingerprints(small_set: TransferSet) -> None:
     known = {TransferSet(small_set.folder, first=first).fingerprint() for first in (10, 41, 49)}
     assert len(known | {small_set.fingerprint()}) == 4
     assert TransferSet(small_set.folder, first=50).fingerprint() == small_set.fingerprint()
 
 
-def learn(teacher: Classifier, transfer_set: TransferSet, **settings: Any) -> str:
+def distilled(teacher: Classifier, transfer_set: TransferSet, **settings: Any) -> str:
     student = fresh_weights(lambda: ARCHITECTURES.load("lenet5_small")(channels=1, classes=10, size=32), 0)
     config = DistillConfig(steps=4, batch_size=16, **settings)
     return distill(teacher, student, transfer_set, config, seed=2).fingerprint()
 
 
 @pytest.mark.parametrize("reading", ["memory", "mapped"])
-def test_a_student_of_a_beginning_is_that_of_the_small_set(
+def test_a_student_distilled_on_a_beginning_is_that_of_the_small_set(
     reading: str, teacher: Classifier, tmp_path: Path
 ) -> None:
     small, large = (build(teacher, NESTED["default"], count, tmp_path) for count in (SMALL, LARGE))
     beginning = TransferSet(large.folder, first=SMALL)
-    assert learn(teacher, beginning, images=reading) == learn(teacher, small, images=reading)
-    assert learn(teacher, beginning, images=reading) != learn(teacher, large, images=reading)
+    assert distilled(teacher, beginning, images=reading) == distilled(teacher, small, images=reading)
+    assert distilled(teacher, beginning, images=reading) != distilled(teacher, large, images=reading)
 
 
 def test_a_student_of_real_images_and_their_labels(
@@ -162,5 +162,5 @@ def test_a_student_of_real_images_and_their_labels(
     large = build_real_set(teacher, digits.train, tmp_path / "large", count=LARGE)
     labels: dict[str, Any] = {"teacher_weight": 0.0, "label_weight": 1.0, "augment": AugmentConfig()}
     beginning = TransferSet(large.folder, first=SMALL)
-    assert learn(teacher, beginning, **labels) == learn(teacher, small, **labels)
-    assert learn(teacher, beginning, **labels) != learn(teacher, beginning)
+    assert distilled(teacher, beginning, **labels) == distilled(teacher, small, **labels)
+    assert distilled(teacher, beginning, **labels) != distilled(teacher, beginning)

@@ -1,4 +1,4 @@
-"""A run is known by the contents of what it starts from, and everything is opened before work begins."""
+"""A run is identified by the contents of its sources, and all sources are opened before the run begins."""
 
 import json
 from pathlib import Path
@@ -96,7 +96,7 @@ def test_a_teacher_that_has_no_half_can_be_trained(
     assert "--student package.module:factory" in capsys.readouterr().err
 
 
-def test_a_mistaken_command_can_be_mended_in_the_same_folder(
+def test_a_wrong_command_can_be_corrected_in_the_same_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -122,7 +122,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("name", list(IMPOSSIBLE))
-def test_what_cannot_end_well_does_not_begin(
+def test_a_run_that_must_fail_does_not_begin(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -162,17 +162,17 @@ class InPlace(nn.Module):
         return self.fc(x.sub_(0.5).flatten(1))
 
 
-def test_a_network_that_works_in_place_does_not_reach_the_images() -> None:
+def test_a_network_that_works_in_place_does_not_change_the_images() -> None:
     teacher = Classifier(InPlace()).freeze()
     images = torch.rand(4, 1, 32, 32)
-    kept = images.clone()
+    before = images.clone()
     agreement(teacher, teacher, images)
-    assert torch.equal(images, kept)
+    assert torch.equal(images, before)
     shard = make_shard(teacher, SetSpec(count=6, synthesis=SynthesisConfig(steps=3, batch_size=6)), 0)
     assert bool(torch.isfinite(shard.images).all())
 
 
-def test_an_activation_in_place_behind_the_last_layer_hides_it() -> None:
+def test_an_activation_in_place_after_the_last_layer_hides_it() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(1024, 4), nn.ReLU(inplace=True))
     with pytest.raises(ZskdError, match="name its head"):
         Classifier(module)
@@ -201,7 +201,7 @@ def test_classes_in_another_order_are_refused(teacher: Classifier) -> None:
         check_classes(teacher, ("cat", "dog"))
 
 
-def test_a_finished_run_keeps_its_record(
+def test_the_record_of_a_finished_run_does_not_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -220,7 +220,7 @@ def test_a_finished_run_keeps_its_record(
     assert manifest.read_text() == stamped
 
 
-def test_rows_want_equal_blocks_and_their_films_end_in_the_stored_image(
+def test_rows_need_equal_blocks_and_their_traces_end_in_the_stored_image(
     teacher: Classifier, tmp_path: Path
 ) -> None:
     recipe = load_recipe(None, {"preset": "release"})
@@ -274,6 +274,6 @@ def test_other_instructions_of_the_processor_give_the_same_set_within_the_stated
     assert there["anchor_match"] == pytest.approx(here["anchor_match"], abs=0.02)
 
 
-def test_a_factory_of_a_card_needs_its_name_repeated() -> None:
+def test_a_factory_that_a_card_names_must_be_named_again() -> None:
     with pytest.raises(ZskdError, match="--model os:getcwd"):
         build({"factory": "os:getcwd"}, run_code=False)

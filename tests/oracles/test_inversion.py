@@ -1,4 +1,4 @@
-"""Inversion against teachers whose answer is known."""
+"""Inversion against teachers with a known solution."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from zskd.training.per_sample_adam import LaneAdam
 
 
 def linear_teacher(classes: int = 5, scale: float = 1.0) -> Classifier:
-    """Softmax regression with full-row-rank weights: every target can be answered exactly."""
+    """Softmax regression with full-row-rank weights: every target can be reached exactly."""
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
     rows = torch.linalg.qr(torch.randn(64, classes, generator=torch.Generator().manual_seed(0)))[0].T
     with torch.no_grad():
@@ -56,33 +56,33 @@ def test_a_linear_teacher_is_inverted_exactly(pixels: str) -> None:
     teacher = linear_teacher(scale=8.0)
     starts, targets = some(12, teacher)
     config = still(steps=1500, learning_rate=0.02, tau=1.0, pixels=pixels, batch_size=12)
-    seen: list[Tensor] = []
+    last: list[Tensor] = []
 
-    def note(moment: LaneState) -> None:
-        seen[:] = [moment.images.clone()]
+    def record(lanes: LaneState) -> None:
+        last[:] = [lanes.images.clone()]
 
-    invert(teacher, InversionBatch(starts, targets), config, on_step=note)
-    assert float(kl(teacher, seen[0], targets, 1.0).max()) < 1e-4
+    invert(teacher, InversionBatch(starts, targets), config, on_step=record)
+    assert float(kl(teacher, last[0], targets, 1.0).max()) < 1e-4
 
 
 def test_adam_of_lanes_is_adam() -> None:
     generator = torch.Generator().manual_seed(0)
-    ours = torch.randn(3, 1, 4, 4, generator=generator)
-    theirs = ours.clone().requires_grad_(True)
-    lanes, reference = LaneAdam.fresh(ours), torch.optim.Adam([theirs], lr=0.07)
+    images = torch.randn(3, 1, 4, 4, generator=generator)
+    parameter = images.clone().requires_grad_(True)
+    lanes, reference = LaneAdam.fresh(images), torch.optim.Adam([parameter], lr=0.07)
     for _ in range(25):
         gradient = torch.randn(3, 1, 4, 4, generator=generator)
-        lanes.update(ours, gradient, 0.07)
-        theirs.grad = gradient.clone()
+        lanes.update(images, gradient, 0.07)
+        parameter.grad = gradient.clone()
         reference.step()
-    torch.testing.assert_close(ours, theirs.detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(images, parameter.detach(), atol=1e-6, rtol=1e-5)
 
 
-def test_a_replaced_lane_starts_anew_and_leaves_its_neighbours_alone() -> None:
+def test_a_replaced_lane_restarts_and_does_not_change_the_others() -> None:
     generator = torch.Generator().manual_seed(0)
     gradients = torch.randn(20, 2, 1, 3, 3, generator=generator)
-    fresh, kept = torch.randn(2, 1, 3, 3, generator=generator)
-    images = torch.stack([torch.zeros(1, 3, 3), kept])
+    fresh, old = torch.randn(2, 1, 3, 3, generator=generator)
+    images = torch.stack([torch.zeros(1, 3, 3), old])
     lanes = LaneAdam.fresh(images)
     for gradient in gradients[:10]:
         lanes.update(images, gradient, 0.1)
@@ -92,7 +92,7 @@ def test_a_replaced_lane_starts_anew_and_leaves_its_neighbours_alone() -> None:
     for gradient in gradients[10:]:
         lanes.update(images, gradient, 0.1)
 
-    alone_new, alone_old = fresh[None].clone(), kept[None].clone()
+    alone_new, alone_old = fresh[None].clone(), old[None].clone()
     state = LaneAdam.fresh(alone_new)
     for gradient in gradients[10:]:
         state.update(alone_new, gradient[:1], 0.1)
@@ -102,7 +102,7 @@ def test_a_replaced_lane_starts_anew_and_leaves_its_neighbours_alone() -> None:
     torch.testing.assert_close(images, torch.cat([alone_new, alone_old]), rtol=0, atol=0)
 
 
-def test_an_image_does_not_depend_on_its_neighbours_or_its_place(teacher: Classifier) -> None:
+def test_an_image_does_not_depend_on_the_other_images_or_its_lane(teacher: Classifier) -> None:
     starts, targets = some(16, teacher)
     config = still(steps=10, batch_size=16)
     whole = made(teacher, starts, targets, config)
@@ -128,7 +128,7 @@ def test_minmax_stretches_the_whole_batch(teacher: Classifier) -> None:
     assert sum(float(image.max()) == 1 for image in images) < 8
 
 
-def test_the_penalty_draws_pixels_towards_zero(teacher: Classifier) -> None:
+def test_the_penalty_makes_pixels_smaller(teacher: Classifier) -> None:
     starts, targets = some(8, teacher)
     plain = made(teacher, starts, targets, still(steps=30, pixels="free"))
     small = made(teacher, starts, targets, still(steps=30, pixels="free", l2=10.0))
@@ -143,7 +143,7 @@ def test_more_steps_come_closer_to_the_targets(teacher: Classifier) -> None:
     assert float(near) < 0.3 * float(far)
 
 
-def test_random_maps_make_the_answer_hold_under_other_maps(teacher: Classifier) -> None:
+def test_random_maps_make_an_image_meet_its_target_under_other_maps(teacher: Classifier) -> None:
     starts, targets = some(20, teacher)
     warp = WarpConfig(rotation=15, shift=0.08)
     plain, robust = still(steps=60), still(steps=60, warp=warp)
@@ -162,7 +162,7 @@ def test_random_maps_make_the_answer_hold_under_other_maps(teacher: Classifier) 
     assert losses[1] < 0.6 * losses[0]
 
 
-def test_lanes_carry_on_as_if_they_had_never_stopped(teacher: Classifier) -> None:
+def test_carried_lanes_continue_the_optimisation(teacher: Classifier) -> None:
     starts, targets = some(6, teacher)
     config = still(steps=4, batch_size=6, carry_images=True, carry_moments=True)
     images, steps = invert(teacher, InversionBatch(starts.repeat(2, 1, 1, 1), targets.repeat(2, 1)), config)
@@ -173,13 +173,13 @@ def test_lanes_carry_on_as_if_they_had_never_stopped(teacher: Classifier) -> Non
     assert steps.tolist() == [4] * 12
 
 
-def slowly(teacher: Classifier, work: InversionBatch, config: SynthesisConfig) -> Tensor:
+def slowly(teacher: Classifier, batch: InversionBatch, config: SynthesisConfig) -> Tensor:
     """Batch after batch, with an Adam of torch's own for every lane."""
     lanes, results = config.batch_size, []
     images: list[Tensor] = []
     adams: list[torch.optim.Adam] = []
-    for first in range(0, len(work), lanes):
-        starts, targets = work.starts[first : first + lanes], work.targets[first : first + lanes]
+    for first in range(0, len(batch), lanes):
+        starts, targets = batch.starts[first : first + lanes], batch.targets[first : first + lanes]
         if not images or not config.carry_images:
             fresh = [start.clone().requires_grad_(True) for start in starts]
             for adam, image, old in zip(adams, fresh, images, strict=False):
@@ -190,8 +190,8 @@ def slowly(teacher: Classifier, work: InversionBatch, config: SynthesisConfig) -
             adams = [torch.optim.Adam([image], lr=config.learning_rate) for image in images]
         for _ in range(config.steps):
             for image, target, adam in zip(images, targets, adams, strict=True):
-                answer = teacher(image[None]) / config.tau
-                loss = F.cross_entropy(answer, target[None]) + config.l2 / 2 * image.square().sum()
+                logits = teacher(image[None]) / config.tau
+                loss = F.cross_entropy(logits, target[None]) + config.l2 / 2 * image.square().sum()
                 (image.grad,) = torch.autograd.grad(loss, image)
                 adam.step()
             with torch.no_grad():
@@ -200,8 +200,8 @@ def slowly(teacher: Classifier, work: InversionBatch, config: SynthesisConfig) -
                     together = (together - together.min()) / (together.max() - together.min())
                 elif config.pixels == "project":
                     together = together.clamp(0, 1)
-                for image, kept in zip(images, together, strict=True):
-                    image.copy_(kept)
+                for image, value in zip(images, together, strict=True):
+                    image.copy_(value)
         results.append(torch.stack(images).detach().clamp(0, 1))
     return torch.cat(results)
 
@@ -209,15 +209,13 @@ def slowly(teacher: Classifier, work: InversionBatch, config: SynthesisConfig) -
 @pytest.mark.parametrize("pixels", ["project", "free", "minmax"])
 @pytest.mark.parametrize("carry_moments", [False, True])
 @pytest.mark.parametrize("carry_images", [False, True])
-def test_lanes_are_batches_that_hand_on_what_the_settings_say(
-    carry_images: bool, carry_moments: bool, pixels: str
-) -> None:
+def test_lanes_carry_images_and_moments_as_set(carry_images: bool, carry_moments: bool, pixels: str) -> None:
     teacher = linear_teacher(scale=6.0)
-    work = InversionBatch(*some(12, teacher))
+    batch = InversionBatch(*some(12, teacher))
     carry = {"carry_images": carry_images, "carry_moments": carry_moments}
     config = still(steps=6, tau=1.0, l2=0.01, batch_size=4, pixels=pixels, learning_rate=0.05, **carry)
-    images, steps = invert(teacher, work, config)
-    torch.testing.assert_close(images, slowly(teacher, work, config), atol=2e-5, rtol=1e-4)
+    images, steps = invert(teacher, batch, config)
+    torch.testing.assert_close(images, slowly(teacher, batch, config), atol=2e-5, rtol=1e-4)
     assert steps.tolist() == [6] * 12
 
 
@@ -226,30 +224,30 @@ STEPS, COUNT = 24, 31
 
 @pytest.fixture(scope="module", params=["still", "moved"])
 def settings(request: pytest.FixtureRequest) -> SynthesisConfig:
-    """Some images meet their targets early, others never: lanes are given away at many moments."""
+    """Some images meet their targets early, others never: lanes are refilled at many steps."""
     if request.param == "still":
         return still(steps=STEPS, tolerance=0.02, batch_size=6)
     return still(steps=STEPS, tolerance=0.2, batch_size=6, warp=WarpConfig(rotation=10, shift=0.05))
 
 
 @pytest.fixture(scope="module")
-def work(teacher: Classifier, settings: SynthesisConfig) -> InversionBatch:
+def batch(teacher: Classifier, settings: SynthesisConfig) -> InversionBatch:
     starts, targets = some(COUNT, teacher)
     warps = draw_warps(list(range(COUNT)), STEPS, seed=0) if settings.warp.moves else None
     return InversionBatch(starts, targets, warps)
 
 
 @pytest.fixture(scope="module")
-def finished(teacher: Classifier, work: InversionBatch, settings: SynthesisConfig) -> tuple[Tensor, Tensor]:
-    images, steps = invert(teacher, work, settings)
+def finished(teacher: Classifier, batch: InversionBatch, settings: SynthesisConfig) -> tuple[Tensor, Tensor]:
+    images, steps = invert(teacher, batch, settings)
     assert len(set(steps.tolist())) > 4, steps
     assert int(steps.max()) == STEPS
     return images, steps
 
 
-def rows_of(work: InversionBatch, rows: list[int]) -> InversionBatch:
+def rows_of(batch: InversionBatch, rows: list[int]) -> InversionBatch:
     return InversionBatch(
-        work.starts[rows], work.targets[rows], None if work.warps is None else work.warps[rows]
+        batch.starts[rows], batch.targets[rows], None if batch.warps is None else batch.warps[rows]
     )
 
 
@@ -266,26 +264,26 @@ ORDERS: dict[str, list[int]] = {
 @pytest.mark.parametrize("order", list(ORDERS))
 def test_an_image_depends_neither_on_how_many_others_there_are_nor_on_their_order(
     teacher: Classifier,
-    work: InversionBatch,
+    batch: InversionBatch,
     settings: SynthesisConfig,
     finished: tuple[Tensor, Tensor],
     order: str,
 ) -> None:
     rows = ORDERS[order]
-    images, steps = invert(teacher, rows_of(work, rows), settings)
+    images, steps = invert(teacher, rows_of(batch, rows), settings)
     assert torch.equal(steps, finished[1][rows])
     assert torch.equal(images, finished[0][rows])
 
 
-def test_an_image_that_met_its_target_is_the_one_of_so_many_steps(
-    teacher: Classifier, work: InversionBatch, settings: SynthesisConfig, finished: tuple[Tensor, Tensor]
+def test_an_image_that_met_its_target_is_that_of_a_run_with_as_many_steps(
+    teacher: Classifier, batch: InversionBatch, settings: SynthesisConfig, finished: tuple[Tensor, Tensor]
 ) -> None:
     images, steps = finished
     for taken in set(steps.tolist()):
         shorter = replace(settings, steps=taken, tolerance=0.0)
-        wanted, all_taken = invert(teacher, work, shorter)
+        expected, all_taken = invert(teacher, batch, shorter)
         assert all_taken.tolist() == [taken] * COUNT
-        assert torch.equal(images[steps == taken], wanted[steps == taken])
+        assert torch.equal(images[steps == taken], expected[steps == taken])
 
 
 def test_an_image_is_finished_by_the_first_step_that_finds_its_target_met(teacher: Classifier) -> None:
@@ -293,13 +291,13 @@ def test_an_image_is_finished_by_the_first_step_that_finds_its_target_met(teache
     config = still(steps=STEPS, tolerance=0.02, batch_size=6)
     paths: list[list[Tensor]] = [[] for _ in range(COUNT)]
 
-    def note(moment: LaneState) -> None:
-        for lane, number in enumerate(moment.numbers.tolist()):
+    def record(lanes: LaneState) -> None:
+        for lane, number in enumerate(lanes.numbers.tolist()):
             if number < COUNT:
-                assert int(moment.steps[lane]) == len(paths[number])
-                paths[number].append(moment.images[lane].clone())
+                assert int(lanes.steps[lane]) == len(paths[number])
+                paths[number].append(lanes.images[lane].clone())
 
-    _, steps = invert(teacher, InversionBatch(starts, targets), config, on_step=note)
+    _, steps = invert(teacher, InversionBatch(starts, targets), config, on_step=record)
     assert steps.tolist() == [len(path) for path in paths]
     assert 1 <= int(steps.min()) < int(steps.max()) == STEPS
     for path, target in zip(paths, targets, strict=True):
@@ -309,36 +307,36 @@ def test_an_image_is_finished_by_the_first_step_that_finds_its_target_met(teache
         assert len(path) == STEPS or float(found[-1]) < 0.02 + 1e-5
 
 
-@pytest.mark.parametrize(("tolerance", "wanted"), [(1e9, 1), (0.0, 5)])
+@pytest.mark.parametrize(("tolerance", "expected"), [(1e9, 1), (0.0, 5)])
 def test_a_huge_tolerance_ends_at_the_first_step_and_none_at_the_last(
-    teacher: Classifier, tolerance: float, wanted: int
+    teacher: Classifier, tolerance: float, expected: int
 ) -> None:
     starts, targets = some(13, teacher)
-    told: list[int] = []
+    reported: list[int] = []
     config = still(steps=5, tolerance=tolerance, batch_size=4)
-    images, steps = invert(teacher, InversionBatch(starts, targets), config, on_progress=told.append)
-    assert steps.tolist() == [wanted] * 13
+    images, steps = invert(teacher, InversionBatch(starts, targets), config, on_progress=reported.append)
+    assert steps.tolist() == [expected] * 13
     assert steps.dtype == torch.int32
-    assert told == [4, 4, 4, 1]
-    assert torch.equal(images, made(teacher, starts, targets, replace(config, steps=wanted, tolerance=0.0)))
+    assert reported == [4, 4, 4, 1]
+    assert torch.equal(images, made(teacher, starts, targets, replace(config, steps=expected, tolerance=0.0)))
 
 
-def test_every_image_is_told_of_once(
-    teacher: Classifier, work: InversionBatch, settings: SynthesisConfig, finished: tuple[Tensor, Tensor]
+def test_on_progress_counts_every_image_once(
+    teacher: Classifier, batch: InversionBatch, settings: SynthesisConfig, finished: tuple[Tensor, Tensor]
 ) -> None:
-    told: list[int] = []
-    invert(teacher, work, settings, on_progress=told.append)
-    assert min(told) > 0
-    assert sum(told) == COUNT
+    reported: list[int] = []
+    invert(teacher, batch, settings, on_progress=reported.append)
+    assert min(reported) > 0
+    assert sum(reported) == COUNT
 
 
-def test_the_work_given_is_left_as_it_was(
-    teacher: Classifier, work: InversionBatch, settings: SynthesisConfig
+def test_the_batch_does_not_change(
+    teacher: Classifier, batch: InversionBatch, settings: SynthesisConfig
 ) -> None:
-    kept = work.starts.clone(), work.targets.clone()
-    invert(teacher, work, settings)
-    assert torch.equal(work.starts, kept[0])
-    assert torch.equal(work.targets, kept[1])
+    before = batch.starts.clone(), batch.targets.clone()
+    invert(teacher, batch, settings)
+    assert torch.equal(batch.starts, before[0])
+    assert torch.equal(batch.targets, before[1])
 
 
 @pytest.mark.parametrize("kind", ["smooth", "shapes", "uniform", "gaussian"])
@@ -384,6 +382,6 @@ def test_a_loss_that_is_not_finite_names_the_steps_and_the_setting() -> None:
     with torch.no_grad():
         teacher.head.bias[0] = float("inf")
     starts, targets = some(4, teacher)
-    wanted = r"not finite at step 1 of an image: lower --synthesis.learning-rate"
-    with pytest.raises(ZskdError, match=wanted):
+    message = r"not finite at step 1 of an image: lower --synthesis.learning-rate"
+    with pytest.raises(ZskdError, match=message):
         invert(teacher, InversionBatch(starts, targets), still(steps=5))

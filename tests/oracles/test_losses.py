@@ -24,7 +24,7 @@ def logits(seed: int, n: int = 5, k: int = 7) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["kl", "l1", "mse"])
-def test_zero_for_a_student_that_answers_like_its_teacher(name: str) -> None:
+def test_the_loss_is_zero_for_equal_logits(name: str) -> None:
     z = logits(0)
     assert float(LOSSES.load(name)(z, z, DistillConfig())) == pytest.approx(0, abs=1e-6)
     assert float(LOSSES.load(name)(z, logits(1), DistillConfig())) > 0.1
@@ -62,7 +62,7 @@ def test_kl_has_the_gradient_of_the_cross_entropy_that_the_paper_writes() -> Non
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
-def test_every_loss_falls_when_it_is_followed(name: str) -> None:
+def test_every_loss_falls_when_it_is_minimised(name: str) -> None:
     student, t = logits(0).requires_grad_(True), logits(1)
     first = LOSSES.load(name)(student, t, DistillConfig())
     optimiser = torch.optim.Adam([student], 0.05)
@@ -77,33 +77,33 @@ SPEC = InputSpec(shape=(1, 6, 6))
 
 
 class Counting(nn.Module):
-    """A network that counts how many images it is asked about."""
+    """A network that counts the images that it receives."""
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden, self.head = nn.Linear(36, 8), nn.Linear(8, 4)
-        self.asked = 0
+        self.received = 0
 
     def forward(self, images: Tensor) -> Tensor:
-        self.asked += len(images)
+        self.received += len(images)
         return self.head(torch.tanh(self.hidden(images.flatten(1))))
 
 
 @pytest.fixture
-def asked() -> Classifier:
-    """A teacher whose answers are nothing like the labels."""
+def counting_teacher() -> Classifier:
+    """A teacher whose predictions differ from the labels."""
     return Classifier(fresh_weights(Counting, 1), spec=SPEC).freeze()
 
 
 @pytest.fixture
-def labelled(asked: Classifier, tmp_path: Path) -> TransferSet:
+def labelled(counting_teacher: Classifier, tmp_path: Path) -> TransferSet:
     numbers = torch.Generator().manual_seed(0)
     split = Split(torch.rand(24, 1, 6, 6, generator=numbers), torch.arange(24) % 4)
-    return build_real_set(asked, split, tmp_path / "set", count=24)
+    return build_real_set(counting_teacher, split, tmp_path / "set", count=24)
 
 
-class Noted(Progress):
-    """Keeps the curve of the loss."""
+class Recorded(Progress):
+    """Stores the curves."""
 
     listens = True
 
@@ -120,7 +120,7 @@ def fresh() -> nn.Module:
 
 def first_loss(teacher: Classifier, images: TransferSet, **weights: float) -> tuple[float, set[str]]:
     """Loss of the first step, whose batch is the whole set, and which curves there are."""
-    progress = Noted()
+    progress = Recorded()
     config = DistillConfig(steps=1, batch_size=len(images), tau=4.0, augment=AugmentConfig(), **weights)
     distill(teacher, fresh(), images, config, progress=progress)
     return progress.points["distill/loss"][0], set(progress.points)
@@ -130,31 +130,34 @@ def by_hand(teacher: Classifier, images: TransferSet) -> tuple[float, float]:
     """KL with the teacher and cross-entropy with the labels of an untrained student."""
     pixels = images.all_images()
     with torch.no_grad():
-        said, answers = fresh()(pixels), teacher(pixels)
+        logits, teacher_logits = fresh()(pixels), teacher(pixels)
         hinton = 16 * (
-            F.softmax(answers / 4, 1) * (F.log_softmax(answers / 4, 1) - F.log_softmax(said / 4, 1))
+            F.softmax(teacher_logits / 4, 1)
+            * (F.log_softmax(teacher_logits / 4, 1) - F.log_softmax(logits / 4, 1))
         )
-        picked = -F.log_softmax(said, 1)[torch.arange(len(said)), images.labels]
+        picked = -F.log_softmax(logits, 1)[torch.arange(len(logits)), images.labels]
     return float(hinton.sum(1).mean()), float(picked.mean())
 
 
 @pytest.mark.parametrize(("teachers", "labels"), [(1.0, 0.0), (0.0, 1.0), (0.0, 2.5), (0.7, 0.3)])
 def test_the_loss_is_the_weighted_sum_of_both(
-    teachers: float, labels: float, asked: Classifier, labelled: TransferSet
+    teachers: float, labels: float, counting_teacher: Classifier, labelled: TransferSet
 ) -> None:
-    kl, cross = by_hand(asked, labelled)
+    kl, cross = by_hand(counting_teacher, labelled)
     assert min(kl, cross, abs(kl - cross)) > 0.01  # one cannot be taken for the other
-    loss, curves = first_loss(asked, labelled, teacher_weight=teachers, label_weight=labels)
+    loss, curves = first_loss(counting_teacher, labelled, teacher_weight=teachers, label_weight=labels)
     assert loss == pytest.approx(teachers * kl + labels * cross, rel=1e-4)
     assert ("distill/agreement" in curves) is (teachers > 0)
 
 
-def test_a_teacher_of_no_weight_is_not_asked(asked: Classifier, labelled: TransferSet) -> None:
-    network = asked.module
+def test_a_teacher_without_weight_receives_no_images(
+    counting_teacher: Classifier, labelled: TransferSet
+) -> None:
+    network = counting_teacher.module
     assert isinstance(network, Counting)
     steps, batch = 6, 8
     for weights, images in (((1.0, 0.0), steps * batch), ((0.3, 0.7), steps * batch), ((0.0, 1.0), 0)):
-        before = network.asked
+        before = network.received
         teachers, labels = weights
         config = DistillConfig(
             steps=steps,
@@ -163,25 +166,27 @@ def test_a_teacher_of_no_weight_is_not_asked(asked: Classifier, labelled: Transf
             teacher_weight=teachers,
             label_weight=labels,
         )
-        distill(asked, fresh(), labelled, config)
-        assert network.asked - before == images
+        distill(counting_teacher, fresh(), labelled, config)
+        assert network.received - before == images
 
 
-def test_a_student_of_labels_alone_learns_them_whatever_the_teacher_says(
-    asked: Classifier, labelled: TransferSet
+def test_a_student_of_labels_alone_learns_them_and_not_the_teachers_predictions(
+    counting_teacher: Classifier, labelled: TransferSet
 ) -> None:
-    def learnt(**weights: float) -> tuple[float, float]:
+    def accuracies(**weights: float) -> tuple[float, float]:
         config = DistillConfig(
             steps=300, batch_size=24, learning_rate=0.02, augment=AugmentConfig(), **weights
         )
-        student = distill(asked, fresh(), labelled, config)
+        student = distill(counting_teacher, fresh(), labelled, config)
         pixels = labelled.all_images()
         with torch.no_grad():
-            said, taught = student(pixels).argmax(1), asked(pixels).argmax(1)
-        assert float((taught == labelled.labels).double().mean()) < 0.6
-        return float((said == labelled.labels).double().mean()), float((said == taught).double().mean())
+            predicted, by_teacher = student(pixels).argmax(1), counting_teacher(pixels).argmax(1)
+        assert float((by_teacher == labelled.labels).double().mean()) < 0.6
+        return float((predicted == labelled.labels).double().mean()), float(
+            (predicted == by_teacher).double().mean()
+        )
 
-    of_labels, of_teacher = learnt(teacher_weight=0.0, label_weight=1.0), learnt()
+    of_labels, of_teacher = accuracies(teacher_weight=0.0, label_weight=1.0), accuracies()
     assert of_labels[0] > 0.95 > of_labels[1]
     assert of_teacher[1] > 0.95 > of_teacher[0]
 
@@ -198,13 +203,13 @@ def test_a_student_of_labels_alone_learns_them_whatever_the_teacher_says(
         ({"label_weight": 1.0, "augment": AugmentConfig(cutmix=0.1)}, "must be 0 where images are mixed"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_weights_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ZskdError) as error:
         DistillConfig(**settings)
     assert message in str(error.value)
 
 
-def test_labels_go_with_images_that_are_moved_but_not_mixed() -> None:
+def test_labels_can_be_used_with_images_that_are_moved_but_not_mixed() -> None:
     moved = DistillConfig(
         label_weight=1.0, augment=AugmentConfig(rotation=35.0, shift=0.1, gaussian=0.1, flip=0.5)
     )

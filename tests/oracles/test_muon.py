@@ -1,4 +1,4 @@
-"""Muon against what is known of it."""
+"""Muon against its known properties."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_a_matrix_keeps_its_directions_and_nearly_loses_their_lengths(shape: tup
     assert lengths.max() / lengths.min() >= turned.diagonal().max() / turned.diagonal().min() - 1e-4
 
 
-def test_a_step_knows_nothing_of_the_gradients_size() -> None:
-    """At any scale of the loss the weights take the same way."""
+def test_a_step_does_not_depend_on_the_size_of_the_gradient() -> None:
+    """At any scale of the loss the weights change in the same way."""
     ends = []
     for scale in (1.0, 1000.0):
         weight, bias = nn.Parameter(torch.ones(4, 1, 3, 3)), nn.Parameter(torch.ones(4))
@@ -37,14 +37,14 @@ def test_a_step_knows_nothing_of_the_gradients_size() -> None:
 
 
 def test_vectors_are_moved_as_adam_moves_them() -> None:
-    ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
-    one, other = Muon([ours], lr=0.01), torch.optim.Adam([theirs], lr=0.01)
+    parameter, reference = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
+    one, other = Muon([parameter], lr=0.01), torch.optim.Adam([reference], lr=0.01)
     for seed in range(20):
-        ours.grad = torch.randn(5, generator=torch.Generator().manual_seed(seed))
-        theirs.grad = ours.grad.clone()
+        parameter.grad = torch.randn(5, generator=torch.Generator().manual_seed(seed))
+        reference.grad = parameter.grad.clone()
         one.step()
         other.step()
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(parameter, reference)
 
 
 def test_a_badly_scaled_regression_is_solved_sooner_than_by_adam() -> None:
@@ -52,7 +52,7 @@ def test_a_badly_scaled_regression_is_solved_sooner_than_by_adam() -> None:
     numbers = torch.Generator().manual_seed(0)
     turn, _ = torch.linalg.qr(torch.randn(40, 40, generator=numbers))
     inputs = torch.randn(512, 40, generator=numbers) * torch.logspace(0, -2, 40) @ turn
-    wanted = torch.randn(40, 20, generator=numbers)
+    expected = torch.randn(40, 20, generator=numbers)
     losses = {}
     for name, make in {"muon": Muon, "adam": torch.optim.Adam}.items():
         best = float("inf")
@@ -62,7 +62,7 @@ def test_a_badly_scaled_regression_is_solved_sooner_than_by_adam() -> None:
             for step in range(200):
                 for group in optimiser.param_groups:
                     group["lr"] = rate * (1 - step / 200)
-                loss = (inputs @ (weight.T - wanted)).square().mean()
+                loss = (inputs @ (weight.T - expected)).square().mean()
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()

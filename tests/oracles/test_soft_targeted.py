@@ -1,4 +1,4 @@
-"""Targets by way of features, against closed forms."""
+"""Targets computed from features, against closed forms."""
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def test_targets_lie_on_the_simplex_with_the_anchor_on_top(
 @pytest.mark.parametrize("front", [None, nn.ReLU()])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("classes", [2, 10])
-def test_without_spread_every_target_is_the_teachers_answer_to_the_mean(
+def test_without_spread_every_target_is_the_teachers_output_for_the_mean(
     classes: int, with_bias: bool, front: nn.Module | None
 ) -> None:
     weight, bias = random_head(classes, 40)
@@ -97,12 +97,12 @@ def test_without_spread_every_target_is_the_teachers_answer_to_the_mean(
     assert float(confident.min()) > 0.95 - 1e-5
     if front is not None:
         assert float(means.min()) == 0
-    if classes == 2:  # there is one rival, and its odds are those asked for
+    if classes == 2:  # one other class: the probability is exactly the least one
         torch.testing.assert_close(confident, torch.full((2,), 0.95), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_features_spread_as_the_correlation_of_the_units_says(classes: int) -> None:
+def test_features_have_the_correlation_of_the_units(classes: int) -> None:
     """Without a ReLU, log-odds between classes are normal with a mean and a covariance that are known."""
     weight, bias = random_head(classes, 12, seed=3)
     teacher, spread, n = teacher_of(weight, bias), 0.7, 6000
@@ -120,7 +120,7 @@ def test_features_spread_as_the_correlation_of_the_units_says(classes: int) -> N
     np.testing.assert_allclose(sample / scale, covariance / scale, atol=4.5 * np.sqrt(2 / n))
 
 
-def test_the_model_knows_no_order_of_the_classes() -> None:
+def test_the_model_follows_a_permutation_of_the_classes() -> None:
     weight, bias = random_head(7, 30)
     order = [3, 0, 6, 1, 5, 2, 4]
     for front in (None, nn.ReLU()):
@@ -131,8 +131,8 @@ def test_the_model_knows_no_order_of_the_classes() -> None:
         np.testing.assert_allclose(other.loadings.T @ other.loadings, correlation, atol=1e-6)
 
 
-def test_what_no_answer_depends_on_changes_nothing() -> None:
-    """The same vector added to all classes, the same number to all biases, and a unit that tells nothing."""
+def test_weights_that_no_output_depends_on_change_nothing() -> None:
+    """The same vector added to all classes, the same number to all biases, and a unit without effect."""
     weight, bias = random_head(4, 20)
     shifted = teacher_of(weight + weight[0] * 3, bias + 7)
     anchors = [0, 1, 2, 3] * 3
@@ -186,7 +186,7 @@ class Functional(nn.Module):
         (nn.Tanh(), False),
     ],
 )
-def test_whether_features_can_be_negative_is_seen(front: nn.Module | None, rectified: bool) -> None:
+def test_whether_features_can_be_negative_is_detected(front: nn.Module | None, rectified: bool) -> None:
     model = feature_model(teacher_of(*random_head(4, 20), front=front))
     assert model.rectified == rectified
     assert (model.means.min() >= 0) == rectified
@@ -201,8 +201,8 @@ def test_a_linear_teacher_is_inverted_exactly(classes: int, with_bias: bool) -> 
         module[1].weight.copy_(8 * rows)
     spec = InputSpec(shape=(1, 6, 6), mean=(0.5,), std=(0.3,))
     teacher = Classifier(module, spec=spec).freeze()
-    wanted = torch.from_numpy(targets(teacher, [i % classes for i in range(10)], TargetsConfig()))
-    assert 0.1 < entropy(wanted.numpy()) < np.log(classes)
+    expected = torch.from_numpy(targets(teacher, [i % classes for i in range(10)], TargetsConfig()))
+    assert 0.1 < entropy(expected.numpy()) < np.log(classes)
     starts = draw_initial("uniform", list(range(10)), seed=0, shape=teacher.spec.shape, box=(0.0, 1.0))
     config = SynthesisConfig(
         steps=2000,
@@ -213,8 +213,8 @@ def test_a_linear_teacher_is_inverted_exactly(classes: int, with_bias: bool) -> 
         tolerance=0.0,
         batch_size=10,
     )
-    images, _ = invert(teacher, InversionBatch(starts, wanted), config)
-    kl = F.kl_div(F.log_softmax(teacher(images), 1), wanted, reduction="none").sum(1)
+    images, _ = invert(teacher, InversionBatch(starts, expected), config)
+    kl = F.kl_div(F.log_softmax(teacher(images), 1), expected, reduction="none").sum(1)
     assert float(kl.max()) < 1e-4
 
 
@@ -225,13 +225,15 @@ def test_two_classes_have_real_mixtures_where_zskd_needs_a_floor() -> None:
     assert gaps.std() > 0.5
 
 
-def test_a_class_that_never_leads_is_named() -> None:
+def test_a_class_that_never_has_the_largest_logit_is_named() -> None:
     weight, bias = random_head(3, 10)
-    weight[1], weight[2] = 0.1 * weight[0], -weight[0]  # between the others, which take turns at leading it
-    with pytest.raises(ZskdError, match="--method soft_targeted: .* class 1 another class is always ahead"):
+    weight[1], weight[2] = 0.1 * weight[0], -weight[0]  # one of the others always has a larger logit
+    with pytest.raises(
+        ZskdError, match="--method soft_targeted: .* class 1, the logit of another class is at least as large"
+    ):
         feature_model(teacher_of(weight, bias))
     weight[1] = 0
-    with pytest.raises(ZskdError, match="of class 1 another class is always ahead or level"):
+    with pytest.raises(ZskdError, match="of class 1, the logit of another class is at least as large"):
         feature_model(teacher_of(weight, bias))
     bias[0] = float("nan")
     with pytest.raises(ZskdError, match="not finite"):

@@ -43,7 +43,7 @@ def test_mean_and_entropy_are_those_of_the_dirichlet_distribution(beta: float, a
     assert abs(h.mean() - mean_entropy(alpha)) < 4.5 * h.std() / np.sqrt(N)
 
 
-def test_beta_takes_effect_unless_the_rows_are_rescaled_behind_it() -> None:
+def test_beta_has_an_effect_unless_the_rows_are_rescaled_after_it() -> None:
     """The release's bug, as a setting: both scales give the same targets, number for number."""
     assert entropy(draw(0.1, PLAIN)).mean() < 0.6 * entropy(draw(1.0, PLAIN)).mean()
     rescaled = TargetsConfig(rescale_after_beta=True, concentration_floor=1e-4, redraws=0)
@@ -64,13 +64,13 @@ def test_targets_lie_on_the_simplex(k: int, beta: float, floor: float, redraws: 
     np.fill_diagonal(similarity, 1)
     a = concentration(similarity, floor=floor)
     config = TargetsConfig(redraws=redraws, concentration_floor=floor)
-    places = [PlanEntry(i, i % k, beta, True) for i in range(2 * k)]
-    y = draw_targets(a, places, config, seed=seed)
+    entries = [PlanEntry(i, i % k, beta, True) for i in range(2 * k)]
+    y = draw_targets(a, entries, config, seed=seed)
     assert y.dtype == np.float32
     assert (y >= 0).all()
     np.testing.assert_allclose(y.sum(axis=1), 1, atol=1e-5)
     if redraws:
-        assert [int(k) for k in y.argmax(axis=1)] == [spot.anchor for spot in places]
+        assert [int(k) for k in y.argmax(axis=1)] == [entry.anchor for entry in entries]
 
 
 def test_redraws_leave_the_class_on_top_and_without_them_it_often_is_not() -> None:
@@ -88,11 +88,11 @@ def test_two_classes_are_one_hot_without_a_floor_and_mixed_with_one() -> None:
 
 
 def test_a_target_depends_on_its_index_alone() -> None:
-    spots = [PlanEntry(i, i % 3, 1.0, True) for i in range(10)]
-    whole = draw_targets(A, spots, PLAIN, seed=5)
-    alone = draw_targets(A, spots[7:8], PLAIN, seed=5)
+    entries = [PlanEntry(i, i % 3, 1.0, True) for i in range(10)]
+    whole = draw_targets(A, entries, PLAIN, seed=5)
+    alone = draw_targets(A, entries[7:8], PLAIN, seed=5)
     np.testing.assert_array_equal(whole[7:8], alone)
-    other_seed = draw_targets(A, spots, PLAIN, seed=6)
+    other_seed = draw_targets(A, entries, PLAIN, seed=6)
     assert not np.allclose(whole, other_seed)
 
 
@@ -103,8 +103,8 @@ def plan(count: int, config: TargetsConfig, share: float = 0.0, classes: int = 4
 
 
 def test_interleaved_plans_are_balanced_in_class_scale_and_noise() -> None:
-    places = plan(800, PLAIN, share=0.25)
-    optimised = [p for p in places if p.optimised]
+    entries = plan(800, PLAIN, share=0.25)
+    optimised = [p for p in entries if p.optimised]
     assert len(optimised) == 600
     for k in range(4):
         assert sum(p.anchor == k for p in optimised) == 150
@@ -117,18 +117,18 @@ def test_a_smaller_interleaved_set_is_a_prefix_of_a_larger_one() -> None:
 
 def test_rows_are_equal_blocks_of_class_and_scale() -> None:
     config = TargetsConfig(order="rows", betas=(0.1, 1.0))
-    places = plan(80, config)
+    entries = plan(80, config)
     assert row_size(80, 4, config) == 10
-    assert [p.anchor for p in places[::10]] == [0, 1, 2, 3, 0, 1, 2, 3]
-    assert [p.beta for p in places[::10]] == [0.1] * 4 + [1.0] * 4
-    assert all(len({(p.anchor, p.beta) for p in places[i : i + 10]}) == 1 for i in range(0, 80, 10))
+    assert [p.anchor for p in entries[::10]] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert [p.beta for p in entries[::10]] == [0.1] * 4 + [1.0] * 4
+    assert all(len({(p.anchor, p.beta) for p in entries[i : i + 10]}) == 1 for i in range(0, 80, 10))
 
 
 def test_priors_set_the_share_of_each_class_in_every_prefix() -> None:
     config = TargetsConfig(priors=(0.7, 0.2, 0.1, 0.0))
-    places = plan(1000, config)
+    entries = plan(1000, config)
     for n in (100, 500, 1000):
-        counts = np.bincount([p.anchor for p in places[:n]], minlength=4)
+        counts = np.bincount([p.anchor for p in entries[:n]], minlength=4)
         np.testing.assert_allclose(counts, np.array([0.7, 0.2, 0.1, 0.0]) * n, atol=3)
 
 

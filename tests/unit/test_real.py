@@ -131,7 +131,7 @@ def test_all_images_and_one_more(teacher: Classifier, digits: Dataset, tmp_path:
     assert len(build_real_set(teacher, split, tmp_path / "all", count=50)) == 50
     left = int((split.labels != 1).sum())
     for count, leave_out, there in ((51, (), 50), (0, (), 50), (50, (1,), left), (1, tuple(range(10)), 0)):
-        message = f"{count} real images are wanted and there are {there}: lower the rate"
+        message = f"cannot draw {count} of {there} real images: change the rate"
         with pytest.raises(ZskdError, match=message):
             build_real_set(teacher, split, tmp_path / "none", count=count, leave_out=leave_out)
     assert not (tmp_path / "none").exists()
@@ -187,6 +187,6 @@ def test_verbs_that_look_at_such_a_set(
     film = ["show", "filmstrip", str(teacher_folder), str(drawn.folder), "--out", str(tmp_path / "film.png")]
     assert run(film) == 2
     assert capsys.readouterr().err == (
-        "zskd: error: these are real images, which nothing has optimised: there is nothing to make again\n"
+        "zskd: error: this set holds real images, which were not synthesised: give a synthesised set\n"
     )
     assert not (tmp_path / "film.png").exists()

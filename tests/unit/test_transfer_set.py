@@ -1,4 +1,4 @@
-"""Transfer sets on disk: going on, refusing, verifying, gathering rows, and both exports."""
+"""Transfer sets on disk: resuming, refusing, verifying, gathering rows, and both exports."""
 
 import json
 import shutil
@@ -93,30 +93,30 @@ DAMAGES = [remove, cut, change, empty]
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("number", [0, 1])
-def test_going_on_keeps_whole_shards_and_makes_the_others_again_to_the_same_bytes(
+def test_resuming_keeps_complete_shards_and_makes_the_others_again_to_the_same_bytes(
     teacher: Classifier, small_spec: SetSpec, copy: Path, damage: Any, number: int
 ) -> None:
     before = hashes(copy)
     damage(copy / f"shard-{number:05d}.safetensors")
-    kept = (copy / f"shard-{1 - number:05d}.safetensors").stat()
+    before_stat = (copy / f"shard-{1 - number:05d}.safetensors").stat()
     build_transfer_set(teacher, small_spec, copy)
     assert hashes(copy) == before
     after = (copy / f"shard-{1 - number:05d}.safetensors").stat()
-    assert (after.st_ino, after.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+    assert (after.st_ino, after.st_mtime_ns) == (before_stat.st_ino, before_stat.st_mtime_ns)
     assert verify_transfer_set(copy) == 2
 
 
 class Stopping(Progress):
-    """Ends the work behind its first shard, as Ctrl-C does."""
+    """Interrupts the work after its first shard, as Ctrl-C does."""
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
         class One:
-            behind = 0
+            advanced = 0
 
             def advance(self, done: int = 1, note: str = "") -> None:
-                self.behind += done
-                if self.behind > 40:  # in the second shard
+                self.advanced += done
+                if self.advanced > 40:  # in the second shard
                     raise KeyboardInterrupt
 
         yield One()
@@ -154,7 +154,7 @@ def test_a_finished_set_is_not_touched_again(teacher: Classifier, small_spec: Se
         ),
     ],
 )
-def test_a_folder_of_another_set_is_refused_and_left_alone(
+def test_a_folder_of_another_set_is_refused_and_not_changed(
     teacher: Classifier, small_spec: SetSpec, copy: Path, other: dict[str, Any], named: str
 ) -> None:
     before = hashes(copy) | {"manifest": sha256_file(copy / "manifest.json")}
@@ -169,11 +169,11 @@ def test_a_folder_of_another_teacher_is_refused(small_spec: SetSpec, copy: Path)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_verifying_notices_every_damage(copy: Path, damage: Any) -> None:
+def test_verifying_finds_every_damage(copy: Path, damage: Any) -> None:
     assert verify_transfer_set(copy) == 2
     damage(copy / "shard-00001.safetensors")
-    wanted = "is missing" if damage is remove else "is not the file that was written"
-    with pytest.raises(ZskdError, match=rf"shard-00001\.safetensors {wanted}"):
+    expected = "is missing" if damage is remove else "is not the file that was written"
+    with pytest.raises(ZskdError, match=rf"shard-00001\.safetensors {expected}"):
         verify_transfer_set(copy)
 
 
@@ -238,17 +238,17 @@ def test_the_manifest_sums_up_its_shards(tmp_path: Path) -> None:
     assert (made.class_names, made.shape) == (("a", "b", "c"), (1, 4, 4))
 
 
-def test_shards_come_back_as_they_were_written_in_any_order_of_writing(tmp_path: Path) -> None:
+def test_shards_are_read_as_they_were_written_in_any_order(tmp_path: Path) -> None:
     one = writer(tmp_path)
     for number in (2, 0, 1):
         one.add(number, write_shard(tmp_path, number, made_up(SIZES[number], number)))
     one.finish()
     for number, shard in enumerate(TransferSet(tmp_path)):
-        wanted = made_up(SIZES[number], number).tensors()
-        assert all(torch.equal(value, wanted[name]) for name, value in shard.tensors().items())
+        expected = made_up(SIZES[number], number).tensors()
+        assert all(torch.equal(value, expected[name]) for name, value in shard.tensors().items())
 
 
-def test_a_writer_that_goes_on_knows_what_is_there(tmp_path: Path) -> None:
+def test_a_resumed_writer_lists_the_complete_shards(tmp_path: Path) -> None:
     writer(tmp_path).add(1, write_shard(tmp_path, 1, made_up(3, 1)))
     assert list(writer(tmp_path).done) == [1]
     cut(tmp_path / "shard-00001.safetensors")
@@ -267,11 +267,11 @@ def test_a_writer_that_goes_on_knows_what_is_there(tmp_path: Path) -> None:
         [],
     ],
 )
-def test_images_come_in_the_order_asked_for_across_shards(tmp_path: Path, rows: list[int]) -> None:
+def test_images_are_returned_in_the_order_of_the_rows_across_shards(tmp_path: Path, rows: list[int]) -> None:
     made = write(tmp_path)
     together = torch.cat([shard.images for shard in made])
-    wanted = torch.tensor(rows, dtype=torch.int64)
-    assert torch.equal(made.images(wanted), together[wanted])
+    numbers = torch.tensor(rows, dtype=torch.int64)
+    assert torch.equal(made.images(numbers), together[numbers])
 
 
 @pytest.mark.parametrize("row", [12, -1])
@@ -280,7 +280,7 @@ def test_rows_that_are_not_there_are_refused(tmp_path: Path, row: int) -> None:
         write(tmp_path).images(torch.tensor([0, row]))
 
 
-def test_the_space_of_an_image_is_what_it_takes_on_disk(tmp_path: Path) -> None:
+def test_bytes_per_image_are_those_on_disk(tmp_path: Path) -> None:
     one = writer(tmp_path)
     one.add(0, write_shard(tmp_path, 0, made_up(1000, 0)))
     size = (tmp_path / "shard-00000.safetensors").stat().st_size
@@ -298,7 +298,7 @@ def test_the_matlab_file_has_the_layout_of_the_reproduction(small_set: TransferS
     np.testing.assert_array_equal(labels, torch.cat([shard.targets for shard in small_set]).numpy())
     assert 200 < images.max() <= 255
     assert images.min() >= 0
-    with pytest.raises(ZskdError, match=r"name a file that ends in \.mat"):
+    with pytest.raises(ZskdError, match=r"does not end in \.mat: give a file name"):
         export_mat(small_set, tmp_path / "set.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["set.mat"]
 
@@ -307,7 +307,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
 
 
-def test_pictures_are_the_images_in_8_bits_with_the_teachers_own_answers(
+def test_png_files_are_the_images_in_8_bits_with_the_teachers_logits(
     teacher: Classifier, small_set: TransferSet, tmp_path: Path
 ) -> None:
     folder = export_png(small_set, teacher, tmp_path / "png")
@@ -326,8 +326,8 @@ def test_pictures_are_the_images_in_8_bits_with_the_teachers_own_answers(
             pixels = torch.from_numpy(np.array(picture)).float() / 255
         assert float((pixels - together[row, 0]).abs().max()) <= 0.5 / 255 + 1e-6
         with torch.no_grad():
-            answer = teacher(pixels[None, None])[0]
-        torch.testing.assert_close(torch.tensor(line["logits"]), answer, atol=1e-4, rtol=1e-4)
+            logits = teacher(pixels[None, None])[0]
+        torch.testing.assert_close(torch.tensor(line["logits"]), logits, atol=1e-4, rtol=1e-4)
         np.testing.assert_allclose(line["target"], targets[row].numpy(), atol=1e-7)
 
 
@@ -356,7 +356,7 @@ def test_colour_pictures_keep_their_channels(tmp_path: Path) -> None:
     )
 
 
-def test_images_of_two_channels_are_no_pictures(tmp_path: Path) -> None:
+def test_images_of_two_channels_cannot_be_exported_as_png(tmp_path: Path) -> None:
     made = set_of(("a", "b"), tmp_path / "set", channels=2)
     with pytest.raises(ZskdError, match="grey or RGB; these images have 2 channels"):
         export_png(made, linear(("a", "b"), 2), tmp_path / "png")

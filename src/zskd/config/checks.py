@@ -148,7 +148,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 @cache
 def _adapter(hint: Any) -> Any:
-    """Return what converts a value to a type; cached, because building one is slow and many fields share it."""
+    """Return what converts a value to a type; cached, because building one is slow."""
     return TypeAdapter(hint)
 
 

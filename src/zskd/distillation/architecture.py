@@ -1,4 +1,4 @@
-"""The architecture of a student by its name, a student with fresh weights, and the copy that is worked on."""
+"""The architecture of a student by its name, a fresh student, and a copy of a student to train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from zskd.models.factory import Architecture, build, describe, describe_half, fr
 
 
 def describe_student(name: str, teacher: Classifier) -> Architecture:
-    """Return the architecture of a student by its name: `half`, built-in, or a factory."""
+    """Return the architecture of a student by its name.
+
+    Args:
+        name: `half`, a built-in name, or package.module:factory.
+        teacher: gives the shape of the inputs and the number of classes.
+
+    Raises:
+        ZskdError: unknown name, or `half` of a teacher that is no plain chain of layers.
+    """
     if name == HALF:
         return describe_half(teacher.module)
     return describe(name, shape=teacher.spec.shape, classes=teacher.classes)
@@ -21,12 +29,15 @@ def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) ->
     """Build an untrained student for the teacher's inputs and classes.
 
     Raises:
-        ZskdError: it has another number of classes than the teacher.
+        ZskdError: it cannot be built, or has another number of classes than the teacher.
     """
     module = fresh_weights(lambda: build(architecture, run_code=True), seed)
     student = Classifier(module, spec=teacher.spec, copy=False)
     if student.classes != teacher.classes:
-        raise ZskdError(f"the student has {student.classes} classes and its teacher {teacher.classes}")
+        raise ZskdError(
+            f"the student has {student.classes} classes and its teacher {teacher.classes}: choose another "
+            "--student"
+        )
     return student
 
 
@@ -34,12 +45,12 @@ def copy_student(teacher: Classifier, student: nn.Module) -> Classifier:
     """Return a copy of a student's network as a classifier of the teacher's inputs and classes.
 
     Args:
-        teacher: gives input, names of the classes, device, and how the copy is run.
+        teacher: gives input specification, class names, device, and `rewrite`.
         student: maps normalised images (N, C, H, W) to logits (N, K); left as it is.
 
     Raises:
-        ZskdError: it is a `Classifier` already, cannot take the teacher's inputs, has other classes, or
-            cannot be copied.
+        ZskdError: it is a `Classifier` already, does not take the teacher's inputs, has another number of
+            classes, or cannot be copied.
     """
     if isinstance(student, Classifier):
         raise ZskdError(

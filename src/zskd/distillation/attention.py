@@ -1,4 +1,4 @@
-"""Attention transfer: where in the picture the outputs of a network's convolutions are large.
+"""Attention transfer: maps of where in the image the outputs of a network's convolutions are large.
 
 Zagoruyko, Komodakis: "Paying More Attention to Attention", ICLR 2017, arXiv:1612.03928.
 """
@@ -16,20 +16,24 @@ from zskd.models.observation import observe
 
 
 def attend(classifier: Classifier, images: Images) -> tuple[Logits, list[Tensor]]:
-    """Return the logits (N, K), and one map of unit length (N, H·W) per convolution, in order of use.
+    """Return the logits (N, K), and per convolution, in order of use, an attention map (N, H·W) of length 1.
 
     A map is the mean over channels of the squared, rectified outputs  (equation 1, p = 2).
+
+    Args:
+        classifier: any.
+        images: (N, C, H, W) in [0, 1].
     """
-    seen = observe(classifier, images, outputs_of=(nn.Conv2d,))
-    maps = [F.relu(layer.value).square().mean(1).flatten(1) for layer in seen.layers]
-    return seen.logits, [F.normalize(one) for one in maps]
+    observed = observe(classifier, images, outputs_of=(nn.Conv2d,))
+    maps = [F.relu(layer.value).square().mean(1).flatten(1) for layer in observed.layers]
+    return observed.logits, [F.normalize(one) for one in maps]
 
 
 def check_attention(teacher: Classifier, student: Classifier) -> None:
-    """Refuse networks whose maps cannot be compared.
+    """Refuse networks whose attention maps cannot be compared.
 
     Raises:
-        ZskdError: they have no convolutions, or other ones.
+        ZskdError: they have no convolutions, or convolutions whose outputs have other sizes.
     """
     low, high = teacher.spec.box
     probe = torch.full((1, *teacher.spec.shape), (low + high) / 2, device=teacher.device)
@@ -43,5 +47,5 @@ def check_attention(teacher: Classifier, student: Classifier) -> None:
 
 
 def attention_distance(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-    """Return the sum over layers of the mean squared difference of the maps."""
+    """Return the sum over layers of the mean squared difference of the maps (N, H·W), a scalar."""
     return torch.stack([(s - t).square().mean() for s, t in zip(student, teacher, strict=True)]).sum()

@@ -1,4 +1,4 @@
-"""What a student is asked: the batches that it learns from, each made ready with the teacher's answers."""
+"""The batches of a distillation: augmented images with the teacher's logits, labels and attention maps."""
 
 from __future__ import annotations
 
@@ -24,63 +24,78 @@ from zskd.transfer_set.dataset import TransferSet
 
 
 class DistillationBatches:
-    """Makes a batch ready: some images, changed at random, the teacher's answers to them, their labels, and
-    where the teacher looks, if that is asked for."""
+    """Makes batches of augmented images, the teacher's logits for them, their labels, and the teacher's
+    attention maps where the settings use attention transfer."""
 
     def __init__(self, teacher: Classifier, transfer_set: TransferSet | None, config: DistillConfig) -> None:
-        """Begin without a student.
+        """Create batches that do not depend on a student.
 
         Args:
-            teacher: asked as it is: whoever takes batches must have frozen it, also before the batches are
-                pickled for a helper, in which it stays as it arrives.
+            teacher: used as it is. The caller must freeze it before the first batch, and before the batches
+                are pickled for a helper process, because the copy there keeps its state.
             transfer_set: images to draw from; None where a generator makes all of them.
             config: loss, augmentation, attention and generator.
         """
         self._teacher, self._set, self._config = teacher, transfer_set, config
-        self._player: AdversarialGenerator | None = None
-        self._rounds: ImageBank | None = None
-        self._copy: Images | None = None
+        self._generator: AdversarialGenerator | None = None
+        self._image_bank: ImageBank | None = None
+        self._images_in_memory: Images | None = None
 
-    def follow(self, student: Classifier, *, seed: int, turns: int) -> Companions:
-        """Let what is asked hang on the student, where the settings say so; return what then changes with it.
+    def attach_student(self, student: Classifier, *, seed: int, steps: int) -> Companions:
+        """Create the adversarial generator and the image bank, where the settings use them.
 
         Args:
-            student: as it learns.
-            seed: of all that is made for it.
-            turns: batches in all.
+            student: the network in training.
+            seed: of everything that is generated for it.
+            steps: of the student in all.
+
+        Returns:
+            The modules that change with the batches, by their names in the state file.
+
+        Raises:
+            ZskdError: unknown generator method, or one that does not fit the teacher.
         """
         teacher, config = self._teacher, self._config
         companions: Companions = {}
         if config.generator.share:
             method = make_generator_method(config.generator.method)
-            self._player = AdversarialGenerator(
-                teacher, student, method, config.generator, seed=seed, turns=turns
+            self._generator = AdversarialGenerator(
+                teacher, student, method, config.generator, seed=seed, steps=steps
             )
-            companions = {**companions, **self._player.companions}
+            companions = {**companions, **self._generator.companions}
         if config.image_bank.share:
-            self._rounds = ImageBank(teacher, student, config, self._changed, seed=seed, turns=turns)
-            companions = {**companions, **self._rounds.companions}
+            self._image_bank = ImageBank(teacher, student, config, self._draw, seed=seed, steps=steps)
+            companions = {**companions, **self._image_bank.companions}
         return companions
 
-    def __call__(self, rows: Tensor, numbers: Generator) -> Batch:
-        """Return a batch for some rows of the set: images, answers, labels, perhaps maps of attention."""
+    def __call__(self, rows: Tensor, rng: Generator) -> Batch:
+        """Return a batch for rows of the set (N,).
+
+        Args:
+            rows: of the set; of each batch, the generator and the image bank replace the first ones.
+            rng: random numbers of this step.
+
+        Returns:
+            Images (N, C, H, W), the teacher's logits (N, K) or (N, 0) where its loss has no weight, labels
+            (N,), and one attention map (N, H·W) per convolution where the settings use attention transfer.
+        """
         teacher, config = self._teacher, self._config
         parts: list[Images] = []
-        if self._player is not None:
-            parts.append(self._player.images(round(config.generator.share * len(rows))))
-        if self._rounds is not None:
-            parts.append(self._rounds.images(round(config.image_bank.share * len(rows)), numbers))
-        others = sum(len(part) for part in parts)
-        if others < len(rows):
-            parts.append(self._stored(rows[others:]))
-        images = augment(torch.cat(parts), config.augment, teacher.spec.box, numbers)
+        if self._generator is not None:
+            parts.append(self._generator.images(round(config.generator.share * len(rows))))
+        if self._image_bank is not None:
+            parts.append(self._image_bank.images(round(config.image_bank.share * len(rows)), rng))
+        generated = sum(len(part) for part in parts)
+        if generated < len(rows):
+            parts.append(self._stored(rows[generated:]))
+        images = augment(torch.cat(parts), config.augment, teacher.spec.box, rng)
         labels = rows if self._set is None else self._set.labels[rows]
         labels = labels.to(teacher.device)
         if not config.teacher_weight:
             return images, images.new_empty(len(images), 0), labels
         with torch.no_grad():
-            answers, attention = attend(teacher, images) if config.attention else (teacher(images), [])
-        return images, answers, labels, *attention
+            logits, attention = attend(teacher, images) if config.attention else (teacher(images), [])
+        return images, logits, labels, *attention
 
     def __getstate__(self) -> dict[str, Any]:
         """Hold the teacher by value: torch would move tensors that are sent to another process, the caller's
@@ -90,30 +105,30 @@ class DistillationBatches:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state | {"_teacher": pickle.loads(state["_teacher"])})
 
-    def can_be_sent(self) -> bool:
-        """Whether another process can make the batches: without the student, of a teacher that can be packed,
-        and small enough."""
-        if self._set is None or self._player is not None or self._rounds is not None:
+    def fits_helper(self) -> bool:
+        """Whether a helper process can make the batches: they do not depend on the student, the teacher is on
+        the CPU and can be pickled, and shared memory has room."""
+        if self._set is None or self._generator is not None or self._image_bank is not None:
             return False
-        waiting = 8 * self._config.batch_size * self._set.image_bytes / len(self._set)
+        queued = 8 * self._config.batch_size * self._set.image_bytes / len(self._set)
         shared = Path("/dev/shm")
-        if self._teacher.device.type != "cpu" or (shared.is_dir() and disk_usage(shared).free < waiting):
+        if self._teacher.device.type != "cpu" or (shared.is_dir() and disk_usage(shared).free < queued):
             return False
         try:
             pickle.dumps(self._teacher)
-        except Exception:  # whatever a user's network raises when it is packed
+        except Exception:  # whatever a user's network raises when it is pickled
             return False
         return True
 
     def _stored(self, rows: Tensor) -> Images:
         assert self._set is not None
-        if self._config.images == "memory" and self._copy is None:  # by the process that needs it
-            self._copy = self._set.all_images()
-        chosen = self._set.images(rows) if self._copy is None else self._copy[rows]
-        return chosen.to(self._teacher.device)
+        if self._config.images == "memory" and self._images_in_memory is None:  # in the process that needs it
+            self._images_in_memory = self._set.all_images()
+        images = self._set.images(rows) if self._images_in_memory is None else self._images_in_memory[rows]
+        return images.to(self._teacher.device)
 
-    def _changed(self, count: int, numbers: Generator) -> Images:
-        """Return images of the set as a student may see them."""
+    def _draw(self, count: int, rng: Generator) -> Images:
+        """Return images of the set, augmented as the student receives them (count, C, H, W)."""
         assert self._set is not None
-        stored = self._stored(torch.randint(len(self._set), (count,), generator=numbers))
-        return augment(stored, self._config.augment, self._teacher.spec.box, numbers)
+        stored = self._stored(torch.randint(len(self._set), (count,), generator=rng))
+        return augment(stored, self._config.augment, self._teacher.spec.box, rng)

@@ -1,8 +1,8 @@
-"""Distillation: the student learns the teacher's answers to the images of a transfer set, or to those of a
-generator that plays against it.
+"""Distillation: the student is trained to output the teacher's logits on the images of a transfer set, of an
+adversarial generator, or of both.
 
-The stored targets are never used: the teacher is asked again about every augmented batch (ZSKD,
-section 3.3; Beyer et al. 2022 call it consistent teaching).
+The stored targets are never used: the teacher computes logits for every augmented batch (ZSKD, section 3.3;
+Beyer et al. 2022, arXiv:2106.05237, call it consistent teaching).
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ def distill(
     """Train a copy of a student and return it as a classifier of the teacher's inputs.
 
     Args:
-        teacher: asked about every batch in evaluation mode; left as it is. The copy goes to its device.
-        student: network that maps normalised images (N, C, H, W) to logits (N, K); left as it is. Its copy is
-            trained from the weights that it has; `initialise_from_teacher` gives a narrower copy of the
-            teacher better ones than random.
-        transfer_set: images to learn on; None where a generator makes all of them.
+        teacher: receives every batch in evaluation mode; left as it is. The copy is on its device.
+        student: network that maps normalised images (N, C, H, W) to logits (N, K); left as it is. The copy
+            starts from its weights; `initialise_from_teacher` returns better ones than random for a narrower
+            copy of the teacher.
+        transfer_set: images to train on; None where a generator makes all of them.
         config: loss, augmentation, schedule and generator.
         seed: of order and augmentation.
-        state: file to resume from.
-        helper: whether a second process makes the batches ready, teacher's answers included, while the
-            student learns: the same student in less time where a core is free. A script that asks for it
-            needs `if __name__ == "__main__":`.
-        progress: told of every step.
+        state: file that the training is saved to and resumed from; None: it is not saved.
+        helper: whether a second process makes the batches, teacher's logits included, while the student is
+            trained: the same student in less time where a core is free. A script that sets it needs
+            `if __name__ == "__main__":`.
+        progress: reports every step.
 
     Returns:
-        The trained copy, frozen. To go on with it, give `student.module.requires_grad_()`.
+        The trained copy, frozen. To train it further, give `student.module.requires_grad_()`.
 
     Raises:
-        ZskdError: images, classes or inputs do not fit, nothing of the student can be trained, or the loss
+        ZskdError: images, classes or inputs do not fit, all weights of the student are frozen, or the loss
             diverges.
     """
     config = config or DistillConfig()
     if transfer_set is not None:
-        _check_fit(teacher, transfer_set)
+        _check_set(teacher, transfer_set)
     elif config.generator.share < 1:
-        raise ZskdError("there is no transfer set to learn from: give --distill.generator.share 1")
+        raise ZskdError("there is no transfer set to train on: give --distill.generator.share 1")
     progress = progress or Progress()
     classifier = copy_student(teacher, student)
     if not any(p.requires_grad for p in classifier.module.parameters()):
@@ -81,12 +81,12 @@ def distill(
     if transfer_set is not None:
         config = choose_reading(transfer_set, config, progress)
     images = config.batch_size if transfer_set is None else len(transfer_set)
-    questions = DistillationBatches(teacher, transfer_set, config)
-    companions = questions.follow(classifier, seed=seed, turns=config.total_steps(images))
-    helper = helper and questions.can_be_sent()
+    batches = DistillationBatches(teacher, transfer_set, config)
+    companions = batches.attach_student(classifier, seed=seed, steps=config.total_steps(images))
+    helper = helper and batches.fits_helper()
     progress.detail(
         f"distill: {torch.get_num_threads()} threads on {teacher.device}"
-        f"{' and as many of a helper' if helper else ''}; "
+        f"{', and as many in a helper process' if helper else ''}; "
         f"teacher: {teacher.how_run()}; student: {classifier.how_run()}"
     )
 
@@ -94,26 +94,26 @@ def distill(
 
     def loss(batch: Batch) -> Tensor:
         nonlocal last
-        images, answers, labels, *attention = batch
-        said, attended = attend(classifier, images) if attention else (classifier(images), [])
-        last = said.detach(), answers
+        images, teacher_logits, labels, *teacher_maps = batch
+        logits, maps = attend(classifier, images) if teacher_maps else (classifier(images), [])
+        last = logits.detach(), teacher_logits
         parts = []
         if config.teacher_weight:
-            parts.append(loss_of(said, answers, config) * config.teacher_weight)
+            parts.append(loss_of(logits, teacher_logits, config) * config.teacher_weight)
         if config.label_weight:
-            parts.append(F.cross_entropy(said, labels) * config.label_weight)
-        if attention:
-            parts.append(attention_distance(attended, attention) * config.attention)
+            parts.append(F.cross_entropy(logits, labels) * config.label_weight)
+        if teacher_maps:
+            parts.append(attention_distance(maps, teacher_maps) * config.attention)
         return torch.stack(parts).sum()
 
     def watch() -> dict[str, float]:
-        said, answers = last
-        return {"agreement": percent_of_class(said, answers.argmax(1))}
+        logits, teacher_logits = last
+        return {"agreement": percent_of_class(logits, teacher_logits.argmax(1))}
 
-    with frozen(teacher):  # a helper is sent the teacher inside, and so gets it frozen
+    with frozen(teacher):  # the teacher that a helper receives is frozen too, because it is pickled in here
         fit(
             classifier.module,
-            questions,
+            batches,
             loss,
             config,
             images=images,
@@ -132,16 +132,16 @@ def distill(
 def choose_reading(
     transfer_set: TransferSet, config: DistillConfig, progress: Progress, *, readers: int = 1
 ) -> DistillConfig:
-    """Decide where the images are read from, say it, and return the settings with it.
+    """Return the settings with "auto" replaced by where the images are read from.
 
     Args:
-        transfer_set: images to learn on.
-        config: whose `images` is "auto", or is kept.
-        progress: told.
-        readers: processes that will each read a set of this size at the same time.
+        transfer_set: images to train on.
+        config: settings; an `images` other than "auto" does not change.
+        progress: logs the choice.
+        readers: processes that each read a set of this size at the same time.
 
     Raises:
-        ZskdError: the images are to be copied into memory and do not fit.
+        ZskdError: `images` is "memory" and they do not fit.
     """
     need, free = readers * transfer_set.image_bytes, available_memory()
     if config.images == "memory" and need > free:
@@ -159,11 +159,11 @@ def choose_reading(
     return config
 
 
-def _check_fit(teacher: Classifier, transfer_set: TransferSet) -> None:
+def _check_set(teacher: Classifier, transfer_set: TransferSet) -> None:
     if transfer_set.shape != teacher.spec.shape:
         raise ZskdError(
-            f"{transfer_set.folder} holds images of {transfer_set.shape}, and the teacher takes "
-            f"{teacher.spec.shape}"
+            f"{transfer_set.folder} holds images of {transfer_set.shape} and the teacher takes "
+            f"{teacher.spec.shape}: give a transfer set of this teacher"
         )
     if transfer_set.manifest.teacher_sha256 != teacher.fingerprint():
         raise ZskdError(f"{transfer_set.folder} was made with another teacher: make a set with this one")
@@ -176,7 +176,7 @@ def _key(
     config: DistillConfig,
     seed: int,
 ) -> str:
-    """What a saved state must have been made with to be gone on with."""
+    """Return a hash of everything that a saved state must have in common with this training to be resumed."""
     return sha256_json(
         {
             "teacher": teacher.fingerprint(),

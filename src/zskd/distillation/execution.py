@@ -11,7 +11,7 @@ from zskd.models.classifier import Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How students are trained on this machine. Only the threads touch what comes out, by rounding."""
+    """How students are trained on this machine. Only the threads change the students, by rounding."""
 
     threads: int = 0
     """Of each student; 0: its share of the cores."""
@@ -21,24 +21,24 @@ class Execution:
     """Folder for TensorBoard's event files."""
 
     def side_by_side(self, teacher: Classifier, students: int) -> int:
-        """Return how many of some students are trained at a time, each in its own process if several are."""
+        """Return how many students are trained at the same time; if several, each in its own process."""
         possible = teacher.device.type == "cpu" and students > 1
         return min(self.workers or usable_cores(), students) if possible else 1
 
     def threads_of_each(self, students: int) -> int:
         """Return the threads that each student is trained with: as set, or half its share of the cores.
 
-        The other half is for the helper that makes its batches ready. It does not hang on the number of
-        workers, because the student's bytes hang on it.
+        The other half is for the helper process that makes its batches. The number does not depend on the
+        number of workers, because the student's bytes depend on it.
         """
         return self.threads or max(1, usable_cores() // (2 * students))
 
     def has_room_for_helper(self, students: int = 1, workers: int = 1) -> bool:
-        """Whether each student that is being trained can have a helper without cores being shared.
+        """Whether each student in training can have a helper process on cores of its own.
 
         Args:
             students: in all.
-            workers: how many of them are trained at a time.
+            workers: how many of them are trained at the same time.
         """
         if self.workers == 1:
             return False

@@ -1,8 +1,8 @@
 """What the student minimises, by the names of `LOSSES`.
 
 Order of arguments: a function of two networks takes the teacher first, everywhere in this package. A function
-of what two networks have put out, be it logits or maps, takes the student's first: (input, target), as every
-loss of `torch.nn.functional` does. Most are not symmetric: `kl` is KL(T ‖ S).
+of the outputs of two networks takes the student's first: (input, target), as every loss of
+`torch.nn.functional` does. Most are not symmetric: `kl` is KL(T ‖ S).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from zskd.config.distillation import DistillConfig
 from zskd.core.types import Logits
 
 Loss = Callable[[Logits, Logits, DistillConfig], Tensor]
-"""(student's logits, teacher's logits, settings) → scalar, averaged over the batch."""
+"""(student's logits (N, K), teacher's logits (N, K), settings) → scalar, averaged over the batch."""
 
 
 def kl(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
-    """τ²·KL(softmax(T/τ) ‖ softmax(S/τ))  (Hinton et al. 2015; τ² only with `tau_squared`).
+    """τ²·KL(softmax(T/τ) ‖ softmax(S/τ)) in nats  (Hinton et al. 2015; τ² only with `tau_squared`).
 
-    Its gradient is that of the cross-entropy which ZSKD writes; its value is 0 for S = T.
+    Its gradient is that of the cross-entropy in the ZSKD paper; its value is 0 for S = T.
     """
     divergence = F.kl_div(
         F.log_softmax(student / config.tau, dim=1),
@@ -44,5 +44,5 @@ def mse(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
 
 
 def ce(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
-    """Cross-entropy with the class that the teacher gives."""
+    """Cross-entropy with the class that the teacher predicts, in nats."""
     return F.cross_entropy(student, teacher.argmax(1))

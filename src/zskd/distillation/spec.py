@@ -12,7 +12,7 @@ from zskd.config.distillation import DistillConfig
 class StudentSpec:
     """All that determines a student, together with its teacher and its transfer set.
 
-    The number of threads and the device round sums differently; the student's card tells them.
+    The number of threads and the device change rounding; the student's card records them.
     """
 
     student: str = "half"
@@ -23,14 +23,14 @@ class StudentSpec:
     """Settings of the distillation."""
 
     def __post_init__(self) -> None:
-        """Refuse a seed that cannot be."""
+        """Refuse a seed that is out of range."""
         check_range("seed", self.seed, 0, LAST_SEED)
 
     @property
     def factory(self) -> str | None:
-        """The user's code that makes the network, where one does."""
+        """The user's code that makes the network; None for a built-in one."""
         return self.student if ":" in self.student else None
 
     def steps(self, count: int | None) -> int:
-        """Return the steps that it takes on a set of `count` images; without a set a pass is one batch."""
+        """Return the number of steps on a set of `count` images; None: no set, and an epoch is one batch."""
         return self.distill.total_steps(self.distill.batch_size if count is None else count)

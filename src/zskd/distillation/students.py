@@ -1,4 +1,4 @@
-"""Students of one teacher, one for each arm, trained side by side."""
+"""Students of one teacher, one for each arm, trained in parallel."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from zskd.models.classifier import Classifier
 from zskd.transfer_set.dataset import TransferSet
 
 _ENDLESS = 10**9
-"""Steps of a training that is stopped before it has taken them."""
+"""Steps of a training that is only timed, and stopped before the last one."""
 _STATE = "training.safetensors"
-"""Where a training can be gone on with."""
+"""File that an interrupted training is resumed from."""
 
 
 def make_students(
@@ -43,18 +43,18 @@ def make_students(
     execution: Execution | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Classifier]:
-    """Return one student for each arm, by the arms' names, each in a folder of its own.
+    """Train one student for each arm, each in a folder of its own, and return them by the arms' names.
 
     Args:
         teacher: frozen.
         specs: of the students, by the names of the arms.
         sets: transfer sets of the teacher by the same names; None where a generator makes all images.
-        folder: of all students; those that are there are kept.
-        execution: threads and workers; the cores are shared among all when absent.
-        progress: told of every step.
+        folder: of all students; finished ones in it are not trained again.
+        execution: threads and workers; None: all students share the cores.
+        progress: reports every step.
 
     Raises:
-        ZskdError: as for `build_student`, or a worker is killed again and again.
+        ZskdError: as for `build_student`, or a worker process was killed several times.
     """
     execution, progress = execution or Execution(), progress or Progress()
     names = list(specs)
@@ -70,9 +70,9 @@ def make_students(
     with use_threads(execution.threads_of_each(len(names))):
         students = {}
         for name, spec in specs.items():
-            with tracked(progress, execution.tensorboard, f"students/{name}") as told:
+            with tracked(progress, execution.tensorboard, f"students/{name}") as tracking:
                 students[name] = build_student(
-                    teacher, spec, sets[name], folder / name, helper=helper, progress=told
+                    teacher, spec, sets[name], folder / name, helper=helper, progress=tracking
                 )
         return students
 
@@ -86,18 +86,18 @@ def time_students(
     *,
     execution: Execution,
 ) -> tuple[list[Pace], float]:
-    """Train each student for so many seconds, as `make_students` would.
+    """Train each student for some seconds, as `make_students` would, and return how fast it was.
 
     Args:
         teacher: frozen.
-        specs: as for `make_students`; their steps do not count.
+        specs: as for `make_students`; their numbers of steps are ignored.
         sets: as for `make_students`.
-        folder: for what the trainings save; nothing in it is of use later.
-        seconds: that the steps of each are timed for.
+        folder: for temporary files of the trainings.
+        seconds: that the steps of each student are timed for.
         execution: as for `make_students`; nothing is written for TensorBoard.
 
     Returns:
-        How fast each went, and the seconds that the workers took to start and to end.
+        The pace of each student, and the seconds that the workers took to start and to end.
     """
     workers = execution.side_by_side(teacher, len(specs))
     if workers == 1:  # this process trains now and later, and its first optimiser loads a good part of torch
@@ -112,14 +112,19 @@ def time_students(
     numbers = range(len(specs))
     timed = dict(each_done(_time_one, (work, seconds), numbers, workers=workers, on_progress=lambda _: None))
     busy = training_seconds([Pace(timed[number][1], 0.0) for number in numbers], 0, workers)
-    beside = max(0.0, time.perf_counter() - started - busy)
-    return [timed[number][0] for number in numbers], beside
+    overhead = max(0.0, time.perf_counter() - started - busy)
+    return [timed[number][0] for number in numbers], overhead
 
 
 def training_seconds(paces: Sequence[Pace], steps: float, workers: int) -> float:
-    """Return how long students of so many steps take until the last has finished.
+    """Return the seconds until the last of some students is trained.
 
-    Each is begun, in their order, as soon as a worker is free.
+    A free worker takes the next student, in their order.
+
+    Args:
+        paces: one for each student.
+        steps: of each student.
+        workers: students that are trained at the same time.
     """
     free = [0.0] * workers
     for pace in paces:
@@ -129,7 +134,7 @@ def training_seconds(paces: Sequence[Pace], steps: float, workers: int) -> float
 
 
 def generated_images(config: DistillConfig) -> int:
-    """Return how many images a generator makes where there is no set."""
+    """Return how many images a generator makes in a training without a transfer set."""
     steps = config.total_steps(config.batch_size)
     batches = -(-steps // (config.generator.student_steps if config.generator.same else 1))
     return batches * config.batch_size
@@ -144,15 +149,15 @@ def build_student(
     helper: bool = False,
     progress: Progress | None = None,
 ) -> Classifier:
-    """Train a student in `folder`, or go on with it, and return it frozen; one that is there is read.
+    """Train a student in `folder`, or resume its training, and return it frozen; a finished one is loaded.
 
     Args:
-        teacher: frozen; on the device that is to do the work.
-        spec: what to make.
+        teacher: frozen; on the device that the student is trained on.
+        spec: student, seed and settings.
         transfer_set: of this teacher; None where a generator makes all images.
         folder: of this student alone.
-        helper: whether a second process makes the batches ready, as for `distill`.
-        progress: told of every step.
+        helper: whether a second process makes the batches, as for `distill`.
+        progress: reports every step.
 
     Raises:
         ZskdError: unknown architecture, one that does not fit the teacher, a set of another teacher, or the
@@ -160,23 +165,23 @@ def build_student(
     """
     progress = progress or Progress()
     if (folder / CARD).is_file():
-        remove_file(folder / _STATE)  # of one killed behind its last step
+        remove_file(folder / _STATE)  # of a training killed after its last step
         student = load_checkpoint(folder, model=spec.factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
     config = spec.distill
-    if not config.needs_set and transfer_set is not None:  # the control of a generator learns without one
+    if not config.needs_set and transfer_set is not None:  # the control of a generator is trained without it
         config = replace(config, generator=replace(config.generator, share=0.0))
     architecture = describe_student(spec.student, teacher)
     network = fresh_student(architecture, teacher, spec.seed).module
     make_folder(folder)
-    inherited = False
+    from_teacher = False
     if config.start == "teacher":
-        assert transfer_set is not None, "settings whose student sees no set begin at random"
-        begun = initialise_from_teacher(
+        assert transfer_set is not None, "without a transfer set, the settings initialise at random"
+        initialised = initialise_from_teacher(
             teacher, network, transfer_set, config.augment, seed=spec.seed, progress=progress
         )
-        network, inherited = begun.student, begun.taken_over
+        network, from_teacher = initialised.student, initialised.from_teacher
     student = distill(
         teacher,
         network,
@@ -193,7 +198,7 @@ def build_student(
         transfer_set_sha256=None if transfer_set is None else transfer_set.fingerprint(),
         method=config.generator.method if transfer_set is None else transfer_set.manifest.method,
         seed=spec.seed,
-        inherited=inherited,
+        inherited=from_teacher,
         distill=_settings(spec.distill),
         threads=torch.get_num_threads(),
         device=teacher.device.type,
@@ -204,7 +209,7 @@ def build_student(
 
 
 def _settings(config: DistillConfig) -> JsonObject:
-    """What a student's card tells of its distillation: not where the images were read from."""
+    """Return the settings that a student's card records: all but where the images were read from."""
     return {key: value for key, value in former_keys(plain(config), "distill").items() if key != "images"}
 
 
@@ -221,7 +226,7 @@ class _Work:
     """Of all students."""
     execution: Execution
     helper: bool
-    """Whether each has one."""
+    """Whether each student has a helper process."""
 
 
 def _work(
@@ -233,10 +238,10 @@ def _work(
     workers: int,
     progress: Progress,
 ) -> _Work:
-    """Choose what all workers need, above all where they read their images from."""
+    """Return what all workers need; where they read their images from is chosen here, once for all."""
     chosen = list(specs.values())
     found = [(spec, one) for spec, one in zip(chosen, map(sets.get, specs), strict=True) if one is not None]
-    if found:  # they are of one size
+    if found:  # the sets have the same size
         spec, one = found[0]
         reading = choose_reading(one, spec.distill, progress, readers=workers).images
         chosen = [replace(spec, distill=replace(spec.distill, images=reading)) for spec in chosen]
@@ -250,7 +255,7 @@ def _size(transfer_set: TransferSet | None) -> int | None:
 
 
 def _make_one(work: _Work, number: int, on_progress: Callable[[int], None]) -> None:
-    """Make one student; the work of one worker."""
+    """Train one student in a worker."""
     name = f"students/{work.names[number]}"
     with tracked(WorkerProgress(on_progress), work.execution.tensorboard, name) as progress:
         _train_one(work, number, progress)
@@ -259,7 +264,7 @@ def _make_one(work: _Work, number: int, on_progress: Callable[[int], None]) -> N
 def _time_one(
     shared: tuple[_Work, float], number: int, on_progress: Callable[[int], None]
 ) -> tuple[Pace, float]:
-    """Begin to make one student and return its pace and the seconds taken; the work of one worker."""
+    """Train one student in a worker for some seconds; return its pace and the seconds taken."""
     work, seconds = shared
     started, watch = time.perf_counter(), Stopwatch(seconds)
     with suppress(Enough):
@@ -268,7 +273,7 @@ def _time_one(
 
 
 def _train_one(work: _Work, number: int, progress: Progress) -> None:
-    made, folder = work.sets[number], work.folder / work.names[number]
-    images = None if made is None else TransferSet(made)
+    set_folder, folder = work.sets[number], work.folder / work.names[number]
+    images = None if set_folder is None else TransferSet(set_folder)
     with use_threads(work.execution.threads_of_each(len(work.names))):
         build_student(work.teacher, work.specs[number], images, folder, helper=work.helper, progress=progress)

@@ -1,8 +1,8 @@
-"""Making a transfer set, shard by shard.
+"""Synthesis of a transfer set, shard by shard.
 
 The determinism contract: a shard's bytes are a function of the teacher's weights, its `SetSpec` and its
 number, on one machine and set of versions. A worker uses one thread; a batch always has the same size;
-every image owns its random streams and its Adam state. Hence shards can be made anywhere, in any order,
+every image has its own random streams and Adam state. Hence shards can be made in any process and order,
 and a set of the interleaved order is the beginning of every larger one.
 """
 
@@ -43,12 +43,12 @@ def build_transfer_set(
     """Make the shards that are missing in `folder` and return the whole set.
 
     Args:
-        teacher: on the device that is to do the work; asked in evaluation mode, and left as it is.
-        spec: what to make.
-        folder: of this set alone; whole shards of the same spec in it are kept.
-        workers: processes that make shards side by side, each with one thread; 0 for one per core, 1 for
-            none but this one. A script that asks for more needs `if __name__ == "__main__":`.
-        progress: told of every image.
+        teacher: on the device that the images are optimised on; used in evaluation mode, left as it is.
+        spec: method, count, seed and settings.
+        folder: of this set alone; complete shards of the same spec in it are not made again.
+        workers: processes that make shards in parallel, each with one thread; 0: one per core; 1: this
+            process alone. A script that sets more needs `if __name__ == "__main__":`.
+        progress: reports every image.
 
     Raises:
         ZskdError: the folder holds a set of another spec, the disk is too small, a loss is not finite, or
@@ -72,7 +72,12 @@ def build_transfer_set(
 
 
 def open_writer(teacher: Classifier, spec: SetSpec, folder: Path) -> Writer:
-    """Return what lists the shards of a set.
+    """Return the writer of a set's manifest.
+
+    Args:
+        teacher: that the set is made with.
+        spec: of the set.
+        folder: of this set alone.
 
     Raises:
         ZskdError: the folder holds a set of another spec.
@@ -86,10 +91,9 @@ def open_writer(teacher: Classifier, spec: SetSpec, folder: Path) -> Writer:
     return Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
 
 
-def shard_workers(teacher: Classifier, wanted: int) -> int:
-    """Return how many processes make shards: as many as are wanted, 0 for one per core."""
-    # a GPU is kept busy by one process
-    return (wanted or usable_cores()) if teacher.device.type == "cpu" else 1
+def shard_workers(teacher: Classifier, workers: int) -> int:
+    """Return how many processes make shards: `workers`, or one per core for 0; on a GPU always one."""
+    return (workers or usable_cores()) if teacher.device.type == "cpu" else 1
 
 
 def make_shards(
@@ -101,14 +105,27 @@ def make_shards(
     workers: int,
     on_progress: Callable[[int], None],
 ) -> Iterator[tuple[int, ShardEntry]]:
-    """Write some shards of a set and give what a manifest says of each; none is listed yet."""
+    """Write some shards of a set and yield number and manifest entry of each; the manifest is not written.
+
+    Args:
+        teacher: as for `build_transfer_set`.
+        spec: of the set.
+        folder: of the set.
+        numbers: of the shards.
+        workers: processes.
+        on_progress: called with numbers of finished images.
+
+    Raises:
+        ZskdError: a loss is not finite, none of a shard's images is left, or the teacher cannot be sent to
+            another process.
+    """
     return each_done(_write_one, (teacher, spec, folder), numbers, workers=workers, on_progress=on_progress)
 
 
 def _write_one(
     shared: tuple[Classifier, SetSpec, Path], number: int, on_progress: Callable[[int], None]
 ) -> ShardEntry:
-    """Make one shard and write it; the work of one worker."""
+    """Make one shard and write it, in a worker."""
     teacher, spec, folder = shared
     shard = make_shard(teacher, spec, number, on_progress=on_progress)
     dropped = len(spec.indices(number, teacher.classes)) - len(shard)
@@ -120,9 +137,12 @@ def _write_one(
 def _announce(
     teacher: Classifier, spec: SetSpec, shards: int, folder: Path, workers: int, progress: Progress
 ) -> None:
-    """Say how long the missing shards may take and how much disk they need; refuse a disk too small.
+    """Log the longest time that the missing shards may take and the disk space they need.
 
-    The time is measured on a few steps, and is what it takes when every image uses up its steps.
+    The time is measured on a few steps, and holds if every image uses all its steps.
+
+    Raises:
+        ZskdError: the disk has no room for them.
     """
     images = min(spec.count, shards * spec.shard_size(teacher.classes))
     need = images * Shard.bytes_per_image(teacher.spec.shape, teacher.classes)
@@ -142,7 +162,7 @@ def _announce(
 
 
 def seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
-    """Return what one image of a set takes a core when it uses up its steps, measured on a few steps."""
+    """Return the core seconds of one image of a set that uses all its steps, estimated from a few steps."""
     lanes, steps = spec.synthesis.batch_size, min(3, spec.synthesis.steps)
     never_stop = replace(spec.synthesis, tolerance=0.0, missed="keep")
     probe = replace(spec, count=max(spec.count, 2 * lanes), synthesis=never_stop)
@@ -157,5 +177,5 @@ def seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
         return (time.perf_counter() - started) / (2 * lanes)
 
     timed(steps)
-    fixed, some = timed(0), timed(steps)
-    return fixed + max(some - fixed, 0) / max(steps, 1) * spec.synthesis.steps
+    fixed, with_steps = timed(0), timed(steps)
+    return fixed + max(with_steps - fixed, 0) / max(steps, 1) * spec.synthesis.steps

@@ -19,8 +19,8 @@ def draw_targets(
 
     Args:
         concentration: a, one row per class (K, K), its floor included.
-        entries: index, class and scale of each image.
-        config: redraws, and whether β is undone again by a second min-max.
+        entries: the plan: index, class k and scale β of each image.
+        config: redraws, and whether a second min-max undoes β.
         seed: of the set.
 
     Returns:
@@ -37,7 +37,7 @@ def draw_targets(
 
 
 def one_hot(anchors: list[int], classes: int) -> TargetsArray:
-    """Return one-hot targets (N, K) float32."""
+    """Return one-hot targets (N, K) float32 for anchor classes (N,)."""
     return np.eye(classes, dtype=np.float32)[anchors]
 
 
@@ -56,13 +56,13 @@ def _draw(alpha: np.ndarray, anchor: int, redraws: int, stream: np.random.Genera
 def redrawn(draw: Callable[[], np.ndarray], anchor: int, redraws: int) -> np.ndarray:
     """Draw a target until its largest entry is the anchor's.
 
-    After the last redraw the largest entry is swapped into the anchor's place; without redraws the first draw
-    is taken as it is.
+    If the last redraw fails too, the largest entry and the anchor's are swapped. Without redraws, the first
+    draw is returned as it is.
 
     Args:
         draw: returns another target (K,) at each call.
-        anchor: the class that shall be on top.
-        redraws: how often to draw again at most.
+        anchor: the class that should have the largest entry.
+        redraws: most additional draws.
     """
     for _ in range(redraws + 1):
         target = draw()

@@ -1,6 +1,6 @@
-"""Which class each image of a transfer set is made for, and whether it is optimised.
+"""The plan of a transfer set: which class each image is made for, and whether it is optimised.
 
-All of it is a function of the image's index, so that any shard can be made alone.
+It is a function of the image's index, so that each shard can be made alone.
 """
 
 from __future__ import annotations
@@ -17,40 +17,43 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """What the plan of a transfer set holds for one image."""
+    """The plan for one image of a transfer set."""
 
     index: int
-    """Its number, which its random streams are keyed by."""
+    """Index of the image; its random streams are keyed by it."""
     anchor: int
     """The class k whose concentration the target is drawn with."""
     beta: float
-    """The scale of that concentration."""
+    """The scale β of that concentration."""
     optimised: bool
-    """False for the share of images that stay noise."""
+    """False for an image that stays noise."""
 
 
 def row_size(count: int, classes: int, config: TargetsConfig) -> int:
-    """Return how many images one block of class and β holds in a set in the order of rows."""
+    """Return the number of images for each pair of class and β, in a set with the order "rows"."""
     return -(-count // (classes * len(config.betas)))
 
 
 def plan_entry(
     index: int, *, count: int, classes: int, config: TargetsConfig, noise_share: float, first_index: int = 0
 ) -> PlanEntry:
-    """Return what the plan holds for one image.
+    """Return the plan for one image.
 
-    Interleaved, the classes come in turn, then the scales, and every K-th group is noise according to
-    `noise_share`: every prefix of the set is balanced, and a smaller set is a prefix of a larger one.
-    With priors, classes follow an additive recurrence with the golden ratio, whose prefixes hold each
-    class in proportion to its prior (up to one or two images).
+    With the order "interleaved", classes alternate from image to image and scales from group to group of K
+    images, and a share `noise_share` of the groups is noise: every prefix of the set is balanced, and a
+    smaller set is a prefix of a larger one. With priors, classes follow an additive recurrence with the
+    golden ratio, whose prefixes hold each class in proportion to its prior (up to one or two images).
 
     Args:
-        index: its number in the set, at least 0.
-        count: size of the set, which only the order of rows looks at.
+        index: position in the set, at least 0.
+        count: size of the set; only the order "rows" depends on it.
         classes: K.
         config: scales, order and priors.
         noise_share: share of images that are not optimised.
-        first_index: number of the set's first image.
+        first_index: index of the set's first image.
+
+    Raises:
+        ZskdError: the number of priors is not that of the classes.
     """
     scales, number = config.betas, first_index + index
     if config.order == "rows":

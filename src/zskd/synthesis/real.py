@@ -1,4 +1,4 @@
-"""Real training images as a transfer set: the arms that a method without data is compared with."""
+"""Real training images as a transfer set: arms that data-free methods are compared with."""
 
 from __future__ import annotations
 
@@ -33,26 +33,27 @@ def build_real_set(
     seed: int = 0,
     leave_out: tuple[int, ...] = (),
 ) -> TransferSet:
-    """Write real images with their labels and the teacher's answers as a transfer set.
+    """Write real images with their labels and the teacher's logits as a transfer set.
 
     Args:
-        teacher: asked about every image in evaluation mode; left as it is.
-        split: images to draw from.
-        folder: of this set alone; whole shards of the same draw in it are kept.
-        count: number of images.
+        teacher: computes logits in evaluation mode; left as it is.
+        split: images (N, C, H, W) and labels (N,) to draw from.
+        folder: of this set alone; complete shards of the same draw in it are not written again.
+        count: number of images, at least 1.
         seed: of the draw.
-        leave_out: classes that are never drawn, as by the reproduction, which draws "soft-logits" from all
-            labels that are not zero.
+        leave_out: classes that are never drawn; the reproduction draws its "soft-logits" from all labels
+            other than 0.
 
     Returns:
-        The set: its anchors are the labels, its `anchor_match` the teacher's accuracy on it.
+        The set. Its anchors are the labels, its targets the teacher's outputs, and its `anchor_match` is the
+        teacher's accuracy on it.
 
     Raises:
-        ZskdError: there are not so many images, or the folder holds another set.
+        ZskdError: there are fewer images, or the folder holds another set.
     """
     rows = draw_rows(split.labels, seed=seed, leave_out=leave_out)
     if not 1 <= count <= len(rows):
-        raise ZskdError(f"{count:,} real images are wanted and there are {len(rows):,}: lower the rate")
+        raise ZskdError(f"cannot draw {count:,} of {len(rows):,} real images: change the rate")
     rows = rows[:count]
     provenance = Provenance(
         spec={"method": REAL, "count": count, "seed": seed, "leave_out": list(leave_out)},
@@ -67,11 +68,11 @@ def build_real_set(
     )
     config = SynthesisConfig()
     with frozen(teacher), torch.no_grad():
-        for number, some in enumerate(torch.split(rows, config.shard_size)):
+        for number, chosen in enumerate(torch.split(rows, config.shard_size)):
             if number not in writer.done and not writer.complete:
-                labels, steps = split.labels[some], torch.zeros(len(some), dtype=torch.int32)
-                nothing = torch.zeros(len(some), teacher.classes)
-                shard = label(teacher, split.images[some], nothing, labels, steps, config)
+                labels, steps = split.labels[chosen], torch.zeros(len(chosen), dtype=torch.int32)
+                no_targets = torch.zeros(len(chosen), teacher.classes)
+                shard = label(teacher, split.images[chosen], no_targets, labels, steps, config)
                 writer.add(number, write_shard(folder, number, replace(shard, anchors=labels)))
     if not writer.complete:
         writer.finish()
@@ -79,24 +80,24 @@ def build_real_set(
 
 
 def draw_rows(labels: Labels, *, seed: int, leave_out: tuple[int, ...] = ()) -> Tensor:
-    """Return the rows of all images in a random order of which every beginning is stratified.
+    """Return the rows of all images (N,) in a random order whose prefixes are stratified.
 
-    In the first n rows every class has its share of the whole to within one image or so.
+    Of the first n rows, each class has its share of the whole, up to about one image.
 
     Args:
         labels: class of each image (N,).
         seed: of the order within each class.
         leave_out: classes whose rows are not returned.
     """
-    rows, places = [], []
+    rows, positions = [], []
     for k in sorted(set(labels.tolist()) - set(leave_out)):
         own = (labels == k).nonzero()[:, 0].numpy()
         rows.append(numpy_stream(seed, "real", k).permutation(own))
-        # image j of n lies at (j + ½)/n of the way, so that classes of any size are spread evenly
-        places.append((np.arange(len(own)) + 0.5) / len(own))
+        # image j of n is at position (j + ½)/n, so that classes of any size are spread evenly
+        positions.append((np.arange(len(own)) + 0.5) / len(own))
     if not rows:
         return torch.empty(0, dtype=torch.int64)
-    order = np.argsort(np.concatenate(places), kind="stable")
+    order = np.argsort(np.concatenate(positions), kind="stable")
     return torch.from_numpy(np.concatenate(rows)[order])
 
 

@@ -1,4 +1,4 @@
-"""One shard: plan, optimise, label."""
+"""One shard of a transfer set: plan its images, optimise them, label them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,16 @@ from zskd.transfer_set.shard import Shard
 def make_shard(
     teacher: Classifier, spec: SetSpec, number: int, *, on_progress: Callable[[int], None] | None = None
 ) -> Shard:
-    """Make one shard: a pure function of teacher, spec and number; `on_progress` is called with images made.
+    """Make one shard: a pure function of teacher, spec and number.
 
-    The teacher is asked in evaluation mode and left as it is.
+    Args:
+        teacher: used in evaluation mode; left as it is.
+        spec: of the set.
+        number: of the shard, from 0.
+        on_progress: called with numbers of finished images, dropped ones included.
 
     Raises:
-        ZskdError: a loss is not finite, or none of its images is kept.
+        ZskdError: a loss is not finite, or all images of the shard are dropped.
     """
     indices = spec.indices(number, teacher.classes)
     keep_freed_memory()
@@ -48,39 +52,48 @@ def make_shard(
         shard = label(teacher, images, plan.targets, plan.anchors, steps, spec.synthesis)
     if spec.synthesis.missed == "keep":
         return shard
-    kept = shard.select(~missed_target(shard, spec.synthesis))
-    if not len(kept):
+    met = shard.select(~missed_target(shard, spec.synthesis))
+    if not len(met):
         raise ZskdError(
             f"synthesis: none of the {len(shard)} images of shard {number} met its target: raise "
             "--synthesis.steps or --synthesis.tolerance, or give --synthesis.missed keep"
         )
-    return kept
+    return met
 
 
 def missed_target(shard: Shard, config: SynthesisConfig) -> Tensor:
-    """Which images used up their steps without meeting their target (N,)."""
-    used_up = (shard.steps >= config.steps) & (shard.steps > 0)
-    return used_up & (shard.kl >= (config.tolerance or torch.inf))
+    """Return which images took all their steps without meeting their target (N,), bool."""
+    took_all = (shard.steps >= config.steps) & (shard.steps > 0)
+    return took_all & (shard.kl >= (config.tolerance or torch.inf))
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What is known of some images before any is optimised."""
+    """The plan of some images: everything that is determined before the optimisation."""
 
     starts: Images
-    """First images (N, C, H, W)."""
+    """Start images (N, C, H, W)."""
     targets: SoftLabels
-    """(N, K)."""
+    """(N, K), rows on the probability simplex; unused for images that are not optimised."""
     anchors: Labels
-    """The class that each is made for (N,)."""
+    """The class that each image is made for (N,)."""
     rows: Tensor
-    """Which of them are optimised (M,)."""
+    """Which of the N images are optimised (M,)."""
     batch: InversionBatch
-    """These, ready for the optimisation."""
+    """The input of the optimisation: these M images."""
 
 
 def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> ShardPlan:
-    """Return what is known of some images of a set before any is optimised."""
+    """Plan some images of a set.
+
+    Args:
+        teacher: frozen.
+        spec: of the set.
+        indices: positions of the images in the set.
+
+    Raises:
+        ZskdError: the method's targets or the start images have another shape or type than they must.
+    """
     config, method = spec.synthesis, spec.own_method
     entries = [entry_of(teacher, spec, index) for index in indices]
     numbers = [entry.index for entry in entries]
@@ -110,7 +123,7 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
 
 
 def entry_of(teacher: Classifier, spec: SetSpec, index: int) -> PlanEntry:
-    """Return what the plan of a set holds for one of its images."""
+    """Return the plan for one image of a set, by its position in the set."""
     return plan_entry(
         index,
         count=spec.count,
@@ -129,17 +142,28 @@ def label(
     steps: Tensor,
     config: SynthesisConfig,
 ) -> Shard:
-    """Compute the teacher's logits for finished images and return all as a shard.
+    """Compute the teacher's logits for finished images and return a shard.
 
-    Images of 0 steps were optimised towards nothing: the teacher's own output becomes their target, and its
-    class their anchor.
+    Images of 0 steps were not optimised: the teacher's output becomes their target, and the class that it
+    predicts becomes their anchor.
+
+    Args:
+        teacher: frozen, in evaluation mode.
+        images: (N, C, H, W); they are clamped to the input box.
+        targets: (N, K).
+        anchors: classes (N,).
+        steps: optimisation steps that each image took (N,).
+        config: temperature τ and batch size.
+
+    Raises:
+        ZskdError: a logit is not finite.
     """
     images = images.clamp(*teacher.spec.box)
     logits = _logits(teacher, images, config.batch_size)
     if not bool(torch.isfinite(logits).all()):
         raise ZskdError(
-            "synthesis: the teacher's output for a finished image is not finite: look at its mean and std, "
-            "and at --synthesis.learning-rate"
+            "synthesis: the teacher's output for a finished image is not finite: check its mean and std, or "
+            "lower --synthesis.learning-rate"
         )
     untouched = steps == 0
     outputs = F.softmax(logits / config.tau, dim=1)
@@ -150,9 +174,9 @@ def label(
 
 
 def _logits(teacher: Classifier, images: Tensor, batch: int) -> Tensor:
-    """Return logits, computed in batches of one size: their bits depend on that size alone."""
+    """Return logits (N, K), computed in padded batches of one size, because their bits depend on the size."""
     parts = []
-    for some in torch.split(images, batch):
-        whole = F.pad(some, (0, 0) * 3 + (0, batch - len(some)))
-        parts.append(teacher(whole.to(teacher.device))[: len(some)].cpu())
+    for part in torch.split(images, batch):
+        padded = F.pad(part, (0, 0) * 3 + (0, batch - len(part)))
+        parts.append(teacher(padded.to(teacher.device))[: len(part)].cpu())
     return torch.cat(parts)

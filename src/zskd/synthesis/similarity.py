@@ -1,4 +1,4 @@
-"""Class similarity, read off the teacher's last layer, and the concentration made of it."""
+"""Class similarity of the teacher's last layer, and the Dirichlet concentration computed from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def class_similarity(head_weight: HeadWeight) -> Similarity:
     C[k, j] = w_k·w_j / (|w_k| |w_j|)  (ZSKD, Nayak et al. 2019, equation 2)
 
     Args:
-        head_weight: one class vector per row (K, D).
+        head_weight: weights of the last layer, one class vector per row (K, D).
 
     Returns:
         Symmetric (K, K) float64 in [-1, 1] with a unit diagonal.
@@ -26,11 +26,14 @@ def class_similarity(head_weight: HeadWeight) -> Similarity:
     """
     weight = head_weight.detach().cpu().numpy().astype(np.float64)
     if len(weight) < 2:
-        raise ZskdError("class similarity needs at least two classes")
+        raise ZskdError("class similarity needs at least two classes: give a teacher with more")
     norms = np.linalg.norm(weight, axis=1, keepdims=True)
     if not np.isfinite(norms).all() or (norms == 0).any():
         bad = int(np.flatnonzero(~np.isfinite(norms) | (norms == 0))[0])
-        raise ZskdError(f"the weight vector of class {bad} in the last layer is zero or not finite")
+        raise ZskdError(
+            f"the weight vector of class {bad} in the last layer is zero or not finite: give another "
+            "teacher, or --head"
+        )
     unit = weight / norms
     similarity = np.clip(unit @ unit.T, -1, 1)
     np.fill_diagonal(similarity, 1)
@@ -46,13 +49,16 @@ def concentration(
 
     Args:
         similarity: class similarity (K, K).
-        normalise: "row" as in the paper, or "matrix" to min-max the whole matrix first and then each row
-            as the authors' release does. A row's min-max undoes any shift and scale that came before it,
-            so that both give the same numbers up to rounding.
-        floor: added everywhere; the only source of mixed targets when there are two classes.
+        normalise: "row": min-max of each row, as in the paper; "matrix": min-max of the whole matrix, then of
+            each row, as in the authors' release. The second undoes the first, so that both give the same
+            numbers up to rounding.
+        floor: added to every entry, at least 0; with two classes, only a floor gives mixed targets.
 
     Returns:
         (K, K) float64 in [floor, 1 + floor].
+
+    Raises:
+        ZskdError: a row is constant.
     """
     values = _row_min_max(_min_max(similarity)) if normalise == "matrix" else _row_min_max(similarity)
     return np.asarray(values + floor)
@@ -72,7 +78,7 @@ def _row_min_max(values: np.ndarray) -> np.ndarray:
 def _spread(width: np.ndarray | float) -> np.ndarray:
     if np.min(width) <= 0:
         raise ZskdError(
-            "two class vectors of the last layer point the same way for all classes: there is no class "
-            "similarity to read off them"
+            "a class of the teacher is equally similar to all classes, so that there is no class similarity: "
+            "give --method class_impressions"
         )
     return np.asarray(width)

@@ -20,7 +20,7 @@ from zskd.synthesis.plan import row_size
 from zskd.transfer_set.manifest import REAL
 
 HELD_OUT = 1 << 40
-"""First index of images that no transfer set for training ever holds."""
+"""Index of the first image of held-out sets; no set for training reaches it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +30,20 @@ class SetSpec:
     method: str = "zskd"
     """A name of `METHODS`, or code of the user's own."""
     method_settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that this method alone has."""
+    """Settings that only this method has."""
     count: int
     """Number of images."""
     seed: int = 0
-    """Run seed."""
+    """Seed of targets, start images and random maps."""
     first_index: int = 0
-    """Index of the first image: `HELD_OUT` for a set to measure on."""
+    """Index of the first image: `HELD_OUT` for a held-out set."""
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     """Settings of the targets."""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     """Settings of the synthesis."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty set, an unknown method, and steps that images which share something cannot take."""
+        """Refuse an empty set, an unknown method, and a tolerance where images of a batch are coupled."""
         if self.count < 1:
             raise ZskdError(f"a transfer set needs at least one image, not {self.count}")
         if self.couples and self.synthesis.tolerance:
@@ -69,52 +69,52 @@ class SetSpec:
 
     @property
     def chains(self) -> bool:
-        """Whether a batch goes on from the batch before it, inside one shard."""
+        """Whether a batch continues from the batch before it, inside one shard."""
         return self.synthesis.carry_images or self.synthesis.carry_moments
 
     def shard_size(self, classes: int) -> int:
-        """Images per shard: the setting, or one row in the order of rows.
+        """Return the number of images per shard: the setting, or one row in the order "rows".
 
         Raises:
-            ZskdError: the rows would not be equal.
+            ZskdError: the count is no multiple of the number of rows.
         """
         if self.targets.order == "rows":
             rows = classes * len(self.targets.betas)
             if self.count % rows:
                 raise ZskdError(
-                    f"--targets.order rows wants as many images of each class and β: give --count a multiple "
-                    f"of {rows}, not {self.count}"
+                    f"--targets.order rows needs equally many images of each class and β: give --count a "
+                    f"multiple of {rows}, not {self.count}"
                 )
             return row_size(self.count, classes, self.targets)
         return self.synthesis.shard_size
 
     def indices(self, number: int, classes: int) -> range:
-        """Indices of the images that a shard is made of, before any is dropped."""
+        """Return the positions of a shard's images in the set, before any is dropped."""
         first = number * self.shard_size(classes)
         return range(first, min(first + self.shard_size(classes), self.count))
 
     @property
     def optimises(self) -> bool:
-        """Whether any image is more than noise."""
+        """Whether any image is optimised."""
         config = self.synthesis
         return self.own_method.optimises and config.noise_share < 1 and config.steps > 0
 
     @property
     def nests(self) -> bool:
-        """Whether its first images are what a smaller set of the same settings would be.
+        """Whether a smaller set of the same settings is a prefix of this one.
 
-        Not where the plan of an image depends on the count, images of a batch are coupled, or some are
+        It is not if the plan of an image depends on the count, images of a batch are coupled, or some are
         dropped.
         """
         return self.targets.order == "interleaved" and not self.couples and self.synthesis.missed == "keep"
 
     def shards(self, classes: int) -> int:
-        """Number of shards."""
+        """Return the number of shards."""
         return -(-self.count // self.shard_size(classes))
 
 
 def spec_values(spec: SetSpec) -> dict[str, Any]:
-    """Return a spec as a manifest holds it: nested plain values, under the names that the first sets have."""
+    """Return a spec as a manifest holds it: nested plain values, under their former names."""
     spread, settings = split_spread(spec.method, spec.method_settings)
     values = {one.name: plain(getattr(spec, one.name)) for one in fields(spec)} | {
         "method_settings": settings
@@ -132,13 +132,13 @@ def read_spec(values: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Se
 
     Args:
         values: as `spec_values` returned them.
-        trusted: code of the user's own that may run where the manifest names it; no other is imported.
+        trusted: the user's code that may run if the manifest names it; no other code is imported.
 
     Raises:
-        ZskdError: it is damaged, is of real images, or names code that is not trusted.
+        ZskdError: the values are damaged, belong to real images, or name code that is not trusted.
     """
     if values.get("method") == REAL:
-        raise ZskdError("these are real images, which nothing has optimised: there is nothing to make again")
+        raise ZskdError("this set holds real images, which were not synthesised: give a synthesised set")
     known = from_former_keys(values)
     if isinstance(known.get("targets"), Mapping) and "spread" in known["targets"]:
         known["targets"] = {key: one for key, one in known["targets"].items() if key != "spread"}

@@ -1,4 +1,4 @@
-"""One impression at several moments of its optimisation."""
+"""The trace of a data impression: the image at several steps of its optimisation."""
 
 from __future__ import annotations
 
@@ -19,35 +19,39 @@ from zskd.synthesis.spec import SetSpec
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment in the making of an impression."""
+    """A data impression at one step of its optimisation."""
 
     step: int
+    """Steps taken so far."""
     image: Tensor
+    """(C, H, W), inside the input box."""
     target: Tensor
+    """y (K,)."""
     kl: float
+    """KL(y ‖ softmax(T(x)/τ)) in nats."""
 
 
 def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> list[Frame]:
-    """Make one impression again and return it at several moments.
+    """Optimise one data impression again and return its trace, from the start image to the stored image.
 
-    Moments are closer together at the beginning, where most happens. Where images of a shard share something,
-    all of it is made again.
+    The frames are denser in the first steps, where the image changes most. If images of a shard are coupled,
+    or a batch continues from the one before, the whole shard is made again.
 
     Args:
-        teacher: asked in evaluation mode; left as it is.
+        teacher: used in evaluation mode; left as it is.
         spec: of the set that the impression belongs to.
-        index: of the image as it was made, dropped ones counted; one that stays noise is passed over for the
-            next that does not.
-        frames: how many moments, at least 2.
+        index: position of the image in the set, dropped images counted; if that image stays noise, the next
+            optimised one is traced.
+        frames: number of frames, at least 2; fewer are returned if there are fewer steps.
 
     Raises:
-        ZskdError: the method optimises nothing.
+        ZskdError: no image of the set is optimised.
     """
     if not spec.optimises:
-        raise ZskdError("noise is not optimised: there is nothing to show")
+        raise ZskdError("the images of this set are not optimised: give a set with optimised images to trace")
     while not entry_of(teacher, spec, index).optimised:
         index += 1
-    moments: list[tuple[int, Tensor]] = []
+    path: list[tuple[int, Tensor]] = []
     box, config = teacher.spec.box, spec.synthesis
     indices = [index]
     if spec.couples or spec.chains:
@@ -56,19 +60,18 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
     row = indices.index(index)
     with frozen(teacher), use_threads(1), torch.no_grad():
         plan = plan_shard(teacher, spec, indices)
-        wanted = plan.rows.tolist().index(row)  # its number among the images that are optimised
+        number = plan.rows.tolist().index(row)  # among the images that are optimised
 
-        def note(moment: LaneState) -> None:
-            for lane in (moment.numbers == wanted).nonzero()[:, 0].tolist():
-                moments.append((int(moment.steps[lane]), moment.images[lane].clamp(*box).cpu()))
+        def record(lanes: LaneState) -> None:
+            for lane in (lanes.numbers == number).nonzero()[:, 0].tolist():
+                path.append((int(lanes.steps[lane]), lanes.images[lane].clamp(*box).cpu()))
 
-        made, steps = invert(teacher, plan.batch, config, spec.objective, on_step=note)
-        moments.append((int(steps[wanted]), made[wanted]))
-        last = len(moments) - 1
-        chosen = sorted({round(last * (k / (frames - 1)) ** 2) for k in range(frames)})
-        shown = [moments[k] for k in chosen]
-        stack = torch.stack([image for _, image in shown])
+        images, steps = invert(teacher, plan.batch, config, spec.objective, on_step=record)
+        path.append((int(steps[number]), images[number]))
+        last = len(path) - 1
+        selected = [path[k] for k in sorted({round(last * (k / (frames - 1)) ** 2) for k in range(frames)})]
+        stack = torch.stack([image for _, image in selected])
         target, anchor = plan.targets[row], plan.anchors[row]
         targets, anchors = target.expand(len(stack), -1), anchor.expand(len(stack))
         kl = label(teacher, stack, targets, anchors, torch.ones(len(stack)), config).kl
-    return [Frame(step, image, target, float(k)) for (step, image), k in zip(shown, kl, strict=True)]
+    return [Frame(step, image, target, float(k)) for (step, image), k in zip(selected, kl, strict=True)]

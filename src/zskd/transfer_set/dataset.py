@@ -1,4 +1,4 @@
-"""A complete transfer set, mapped from disk."""
+"""A complete transfer set, memory-mapped from disk."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from zskd.transfer_set.shard import Shard
 class TransferSet:
     """A complete transfer set on disk, its shards mapped into memory and not copied.
 
-    What it gives as shards are pages of the files: they must not be written to. `images` gives copies.
+    Iteration yields shards whose tensors are pages of the files: they must not be written to. `images`
+    returns copies.
 
     Args:
         folder: with manifest and shards.
-        verify: hash every shard once; only for files that this very process has hashed already may it be
-            left out.
-        first: take the beginning alone, so many images. In the interleaved order it is what a set of that
-            count would be.
+        verify: whether to hash every shard; False only for files that this process has hashed before.
+        first: number of images to use from the beginning; None: all. With the interleaved order they are the
+            set of that count.
 
     Raises:
-        ZskdError: missing, damaged, changed or unfinished, or smaller than `first`.
+        ZskdError: the set is missing, damaged, changed or unfinished, or smaller than `first`.
     """
 
     def __init__(self, folder: Path, *, verify: bool = True, first: int | None = None) -> None:
@@ -39,9 +39,10 @@ class TransferSet:
         if verify:
             verify_transfer_set(folder)
         self.manifest = read_manifest(folder)
-        """What the set tells of itself; with `first`, of the whole set."""
+        """The manifest of the whole set, also with `first`."""
         if first is not None and not 1 <= first <= self.manifest.count:
-            raise ZskdError(f"{folder} holds {self.manifest.count:,} images: it has no first {first:,}")
+            count = f"{self.manifest.count:,}"
+            raise ZskdError(f"{folder} holds {count} images: give first from 1 to {count}, not {first:,}")
         left = self.manifest.count if first is None else first
         self._shards: list[Shard] = []
         for entry in self.manifest.shards:
@@ -50,23 +51,23 @@ class TransferSet:
                 left -= entry.count
         self._starts = torch.tensor([0] + [len(shard) for shard in self._shards]).cumsum(0)
         self.labels = torch.cat([shard.anchors for shard in self._shards])
-        """The class that each image was made for, or that a real one shows (N,)."""
+        """The class that each image was made for, or the label of a real image (N,)."""
 
     def _open(self, entry: ShardEntry) -> Shard:
         path, count = self.folder / entry.file, entry.count
         tensors = map_tensors(path)
-        wanted = {
+        expected = {
             "images": (count, *self.shape),
             "targets": (count, len(self.class_names)),
             "logits": (count, len(self.class_names)),
             **dict.fromkeys(("anchors", "steps", "kl"), (count,)),
         }
-        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != wanted:
-            raise ZskdError(f"{path} has not the tensors that the manifest tells of: make the set again")
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
+            raise ZskdError(f"{path} does not hold the tensors that the manifest lists: make the set again")
         return Shard(**tensors)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be sent to other processes as a folder, not as images."""
+        """Pickle the folder's path, not the images."""
         return _reopened, (self.folder, self._first)
 
     def __len__(self) -> int:
@@ -87,30 +88,30 @@ class TransferSet:
 
     @property
     def image_bytes(self) -> int:
-        """What all images take in memory."""
+        """Bytes of all images in memory."""
         return len(self) * math.prod(self.shape) * 4
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 by which these images are known."""
+        """Return a SHA-256 that identifies these images, as hexadecimal digits."""
         return sha256_json({"shards": [e.sha256 for e in self.manifest.shards], "count": len(self)})
 
     def all_images(self) -> Images:
-        """Return all images as one copy in memory."""
+        """Return a copy of all images in memory (N, C, H, W)."""
         return torch.cat([shard.images for shard in self._shards])
 
     def images(self, rows: Tensor) -> Images:
-        """Return the images of the given rows (N,), in that order.
+        """Return copies of the images (M, C, H, W) of some rows (M,), in that order.
 
         Raises:
             ZskdError: a row is negative or beyond the set.
         """
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
-            raise ZskdError(f"{self.folder} holds rows 0 to {len(self) - 1}")
+            raise ZskdError(f"a row is not in {self.folder}: give rows from 0 to {len(self) - 1}")
         gathered = torch.empty(len(rows), *self.shape)
         owner = torch.bucketize(rows, self._starts[1:], right=True)
         for number in set(owner.tolist()):
-            here = owner == number
-            gathered[here] = self._shards[number].images[rows[here] - self._starts[number]]
+            inside = owner == number
+            gathered[inside] = self._shards[number].images[rows[inside] - self._starts[number]]
         return gathered
 
 

@@ -17,16 +17,20 @@ from zskd.transfer_set.dataset import TransferSet
 
 
 def export_mat(transfer_set: TransferSet, path: Path) -> Path:
-    """Write `train_images` (N, H, W, C) as float32 in 0–255 and `train_labels` (N, K), the targets.
+    """Write a MATLAB file in the layout of the reproduction.
 
-    This is the reproduction's layout; its pixels are not rounded, and neither are these.
+    It holds `train_images` (N, H, W, C), float32 in 0–255 and not rounded, and `train_labels` (N, K), the
+    targets.
+
+    Raises:
+        ZskdError: the path does not end in .mat, or cannot be written.
     """
     from scipy.io import savemat
 
     images = torch.cat([shard.images for shard in transfer_set]).permute(0, 2, 3, 1).numpy() * 255
     labels = torch.cat([shard.targets for shard in transfer_set]).numpy()
     if path.suffix != ".mat":
-        raise ZskdError(f"{path}: name a file that ends in .mat")
+        raise ZskdError(f"{path} does not end in .mat: give a file name that does")
     with whole_file(path) as temporary:
         savemat(str(temporary), {"train_images": images, "train_labels": labels})
     return path
@@ -35,17 +39,18 @@ def export_mat(transfer_set: TransferSet, path: Path) -> Path:
 def export_png(transfer_set: TransferSet, teacher: Classifier, folder: Path) -> Path:
     """Write `<folder>/<class>/<row>.png` in 8 bits and `labels.jsonl`.
 
-    Rounding to 8 bits changes what the teacher answers, so that it is asked again about the rounded image:
-    each line of `labels.jsonl` holds file, target y and these logits. It is asked in evaluation mode and left
-    as it is.
+    Each line of `labels.jsonl` holds file, target y and the teacher's logits for the rounded image, because
+    rounding changes them. The teacher is used in evaluation mode and left as it is.
 
     Raises:
         ZskdError: another teacher, the folder is not empty, or the images are neither grey nor RGB.
     """
     if transfer_set.shape[0] not in (1, 3):
-        raise ZskdError(f"PNG files are grey or RGB; these images have {transfer_set.shape[0]} channels")
+        raise ZskdError(
+            f"PNG files are grey or RGB; these images have {transfer_set.shape[0]} channels: give --to mat"
+        )
     if transfer_set.manifest.teacher_sha256 != teacher.fingerprint():
-        raise ZskdError(f"{transfer_set.folder} was made with another teacher: name that one")
+        raise ZskdError(f"{transfer_set.folder} was made with another teacher: give that teacher")
     make_folder(folder)
     if any(folder.iterdir()):
         raise ZskdError(f"{folder} is not empty: choose another folder")
@@ -58,10 +63,10 @@ def export_png(transfer_set: TransferSet, teacher: Classifier, folder: Path) -> 
             rounded = (shard.images * 255).round().to(torch.uint8)
             with frozen(teacher), torch.inference_mode():
                 logits = teacher(rounded.float() / 255)
-            for pixels, k, target, answer in zip(rounded, shard.anchors, shard.targets, logits, strict=True):
+            for pixels, k, target, output in zip(rounded, shard.anchors, shard.targets, logits, strict=True):
                 file = Path(names[int(k)]) / f"{row:06d}.png"
                 _write_png(pixels.permute(1, 2, 0).numpy(), folder / file)
-                record = {"file": file.as_posix(), "target": target.tolist(), "logits": answer.tolist()}
+                record = {"file": file.as_posix(), "target": target.tolist(), "logits": output.tolist()}
                 lines.write(json.dumps(record) + "\n")
                 row += 1
     return folder
@@ -73,6 +78,6 @@ def _write_png(pixels: np.ndarray, path: Path) -> None:
 
 
 def _safe(name: str, number: int) -> str:
-    """A class's folder; names that are no plain file name (`T-shirt/top`) get their number."""
+    """Return a class's folder name, with the class number if the name is no file name (`T-shirt/top`)."""
     cleaned = "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(". ")
     return cleaned if cleaned and cleaned == name else f"{number}_{cleaned}"

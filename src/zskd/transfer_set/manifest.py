@@ -1,4 +1,4 @@
-"""The manifest of a transfer set: its model, reading it, and verifying the shards that it lists."""
+"""The manifest of a transfer set: its schema, how it is read, and how the listed shards are verified."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMAT: Final = "zskd-transfer-set/2"
 
 
 class ShardEntry(Artefact):
-    """What a manifest tells of one shard."""
+    """The manifest's entry of one shard."""
 
     file: Annotated[str, Field(pattern=r"^shard-\d{5,}\.safetensors$")]
     count: AtLeastOne
@@ -38,23 +38,23 @@ class ShardEntry(Artefact):
     sha256: Sha256
     """Of the file."""
     mean_kl: float
-    """KL(y ‖ softmax(T(x)/τ)) in nats."""
+    """Mean of KL(y ‖ softmax(T(x)/τ)) in nats."""
     mean_steps: Annotated[float, Field(ge=0)]
     anchor_match: Fraction
-    """Share of the images for which the teacher gives the class that they were made for."""
+    """Share of the images for which the teacher predicts the class that they were made for."""
     missed: Count
-    """Images, dropped ones included, that used up their steps without meeting their target."""
+    """Images, dropped ones included, that took all their steps without meeting their target."""
 
 
 class Resolved(Artefact):
-    """What was chosen for the machine, and changes rounding."""
+    """Settings that depend on the machine and change rounding."""
 
     threads: AtLeastOne
     device: str
     dtype: str
     layout: Literal["channels_first", "channels_last"]
     merged: tuple[str, ...]
-    """Layers of the teacher that took over others."""
+    """Layers of the teacher that others were fused into."""
 
 
 def _has_method(spec: JsonObject) -> JsonObject:
@@ -67,51 +67,50 @@ Settings = Annotated[JsonObject, AfterValidator(_has_method)]
 
 
 class Provenance(Artefact):
-    """All that determines the bytes of a set, beside versions and processor."""
+    """All that determines the bytes of a set, apart from versions and processor."""
 
     spec: Settings
-    """Of a set that was made, a `SetSpec` as JSON; of real images, how they were drawn.
+    """A `SetSpec` as JSON; for real images, how they were drawn.
 
-    A plain mapping, because `SetSpec` belongs to the storey above this one: `synthesis.spec.read_spec` makes
-    it of this.
+    A plain mapping, because `SetSpec` belongs to the layer above; `synthesis.spec.read_spec` converts it.
     """
     teacher_sha256: Sha256
     """Fingerprint of the teacher."""
     resolved: Resolved | None = None
-    """Of a set that was made."""
+    """None for real images."""
     data_sha256: Sha256 | None = None
-    """Of real images: the hash of those that were drawn from."""
+    """For real images: hash of the images that they were drawn from."""
     code: dict[str, Sha256 | None] | None = None
-    """Of a set that code of the user's own has made: the hash of each source file, by the code's name."""
+    """For a set made with the user's own code: hash of each source file, by the name of the code."""
 
 
 class Manifest(Artefact):
-    """What a transfer set tells of itself."""
+    """The manifest of a transfer set."""
 
     format: Literal["zskd-transfer-set/2"]
     complete: bool
-    """Whether all shards are there; it is never written again then."""
+    """Whether all shards are written; a complete set is never written again."""
     count: AtLeastOne
     """Images in the shards listed."""
     mean_kl: float
-    """As of a shard, over all images."""
+    """As for a shard, over all images; so are the next two."""
     mean_steps: Annotated[float, Field(ge=0)]
     anchor_match: Fraction
     missed: Count | None = None
-    """Sum over the shards; known of a complete set."""
+    """Sum over the shards; None until the set is complete."""
     dropped: Count | None = None
-    """Images that were made and are not in the set, because they missed their target."""
+    """Images that were made and then dropped, because they missed their target."""
     class_names: ClassNames
     shape: Shape
     """Channels, height and width of the images."""
     spec: Settings
-    """As of `Provenance`, as the next four."""
+    """As for `Provenance`; so are the next four."""
     teacher_sha256: Sha256
     resolved: Resolved | None = None
     data_sha256: Sha256 | None = None
     code: dict[str, Sha256 | None] | None = None
     versions: Versions
-    """Of the software, by its names."""
+    """Of the software, by package."""
     processor: Processor
     shards: tuple[ShardEntry, ...]
 
@@ -147,7 +146,7 @@ def verify_transfer_set(folder: Path) -> int:
         The number of shards.
 
     Raises:
-        ZskdError: a shard is missing, damaged, or has been changed.
+        ZskdError: the manifest or a shard is missing, damaged or changed, or the set is unfinished.
     """
     manifest = read_manifest(folder)
     for entry in manifest.shards:
@@ -157,5 +156,5 @@ def verify_transfer_set(folder: Path) -> int:
         if sha256_file(path) != entry.sha256:
             raise ZskdError(f"{path} is not the file that was written: delete it and make the set again")
     if not manifest.complete:
-        raise ZskdError(f"{folder} is not finished: run the command that makes it again and it goes on")
+        raise ZskdError(f"{folder} is not finished: run the command that makes it again to continue")
     return len(manifest.shards)

@@ -9,10 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zskd.core.files import (
-    sha256_file,
-    whole_file,
-)
+from zskd.core.files import sha256_file, whole_file
 from zskd.core.tensors import save_tensors
 from zskd.core.types import Images, Labels, Logits, PerSample, SoftLabels
 from zskd.transfer_set.manifest import ShardEntry
@@ -20,26 +17,26 @@ from zskd.transfer_set.manifest import ShardEntry
 
 @dataclass(frozen=True)
 class Shard:
-    """Some images of a transfer set and what is known of each."""
+    """N images of a transfer set, with targets, logits and provenance of each."""
 
     images: Images
-    """Pixels inside the teacher's box."""
+    """(N, C, H, W), pixels inside the teacher's input box."""
     targets: SoftLabels
-    """What the teacher was to answer, y."""
+    """y (N, K), what the teacher should output."""
     logits: Logits
-    """What it does answer for the stored image."""
+    """T(x) (N, K), what the teacher outputs for the stored image."""
     anchors: Labels
-    """The class k that the target was drawn for."""
+    """The class k that the target was drawn for (N,)."""
     steps: Tensor
-    """Optimisation steps used (N,), int32."""
+    """Optimisation steps taken (N,), int32; 0 for an image that was not optimised."""
     kl: PerSample
-    """KL(y ‖ softmax(T(x)/τ)) of the stored image at the set's own τ, in nats."""
+    """KL(y ‖ softmax(T(x)/τ)) of the stored image at the τ of the set's synthesis (N,), in nats."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def select(self, rows: Tensor | slice) -> Shard:
-        """Return some rows, by number, by mask, or as a view by a slice."""
+        """Return the shard of some rows: numbers (M,), a mask (N,), or a slice, which returns views."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def tensors(self) -> dict[str, Tensor]:
@@ -48,24 +45,24 @@ class Shard:
 
     @classmethod
     def join(cls, parts: Sequence[Shard]) -> Shard:
-        """Put several together."""
+        """Concatenate several shards."""
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     @staticmethod
     def bytes_per_image(shape: tuple[int, int, int], classes: int) -> int:
-        """Return what one image takes on disk."""
+        """Return the bytes that one image needs on disk."""
         channels, height, width = shape
         return 4 * (channels * height * width + 2 * classes + 2) + 8
 
 
 def write_shard(folder: Path, number: int, shard: Shard, *, missed: int = 0) -> ShardEntry:
-    """Write one shard as a whole file and return what a manifest tells of it.
+    """Write one shard as a whole file and return its manifest entry.
 
     Args:
         folder: of the set.
         number: of the shard.
-        shard: images and what is known of them.
-        missed: how many images, dropped ones included, used up their steps without meeting their target.
+        shard: at least one image.
+        missed: images, dropped ones included, that took all their steps without meeting their target.
     """
     path = folder / f"shard-{number:05d}.safetensors"
     with whole_file(path) as temporary:

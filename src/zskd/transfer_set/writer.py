@@ -1,7 +1,7 @@
-"""Transfer sets on disk: immutable safetensors shards and a manifest.
+"""The writer of a transfer set's manifest. Shards are immutable safetensors files.
 
-The manifest is written anew after every shard and lists its SHA-256, so that whatever kills the writer,
-the shards listed are whole and the others are made again.
+The manifest is written again after every shard and lists its SHA-256. If the process is killed, the listed
+shards are complete, and the others are made again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from zskd.transfer_set.manifest import FORMAT, MANIFEST, Manifest, Provenance, S
 
 
 class Writer:
-    """Lists the shards of a folder; what is already there of the same provenance is kept.
+    """Lists the shards of a folder in its manifest; shards of the same provenance in it stay listed.
 
     Args:
         folder: of one transfer set.
-        provenance: everything that determines its bytes.
+        provenance: all that determines its bytes.
         class_names: of the teacher.
-        shape: channels, height and width.
+        shape: channels, height and width of the images.
 
     Raises:
         ZskdError: the folder holds a transfer set of another provenance, or its manifest is damaged.
@@ -41,9 +41,9 @@ class Writer:
         self._folder, self._provenance = make_folder(folder), provenance
         self._class_names, self._shape = class_names, shape
         self.complete = False
-        """Whether the set was finished before; it is then never written again."""
+        """Whether the folder holds a complete set, which is never written again."""
         self.done: dict[int, ShardEntry] = {}
-        """The shards that are whole, by number."""
+        """Entries of the complete shards, by number."""
         if (folder / MANIFEST).is_file():
             self._continue(read_manifest(folder))
 
@@ -53,7 +53,7 @@ class Writer:
         self._write(complete=False)
 
     def finish(self, *, dropped: int = 0) -> None:
-        """Mark the set as complete and note what became of it.
+        """Mark the set as complete and record how many images missed their target or were dropped.
 
         Args:
             dropped: images that were made and are in no shard.
@@ -68,8 +68,10 @@ class Writer:
         def mean(fact: Literal["mean_kl", "mean_steps", "anchor_match"]) -> float:
             return float(sum(getattr(shard, fact) * shard.count for shard in shards)) / count
 
-        known = self._provenance
-        given: dict[str, Any] = {key: getattr(known, key) for key in known.model_fields_set} | outcome
+        provenance = self._provenance
+        given: dict[str, Any] = {
+            key: getattr(provenance, key) for key in provenance.model_fields_set
+        } | outcome
         manifest = Manifest(
             format=FORMAT,
             complete=complete,
@@ -87,12 +89,12 @@ class Writer:
         write_artefact(self._folder / MANIFEST, manifest)
 
     def _continue(self, manifest: Manifest) -> None:
-        there, now = manifest.to_json(), self._provenance.to_json()
-        if not manifest.complete:  # what is still to be made must fit to what is there
+        stored, now = manifest.to_json(), self._provenance.to_json()
+        if not manifest.complete:  # the missing shards must be made as the stored ones were
             now |= {"versions": dict(versions()), "processor": dict(processor())}
         for key, value in now.items():
-            if there.get(key) != value:
-                what = first_difference(there.get(key), value, key)
+            if stored.get(key) != value:
+                what = first_difference(stored.get(key), value, key)
                 raise ZskdError(
                     f"{self._folder} holds a transfer set made with another {what}: choose another folder, "
                     "or delete this one"

@@ -1,1 +1,1 @@
-"""Images made against the student as it learns."""
+"""Adversarial images: made during the training, so that student and teacher differ on them."""

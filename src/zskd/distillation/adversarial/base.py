@@ -1,4 +1,4 @@
-"""What a generator method is: a loss that the generator minimises, of all that both networks compute."""
+"""Generator methods: each is the loss of a generator, a function of what both networks compute."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from zskd.models.observation import Kinds, Observation, observe
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorBatch:
-    """N images of the generator, and what both networks compute for them; the graph is kept for all of it."""
+    """N images of the generator and what both networks compute for them, all of it part of the graph."""
 
     images: Images
-    """(N, C, H, W) in the teacher's input box."""
+    """(N, C, H, W), pixels in the teacher's input box."""
     teacher: Observation
-    """Frozen and in evaluation mode; with the inputs of the layers that the method names."""
+    """Of the frozen teacher in evaluation mode, with the inputs of the layers that the method names."""
     student: Observation
-    """As it is at this step, in training mode while it is trained."""
+    """Of the student at this step, in training mode while it is trained."""
 
 
 class GeneratorMethod(ABC):
     """A loss for a generator whose images a student learns from.
 
-    A method is one class with `loss`, made without arguments. It keeps nothing from batch to batch: training
-    that was interrupted goes on as if it had not been.
+    A method is one class with `loss`, created without arguments. It has no state between batches, so that an
+    interrupted training resumes to the same bytes.
     """
 
     teacher_layers: ClassVar[Kinds] = ()
@@ -43,10 +43,10 @@ class GeneratorMethod(ABC):
 
     @final
     def loss_on(self, teacher: Classifier, student: Classifier, images: Images) -> Tensor:
-        """Run both networks once on images (N, C, H, W) and return the loss."""
-        seen_by_student = observe(student, images)
-        seen_by_teacher = observe(teacher, images, inputs_of=self.teacher_layers)
-        return self.loss(GeneratorBatch(images=images, teacher=seen_by_teacher, student=seen_by_student))
+        """Run both networks once on images (N, C, H, W) and return the loss, a scalar."""
+        of_student = observe(student, images)
+        of_teacher = observe(teacher, images, inputs_of=self.teacher_layers)
+        return self.loss(GeneratorBatch(images=images, teacher=of_teacher, student=of_student))
 
     @final
     def check_teacher(self, teacher: Classifier) -> None:
@@ -75,5 +75,5 @@ def make_generator_method(name: str) -> GeneratorMethod:
         raise ZskdError(f"--distill.generator.method {name} is no subclass of zskd.GeneratorMethod")
     try:
         return kind()
-    except TypeError as error:  # an abstract class, or one that wants arguments
+    except TypeError as error:  # an abstract class, or one that needs arguments
         raise ZskdError(f"--distill.generator.method {name} cannot be made: {error}") from error

@@ -1,4 +1,4 @@
-"""DFAD: a generator looks for images on which the student's logits are far from the teacher's.
+"""DFAD: the generator maximises the difference of the student's logits from the teacher's.
 
 Fang, Song, Shen, Wang, Chen, Song: "Data-Free Adversarial Distillation", 2019, arXiv:1912.11006. Every
 setting of their MNIST program is in recipes/presets/dfad.yaml.
@@ -16,7 +16,7 @@ from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
 
 @final
 class DFAD(GeneratorMethod):
-    """Large differences of the logits."""
+    """Maximises the mean absolute difference of the logits."""
 
     def loss(self, batch: GeneratorBatch) -> Tensor:
         """Return −|S − T|, averaged over images and classes, at most 0  (equation 4)."""

@@ -1,4 +1,4 @@
-"""The network that turns random vectors into images."""
+"""The generator network: images from random vectors."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from zskd.core.types import Images
 
 
 class Generator(nn.Module):
-    """Images of the input box from random vectors, by two doublings of a small map.
+    """Maps random vectors to images inside the input box; it enlarges a small feature map twice.
 
-    The network that DFAD's code calls `GeneratorA` and ZSKT's code has nearly alike. Both end in a
-    batch-norm without weights, because their teachers take standardised images; here a sigmoid behind it
-    keeps pixels inside the box. Sizes that are no multiple of 4 are reached by the second doubling.
+    It is `GeneratorA` of DFAD's code; ZSKT's code has nearly the same. Both end in a batch-norm without
+    weights, because their teachers take standardised images; here a sigmoid after it keeps pixels inside the
+    box. If a side is no multiple of 4, the second enlargement yields its exact length.
+
+    Args:
+        latent: length of the random vectors.
+        width: filters of the last layer but one; the others have twice as many.
+        shape: channels, height and width of the images.
+        box: least and largest pixel value.
     """
 
     turn: Tensor
+    """Batches generated so far."""
 
     def __init__(
         self, *, latent: int, width: int, shape: tuple[int, int, int], box: tuple[float, float]
     ) -> None:
         super().__init__()
-        channels, height, width_of_image = shape
-        self.latent, self.box, self._size = latent, box, (height, width_of_image)
-        self._small = (-(-height // 4), -(-width_of_image // 4))
+        channels, height, image_width = shape
+        self.latent, self.box, self._size = latent, box, (height, image_width)
+        self._small = (-(-height // 4), -(-image_width // 4))
         self.project = nn.Linear(latent, 2 * width * self._small[0] * self._small[1])
         self.norm0 = nn.BatchNorm2d(2 * width)
         self.conv1 = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
@@ -37,7 +44,7 @@ class Generator(nn.Module):
         self.register_buffer("turn", torch.zeros((), dtype=torch.int64))
 
     def forward(self, latents: Tensor) -> Images:
-        """Return images (N, C, H, W) of vectors (N, latent)."""
+        """Return images (N, C, H, W) inside the box from vectors (N, latent)."""
         maps = self.norm0(self.project(latents).view(len(latents), -1, *self._small))
         maps = F.interpolate(maps, scale_factor=2.0)
         maps = F.leaky_relu(self.norm1(self.conv1(maps)), 0.2)

@@ -1,4 +1,4 @@
-"""A generator that learns beside the student, from the loss of a generator method.
+"""An adversarial generator: trained together with the student, by the loss of a generator method.
 
 Its images are a share of the student's batches, or all of them.
 """
@@ -20,7 +20,7 @@ from zskd.training.state import Companions
 
 
 class AdversarialGenerator:
-    """A generator and its optimiser: it makes batches, and takes a step of its own before some of them."""
+    """A generator and its optimiser; before some of its batches it takes an optimisation step."""
 
     def __init__(
         self,
@@ -30,17 +30,17 @@ class AdversarialGenerator:
         config: GeneratorConfig,
         *,
         seed: int,
-        turns: int,
+        steps: int,
     ) -> None:
-        """Build it.
+        """Build the generator with fresh weights.
 
         Args:
             teacher: frozen.
-            student: as it learns.
-            method: what the generator minimises.
-            config: the generator, and how it learns.
-            seed: of its first weights and of the vectors that images are made of.
-            turns: batches in all, which the schedule of its learning rate is spread over.
+            student: the network in training.
+            method: the loss that the generator minimises.
+            config: size and training of the generator.
+            seed: of its initial weights and of the random vectors.
+            steps: of the student in all; the learning rate's schedule covers them.
 
         Raises:
             ZskdError: the teacher lacks the layers that the method reads.
@@ -48,7 +48,7 @@ class AdversarialGenerator:
         method.check_teacher(teacher)
         self._teacher, self._student = teacher, student
         self._method, self._config = method, config
-        self._seed, self._turns = seed, turns
+        self._seed, self._steps = seed, steps
         spec = teacher.spec
 
         def build() -> Generator:
@@ -60,38 +60,38 @@ class AdversarialGenerator:
 
     @property
     def companions(self) -> Companions:
-        """What is saved with the student, so that an interrupted training goes on as if it had not been."""
+        """What is saved with the student, so that an interrupted training resumes to the same bytes."""
         return {"generator": (self._generator, self._optimiser)}
 
     def images(self, count: int) -> Images:
-        """Return images for the student's next step (count, C, H, W)."""
-        turn = int(self._generator.turn)
-        number, since = divmod(turn, self._config.student_steps)
+        """Return images for the student's next step (count, C, H, W), inside the teacher's input box."""
+        step = int(self._generator.turn)
+        own_step, since = divmod(step, self._config.student_steps)
         if since == 0:
-            self._learn(number, count)
+            self._train(own_step, count)
         self._generator.turn += 1
-        latents = self._latents("own", number, count) if self._config.same else None
+        if self._config.same:
+            latents = self._latents("own", own_step, count)
+        else:
+            latents = self._latents("student's", step, count)
         with torch.no_grad():
-            made: Images = self._generator(
-                self._latents("student's", turn, count) if latents is None else latents
-            )
-        return made
+            images: Images = self._generator(latents)
+        return images
 
-    def _learn(self, number: int, count: int) -> None:
-        """Take one step of the generator; the student's gradients are left alone."""
-        made = self._generator(self._latents("own", number, count))
-        loss = self._method.loss_on(self._teacher, self._student, made)
+    def _train(self, own_step: int, count: int) -> None:
+        """Take one optimisation step of the generator; the student's gradients stay as they are."""
+        images = self._generator(self._latents("own", own_step, count))
+        loss = self._method.loss_on(self._teacher, self._student, images)
         parameters = list(self._generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
-        done = number * self._config.student_steps
-        rate = rate_at(self._config.learning_rate, self._config.schedule, done, self._turns)
+        done = own_step * self._config.student_steps
+        rate = rate_at(self._config.learning_rate, self._config.schedule, done, self._steps)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
         self._optimiser.zero_grad()
 
-    def _latents(self, whose: str, index: int, count: int) -> Tensor:
-        numbers = torch_stream(self._seed, f"{whose} latents", index)
-        drawn = torch.randn(count, self._config.latent, generator=numbers)
-        return drawn.to(self._teacher.device)
+    def _latents(self, whose: str, step: int, count: int) -> Tensor:
+        rng = torch_stream(self._seed, f"{whose} latents", step)
+        return torch.randn(count, self._config.latent, generator=rng).to(self._teacher.device)

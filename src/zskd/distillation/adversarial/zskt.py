@@ -1,4 +1,4 @@
-"""ZSKT: a generator looks for images on which the outputs of student and teacher diverge.
+"""ZSKT: the generator maximises the divergence of the student's output from the teacher's.
 
 Micaelli, Storkey: "Zero-shot Knowledge Transfer via Adversarial Belief Matching", NeurIPS 2019,
 arXiv:1905.09768. Every setting of their program is in recipes/presets/zskt.yaml.
@@ -16,10 +16,10 @@ from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
 
 @final
 class ZSKT(GeneratorMethod):
-    """Large divergences of the outputs."""
+    """Maximises the Kullback–Leibler divergence of the outputs."""
 
     def loss(self, batch: GeneratorBatch) -> Tensor:
-        """Return −KL(T ‖ S) at τ = 1, averaged over images, at most 0  (equation 1)."""
+        """Return −KL(T ‖ S) at τ = 1, averaged over images, in nats, at most 0  (equation 1)."""
         return -F.kl_div(
             F.log_softmax(batch.student.logits, dim=1),
             F.log_softmax(batch.teacher.logits, dim=1),

@@ -1,4 +1,8 @@
-"""Which channels of the teacher a narrower student takes over."""
+"""Selection of the teacher's channels that a narrower student is initialised with.
+
+Backward elimination for narrow layers, as in ThiNet (Luo et al. 2017, arXiv:1707.06342), but judged by the
+teacher's logits; forward selection for wide ones.
+"""
 
 from __future__ import annotations
 
@@ -11,92 +15,112 @@ from torch import Generator, Tensor, nn
 from zskd.distillation.initialisation.ridge import (
     IMAGES_AT_ONCE,
     WeightedLayer,
-    as_rows,
     normal_equations,
     rows_of_channels,
-    set_rows,
+    set_weight_matrix,
     solve_ridge,
+    weight_matrix,
     weighted_layer,
 )
 
-_TRIED = 32
-"""Up to so many channels are left out by trying; among more one stands in for another anyway."""
-_TRIED_ON = 300
-"""Images that the teacher is asked about at each try."""
+_ELIMINATION_WIDTH = 32
+"""Widest layer for backward elimination; in a wider one, other channels can replace any channel."""
+_ELIMINATION_IMAGES = 300
+"""Images that each elimination is judged on."""
 _TAU = 2.0
-"""Temperature at which answers are compared."""
+"""Temperature at which logits are compared."""
 
 
-def divergence(said: Tensor, wanted: Tensor) -> float:
-    """Return the mean Kullback–Leibler divergence of answers (N, K) from those wanted (N, K), in nats."""
-    said, wanted = (F.log_softmax(logits / _TAU, 1) for logits in (said, wanted))
-    return float(F.kl_div(said, wanted, log_target=True, reduction="batchmean"))
+def divergence(logits: Tensor, target: Tensor) -> float:
+    """Return KL(softmax(target/τ) ‖ softmax(logits/τ)) at τ = 2, averaged over images, in nats.
+
+    Args:
+        logits: (N, K).
+        target: logits (N, K).
+    """
+    logits, target = (F.log_softmax(one / _TAU, 1) for one in (logits, target))
+    return float(F.kl_div(logits, target, log_target=True, reduction="batchmean"))
 
 
-def select_channels(
-    large: nn.Sequential, place: int, count: int, inputs: Tensor, numbers: Generator
-) -> Tensor:
-    """Return the channels of a layer that a student with so many takes over, in order."""
-    width = len(weighted_layer(large, place).weight)
+def select_channels(teacher: nn.Sequential, index: int, count: int, images: Tensor, rng: Generator) -> Tensor:
+    """Return the channels of a teacher's layer that the student's layer is initialised with.
+
+    Args:
+        teacher: a chain of layers.
+        index: of a convolution or linear layer in it.
+        count: channels of the student's layer.
+        images: normalised (N, C, H, W).
+        rng: for the positions that a convolution is fitted on.
+
+    Returns:
+        Numbers of the channels (count,), in ascending order.
+    """
+    width = len(weighted_layer(teacher, index).weight)
     if count == width:
-        return torch.arange(width, device=inputs.device)
-    following = next(i for i in range(place + 1, len(large)) if isinstance(large[i], WeightedLayer))
-    layers = list(large)
-    before, behind = nn.Sequential(*layers[:following]), nn.Sequential(*layers[following:])
-    if width <= _TRIED:
-        kept = _least_missed(before, behind, width, count, inputs, numbers)
+        return torch.arange(width, device=images.device)
+    split = next(i for i in range(index + 1, len(teacher)) if isinstance(teacher[i], WeightedLayer))
+    layers = list(teacher)
+    preceding, following = nn.Sequential(*layers[:split]), nn.Sequential(*layers[split:])
+    if width <= _ELIMINATION_WIDTH:
+        channels = _eliminate_backward(preceding, following, width, count, images, rng)
     else:
-        kept = _most_telling(before, behind, width, count, inputs)
-    return torch.tensor(kept, device=inputs.device)
+        channels = _select_forward(preceding, following, width, count, images)
+    return torch.tensor(channels, device=images.device)
 
 
-def _least_missed(
-    before: nn.Sequential, behind: nn.Sequential, width: int, count: int, inputs: Tensor, numbers: Generator
+def _eliminate_backward(
+    preceding: nn.Sequential,
+    following: nn.Sequential,
+    width: int,
+    count: int,
+    images: Tensor,
+    rng: Generator,
 ) -> list[int]:
-    """Leave out one channel after the other: the one without which the teacher's answers change least, when
-    the layer behind has been fitted to the others."""
-    layer = weighted_layer(behind, 0)
-    square, _ = normal_equations(layer, before, nn.Sequential(*before, layer), inputs, numbers)
-    weight = as_rows(layer)
-    entering = before(inputs[:_TRIED_ON])
-    wanted = behind(entering)
-    fitted = copy.deepcopy(layer)
+    """Remove one channel after the other: the one without which the teacher's logits change least, after the
+    next layer has been refitted to the remaining channels."""
+    layer = weighted_layer(following, 0)
+    gram, _ = normal_equations(layer, preceding, nn.Sequential(*preceding, layer), images, rng)
+    weight = weight_matrix(layer)
+    inputs = preceding(images[:_ELIMINATION_IMAGES])
+    target = following(inputs)
+    refitted = copy.deepcopy(layer)
 
-    def change(rest: list[int]) -> float:
-        rows = rows_of_channels(rest, width, layer)
-        within = square[rows][:, rows]
-        values = torch.zeros_like(weight)
-        values[rows] = weight[rows] + solve_ridge(within, square[rows] @ weight - within @ weight[rows])
-        set_rows(fitted, values)
-        return divergence(behind[1:](fitted(entering)), wanted)
+    def change(remaining: list[int]) -> float:
+        rows = rows_of_channels(remaining, width, layer)
+        within = gram[rows][:, rows]
+        matrix = torch.zeros_like(weight)
+        matrix[rows] = weight[rows] + solve_ridge(within, gram[rows] @ weight - within @ weight[rows])
+        set_weight_matrix(refitted, matrix)
+        return divergence(following[1:](refitted(inputs)), target)
 
-    kept = list(range(width))
-    while len(kept) > count:
-        kept = min(([one for one in kept if one != out] for out in kept), key=change)
-    return kept
+    channels = list(range(width))
+    while len(channels) > count:
+        channels = min(([one for one in channels if one != removed] for removed in channels), key=change)
+    return channels
 
 
-def _most_telling(
-    before: nn.Sequential, behind: nn.Sequential, width: int, count: int, inputs: Tensor
+def _select_forward(
+    preceding: nn.Sequential, following: nn.Sequential, width: int, count: int, images: Tensor
 ) -> list[int]:
-    """Take one channel after the other, for what it tells beyond those before it: the covariance of what is
-    unknown, seen through the weights of the layer behind, shrinks most."""
-    products, sums, values = inputs.new_zeros(width, width), inputs.new_zeros(width), 0
-    for some in torch.split(inputs, IMAGES_AT_ONCE):
-        channels = before(some).reshape(len(some), width, -1).transpose(0, 1).flatten(1)
-        products += channels @ channels.T
+    """Add one channel after the other: the one that explains most of the residual covariance of all channels,
+    weighted by the next layer's weights."""
+    gram, sums, values = images.new_zeros(width, width), images.new_zeros(width), 0
+    for batch in torch.split(images, IMAGES_AT_ONCE):
+        channels = preceding(batch).reshape(len(batch), width, -1).transpose(0, 1).flatten(1)
+        gram += channels @ channels.T
         sums += channels.sum(1)
         values += channels.shape[1]
     mean = sums.double() / values
-    unknown = products.double() / values - mean.outer(mean)
-    weight = weighted_layer(behind, 0).weight
-    heard = weight.double().reshape(len(weight), width, -1).transpose(0, 1).flatten(1)
-    least = 1e-9 * unknown.diagonal().mean() + torch.finfo(unknown.dtype).tiny
-    chosen: list[int] = []
+    covariance = gram.double() / values - mean.outer(mean)
+    weight = weighted_layer(following, 0).weight
+    weights = weight.double().reshape(len(weight), width, -1).transpose(0, 1).flatten(1)
+    least = 1e-9 * covariance.diagonal().mean() + torch.finfo(covariance.dtype).tiny
+    selected: list[int] = []
     for _ in range(count):
-        told = (heard.T @ unknown).square().sum(0) / unknown.diagonal().clamp_min(least)
-        told[chosen] = -1.0
-        best = int(told.argmax())
-        chosen.append(best)
-        unknown = unknown - unknown[:, best].outer(unknown[best]) / unknown[best, best].clamp_min(least)
-    return sorted(chosen)
+        explained = (weights.T @ covariance).square().sum(0) / covariance.diagonal().clamp_min(least)
+        explained[selected] = -1.0
+        best = int(explained.argmax())
+        selected.append(best)
+        conditional = covariance[:, best].outer(covariance[best])
+        covariance = covariance - conditional / covariance[best, best].clamp_min(least)
+    return sorted(selected)

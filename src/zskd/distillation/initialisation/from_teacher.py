@@ -1,11 +1,11 @@
-"""A student that begins with its teacher's weights, thinned to its own widths.
+"""Initialisation of a student from the teacher: weight selection, then a layer-wise fit.
 
-What a student learns on made images leaves open what it says about real ones. One that is a narrower copy of
-its teacher need not start from nothing: of each layer it takes the channels that the teacher would miss
-most, and its weights are then fitted, layer by layer, so that from its own channels it says what the
-teacher's say. Pruned networks are repaired so on real images (He et al. 2017, arXiv:1707.06168; Luo et al.
-2017, arXiv:1707.06342), and small networks start with chosen weights of large ones (Xu et al. 2024,
-arXiv:2311.18823). Here the images are those of the transfer set.
+Distillation on made images does not determine what a student outputs for real ones. A student that is a
+narrower copy of its teacher need not start from random weights: each of its layers takes the teacher's
+channels that matter most for the logits, and its weights are fitted so that its outputs are those of the
+teacher's channels. He et al. 2017 (arXiv:1707.06168) and Luo et al. 2017 (arXiv:1707.06342) repair pruned
+networks so on real images, and Xu et al. 2024 (arXiv:2311.18823) initialise small networks with selected
+weights of large ones. Here the images are those of the transfer set.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from zskd.distillation.initialisation.channel_selection import divergence, selec
 from zskd.distillation.initialisation.ridge import (
     IMAGES_AT_ONCE,
     WeightedLayer,
-    as_rows,
     normal_equations,
-    set_rows,
+    set_weight_matrix,
     solve_ridge,
+    weight_matrix,
     weighted_layer,
 )
 from zskd.models.chain import Layer, in_a_row, read_layers
@@ -41,12 +41,12 @@ from zskd.models.modes import frozen, in_mode
 from zskd.transfer_set.dataset import TransferSet
 
 _WIDTHS = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
-_FITTED_ON = 2000
-"""Images that layers are fitted on, …"""
-_FITTED_VALUES = 2**26
-"""… if they have no more values together."""
+_FIT_IMAGES = 2000
+"""Images that layers are fitted on at most, …"""
+_FIT_VALUES = 2**26
+"""… and pixel values of all of them together."""
 _ATTEMPTS = 4
-"""Attempts to take over, of which the best one stays."""
+"""Attempts on different images; the best one is used."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Initialisation:
 
     student: nn.Module
     """A copy of the network that was given, on the teacher's device."""
-    taken_over: bool
-    """Whether its weights are the teacher's, thinned and fitted; they are those that were given if not."""
+    from_teacher: bool
+    """Whether its weights are selected from the teacher's and fitted; otherwise they are those that were
+    given."""
 
 
 def initialise_from_teacher(
@@ -68,140 +69,152 @@ def initialise_from_teacher(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Initialisation:
-    """Return a copy of a student that has taken over what it can, to be distilled.
+    """Return a copy of a student with weights selected from the teacher's, to be distilled.
 
-    It can where it is a narrower copy of a teacher that is a plain chain of layers, as `half` makes them.
-    How: He et al. 2017, arXiv:1707.06168; Luo et al. 2017, arXiv:1707.06342; Xu et al. 2024,
-    arXiv:2311.18823.
+    The student must be a narrower copy of a teacher that is a plain chain of layers, as `half` makes them;
+    another student keeps its weights. Sources: He et al. 2017, arXiv:1707.06168; Luo et al. 2017,
+    arXiv:1707.06342; Xu et al. 2024, arXiv:2311.18823.
 
     Args:
-        teacher: asked in evaluation mode; left as it is.
+        teacher: used in evaluation mode; left as it is.
         student: network that maps normalised images (N, C, H, W) to logits (N, K); left as it is.
-        transfer_set: images that the layers are fitted on, of the teacher's input size.
-        config: how they are changed at random before; as `DistillConfig` says if None.
-        seed: of the choice of images and of these changes, at least 0.
-        progress: told what the student begins with.
+        transfer_set: images that the layers are fitted on, of the teacher's input shape.
+        config: augmentation of these images; None: that of `DistillConfig`.
+        seed: of the draw of images and of the augmentation, at least 0.
+        progress: logs how the student is initialised.
 
     Returns:
-        The copy, and whether it took anything over.
+        The copy, and whether it was initialised from the teacher.
 
     Raises:
-        ZskdError: images of another size than the teacher's, or a student of other inputs or classes.
+        ZskdError: images of another shape than the teacher's inputs, or a student of other inputs or classes.
     """
     if transfer_set.shape != teacher.spec.shape:
         raise ZskdError(
-            f"{transfer_set.folder} holds images of {transfer_set.shape}, and the teacher takes "
-            f"{teacher.spec.shape}"
+            f"{transfer_set.folder} holds images of {transfer_set.shape} and the teacher takes "
+            f"{teacher.spec.shape}: give a transfer set of this teacher"
         )
-    begun = copy_student(teacher, student)
-    config, numbers = config or DistillConfig().augment, torch_stream(seed, "inheritance", 0)
-    count = min(_FITTED_ON, _FITTED_VALUES // math.prod(teacher.spec.shape))
+    copied = copy_student(teacher, student)
+    config, rng = config or DistillConfig().augment, torch_stream(seed, "inheritance", 0)
+    count = min(_FIT_IMAGES, _FIT_VALUES // math.prod(teacher.spec.shape))
 
     def draw() -> Images:
-        stored = transfer_set.images(torch.randint(len(transfer_set), (count,), generator=numbers))
-        return augment(stored.to(teacher.device), config, teacher.spec.box, numbers)
+        stored = transfer_set.images(torch.randint(len(transfer_set), (count,), generator=rng))
+        return augment(stored.to(teacher.device), config, teacher.spec.box, rng)
 
     with frozen(teacher):
-        inherited = take_over_weights(teacher, begun, draw, numbers)
-    own = "weights of its own, being no narrower copy"
-    first = "what it can take over from the teacher" if inherited else own
-    (progress or Progress()).log(f"distill: the student begins with {first}")
-    return Initialisation(begun.module, inherited)
+        from_teacher = initialise_weights(teacher, copied, draw, rng)
+    how = (
+        "is initialised with weights of the teacher"
+        if from_teacher
+        else "keeps its own initial weights: it is no narrower copy of the teacher"
+    )
+    (progress or Progress()).log(f"distill: the student {how}")
+    return Initialisation(copied.module, from_teacher)
 
 
 @torch.no_grad()
-def take_over_weights(
-    teacher: Classifier, student: Classifier, draw: Callable[[], Images], numbers: Generator
+def initialise_weights(
+    teacher: Classifier, student: Classifier, draw: Callable[[], Images], rng: Generator
 ) -> bool:
-    """Set a student's weights to what it can take over from its teacher.
+    """Set a student's weights to fitted weights of its teacher.
 
-    It is tried several times, each on other images, and what comes nearest to the teacher's answers stays.
+    There are four attempts, each on other images; the student keeps the one whose logits are nearest to the
+    teacher's.
 
     Args:
         teacher: left as it is.
         student: on the same device; its weights are set in place, or left as they are.
-        draw: makes images that the layers can be fitted on (N, C, H, W), in [0, 1], on that device, each
-            time others; 2,000 are plenty.
-        numbers: for the choice of places in them.
+        draw: returns other images (N, C, H, W) in [0, 1] at each call, on that device; 2,000 are plenty.
+        rng: for the positions that convolutions are fitted on.
 
     Returns:
-        Whether it could: both are plain chains of the same layers, and none of the student's is wider.
+        Whether the weights were set: both are plain chains of the same layers, and no layer of the student is
+        wider.
     """
     try:
-        small, large = in_a_row(student.module), in_a_row(teacher.module)
-        if not _is_narrower(read_layers(small), read_layers(large)):
+        student_chain, teacher_chain = in_a_row(student.module), in_a_row(teacher.module)
+        if not _is_narrower(read_layers(student_chain), read_layers(teacher_chain)):
             return False
     except ZskdError:  # one of them is no plain chain
         return False
-    with in_mode(small, training=False), in_mode(large, training=False):
-        judged = teacher.normalise(draw())
-        found: list[tuple[float, dict[str, Tensor]]] = []
+    with in_mode(student_chain, training=False), in_mode(teacher_chain, training=False):
+        held_out = teacher.normalise(draw())
+        attempts: list[tuple[float, dict[str, Tensor]]] = []
         for _ in range(_ATTEMPTS):
-            _take_over(small, large, teacher.normalise(draw()), numbers)
-            parts = torch.split(judged, IMAGES_AT_ONCE)
-            distance = sum(len(part) * divergence(small(part), large(part)) for part in parts)
-            found.append((distance, {name: value.clone() for name, value in small.state_dict().items()}))
-        small.load_state_dict(min(found, key=lambda one: one[0])[1])
+            _select_weights(student_chain, teacher_chain, teacher.normalise(draw()), rng)
+            parts = torch.split(held_out, IMAGES_AT_ONCE)
+            distance = sum(len(part) * divergence(student_chain(part), teacher_chain(part)) for part in parts)
+            weights = {name: value.clone() for name, value in student_chain.state_dict().items()}
+            attempts.append((distance, weights))
+        student_chain.load_state_dict(min(attempts, key=lambda one: one[0])[1])
     return True
 
 
-def _take_over(small: nn.Sequential, large: nn.Sequential, inputs: Tensor, numbers: Generator) -> None:
-    kept = torch.arange(inputs.shape[1], device=inputs.device)
-    for place, (mine, its) in enumerate(zip(small, large, strict=True)):
-        if isinstance(mine, WeightedLayer):
-            heard, kept = kept, select_channels(large, place, len(mine.weight), inputs, numbers)
-            _copy_channels(mine, its, kept, heard)
-            _fit(small, large, place, kept, inputs, numbers)
+def _select_weights(student: nn.Sequential, teacher: nn.Sequential, images: Tensor, rng: Generator) -> None:
+    """Select and fit the weights of each layer in turn, on normalised images (N, C, H, W)."""
+    channels = torch.arange(images.shape[1], device=images.device)
+    for index, (layer, source) in enumerate(zip(student, teacher, strict=True)):
+        if isinstance(layer, WeightedLayer):
+            in_channels = channels
+            channels = select_channels(teacher, index, len(layer.weight), images, rng)
+            _copy_channels(layer, source, channels, in_channels)
+            _fit(student, teacher, index, channels, images, rng)
         else:  # a batch-norm has values of each channel; others have none
-            own = mine.state_dict()
-            for name, values in its.state_dict().items():
-                own[name].copy_(values[kept] if values.ndim else values)
+            tensors = layer.state_dict()
+            for name, values in source.state_dict().items():
+                tensors[name].copy_(values[channels] if values.ndim else values)
 
 
-def _is_narrower(small: list[Layer], large: list[Layer]) -> bool:
-    """Whether channels of the one can stand for channels of the other, layer by layer."""
-    if [name for name, _ in small] != [name for name, _ in large]:
+def _is_narrower(student: list[Layer], teacher: list[Layer]) -> bool:
+    """Whether each channel of the student can be a channel of the teacher, layer by layer."""
+    if [name for name, _ in student] != [name for name, _ in teacher]:
         return False
     flat, widths = False, (1, 1)
-    for (name, mine), (_, its) in zip(small, large, strict=True):
-        same = all(mine[key] == its[key] for key in mine.keys() - _WIDTHS)
-        fits = all(mine[key] <= its[key] for key in mine.keys() & _WIDTHS)
-        if not same or not fits or mine.get("groups", 1) > 1:
+    for (name, settings), (_, source) in zip(student, teacher, strict=True):
+        same = all(settings[key] == source[key] for key in settings.keys() - _WIDTHS)
+        fits = all(settings[key] <= source[key] for key in settings.keys() & _WIDTHS)
+        if not same or not fits or settings.get("groups", 1) > 1:
             return False
-        flat = flat or (name == "Flatten" and mine == {"start_dim": 1, "end_dim": -1})
+        flat = flat or (name == "Flatten" and settings == {"start_dim": 1, "end_dim": -1})
         if name == "Linear" and not flat:
             return False
         if name in ("Conv2d", "Linear"):
-            fed, out = (
+            inputs, outputs = (
                 ("in_channels", "out_channels") if name == "Conv2d" else ("in_features", "out_features")
             )
-            # behind a flatten a channel is several features, of both networks as many
-            if mine[fed] * widths[1] != its[fed] * widths[0]:
+            # after a flatten, a channel is several features, as many in both networks
+            if settings[inputs] * widths[1] != source[inputs] * widths[0]:
                 return False
-            widths = mine[out], its[out]
+            widths = settings[outputs], source[outputs]
     return widths[0] == widths[1]
 
 
-def _copy_channels(mine: WeightedLayer, its: nn.Module, kept: Tensor, heard: Tensor) -> None:
-    """Take over the weights of the kept channels, for the channels of the layer before that were kept."""
-    assert isinstance(its, WeightedLayer)
-    into = its.weight[kept]
-    fed = into.shape[1] * len(heard) // mine.weight.shape[1]  # channels of the teacher's layer before
-    mine.weight.copy_(into.reshape(len(kept), fed, -1)[:, heard].reshape(mine.weight.shape))
-    if mine.bias is not None:
-        assert its.bias is not None
-        mine.bias.copy_(its.bias[kept])
+def _copy_channels(layer: WeightedLayer, source: nn.Module, channels: Tensor, in_channels: Tensor) -> None:
+    """Copy the weights of the selected output channels for the selected input channels."""
+    assert isinstance(source, WeightedLayer)
+    selected = source.weight[channels]
+    width = selected.shape[1] * len(in_channels) // layer.weight.shape[1]  # input channels of the teacher
+    layer.weight.copy_(selected.reshape(len(channels), width, -1)[:, in_channels].reshape(layer.weight.shape))
+    if layer.bias is not None:
+        assert source.bias is not None
+        layer.bias.copy_(source.bias[channels])
 
 
 def _fit(
-    small: nn.Sequential, large: nn.Sequential, place: int, kept: Tensor, inputs: Tensor, numbers: Generator
+    student: nn.Sequential,
+    teacher: nn.Sequential,
+    index: int,
+    channels: Tensor,
+    images: Tensor,
+    rng: Generator,
 ) -> None:
-    """Change a layer's weights, no more than needed, so that it says what the teacher's kept channels say."""
-    layer = weighted_layer(small, place)
+    """Fit a layer's weights, with as little change as needed, to the teacher's selected outputs."""
+    layer = weighted_layer(student, index)
 
-    def wanted(some: Tensor) -> Tensor:
-        said: Tensor = large[: place + 1](some)[:, kept]
-        return said
+    def target(batch: Tensor) -> Tensor:
+        outputs: Tensor = teacher[: index + 1](batch)[:, channels]
+        return outputs
 
-    square, towards = normal_equations(layer, small[:place], wanted, inputs, numbers)
-    set_rows(layer, as_rows(layer) + solve_ridge(square, towards))
+    gram, cross = normal_equations(layer, student[:index], target, images, rng)
+    set_weight_matrix(layer, weight_matrix(layer) + solve_ridge(gram, cross))

@@ -1,4 +1,7 @@
-"""Layer-wise least squares: weights whose outputs are nearest to those of the teacher's layer."""
+"""Layer-wise least squares: weights whose outputs are nearest to those of the teacher's layer.
+
+He, Zhang, Sun: "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, arXiv:1707.06168.
+"""
 
 from __future__ import annotations
 
@@ -8,90 +11,105 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-_PLACES = 15
-"""Places of each image, chosen at random, that a convolution is fitted on."""
+_POSITIONS = 15
+"""Positions of each image, drawn at random, that a convolution is fitted on."""
 _RIDGE = 1e-3
-"""Weight of the squared distance from the teacher's weights, in mean squares of what enters the layer."""
+"""Weight of the squared change of the weights, in units of the mean square of the layer's inputs."""
 IMAGES_AT_ONCE = 100
-"""Images that go through the networks at once."""
+"""Images in one forward pass."""
 WeightedLayer = nn.Conv2d | nn.Linear
 
 
 def normal_equations(
     layer: WeightedLayer,
-    before: nn.Module,
-    wanted: Callable[[Tensor], Tensor],
-    inputs: Tensor,
-    numbers: Generator,
+    preceding: nn.Module,
+    target: Callable[[Tensor], Tensor],
+    images: Tensor,
+    rng: Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Return the products of what enters a layer with itself, and with what it lacks of what is wanted.
+    """Return the normal equations XᵀX Δ = XᵀR of the change Δ of a layer's weights.
 
-    A layer's values are taken as rows, one for each value that enters and one for its bias.
+    Args:
+        layer: with I inputs for each of its O outputs, a bias counted as one more input.
+        preceding: maps images to the layer's inputs.
+        target: maps images to the outputs that the layer should have.
+        images: normalised (N, C, H, W).
+        rng: for the positions that a convolution is fitted on.
+
+    Returns:
+        Gram matrix XᵀX of the inputs (I, I), and cross products XᵀR (I, O) of the inputs with the residuals R
+        of the outputs; both float64.
     """
     size = layer.weight[0].numel() + (layer.bias is not None)
-    square = inputs.new_zeros(size, size, dtype=torch.double)
-    towards = inputs.new_zeros(size, len(layer.weight), dtype=torch.double)
-    for some in torch.split(inputs, IMAGES_AT_ONCE):
-        rows = before(some)
-        missing = wanted(some) - layer(rows)
+    gram = images.new_zeros(size, size, dtype=torch.double)
+    cross = images.new_zeros(size, len(layer.weight), dtype=torch.double)
+    for batch in torch.split(images, IMAGES_AT_ONCE):
+        inputs = preceding(batch)
+        residuals = target(batch) - layer(inputs)
         if isinstance(layer, nn.Conv2d):
-            rows, missing = _patches(layer, rows, missing, numbers)
+            inputs, residuals = _patches(layer, inputs, residuals, rng)
         if layer.bias is not None:
-            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-        square += rows.T @ rows
-        towards += rows.T @ missing
-    return square, towards
+            inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
+        gram += inputs.T @ inputs
+        cross += inputs.T @ residuals
+    return gram, cross
 
 
-def solve_ridge(square: Tensor, towards: Tensor) -> Tensor:
-    """Return the least change by ridge regression."""
-    ridge = _RIDGE * square.diagonal().mean() + torch.finfo(square.dtype).tiny
-    change: Tensor = torch.linalg.solve(square + ridge * torch.eye(len(square)).to(square), towards)
+def solve_ridge(gram: Tensor, cross: Tensor) -> Tensor:
+    """Return Δ = (XᵀX + λI)⁻¹ XᵀR (I, O), with λ = 10⁻³ times the mean of the Gram matrix's diagonal."""
+    ridge = _RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
+    change: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), cross)
     return change
 
 
-def as_rows(layer: WeightedLayer) -> Tensor:
-    """Return weights and bias as a matrix with one row per input value, the bias last, in float64."""
-    rows = layer.weight.flatten(1).T
-    return (rows if layer.bias is None else torch.cat([rows, layer.bias[None]])).double()
+def weight_matrix(layer: WeightedLayer) -> Tensor:
+    """Return weights and bias as a matrix (I, O), one row per input, the bias last, in float64."""
+    matrix = layer.weight.flatten(1).T
+    return (matrix if layer.bias is None else torch.cat([matrix, layer.bias[None]])).double()
 
 
-def set_rows(layer: WeightedLayer, rows: Tensor) -> None:
-    """Write such a matrix back into a layer."""
-    layer.weight.copy_(rows[: layer.weight[0].numel()].T.reshape(layer.weight.shape))
+def set_weight_matrix(layer: WeightedLayer, matrix: Tensor) -> None:
+    """Write such a matrix (I, O) back into a layer."""
+    layer.weight.copy_(matrix[: layer.weight[0].numel()].T.reshape(layer.weight.shape))
     if layer.bias is not None:
-        layer.bias.copy_(rows[-1])
+        layer.bias.copy_(matrix[-1])
 
 
 def rows_of_channels(channels: list[int], width: int, layer: WeightedLayer) -> Tensor:
-    """Return which rows are these channels' of the layer before, out of so many, and the bias."""
+    """Return the rows of a layer's weight matrix that belong to some input channels, and the bias's row.
+
+    Args:
+        channels: of the layer before.
+        width: number of channels that the layer before has.
+        layer: whose weight matrix it is.
+    """
     size = layer.weight[0].numel()
     rows = torch.arange(size, device=layer.weight.device).view(width, -1)[channels].flatten()
     return rows if layer.bias is None else torch.cat([rows, rows.new_tensor([size])])
 
 
-def weighted_layer(chain: nn.Sequential, place: int) -> WeightedLayer:
-    """Return the convolution or linear layer at a place of a chain."""
-    layer = chain[place]
+def weighted_layer(chain: nn.Sequential, index: int) -> WeightedLayer:
+    """Return a layer of a chain that is a convolution or a linear layer."""
+    layer = chain[index]
     assert isinstance(layer, WeightedLayer)
     return layer
 
 
-def _patches(layer: nn.Conv2d, given: Tensor, said: Tensor, numbers: Generator) -> tuple[Tensor, Tensor]:
-    """Return what a convolution sees at some places, one row each, and what is said there."""
+def _patches(layer: nn.Conv2d, inputs: Tensor, outputs: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Return the input patches (M, I) and the outputs (M, O) of a convolution at random positions."""
     if layer.padding == "same":
         spans = [step * (size - 1) for size, step in zip(layer.kernel_size, layer.dilation, strict=True)]
         around = [side for span in reversed(spans) for side in (span // 2, span - span // 2)]
     else:
         amounts = (0, 0) if isinstance(layer.padding, str) else layer.padding
         around = [amount for amount in reversed(amounts) for _ in range(2)]
-    seen = F.pad(given, around)
+    patches = F.pad(inputs, around)
     for axis in (0, 1):
         span = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
-        seen = seen.unfold(2 + axis, span, layer.stride[axis])
-    seen = seen[..., :: layer.dilation[0], :: layer.dilation[1]]  # still a view: (N, C, H, W, kernel)
-    height, width = said.shape[2:]
-    places = torch.randperm(height * width, generator=numbers)[:_PLACES].to(said.device)
-    down, across = places // width, places % width
-    rows = seen[:, :, down, across].transpose(1, 2).flatten(0, 1).flatten(1)
-    return rows, said[:, :, down, across].transpose(1, 2).flatten(0, 1)
+        patches = patches.unfold(2 + axis, span, layer.stride[axis])
+    patches = patches[..., :: layer.dilation[0], :: layer.dilation[1]]  # a view: (N, C, H, W, kernel)
+    height, width = outputs.shape[2:]
+    positions = torch.randperm(height * width, generator=rng)[:_POSITIONS].to(outputs.device)
+    down, across = positions // width, positions % width
+    rows = patches[:, :, down, across].transpose(1, 2).flatten(0, 1).flatten(1)
+    return rows, outputs[:, :, down, across].transpose(1, 2).flatten(0, 1)

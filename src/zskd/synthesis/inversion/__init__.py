@@ -1,1 +1,1 @@
-"""Turning targets into images."""
+"""Model inversion: images that the teacher maps to given targets."""

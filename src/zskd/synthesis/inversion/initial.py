@@ -1,4 +1,4 @@
-"""The random numbers of an impression: the image it starts from and how it is shown to the teacher."""
+"""The random numbers of a data impression: its start image, and the random maps of each step."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from zskd.core.types import Images
 _GRIDS = (2, 4, 8, 16, 32)
 """Side lengths of the random grids that smooth noise is a sum of."""
 _CONTRAST = (0.1, 1.0)
-"""Least and largest standard deviation of smooth noise before it is cut at the box."""
+"""Least and largest standard deviation of smooth noise before it is clamped to the box."""
 _LAYERS, _SECOND = 3, 0.5
-"""Most shapes of an image, and the probability of each one behind the first."""
+"""Most shapes of an image, and the probability of each one after the first."""
 _OUTLINES = (2, 4, 8)
 """Grids of the field whose positive part is a shape."""
 _DARK, _LIGHT = 0.35, 0.35
 """Probabilities of a background at the lower end of the box, and at the upper one."""
 _FRAMED, _LINES = 0.8, 0.25
-"""Probabilities that a shape is held near the middle, and that only its outline is drawn."""
+"""Probabilities that a shape stays near the middle, and that only its outline is drawn."""
 _TEXTURE = 0.3
-"""Largest standard deviation of what is drawn onto a shape."""
+"""Largest standard deviation of a shape's texture."""
 
 
 Streams = list[np.random.Generator]
@@ -37,23 +37,23 @@ Shape = tuple[int, int, int]
 Box = tuple[float, float]
 """Least and largest pixel value."""
 StartImage = Callable[[Streams, Shape, Box], Images]
-"""(streams, shape, box) → first images (N, C, H, W), float32. An image may draw from its own stream alone."""
+"""(streams, shape, box) → start images (N, C, H, W), float32. An image may only draw from its own stream."""
 
 
 def draw_initial(
     kind: str, indices: Sequence[int], *, seed: int, shape: tuple[int, int, int], box: tuple[float, float]
 ) -> Images:
-    """Return one first image per index (N, C, H, W), each from the index's own random stream.
+    """Return one start image per index (N, C, H, W) float32, each from the index's own random stream.
 
     Args:
-        kind: a name of `START_IMAGES`, or code of the user's own.
-        indices: which images.
+        kind: a name of `START_IMAGES`, or the user's own code.
+        indices: of the images.
         seed: of the set.
         shape: channels, height and width.
         box: least and largest pixel value.
 
     Raises:
-        ZskdError: unknown kind, or code that returns no such images.
+        ZskdError: unknown kind, or code that returns another shape or type.
     """
     draw: StartImage = START_IMAGES.load(kind)
     drawn = draw([numpy_stream(seed, "start", index) for index in indices], shape, box)
@@ -88,9 +88,9 @@ def smooth(streams: Streams, shape: Shape, box: Box) -> Images:
 
 
 def shapes(streams: Streams, shape: Shape, box: Box) -> Images:
-    """Up to three regions and lines with smooth outlines, one over the other, before a plain background.
+    """Up to three regions and lines with smooth outlines, one over the other, on a plain background.
 
-    After the dead leaves that Baradad et al. 2021 learn features from (arXiv:2106.05963).
+    Similar to the dead-leaves images of Baradad et al. 2021 (arXiv:2106.05963).
     """
     channels, height, width = shape
     (kind,) = _uniform(streams, 1)
@@ -101,7 +101,7 @@ def shapes(streams: Streams, shape: Shape, box: Box) -> Images:
     down = torch.linspace(-1, 1, height).view(1, 1, height, 1)
     for layer in range(_LAYERS):
         outline, deviation = _field(streams, (1, height, width), _OUTLINES, power=1)
-        there, level, framed, sharp, line, thick, strong, x, y, wide, high = _uniform(streams, 11)
+        present, level, framed, sharp, line, thick, strong, x, y, wide, high = _uniform(streams, 11)
         # most shapes stay within an ellipse somewhere near the middle
         from_middle = ((across - 0.4 * (x - 0.5)) / (0.45 + 0.75 * wide)).square()
         from_middle = from_middle + ((down - 0.4 * (y - 0.5)) / (0.45 + 0.75 * high)).square()
@@ -109,7 +109,7 @@ def shapes(streams: Streams, shape: Shape, box: Box) -> Images:
         inside = outline / deviation - (1.6 * level - 0.8)
         inside = torch.where(line < _LINES, 0.1 + 0.4 * thick - inside.abs(), inside) - pull
         mask = torch.sigmoid(inside * (3 + 20 * sharp))
-        mask = torch.where((there < _SECOND) | torch.tensor(layer == 0), mask, 0.0)
+        mask = torch.where((present < _SECOND) | torch.tensor(layer == 0), mask, 0.0)
         colour = torch.stack(_uniform(streams, channels), dim=1).view(-1, channels, 1, 1)
         texture, deviation = _field(streams, shape, _GRIDS, power=2)
         texture = texture / deviation * (_TEXTURE * strong.square())
@@ -143,12 +143,12 @@ def _field(streams: Streams, shape: Shape, grids: tuple[int, ...], *, power: int
 
 
 def _uniform(streams: Streams, count: int) -> tuple[Tensor, ...]:
-    """So many numbers of U(0, 1) from each stream, each as (N, 1, 1, 1)."""
+    """Draw `count` numbers of U(0, 1) from each stream; return each as (N, 1, 1, 1)."""
     drawn = np.stack([stream.random(count, dtype=np.float32) for stream in streams])
     return torch.from_numpy(drawn).view(-1, count, 1, 1, 1).unbind(1)
 
 
 def draw_warps(indices: Sequence[int], steps: int, *, seed: int) -> Tensor:
-    """Return the six numbers of U(0, 1) of every step of each index (N, steps, 6)."""
+    """Return six numbers of U(0, 1) for the random map of every step of each index (N, steps, 6)."""
     streams = (numpy_stream(seed, "warp", index) for index in indices)
     return torch.from_numpy(np.stack([stream.random((steps, 6), dtype=np.float32) for stream in streams]))

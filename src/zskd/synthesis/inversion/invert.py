@@ -1,9 +1,9 @@
 """The optimisation of images towards their targets.
 
-So many images are worked on at a time as there are lanes. A lane whose image is finished takes the next
-one, so that every step works on a full batch until the images run out. At one batch size and one thread
-an image's bits depend on nothing but itself: not on its lane, its neighbours, or when its turn comes. Where
-the objective or the pixel rule couples the images of a batch, they depend on the batch.
+Each lane optimises one image at a time. A lane whose image is finished takes the next one, so that every step
+works on a full batch until no image is left. At one batch size and one thread, an image's bits do not depend
+on its lane, on the other images, or on the order. Where the objective or the pixel rule couples the images of
+a batch, they depend on the batch.
 """
 
 from __future__ import annotations
@@ -31,26 +31,24 @@ def invert(
     on_step: Callable[[LaneState], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Images, Tensor]:
-    """Optimise images until the teacher outputs their targets, or their steps are used up.
+    """Optimise images until the teacher outputs their targets, or all steps are taken.
 
-    x* = argmin_x of the objective, by Adam. An image is finished by the step at which
-    KL(y ‖ softmax(T(A(x))/τ)) is found below the tolerance.
+    x* = argmin_x of the objective, by Adam  (ZSKD, equation 5). An image is finished by the first step at
+    which KL(y ‖ softmax(T(A(x))/τ)) is below the tolerance.
 
     Args:
         teacher: frozen, in evaluation mode.
-        batch: images, targets and maps.
-        config: steps, tolerance, learning rate, temperature, lanes, and what happens to pixels that leave
-            the box.
-        objective: what is minimised; absent: `match_targets(config)`.
-        on_step: called before every step.
-        on_progress: called with the number of images that a step has finished.
+        batch: start images, targets and random maps of N images.
+        config: steps, tolerance, learning rate, temperature, number of lanes, and pixel rule.
+        objective: what is minimised; None: `match_targets(config)`.
+        on_step: called before every step with the state of the lanes.
+        on_progress: called with the number of images that a step finished.
 
     Returns:
-        Images inside the teacher's input box, and the steps that each has taken (N,), int32.
+        Images inside the teacher's input box (N, C, H, W), and the steps that each took (N,), int32.
 
     Raises:
-        ZskdError: the loss is no longer finite (step and settings to look at are named), or images that are
-            coupled would not take the same steps.
+        ZskdError: the loss is not finite, or there is a tolerance and the objective couples images.
     """
     objective = objective or match_targets(config)
     if objective.couples and config.tolerance:
@@ -60,7 +58,7 @@ def invert(
         )
     lanes = Lanes(batch.to(teacher.device), config)
     box = teacher.spec.box
-    keep_inside: PixelRule = PIXEL_RULES.load(config.pixels)
+    pixel_rule: PixelRule = PIXEL_RULES.load(config.pixels)
     while lanes.finished < len(batch):
         if on_step is not None:
             on_step(LaneState(lanes.numbers, lanes.steps, lanes.images))
@@ -68,8 +66,8 @@ def invert(
             teacher, objective, lanes.images, lanes.targets, lanes.warps, lanes.active, config
         )
         lanes.adam.update(lanes.images, gradient, config.learning_rate)
-        keep_inside(lanes.images, box)
-        finished = lanes.move_on(divergence, box)
+        pixel_rule(lanes.images, box)
+        finished = lanes.advance(divergence, box)
         if finished and on_progress is not None:
             on_progress(finished)
-    return lanes.results[: len(batch)].cpu(), lanes.taken[: len(batch)].cpu()
+    return lanes.results[: len(batch)].cpu(), lanes.steps_taken[: len(batch)].cpu()

@@ -1,4 +1,4 @@
-"""Lanes: the images that are optimised at the same time."""
+"""Lanes: the slots of a batch, each of which optimises one image at a time."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class InversionBatch:
     """Images to optimise, in the order in which they take a lane."""
 
     starts: Images
-    """First images (N, C, H, W)."""
+    """Start images (N, C, H, W)."""
     targets: SoftLabels
-    """One row per image (N, K)."""
+    """(N, K), rows on the probability simplex."""
     warps: Tensor | None = None
     """Six numbers of U(0, 1) per image and step (N, steps, 6), where `SynthesisConfig.warp` moves images."""
 
@@ -28,26 +28,26 @@ class InversionBatch:
         return len(self.starts)
 
     def to(self, device: torch.device) -> InversionBatch:
-        """Return it on a device."""
+        """Return the batch on a device."""
         warps = None if self.warps is None else self.warps.to(device)
         return InversionBatch(self.starts.to(device), self.targets.to(device), warps)
 
 
 @dataclass(frozen=True)
 class LaneState:
-    """The lanes before one step."""
+    """The state of the lanes before one step."""
 
     numbers: Tensor
-    """Which image each lane works on (lanes,); beyond the last one for a lane without any."""
+    """Number of the image in each lane (lanes,); N for a lane without an image."""
     steps: Tensor
-    """Steps that each of these images has taken (lanes,)."""
+    """Steps that each of these images has taken (lanes,), int32."""
     images: Images
-    """The images (lanes, C, H, W); not to be changed."""
+    """The images (lanes, C, H, W); must not be changed."""
 
 
 @dataclass
 class Lanes:
-    """What is being worked on, and what is done."""
+    """The images in optimisation and the results of finished ones."""
 
     batch: InversionBatch
     config: SynthesisConfig
@@ -56,16 +56,16 @@ class Lanes:
     finished: int = 0
 
     def __post_init__(self) -> None:
-        """Give every lane its first image; a lane too many idles along with a copy."""
+        """Put the first images into the lanes; a lane without an image holds a copy of the last one."""
         count, device = len(self.batch), self.batch.starts.device
         self.numbers = torch.arange(self.config.batch_size, device=device).clamp(max=count)
         self._next = min(self.config.batch_size, count)
         self.images = self.batch.starts[self._rows()].clone()
         self.adam = LaneAdam.fresh(self.images)
         self.steps = torch.zeros(self.config.batch_size, dtype=torch.int32, device=device)
-        # the last row is for lanes without an image
+        # the last row belongs to lanes without an image
         self.results = self.batch.starts.new_empty(count + 1, *self.batch.starts.shape[1:])
-        self.taken = torch.zeros(count + 1, dtype=torch.int32, device=device)
+        self.steps_taken = torch.zeros(count + 1, dtype=torch.int32, device=device)
 
     def _rows(self) -> Tensor:
         return self.numbers.clamp(max=len(self.batch) - 1)
@@ -87,35 +87,46 @@ class Lanes:
             return None
         return self.batch.warps[self._rows(), self.steps.long()]
 
-    def move_on(self, kl: PerSample, box: tuple[float, float]) -> int:
-        """Count a step; store what is finished and give its lane away. Return how many were finished."""
+    def advance(self, kl: PerSample, box: tuple[float, float]) -> int:
+        """Count a step; store finished images and refill their lanes.
+
+        Args:
+            kl: KL(y ‖ softmax(T(A(x))/τ)) before the step (lanes,), in nats.
+            box: least and largest pixel value, which results are clamped to.
+
+        Returns:
+            The number of finished images.
+
+        Raises:
+            ZskdError: the loss of an image is not finite.
+        """
         self.steps += 1
-        going = kl >= (self.config.tolerance or -torch.inf)  # false for NaN, which ends the image as well
-        over = (~going | (self.steps >= self.config.steps)).nonzero()[:, 0]
-        if not len(over):
+        unmet = kl >= (self.config.tolerance or -torch.inf)  # false for NaN, which ends the image too
+        finished = (~unmet | (self.steps >= self.config.steps)).nonzero()[:, 0]
+        if not len(finished):
             return 0
-        numbers = self.numbers[over]
-        working = numbers < len(self.batch)
-        lost = over[working][~torch.isfinite(kl[over][working])]
-        if len(lost):
+        numbers = self.numbers[finished]
+        with_image = numbers < len(self.batch)
+        diverged = finished[with_image][~torch.isfinite(kl[finished][with_image])]
+        if len(diverged):
             raise ZskdError(
-                f"synthesis: the loss is not finite at step {int(self.steps[lost[0]])} of an image: lower "
-                "--synthesis.learning-rate, or raise --synthesis.tau"
+                f"synthesis: the loss is not finite at step {int(self.steps[diverged[0]])} of an image: "
+                "lower --synthesis.learning-rate, or raise --synthesis.tau"
             )
-        self.results[numbers] = self.images[over].clamp(*box)
-        self.taken[numbers] = self.steps[over]
-        done = int(working.sum())
+        self.results[numbers] = self.images[finished].clamp(*box)
+        self.steps_taken[numbers] = self.steps[finished]
+        done = int(with_image.sum())
         self.finished += done
-        self._refill(over)
+        self._refill(finished)
         return done
 
-    def _refill(self, over: Tensor) -> None:
+    def _refill(self, lanes: Tensor) -> None:
         count = len(self.batch)
-        fresh = torch.arange(self._next, self._next + len(over), device=over.device).clamp(max=count)
-        self._next = min(self._next + len(over), count)
-        self.numbers[over] = fresh
-        self.steps[over] = 0
+        numbers = torch.arange(self._next, self._next + len(lanes), device=lanes.device).clamp(max=count)
+        self._next = min(self._next + len(lanes), count)
+        self.numbers[lanes] = numbers
+        self.steps[lanes] = 0
         if not self.config.carry_images:
-            self.images[over] = self.batch.starts[fresh.clamp(max=count - 1)]
+            self.images[lanes] = self.batch.starts[numbers.clamp(max=count - 1)]
         if not self.config.carry_moments:
-            self.adam.reset(over)
+            self.adam.reset(lanes)

@@ -2,8 +2,8 @@
 
     CrossEntropy() + 0.5 * config.l2 * SquaredPixels()
 
-A term gives one value per image. Values of a batch are added, not averaged: where no term couples the images
-of a batch, the gradient of an image is its own, whatever its neighbours are.
+A term computes one value per image. The values of a batch are added, not averaged: if no term couples the
+images of a batch, the gradient of an image does not depend on the others.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from zskd.models.observation import Kinds, LayerValue, observe
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What one step of the optimisation knows when its loss is computed."""
+    """The forward pass of one step: everything that a term may depend on."""
 
     images: Images
     """The images that are optimised (N, C, H, W); gradients flow to them."""
-    shown: Images
-    """The same after a random affine map, as the teacher received them."""
+    inputs: Images
+    """The teacher's inputs A(x) (N, C, H, W): the images after a random affine map."""
     logits: Logits
     """The teacher's output (N, K)."""
     targets: SoftLabels
-    """What it shall be after a softmax at τ (N, K)."""
+    """y (N, K), which the softmax of the logits at τ should be."""
     tau: float
     """Temperature τ of that softmax."""
     layers: tuple[LayerValue, ...]
     """Inputs of the teacher's layers that the terms read, in order of use."""
     active: Tensor
-    """Which lanes hold an image (N,), bool. At the end of a shard some are left over and hold a copy: a term
-    that couples images must leave these out."""
+    """Which lanes hold an image (N,), bool. At the end of a shard the others hold a copy, which a term that
+    couples images must leave out."""
 
     @cached_property
     def cross_entropy(self) -> PerSample:
-        """−Σ_k y_k log softmax(T(A(x))/τ)_k  (N,)."""
+        """−Σ_k y_k log softmax(T(A(x))/τ)_k  (N,), in nats."""
         return -(self.targets * F.log_softmax(self.logits / self.tau, dim=1)).sum(1)
 
 
@@ -54,8 +54,8 @@ class Term(ABC):
     """One summand of an objective, with one value per image."""
 
     couples: ClassVar[bool] = False
-    """Whether the value of an image depends on the other images of its batch. All images of a batch then take
-    the same steps, a shard is the smallest thing that can be made again, and a smaller set is no beginning of
+    """Whether the value of an image depends on the other images of its batch. If so, all images of a batch
+    take the same steps, an image can only be made together with its shard, and a smaller set is no prefix of
     a larger one."""
 
     teacher_layers: ClassVar[Kinds] = ()
@@ -63,7 +63,7 @@ class Term(ABC):
 
     @abstractmethod
     def __call__(self, forward: ForwardPass) -> PerSample:
-        """Return the value for each image (N,), differentiable with respect to `forward.images`."""
+        """Return the value of each image (N,), differentiable with respect to `forward.images`."""
 
     @final
     def __add__(self, other: Term | Objective) -> Objective:
@@ -100,7 +100,7 @@ class Objective:
         return tuple(dict.fromkeys(kind for _, term in self.terms for kind in term.teacher_layers))
 
     def values(self, forward: ForwardPass) -> dict[str, PerSample]:
-        """Return the weighted value of each term by its name, for each image (N,)."""
+        """Return the weighted value of each term for each image (N,), by the name of the term's class."""
         found: dict[str, PerSample] = {}
         for weight, term in self.terms:
             value = term(forward)
@@ -115,7 +115,7 @@ class CrossEntropy(Term):
     """CE(y, softmax(T(A(x))/τ))  (ZSKD, equation 5, with the random maps A of Athalye et al. 2018)."""
 
     def __call__(self, forward: ForwardPass) -> PerSample:
-        """Return it for each image (N,), in nats."""
+        """Return the cross-entropy of each image (N,), in nats."""
         return forward.cross_entropy
 
 
@@ -125,12 +125,12 @@ class SquaredPixels(Term):
     """|x|², the sum of the squared pixels (the reproduction's penalty)."""
 
     def __call__(self, forward: ForwardPass) -> PerSample:
-        """Return it for each image (N,)."""
+        """Return the sum for each image (N,)."""
         return forward.images.square().sum((1, 2, 3))
 
 
 def match_targets(config: SynthesisConfig) -> Objective:
-    """Return CE(y, softmax(T(A(x))/τ)) + l2/2·|x|², what all methods of the package minimise."""
+    """Return CE(y, softmax(T(A(x))/τ)) + l2/2·|x|², the objective of all methods of the package."""
     objective = 1 * CrossEntropy()
     return objective + config.l2 / 2 * SquaredPixels() if config.l2 else objective
 
@@ -144,14 +144,14 @@ def divergence_and_gradient(
     active: Tensor,
     config: SynthesisConfig,
 ) -> tuple[PerSample, Images]:
-    """Return how far the teacher's output is from each target, and the gradient of the objective.
+    """Return the divergence of the teacher's outputs from their targets, and the gradient of the objective.
 
     Args:
         teacher: frozen.
         objective: what is minimised.
         images: (N, C, H, W).
         targets: (N, K).
-        warps: six numbers of U(0, 1) per image (N, 6); None where images are shown as they are.
+        warps: six numbers of U(0, 1) per image (N, 6); None: the teacher receives the images as they are.
         active: lanes that hold an image (N,).
         config: temperature and random maps.
 
@@ -160,18 +160,18 @@ def divergence_and_gradient(
     """
     leaf = images.detach().requires_grad_(True)
     with torch.enable_grad():
-        shown = leaf
+        inputs = leaf
         if warps is not None:
-            shown = warp(leaf, affine_matrices(warps, config.warp), teacher.spec.box[0])
-        logits, layers = _forward(teacher, shown, objective.teacher_layers)
-        forward = ForwardPass(leaf, shown, logits, targets, config.tau, layers, active)
+            inputs = warp(leaf, affine_matrices(warps, config.warp), teacher.spec.box[0])
+        logits, layers = _forward(teacher, inputs, objective.teacher_layers)
+        forward = ForwardPass(leaf, inputs, logits, targets, config.tau, layers, active)
         loss = torch.stack([value.sum() for value in objective.values(forward).values()]).sum()
         (gradient,) = torch.autograd.grad(loss, leaf)
     return forward.cross_entropy.detach() - torch.special.entr(targets).sum(1), gradient
 
 
 def _forward(teacher: Classifier, images: Images, kinds: Kinds) -> tuple[Logits, tuple[LayerValue, ...]]:
-    if not kinds:  # the network may then run in its fastest form
+    if not kinds:  # the network can run in its fastest form
         return teacher(images), ()
-    seen = observe(teacher, images, inputs_of=kinds)
-    return seen.logits, seen.layers
+    observed = observe(teacher, images, inputs_of=kinds)
+    return observed.logits, observed.layers

@@ -1,1 +1,1 @@
-"""The methods that fill a transfer set: one file each."""
+"""The synthesis methods: one file each."""

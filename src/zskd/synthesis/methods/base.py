@@ -1,4 +1,4 @@
-"""What a method that fills a transfer set has to say: which targets, and what is minimised."""
+"""Synthesis methods: a method defines the targets of images and the objective of their optimisation."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from zskd.synthesis.plan import PlanEntry
 
 
 class Method(Config, ABC):
-    """A way to fill a transfer set, in one file.
+    """A synthesis method, in one file.
 
-    A subclass is a frozen dataclass. Its fields are the settings that no other method has; they are given as
-    `--method-settings.NAME VALUE` and checked by their types. Both functions below depend on their arguments
-    alone, so that any image can be made anywhere and again.
+    A subclass is a frozen dataclass. Its fields are the settings that only this method has; they are given as
+    `--method-settings.NAME VALUE` and checked by their types. Both functions below must be pure functions of
+    their arguments, so that every image can be made in any process, and again.
     """
 
     section: ClassVar[str] = "method-settings"
 
     optimises: ClassVar[bool] = True
-    """Whether any image is optimised; otherwise all stay as they started, and the targets are not read."""
+    """Whether images are optimised; otherwise all stay start images, and their targets are not used."""
 
     @abstractmethod
     def targets(
         self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
     ) -> TargetsArray:
-        """Return what the teacher shall output for some images.
+        """Return the targets of some images: what the teacher should output for them.
 
         Args:
             teacher: frozen.
-            entries: the plan of these images: index, class k, scale β.
-            config: settings that methods share.
-            seed: of the set; random numbers of an image come from `numpy_stream(seed, purpose, entry.index)`.
+            entries: the plan of these N images: index, class k, scale β.
+            config: settings that all methods share.
+            seed: of the set; an image draws from `numpy_stream(seed, purpose, entry.index)` alone.
 
         Returns:
             One row on the probability simplex per image (N, K), float32.
 
         Raises:
-            ZskdError: the teacher does not allow such targets.
+            ZskdError: the teacher does not allow the targets of this method.
         """
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Method(Config, ABC):
         """Return what the optimisation of an image minimises: a sum of terms.
 
         Args:
-            config: temperature, penalties.
+            config: temperature and penalties.
         """
 
 

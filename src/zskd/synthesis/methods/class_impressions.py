@@ -1,4 +1,4 @@
-"""Class impressions: the ablation of ZSKD whose targets know nothing of class similarity.
+"""Class impressions: the ablation of ZSKD without class similarity; targets are one-hot.
 
 Mopuri, Uppala, Babu: "Ask, Acquire, and Attack: Data-free UAP Generation using Class Impressions",
 ECCV 2018, arXiv:1808.01153.
@@ -28,9 +28,9 @@ class ClassImpressions(Method):
     def targets(
         self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
     ) -> TargetsArray:
-        """Return one-hot rows."""
+        """Return one-hot rows (N, K), float32."""
         return one_hot([entry.anchor for entry in entries], teacher.classes)
 
     def objective(self, config: SynthesisConfig) -> Objective:
-        """Cross-entropy with the anchor class at τ."""
+        """Return the cross-entropy with the anchor class at τ, and the penalty of `config`."""
         return match_targets(config)

@@ -24,16 +24,16 @@ from zskd.synthesis.plan import PlanEntry
 @final
 @dataclass(frozen=True, kw_only=True)
 class Noise(Method):
-    """Every image stays as it started."""
+    """Every image stays its start image."""
 
     optimises: ClassVar[bool] = False
 
     def targets(
         self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
     ) -> TargetsArray:
-        """Return zeros: an image that is not optimised takes the teacher's own output as its target."""
+        """Return zeros (N, K), float32, which the teacher's outputs replace."""
         return np.zeros((len(entries), teacher.classes), dtype=np.float32)
 
     def objective(self, config: SynthesisConfig) -> Objective:
-        """Nothing."""
+        """Return a sum without terms."""
         return Objective()

@@ -1,8 +1,8 @@
-"""Soft targets by way of the features in front of the last layer, drawn from normal distributions.
+"""Soft targets computed from features of the penultimate layer, which are drawn from normal distributions.
 
 Zi Wang: "Data-Free Knowledge Distillation with Soft Targeted Transfer Set Synthesis", AAAI 2021,
 arXiv:2104.04868. Built from the idea of the paper, which we have not read in full and which has no public
-code; docs/methods/soft_targeted.md says what is known of it and what was decided here.
+code; docs/methods/soft_targeted.md lists what is known of it and what was decided here.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from zskd.synthesis.methods.base import Method
 from zskd.synthesis.plan import PlanEntry
 
 _CONFIDENCE = 0.95
-"""What the teacher gives class k at least for the mean features of class k. How long features are cannot be
-read off the last layer; this says it."""
+"""Least probability of class k for the mean features of class k. The last layer does not determine the length
+of features; this constant does."""
 _PROBES = 16
-"""Random images on which is seen whether features can be negative."""
+"""Random images on which it is tested whether features can be negative."""
 
 
 @final
@@ -40,8 +40,8 @@ _PROBES = 16
 class SoftTargeted(Method):
     """Targets y = softmax(W f + b) of features f drawn for the anchor class k of each image.
 
-    Of the shared settings, `redraws` counts: how often a target whose largest entry is not its class is drawn
-    again. β and the concentration belong to Dirichlet distributions and have no effect.
+    Of the shared settings, only `redraws` has an effect: how often a target whose largest entry is not its
+    class is drawn again. β and the concentration belong to Dirichlet distributions.
     """
 
     spread: float = 1.0
@@ -56,10 +56,10 @@ class SoftTargeted(Method):
     def targets(
         self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
     ) -> TargetsArray:
-        """Draw the targets of some images.
+        """Draw the targets (N, K), float32.
 
         Raises:
-            ZskdError: the last layer allows no such features.
+            ZskdError: the last layer does not allow such features.
         """
         model = feature_model(teacher)
         drawn = []
@@ -70,20 +70,20 @@ class SoftTargeted(Method):
         return np.asarray(drawn, dtype=np.float32)
 
     def objective(self, config: SynthesisConfig) -> Objective:
-        """Cross-entropy with the target at τ."""
+        """Return the cross-entropy with the target at τ, and the penalty of `config`."""
         return match_targets(config)
 
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """Normal distributions of the features of each class, read off the last layer alone.
+    """Normal distributions of the features of each class, computed from the last layer alone.
 
     The classes share one covariance matrix, which is `unit`² times the correlation of the units: two units
     are as correlated as their weights are over the classes.
     """
 
     weight: ClassVectors
-    """W (K, D), less its mean over the classes, which no answer depends on."""
+    """W (K, D), minus its mean over the classes, which no softmax output depends on."""
     bias: ClassValues
     """b (K,); zeros where the layer has none."""
     means: ClassVectors
@@ -91,7 +91,7 @@ class FeatureModel:
     loadings: ClassVectors
     """L (K, D): the correlation of the units is LᵀL, of rank K − 1 at most."""
     rectified: bool
-    """Whether features cannot be negative: then those drawn are set to 0 where they are."""
+    """Whether features cannot be negative; then negative drawn features are set to 0."""
 
     @property
     def unit(self) -> float:
@@ -99,12 +99,12 @@ class FeatureModel:
         return float(np.sqrt(np.square(self.means).mean()))
 
     def draw(self, anchor: int, spread: float, stream: np.random.Generator) -> ClassValues:
-        """Return the teacher's answer (K,), at τ = 1, to features drawn for a class.
+        """Return the teacher's softmax output (K,), at τ = 1, for features drawn for a class.
 
         Args:
             anchor: the class k.
             spread: standard deviation in multiples of `unit`.
-            stream: of random numbers; K are taken from it.
+            stream: random numbers; K are drawn from it.
         """
         noise = stream.standard_normal(len(self.loadings)) @ self.loadings
         features = self.means[anchor] + spread * self.unit * noise
@@ -114,17 +114,19 @@ class FeatureModel:
 
 
 def feature_model(teacher: Classifier) -> FeatureModel:
-    """Read the distributions of features off the teacher's last layer.
+    """Compute the distributions of features from the teacher's last layer.
 
     Raises:
-        ZskdError: weights are not finite, or a class leads at no length of its mean.
+        ZskdError: weights are not finite, or a class has the largest logit at no length of its mean.
     """
     weight = teacher.head_weight.numpy().astype(np.float64)
     bias = np.zeros(len(weight))
     if teacher.head.bias is not None:
         bias = teacher.head.bias.detach().cpu().numpy().astype(np.float64)
     if not np.isfinite(weight).all() or not np.isfinite(bias).all():
-        raise ZskdError("the weights of the last layer are not finite")
+        raise ZskdError(
+            "the weights of the teacher's last layer are not finite: give another teacher, or --head"
+        )
     weight = weight - weight.mean(axis=0)
     rectified = _features_are_rectified(teacher)
     directions = np.maximum(weight, 0) if rectified else weight
@@ -139,10 +141,10 @@ def feature_model(teacher: Classifier) -> FeatureModel:
 
 
 def _lengths(directions: ClassVectors, weight: ClassVectors, bias: ClassValues) -> ClassValues:
-    """Return how far to go along each class's direction d_k until it has led all others far enough (K,).
+    """Return the length of each class's mean along its direction d_k (K,).
 
-    A class that leads each of the K − 1 others by log((K − 1)·c / (1 − c)) in its logits has a
-    probability of at least c.
+    A class whose logit exceeds each of the K − 1 others by log((K − 1)·c / (1 − c)) has a probability of at
+    least c.
     """
     classes = len(weight)
     scores = directions @ weight.T
@@ -153,8 +155,8 @@ def _lengths(directions: ClassVectors, weight: ClassVectors, bias: ClassValues) 
         gains = own[k] - scores[k, others]
         if gains.min() <= 1e-9 * own.max():
             raise ZskdError(
-                f"--method soft_targeted: along the class vector of class {k} another class is always ahead "
-                "or level: take --method zskd or class_impressions"
+                f"--method soft_targeted: along the class vector of class {k}, the logit of another class is "
+                "at least as large: give --method zskd or class_impressions"
             )
         leads = np.log(classes - 1) + logit(_CONFIDENCE) + bias[others] - bias[k]
         found[k] = max(0.0, (leads / gains).max())
@@ -164,8 +166,8 @@ def _lengths(directions: ClassVectors, weight: ClassVectors, bias: ClassValues) 
 def _features_are_rectified(teacher: Classifier) -> bool:
     """Whether no feature of some random images is negative.
 
-    Looking at features instead of layers finds a ReLU wherever it is written down, and behind pooling or
-    dropout, too.
+    Testing features instead of layers also finds a ReLU that is no layer, or that is followed by pooling or
+    dropout.
     """
     images = draw_initial(
         "uniform", list(range(_PROBES)), seed=0, shape=teacher.spec.shape, box=teacher.spec.box

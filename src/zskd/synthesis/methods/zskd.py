@@ -30,7 +30,11 @@ class ZSKD(Method):
     def targets(
         self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
     ) -> TargetsArray:
-        """Draw the targets of some images."""
+        """Draw the targets (N, K), float32.
+
+        Raises:
+            ZskdError: the last layer has no class similarity.
+        """
         scaled = concentration(
             class_similarity(teacher.head_weight),
             normalise=config.normalise,
@@ -39,5 +43,5 @@ class ZSKD(Method):
         return draw_targets(scaled, entries, config, seed=seed)
 
     def objective(self, config: SynthesisConfig) -> Objective:
-        """CE(y, softmax(T(x)/τ))  (equation 5)."""
+        """Return CE(y, softmax(T(x)/τ))  (equation 5), and the penalty of `config`."""
         return match_targets(config)

@@ -1,4 +1,4 @@
-"""What a narrower student takes over from its teacher, before it learns anything."""
+"""Initialisation of a narrower student from its teacher: weight selection and layer-wise fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.distillation.architecture import describe_student, fresh_student
-from zskd.distillation.initialisation.from_teacher import initialise_from_teacher, take_over_weights
+from zskd.distillation.initialisation.from_teacher import initialise_from_teacher, initialise_weights
 from zskd.distillation.spec import StudentSpec
 from zskd.distillation.students import build_student
 from zskd.evaluation.metrics import agreement
@@ -29,7 +29,7 @@ SPEC = InputSpec(shape=(2, 12, 12), mean=(0.4,), std=(0.3,))
 
 
 class Written(nn.Module):
-    """A chain as people write it: functional calls, and a view."""
+    """A chain as users write it: functional calls, and a view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,23 +84,21 @@ def of(module: nn.Module) -> Classifier:
     return Classifier(module, spec=SPEC, copy=False)
 
 
-def given(teacher: Classifier, student: Classifier) -> bool:
-    numbers = Generator().manual_seed(1)
-    return take_over_weights(
-        teacher, student, lambda: torch.rand(300, *SPEC.shape, generator=numbers), numbers
-    )
+def initialise_classifier(teacher: Classifier, student: Classifier) -> bool:
+    rng = Generator().manual_seed(1)
+    return initialise_weights(teacher, student, lambda: torch.rand(300, *SPEC.shape, generator=rng), rng)
 
 
-def take_over(teacher: nn.Module, student: nn.Module) -> bool:
-    return given(of(teacher), of(student))
+def initialise(teacher: nn.Module, student: nn.Module) -> bool:
+    return initialise_classifier(of(teacher), of(student))
 
 
 def difference(one: nn.Module, other: nn.Module) -> float:
-    """Of the logits of other images than the layers were fitted on, in parts of their spread."""
+    """RMS difference of the logits on held-out images, relative to their standard deviation."""
     fresh = torch.rand(100, *SPEC.shape, generator=Generator().manual_seed(3))
     with torch.no_grad():
-        said, wanted = (of(module).freeze()(fresh) for module in (one, other))
-    return float((said - wanted).square().mean().sqrt() / (wanted - wanted.mean(0)).std())
+        logits, expected = (of(module).freeze()(fresh) for module in (one, other))
+    return float((logits - expected).square().mean().sqrt() / (expected - expected.mean(0)).std())
 
 
 def weighted(module: nn.Module) -> list[nn.Module]:
@@ -108,35 +106,35 @@ def weighted(module: nn.Module) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_nobody_hears_is_left_out_and_nothing_changes(name: str) -> None:
+def test_channels_without_effect_are_removed_and_the_logits_stay(name: str) -> None:
     teacher = NETWORKS[name]()
     student = half(teacher)
     narrower = list(zip(weighted(teacher), weighted(student), strict=True))
-    for (its, mine), following in zip(narrower, weighted(teacher)[1:], strict=False):
-        width, deaf = len(its.weight), len(its.weight) - len(mine.weight)  # type: ignore[arg-type]
-        chosen = torch.randperm(width, generator=Generator().manual_seed(4))[:deaf]
+    for (source, layer), following in zip(narrower, weighted(teacher)[1:], strict=False):
+        width, removed = len(source.weight), len(source.weight) - len(layer.weight)  # type: ignore[arg-type]
+        chosen = torch.randperm(width, generator=Generator().manual_seed(4))[:removed]
         by_channel = following.weight.detach().view(len(following.weight), width, -1)  # type: ignore
         by_channel[:, chosen] = 0
     assert difference(student, teacher) > 0.3
-    assert take_over(teacher, student)
+    assert initialise(teacher, student)
     assert difference(student, teacher) < 1e-3
 
 
 @pytest.mark.parametrize("width", [10, 40])
-def test_twice_the_same_channel_becomes_one(width: int) -> None:
-    """A copy alone would say a part of it: channels are chosen, and layers fitted, for all."""
+def test_duplicate_channels_become_one(width: int) -> None:
+    """Copied weights alone would give half of the input: the fit must correct it."""
     teacher = seeded(units, width)
     first = weighted(teacher)[0]
     with torch.no_grad():
         for values in (first.weight, first.bias):
             values[width // 2 :] = values[: width // 2]  # type: ignore[index]
     student = half(teacher)
-    assert take_over(teacher, student)
+    assert initialise(teacher, student)
     assert difference(student, teacher) < 0.02
 
 
-def test_channels_are_kept_for_what_the_answers_owe_them_and_not_for_how_loud_they_are() -> None:
-    """Half of the channels are loud, and what the next layer makes of them is below its ReLU."""
+def test_channels_are_selected_by_their_effect_on_the_logits_and_not_by_their_size() -> None:
+    """Half of the channels have large weights, but the next layer's ReLU removes their effect."""
     teacher = nn.Sequential(
         nn.Flatten(), nn.Linear(288, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)
     )
@@ -153,22 +151,22 @@ def test_channels_are_kept_for_what_the_answers_owe_them_and_not_for_how_loud_th
     student = nn.Sequential(
         nn.Flatten(), nn.Linear(288, 4), nn.ReLU(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4)
     )
-    assert take_over(teacher, student)
+    assert initialise(teacher, student)
     assert difference(student, teacher) < 0.02
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_says_more_of_what_the_teacher_says_than_a_random_student(name: str) -> None:
+def test_an_initialised_student_is_nearer_to_the_teacher_than_a_random_one(name: str) -> None:
     teacher = NETWORKS[name]()
     student = half(teacher)
-    assert take_over(teacher, student)
+    assert initialise(teacher, student)
     assert difference(student, teacher) < 0.8
     assert difference(half(teacher), teacher) > 1.0
 
 
-def test_one_as_wide_becomes_the_teacher() -> None:
+def test_a_student_as_wide_as_the_teacher_becomes_the_teacher() -> None:
     teacher, student = NETWORKS["convolutions"](), convolutions(8)
-    assert take_over(teacher, student)
+    assert initialise(teacher, student)
     assert difference(student, teacher) < 1e-4
 
 
@@ -185,7 +183,7 @@ def test_one_as_wide_becomes_the_teacher() -> None:
         pytest.param(
             nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(400, 4)),
             nn.Sequential(nn.Conv2d(2, 2, 3, dilation=2), nn.Flatten(), nn.Linear(128, 4)),
-            id="another side behind the flatten",
+            id="another side before the flatten",
         ),
         pytest.param(
             nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(400, 4)),
@@ -199,9 +197,9 @@ def test_one_as_wide_becomes_the_teacher() -> None:
         ),
     ],
 )
-def test_another_network_keeps_its_weights(teacher: nn.Module, student: nn.Module) -> None:
+def test_a_network_that_is_no_narrower_copy_keeps_its_weights(teacher: nn.Module, student: nn.Module) -> None:
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    assert not take_over(teacher, student)
+    assert not initialise(teacher, student)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
@@ -215,41 +213,41 @@ class Residual(nn.Module):
         return self.head(x + self.second(x).relu())
 
 
-def test_a_network_with_branches_gives_nothing() -> None:
-    assert not take_over(Residual(), units(3))
+def test_a_teacher_with_branches_is_not_used() -> None:
+    assert not initialise(Residual(), units(3))
 
 
-def test_the_teacher_and_every_mode_stay_as_they_are() -> None:
+def test_the_teacher_and_all_modes_do_not_change() -> None:
     teacher, student = of(NETWORKS["convolutions"]()).freeze(), of(half(NETWORKS["convolutions"]()))
     before = teacher.fingerprint()
     student.module[3].eval()  # type: ignore[index, operator]
     modes = [layer.training for layer in student.modules()]
-    assert given(teacher, student)
+    assert initialise_classifier(teacher, student)
     assert teacher.fingerprint() == before
     assert [layer.training for layer in student.modules()] == modes
     assert all(p.requires_grad for p in student.parameters())
 
 
-def test_the_same_numbers_give_the_same_student() -> None:
+def test_the_same_seed_gives_the_same_student() -> None:
     made = []
     for _ in range(2):
         student = of(half(NETWORKS["written"]()))
-        given(of(NETWORKS["written"]()), student)
+        initialise_classifier(of(NETWORKS["written"]()), student)
         made.append(student.fingerprint())
     assert made[0] == made[1]
 
 
-def test_a_dead_layer_does_no_harm() -> None:
+def test_a_dead_layer_leaves_all_weights_finite() -> None:
     teacher = NETWORKS["written"]()
     with torch.no_grad():
         teacher.second.weight.zero_()  # type: ignore[union-attr, operator]
         teacher.second.bias.fill_(-50.0)  # type: ignore[union-attr, operator]
     student = half(teacher)
-    assert take_over(teacher, student)
+    assert initialise(teacher, student)
     assert all(bool(torch.isfinite(value).all()) for value in student.state_dict().values())
 
 
-class Heard(Progress):
+class Logged(Progress):
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
@@ -262,47 +260,47 @@ ONE_STEP = StudentSpec(distill=DistillConfig(steps=1, batch_size=8, learning_rat
 
 
 def made(teacher: Classifier, images: TransferSet, folder: Path, **changes: object) -> tuple[Classifier, str]:
-    heard = Heard()
-    student = build_student(teacher, replace(ONE_STEP, **changes), images, folder, progress=heard)  # type: ignore[arg-type]
-    return student, " ".join(heard.lines)
+    logged = Logged()
+    student = build_student(teacher, replace(ONE_STEP, **changes), images, folder, progress=logged)  # type: ignore[arg-type]
+    return student, " ".join(logged.lines)
 
 
-def test_a_student_begins_with_it_if_the_recipe_says_so(
+def test_a_student_is_initialised_from_the_teacher_if_the_recipe_sets_it(
     teacher: Classifier, small_set: TransferSet, tmp_path: Path
 ) -> None:
     images = small_set.all_images()
     random = replace(ONE_STEP.distill, start="random")
-    inherited, said = made(teacher, small_set, tmp_path / "inherited")
-    fresh, silent = made(teacher, small_set, tmp_path / "fresh", distill=random)
-    assert agreement(teacher, inherited, images).percent > agreement(teacher, fresh, images).percent + 20
-    assert "begins with what it can take over" in said
-    assert "begins" not in silent
-    card = load_checkpoint(tmp_path / "inherited")[1]
+    initialised, log = made(teacher, small_set, tmp_path / "initialised")
+    fresh, log_of_fresh = made(teacher, small_set, tmp_path / "fresh", distill=random)
+    assert agreement(teacher, initialised, images).percent > agreement(teacher, fresh, images).percent + 20
+    assert "is initialised with weights of the teacher" in log
+    assert "initial" not in log_of_fresh
+    card = load_checkpoint(tmp_path / "initialised")[1]
     assert (card.origin.distill["start"], card.origin.inherited) == ("teacher", True)
 
 
-def test_a_student_of_another_kind_begins_at_random_and_it_is_said(
+def test_a_student_of_another_architecture_starts_at_random_and_this_is_logged(
     teacher: Classifier, small_set: TransferSet, tmp_path: Path
 ) -> None:
     random = replace(ONE_STEP.distill, start="random")
-    one, said = made(teacher, small_set, tmp_path / "one", student="lenet5_bn")
+    one, log = made(teacher, small_set, tmp_path / "one", student="lenet5_bn")
     other, _ = made(teacher, small_set, tmp_path / "other", student="lenet5_bn", distill=random)
-    assert "weights of its own, being no narrower copy" in said
+    assert "keeps its own initial weights: it is no narrower copy of the teacher" in log
     assert load_checkpoint(tmp_path / "one")[1].origin.inherited is False
     assert one.fingerprint() == other.fingerprint()
 
 
-def test_by_hand_it_begins_as_by_a_recipe(
+def test_initialise_from_teacher_gives_the_student_of_a_recipe(
     teacher: Classifier, small_set: TransferSet, tmp_path: Path
 ) -> None:
     student, _ = made(teacher, small_set, tmp_path / "recipe")
     module = fresh_student(describe_student("half", teacher), teacher, seed=5).module
-    begun = initialise_from_teacher(teacher, module, small_set)
-    assert begun.taken_over
-    said = Classifier(begun.student, spec=teacher.spec).freeze()(small_set.all_images())
-    assert_close(said, student(small_set.all_images()), atol=1e-3, rtol=1e-3)
+    initialised = initialise_from_teacher(teacher, module, small_set)
+    assert initialised.from_teacher
+    logits = Classifier(initialised.student, spec=teacher.spec).freeze()(small_set.all_images())
+    assert_close(logits, student(small_set.all_images()), atol=1e-3, rtol=1e-3)
 
 
-def test_without_a_set_there_is_nothing_to_fit_on() -> None:
+def test_initialisation_without_a_transfer_set_is_refused() -> None:
     with pytest.raises(ZskdError, match=r"--distill.start must be random where a generator"):
         DistillConfig(generator=GeneratorConfig(share=1.0), augment=AugmentConfig())

@@ -1,4 +1,4 @@
-"""Images made against the student, in rounds."""
+"""The adversarial image bank."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -53,79 +53,83 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("augment", [AugmentConfig(), AugmentConfig(rotation=20.0, mixup=0.3)])
-def test_stopped_rounds_go_on_to_the_same_student(
+def test_an_interrupted_training_resumes_to_the_same_student(
     teacher: Classifier, noise: TransferSet, augment: AugmentConfig, tmp_path: Path
 ) -> None:
     config, state = replace(QUICK, augment=augment), tmp_path / "state.safetensors"
     whole = weights(teacher, noise, config)
-    for stop in (10, 30, 50):  # before any round's images, among them, and where the oldest have made room
+    for stop in (10, 30, 50):  # with an empty bank, a filling one, and a full one
         with pytest.raises(Stopped):
             weights(teacher, noise, config, state=state, progress=StopAt(stop))
     assert same(weights(teacher, noise, config, state=state), whole)
     assert not same(weights(teacher, noise, config, seed=1), whole)
 
 
-def shown(teacher: Classifier, images: TransferSet, config: DistillConfig) -> list[Tensor]:
-    """The batches that the teacher is asked about on the student's behalf."""
+def received(teacher: Classifier, images: TransferSet, config: DistillConfig) -> list[Tensor]:
+    """The batches that the teacher receives in a distillation."""
     batches: list[Tensor] = []
 
-    def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if len(inputs[0]) == config.batch_size:
             batches.append(inputs[0].clone())
 
-    handle = teacher.register_forward_pre_hook(note)
+    handle = teacher.register_forward_pre_hook(record)
     weights(teacher, images, config)
     handle.remove()
     return batches
 
 
-def test_the_first_round_shows_the_set_alone_and_later_ones_their_share(
+def test_the_first_round_has_images_of_the_set_only_and_later_rounds_their_share_of_the_bank(
     teacher: Classifier, noise: TransferSet
 ) -> None:
     stored = {image.numpy().tobytes() for image in noise.all_images()}
-    found = [sum(one.numpy().tobytes() in stored for one in batch) for batch in shown(teacher, noise, QUICK)]
+    found = [
+        sum(one.numpy().tobytes() in stored for one in batch) for batch in received(teacher, noise, QUICK)
+    ]
     assert found == [8] * 15 + [4] * 45
 
 
-def test_no_more_are_kept_than_may_be(
+def test_the_bank_holds_no_more_images_than_set(
     teacher: Classifier, noise: TransferSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[ImageBank] = []
+    banks: list[ImageBank] = []
     build = ImageBank.__init__
 
-    def note(self: ImageBank, *given: object, **more: object) -> None:
-        build(self, *given, **more)  # type: ignore[arg-type]
-        kept.append(self)
+    def record(self: ImageBank, *arguments: object, **more: object) -> None:
+        build(self, *arguments, **more)  # type: ignore[arg-type]
+        banks.append(self)
 
-    monkeypatch.setattr(ImageBank, "__init__", note)
+    monkeypatch.setattr(ImageBank, "__init__", record)
     weights(teacher, noise, QUICK)
-    (bank, _optimiser), *_ = kept[0].companions.values()
-    assert int(bank.made) == 30  # type: ignore[arg-type]
-    assert len(bank.images) == 25  # type: ignore[arg-type]
-    assert bool((bank.images > 0).flatten(1).any(1).all())  # type: ignore[union-attr,operator]
+    (stored, _optimiser), *_ = banks[0].companions.values()
+    assert int(stored.made) == 30  # type: ignore[arg-type]
+    assert len(stored.images) == 25  # type: ignore[arg-type]
+    assert bool((stored.images > 0).flatten(1).any(1).all())  # type: ignore[union-attr,operator]
 
 
-def test_images_are_driven_apart_inside_the_box(teacher: Classifier, noise: TransferSet) -> None:
+def test_stored_images_have_a_larger_loss_and_lie_inside_the_box(
+    teacher: Classifier, noise: TransferSet
+) -> None:
     student = Classifier(network(1), spec=SPEC)
     starts = noise.all_images()
     config = replace(QUICK, image_bank=replace(SOME, images=60, keep=60))
-    made = ImageBank(teacher, student, config, lambda n, g: starts[:n], seed=0, turns=4)
-    numbers = torch.Generator().manual_seed(0)
-    assert len(made.images(4, numbers)) == 0
-    shown = made.images(200, numbers)
+    bank = ImageBank(teacher, student, config, lambda n, g: starts[:n], seed=0, steps=4)
+    rng = torch.Generator().manual_seed(0)
+    assert len(bank.images(4, rng)) == 0
+    images = bank.images(200, rng)
 
-    def apart(images: Tensor) -> float:
+    def loss(images: Tensor) -> float:
         with torch.no_grad():
             return float(LOSSES.load(config.loss)(student(images), teacher(images), config))
 
-    assert apart(shown) > 1.3 * apart(starts)
-    assert float(shown.min()) >= 0.2 - 1e-6
-    assert float(shown.max()) <= 0.9 + 1e-6
+    assert loss(images) > 1.3 * loss(starts)
+    assert float(images.min()) >= 0.2 - 1e-6
+    assert float(images.max()) <= 0.9 + 1e-6
     assert student.training
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
-def test_shares_of_more_than_a_batch_are_refused() -> None:
+def test_shares_that_add_up_to_more_than_a_batch_are_refused() -> None:
     with pytest.raises(ZskdError, match="sum to more than 1: lower one"):
         replace(QUICK, generator=GeneratorConfig(share=0.6))
     with pytest.raises(ZskdError, match="images have no labels"):
