@@ -117,7 +117,7 @@ def _say_outcome(outcome: Outcome, records: Path) -> bool:
 
     done, failed = outcome.count(State.DONE), outcome.count(State.FAILED)
     say(f"{done} cells have their record in {records}; {failed} failed")
-    for place, state in zip(outcome.places, outcome.states, strict=True):
+    for place, state in zip(outcome.layout, outcome.states, strict=True):
         if state is State.FAILED:
             say(f"  {place.cell.name}: {place.log}")
     return not failed
@@ -137,7 +137,7 @@ def _compare(outcome: Outcome, results: Path, folder: Path) -> bool:
     """Compare cells that were made again with their records; return whether all are as expected."""
     from zskd.experiment.compare import compare
 
-    verdicts = [compare(place, results) for place in outcome.places if place.record.is_file()]
+    verdicts = [compare(place, results) for place in outcome.layout if place.record.is_file()]
     for verdict in verdicts:
         say(verdict.text)
     say(f"To make them once more, delete {folder}")
