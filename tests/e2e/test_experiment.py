@@ -155,7 +155,7 @@ def test_every_cell_has_its_record_and_its_line_in_the_ledger(inside: Done) -> N
         assert (record.workers, record.threads) == (1, 1)
 
 
-def test_records_say_what_was_done(inside: Done) -> None:
+def test_records_hold_what_was_done(inside: Done) -> None:
     found = records(inside.results)
     counts = {
         name: (one.count, one.method, one.student_steps) for name, one in found.items() if one.seed == 0
@@ -192,7 +192,7 @@ def test_sets_are_shared_by_the_rates_that_they_nest(inside: Done) -> None:
     assert sets == ["real-1167", "real-65", "zskd-60", "zskd-65", "zskd-65"]
 
 
-def test_where_sets_lie(inside: Done, tmp_path: Path) -> None:
+def test_paths_of_sets(inside: Done, tmp_path: Path) -> None:
     """Those that nest share the largest of them; the others, other seeds and other draws do not."""
     arms = PLAN["arms"] | {
         "dropping": {"title": "dropping", "settings": {"synthesis": {"missed": "drop"}}},
@@ -394,7 +394,7 @@ def net():
 """
 
 
-def test_a_cell_that_fails_is_told_with_its_log_and_stops_no_other(
+def test_a_cell_that_fails_is_reported_with_its_log_and_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -477,7 +477,7 @@ def test_a_damaged_record_is_named(inside: Done, capsys: pytest.CaptureFixture[s
     assert zskd("reproduce", *OPTIONS) == 0
 
 
-def test_results_that_cannot_be_written_are_told_before_any_work(
+def test_results_that_cannot_be_written_are_refused_before_any_work(
     inside: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
@@ -531,7 +531,7 @@ def forged(record: Record, right: int, **changes: Any) -> Record:
     )
 
 
-def test_a_cell_made_again_by_the_command_of_its_record(
+def test_a_cell_is_compared_by_the_command_of_its_record(
     inside: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "default-2-0"
@@ -571,7 +571,7 @@ def test_a_cell_made_again_by_the_command_of_its_record(
         assert f"{right[0] / 5:.2f} recorded, {record.test_accuracy:.2f} in the new run of" in printed
 
 
-def test_nothing_is_made_again_that_has_no_record(
+def test_nothing_is_compared_that_has_no_record(
     inside: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ("--out", tmp_path / "work", "--results", tmp_path, "--again")

@@ -237,8 +237,8 @@ def test_the_first_image_is_the_highest_bit() -> None:
         ("gYA=", -9, "do not hold"),
         ("", 1, "0 bytes"),
         ("", -1, "do not hold"),
-        ("gYE=", 9, "not those of 9 images"),  # a bit behind the last image
-        ("gYB=", 9, "not those of 9 images"),  # a bit in base64's own padding
+        ("gYE=", 9, "not that of 9 images"),  # a bit behind the last image
+        ("gYB=", 9, "not that of 9 images"),  # a bit in base64's own padding
         ("gYA", 9, "damaged"),
         ("g!A=", 9, "damaged"),
         ("gYA=\n", 9, "damaged"),
