@@ -1,7 +1,7 @@
-"""How fast zskd is, against plain PyTorch and against this machine: `make bench`.
+"""The speed of zskd, relative to plain PyTorch and to the limit of this machine: `make bench`.
 
-Everything is measured in one run, each measurement in a process of its own, and those that are compared
-in turn. What is printed is saved as JSON with versions, processor and commit; docs/speed.md is made of it.
+Each measurement runs in its own process; implementations to compare run in turn. The results are saved as
+JSON with versions, processor and commit; the tables of docs/speed.md are computed from them.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ from zskd.core.versions import source_commit, versions
 from zskd.teacher.sources import make_teacher, open_sources
 
 MARK = 97.5
-"""Test accuracy that the shortest budget is to reach."""
+"""Test accuracy in percent that the shortest budget should reach."""
 BUDGETS = ((1000, 100), (2000, 200), (4000, 400), (8000, 800), (24000, 2400))
-"""Images and student steps, the shortest first."""
+"""Numbers of images and student steps, the shortest first."""
 SEEDS = (0, 1, 2)
-"""Of every student."""
+"""Of the students."""
 SAME_STEPS = 600
-"""Steps of the students that say whether two sets are equally good; they begin with random
-weights, so that the set alone tells."""
+"""Steps of the students that compare sets; they start from random weights, so that only the sets differ."""
 SHORT = 15
-"""Steps of a set that is made to be fast."""
+"""Steps of a fast set."""
 TURNS = 2
 """How often two implementations are timed in turn."""
 
@@ -85,26 +84,26 @@ class Bench:
         self._teacher, self._data, self._scratch, self._count = teacher, data, scratch, count
 
     def sets(self) -> dict[str, dict[str, Any]]:
-        """The same targets by three implementations, and students from the three sets."""
+        """Sets of several implementations for the same targets, and students of these sets."""
         ours = self._scratch / "zskd"
-        found = {"zskd": apart(measures.targets_file, self._teacher, self._count, ours)}
-        found[f"zskd, {SHORT} steps"] = apart(
+        found = {"zskd": run_apart(measures.targets_file, self._teacher, self._count, ours)}
+        found[f"zskd, {SHORT} steps"] = run_apart(
             measures.targets_file, self._teacher, self._count, self._scratch / "short", SHORT
         )
         for name, settings in (("plain, zskd's settings", "ours"), ("plain, reproduction's", "reproduction")):
             folder = self._scratch / settings
-            found[name] = apart(measures.plain_set, self._teacher, ours, folder, settings)
+            found[name] = run_apart(measures.plain_set, self._teacher, ours, folder, settings)
         config = zskd.DistillConfig(steps=SAME_STEPS, start="random")
         for name, folder in zip(found, ("zskd", "short", "ours", "reproduction"), strict=True):
-            place = self._scratch / folder
+            path = self._scratch / folder
             students = [
-                apart(measures.student, self._teacher, place, config, seed, self._data) for seed in SEEDS
+                run_apart(measures.student, self._teacher, path, config, seed, self._data) for seed in SEEDS
             ]
             row = found[name]
             row["per_second"] = row["images"] / row["seconds"]
             row["student_steps"] = SAME_STEPS
             row["test_accuracy"] = [one["test_accuracy"] for one in students]
-            say(
+            log(
                 f"{name}: {row['per_second']:,.1f} impressions/s, "
                 f"KL {row['mean_kl']:.3f} at τ = {row['tau']:g}, "
                 f"{row['argmax_match']:.1f} % of their class, students {mean(row['test_accuracy']):.2f} % "
@@ -113,14 +112,14 @@ class Bench:
         return found
 
     def impression_steps(self) -> dict[str, Any]:
-        """µs for one step of one impression on one thread, against the limit, and what each thing brings."""
+        """µs for one step of one impression on one thread, its limit, and the effect of each optimisation."""
         names = ("plain", "zskd", "not rewritten", "freed memory given back", "in bfloat16")
-        runs = {name: partial(apart, measures.impression_step, self._teacher, name) for name in names}
+        runs = {name: partial(run_apart, measures.impression_step, self._teacher, name) for name in names}
         found = self._in_turn("one step of one impression, 1 core", runs)
-        found["compiled"] = apart(measures.compiled_step, self._teacher)
-        found["profile"] = apart(measures.profile, self._teacher)
+        found["compiled"] = run_apart(measures.compiled_step, self._teacher)
+        found["profile"] = run_apart(measures.profile, self._teacher)
         for row in found["profile"]:
-            say(f"    {row['microseconds']:6.2f} µs  {row['operation']}")
+            log(f"    {row['microseconds']:6.2f} µs  {row['operation']}")
         return found
 
     def distilled_images(self) -> dict[str, Any]:
@@ -130,7 +129,7 @@ class Bench:
             title: self._in_turn(
                 f"one distilled image, {title}",
                 {
-                    name: partial(apart, measures.distilled_image, self._teacher, folder, name, cores)
+                    name: partial(run_apart, measures.distilled_image, self._teacher, folder, name, cores)
                     for name in ("plain", "zskd")
                 },
             )
@@ -138,20 +137,20 @@ class Bench:
         }
 
     def default_sets(self, count: int = 24_000) -> list[dict[str, Any]]:
-        """Seconds for the MNIST recipe's set, and for as many images that are all optimised."""
+        """Seconds for the set of the MNIST recipe, and for as many images that are all optimised."""
         rows = []
         for settings in ({}, {"noise_share": 0.0}, {"noise_share": 0.0, "steps": SHORT}):
-            place = self._scratch / "default"
-            seconds = apart(measures.default_set, self._teacher, count, settings, 0, place)
-            shutil.rmtree(place)
+            path = self._scratch / "default"
+            seconds = run_apart(measures.default_set, self._teacher, count, settings, 0, path)
+            shutil.rmtree(path)
             rows.append({"images": count, "settings": settings, "seconds": seconds})
-            say(f"{count:,} images, {settings or 'default'}: {seconds:.1f} s")
+            log(f"{count:,} images, {settings or 'default'}: {seconds:.1f} s")
         return rows
 
     def budget(self) -> dict[str, Any]:
-        """The shortest budget whose last weights reach the mark with every seed; accuracy stops nothing.
+        """The shortest budget whose last weights reach MARK with every seed; training never stops early.
 
-        Beside it what the same budget gives without impressions, and without the teacher's weights.
+        Controls with the same budget: without impressions, and without the teacher's weights.
         """
         tried: list[dict[str, Any]] = []
         for count, steps in BUDGETS:
@@ -168,18 +167,18 @@ class Bench:
     def _students(
         self, arm: str, count: int, steps: int, synthesis: dict[str, Any], distill: dict[str, Any]
     ) -> dict[str, Any]:
-        """Sets and students of one budget, one of each seed."""
+        """Sets and students of one budget, one per seed."""
         rows = []
         for seed in SEEDS:
-            place = self._scratch / "budget"
-            made = apart(measures.default_set, self._teacher, count, synthesis, seed, place)
+            path = self._scratch / "budget"
+            made = run_apart(measures.default_set, self._teacher, count, synthesis, seed, path)
             config = zskd.DistillConfig(steps=steps, **distill)
-            one = apart(measures.student, self._teacher, place, config, seed, self._data)
-            shutil.rmtree(place)
+            one = run_apart(measures.student, self._teacher, path, config, seed, self._data)
+            shutil.rmtree(path)
             rows.append({"seconds": made + one["seconds"], "test_accuracy": one["test_accuracy"]})
         seconds, accuracies = mean(row["seconds"] for row in rows), [row["test_accuracy"] for row in rows]
         shown = ", ".join(f"{value:.2f}" for value in accuracies)
-        say(f"{arm}: {count:,} images, {steps:,} steps: {seconds:.1f} s, test accuracy {shown}")
+        log(f"{arm}: {count:,} images, {steps:,} steps: {seconds:.1f} s, test accuracy {shown}")
         facts = {"arm": arm, "images": count, "student_steps": steps}
         return facts | {"seconds": seconds, "test_accuracy": accuracies}
 
@@ -188,10 +187,10 @@ class Bench:
         rows = []
         for workers in (1, 2):
             for times in (1, 2, 4, 8):
-                place = self._scratch / "growth"
-                rows.append(apart(measures.growth, self._teacher, 2000 * times, workers, place))
-                shutil.rmtree(place)
-                say(
+                path = self._scratch / "growth"
+                rows.append(run_apart(measures.growth, self._teacher, 2000 * times, workers, path))
+                shutil.rmtree(path)
+                log(
                     f"{rows[-1]['images']:,} images, {workers} workers: {rows[-1]['seconds']:.1f} s, "
                     f"{rows[-1]['peak_megabytes']:.0f} MB"
                 )
@@ -207,29 +206,29 @@ class Bench:
         found["ratio"] = median(one["plain"]["microseconds"] / one["zskd"]["microseconds"] for one in rounds)
         found["times_limit"] = median(one["zskd"]["microseconds"] / one["zskd"]["limit"] for one in rounds)
         plain, ours = found["plain"], found["zskd"]
-        say(
+        log(
             f"{title}: plain {plain['microseconds']:.1f} µs, zskd {ours['microseconds']:.1f} µs "
             f"({found['ratio']:.2f} times as fast), {found['times_limit']:.1f} times the limit of "
             f"{ours['limit']:.1f} µs"
         )
         for name in runs.keys() - {"plain", "zskd"}:
-            say(f"    {name}: {found[name]['microseconds']:.1f} µs")
+            log(f"    {name}: {found[name]['microseconds']:.1f} µs")
         return found
 
 
-def apart(measure: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Run a measurement in a fresh process, so that none inherits another's memory or threads."""
+def run_apart(measure: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Run a measurement in a new process, so that it does not depend on memory and threads of others."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, *arguments).result()
 
 
-def say(text: str) -> None:
-    """Print one line at once."""
+def log(text: str) -> None:
+    """Print one line without buffering."""
     print(text, flush=True)
 
 
 def _teacher(data: zskd.DataConfig, folder: Path) -> Path:
-    """Train the recipe's teacher, or go on with it, or take the one that is there."""
+    """Train the teacher of the recipe, unless the folder has it; continue an interrupted training."""
     overrides = {"data": {"dir": None if data.dir is None else str(data.dir)}}
     recipe = zskd.load_recipe(data.name, overrides)
     with use_threads(1):

@@ -1,4 +1,4 @@
-"""What `make bench` measures. Every function here runs in a process of its own and returns plain values."""
+"""The measurements of `make bench`. Each function runs in its own process and returns plain values."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ from zskd.synthesis.inversion.initial import draw_initial, draw_warps
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.shard import label
+from zskd.transfer_set.manifest import Provenance
 from zskd.transfer_set.shard import write_shard
 from zskd.transfer_set.writer import Writer
 
 IMPRESSIONS = zskd.SynthesisConfig(noise_share=0.0, shard_size=250)
-"""The default, but every image is optimised, and in shards so small that all cores have some."""
+"""The default with all images optimised, in small shards, so that all cores have work."""
 
 
 def open_teacher(folder: Path) -> zskd.Classifier:
-    """Return the teacher that everything is measured with."""
+    """Return the teacher of all measurements."""
     return load_checkpoint(folder)[0].freeze()
 
 
 def matrix_rate(side: int = 2048) -> float:
-    """Return multiply-adds per second of a large matrix product, with the threads that are set."""
+    """Return the multiply-adds per second of a large matrix product with the current number of threads."""
     left, right = torch.randn(side, side), torch.randn(side, side)
     return side**3 / _seconds(lambda: left @ right, 3)
 
@@ -46,10 +47,10 @@ def matrix_rate(side: int = 2048) -> float:
 def targets_file(
     teacher_folder: Path, count: int, folder: Path, steps: int = IMPRESSIONS.steps
 ) -> dict[str, Any]:
-    """Make zskd's set of impressions on all cores; its targets are what the plain loops are given too."""
+    """Make zskd's set of impressions on all cores; the plain loops get the same targets."""
     teacher = open_teacher(teacher_folder)
     config = replace(IMPRESSIONS, steps=steps)
-    # a pool that has just begun would be timed with its first imports
+    # starts the pool of workers: its imports are not timed
     first = zskd.SetSpec(count=200, synthesis=replace(config, shard_size=100, steps=1))
     zskd.build_transfer_set(teacher, first, folder.with_suffix(".first"), workers=0)
     spec = zskd.SetSpec(count=count, synthesis=config)
@@ -60,7 +61,7 @@ def targets_file(
 
 
 def plain_set(teacher_folder: Path, like: Path, folder: Path, settings: str) -> dict[str, Any]:
-    """Make a set for the same targets by a plain loop on all cores: "reproduction" or "ours"."""
+    """Make a set for the same targets by a plain loop, all cores, settings "reproduction" or "ours"."""
     teacher, given = open_teacher(teacher_folder), zskd.TransferSet(like)
     targets, anchors = (torch.cat([getattr(s, name) for s in given]) for name in ("targets", "anchors"))
     network, config = plain_network(teacher), IMPRESSIONS
@@ -79,7 +80,7 @@ def plain_set(teacher_folder: Path, like: Path, folder: Path, settings: str) -> 
         shard = label(teacher, images, targets, anchors, steps, config)
     writer = Writer(
         folder,
-        {"spec": {"method": settings}, "teacher_sha256": teacher.fingerprint()},
+        Provenance(spec={"method": settings}, teacher_sha256=teacher.fingerprint()),
         class_names=teacher.class_names,
         shape=teacher.spec.shape,
     )
@@ -112,19 +113,19 @@ def student(
 
 
 def impression_step(teacher_folder: Path, implementation: str) -> dict[str, float]:
-    """Return µs for one step of one impression on one thread, and the limit of the same minute.
+    """Return µs for one step of one impression on one thread, and the limit, measured right after it.
 
     The limit is the arithmetic of a forward and a backward pass at the rate of a large matrix product.
-    `implementation` is "plain", "zskd", or zskd but for one thing.
+    `implementation` is "plain", "zskd", or zskd without one optimisation.
     """
-    teacher, some = open_teacher(teacher_folder), _SomeWork()
+    teacher, some = open_teacher(teacher_folder), _Impressions()
     network = plain_network(teacher)
     teacher.rewrite = implementation != "not rewritten"
     if implementation not in ("plain", "freed memory given back"):
         keep_freed_memory()
     run = partial(our_images, network, some.starts, some.targets, some.config)
     if implementation != "plain":
-        run = torch.no_grad()(partial(invert, teacher, some.work, some.config))
+        run = torch.no_grad()(partial(invert, teacher, some.batch, some.config))
     with use_threads(1), torch.autocast("cpu", torch.bfloat16, enabled=implementation == "in bfloat16"):
         seconds = _seconds(run, 5)
     with use_threads(1):
@@ -134,12 +135,12 @@ def impression_step(teacher_folder: Path, implementation: str) -> dict[str, floa
 
 
 def compiled_step(teacher_folder: Path) -> dict[str, float]:
-    """Return the seconds that `torch.compile` takes at first, and µs for one step of one impression then."""
-    teacher, some = open_teacher(teacher_folder), _SomeWork()
+    """Return the seconds that `torch.compile` takes, and µs for one step of one impression after that."""
+    teacher, some = open_teacher(teacher_folder), _Impressions()
     keep_freed_memory()
     teacher.rewrite = False
     teacher.module.forward = torch.compile(teacher.module.forward)  # type: ignore[method-assign]
-    run = torch.no_grad()(partial(invert, teacher, some.work, some.config))
+    run = torch.no_grad()(partial(invert, teacher, some.batch, some.config))
     with use_threads(1):
         started = time.perf_counter()
         run()
@@ -148,22 +149,22 @@ def compiled_step(teacher_folder: Path) -> dict[str, float]:
 
 
 def profile(teacher_folder: Path, rows: int = 12) -> list[dict[str, Any]]:
-    """Return where one step of one impression goes: the dearest operations, in µs."""
-    teacher, some = open_teacher(teacher_folder), _SomeWork()
+    """Return the most expensive operations of one step of one impression, in µs."""
+    teacher, some = open_teacher(teacher_folder), _Impressions()
     keep_freed_memory()
     with use_threads(1), torch.no_grad():
-        invert(teacher, some.work, some.config)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-            invert(teacher, some.work, some.config)
-    found = sorted(seen.key_averages(), key=lambda one: -one.self_cpu_time_total)
-    dearest = [
+        invert(teacher, some.batch, some.config)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            invert(teacher, some.batch, some.config)
+    found = sorted(profiler.key_averages(), key=lambda one: -one.self_cpu_time_total)
+    largest = [
         {"operation": one.key, "microseconds": one.self_cpu_time_total / some.steps} for one in found[:rows]
     ]
     rest = sum(one.self_cpu_time_total for one in found[rows:]) / some.steps
-    return [*dearest, {"operation": "all others", "microseconds": rest}]
+    return [*largest, {"operation": "all others", "microseconds": rest}]
 
 
-class _SomeWork:
+class _Impressions:
     """400 impressions of 20 steps each, none of which stops early."""
 
     def __init__(self, count: int = 400, steps: int = 20) -> None:
@@ -171,7 +172,7 @@ class _SomeWork:
         self.config = replace(IMPRESSIONS, steps=steps, tolerance=0.0)
         self.starts = draw_initial("smooth", owned, seed=0, shape=(1, 32, 32), box=(0, 1))
         self.targets = F.softmax(torch.randn(count, 10), dim=1)
-        self.work = InversionBatch(self.starts, self.targets, draw_warps(owned, steps, seed=0))
+        self.batch = InversionBatch(self.starts, self.targets, draw_warps(owned, steps, seed=0))
         self.steps = count * steps
         """Of all impressions together."""
 
@@ -179,7 +180,7 @@ class _SomeWork:
 def distilled_image(
     teacher_folder: Path, folder: Path, implementation: str, cores: int, steps: int = 200
 ) -> dict[str, float]:
-    """Return µs for one image in one step of distillation, and the limit of the same minute.
+    """Return µs for one image in one step of distillation, and the limit, measured right after it.
 
     Both take steps of Adam. The limit counts one forward pass of the teacher and three of the student, on as
     many cores.
@@ -189,9 +190,9 @@ def distilled_image(
     config = zskd.DistillConfig(steps=steps, optimiser="adam")
     helper = cores > 1
     if implementation == "plain":
-        network, pupil = plain_network(teacher).requires_grad_(False), plain_network(fresh)
+        network, student = plain_network(teacher).requires_grad_(False), plain_network(fresh)
         with use_threads(cores):
-            step = distillation_step(network, pupil, images.all_images(), config)
+            step = distillation_step(network, student, images.all_images(), config)
             seconds = _seconds(step, steps)
     else:
 
@@ -202,11 +203,11 @@ def distilled_image(
 
         with use_threads(cores // 2 if helper else 1):
             some(10)
-            seconds = (some(10 + steps) - some(10)) / steps  # without what it takes to start
+            seconds = (some(10 + steps) - some(10)) / steps  # without the time to start
     with use_threads(cores):
         rate = matrix_rate()
-    work = count_multiply_adds(teacher) + 3 * count_multiply_adds(fresh)
-    return {"microseconds": seconds / config.batch_size * 1e6, "limit": work / rate * 1e6}
+    multiply_adds = count_multiply_adds(teacher) + 3 * count_multiply_adds(fresh)
+    return {"microseconds": seconds / config.batch_size * 1e6, "limit": multiply_adds / rate * 1e6}
 
 
 def growth(teacher_folder: Path, count: int, workers: int, folder: Path) -> dict[str, float]:
@@ -221,7 +222,7 @@ def growth(teacher_folder: Path, count: int, workers: int, folder: Path) -> dict
 
 
 def default_set(teacher_folder: Path, count: int, settings: dict[str, Any], seed: int, folder: Path) -> float:
-    """Return the seconds that a set of the default, but for some settings, takes on all cores."""
+    """Return the seconds for a set of the default with some changed settings, on all cores."""
     spec = zskd.SetSpec(count=count, seed=seed, synthesis=zskd.SynthesisConfig(**settings))
     teacher = open_teacher(teacher_folder)
     started = time.perf_counter()
@@ -230,7 +231,7 @@ def default_set(teacher_folder: Path, count: int, settings: dict[str, Any], seed
 
 
 def _seconds(run: Callable[[], object], times: int) -> float:
-    """Return the median time of a call, after one that does not count."""
+    """Return the median time of a call in seconds, after one call that does not count."""
     run()
     taken = []
     for _ in range(times):
@@ -242,7 +243,7 @@ def _seconds(run: Callable[[], object], times: int) -> float:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[float]]:
-    """Follow the anonymous memory of this process and its workers, in bytes; the list holds the peak."""
+    """Watch the anonymous memory of this process and its workers; the list holds the peak in bytes."""
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:
@@ -259,7 +260,7 @@ def _peak_memory() -> Iterator[list[float]]:
 
 
 def _anonymous_bytes() -> float:
-    """Sum RssAnon over this process and all that it has started, as Linux tells it."""
+    """Return the sum of Linux' RssAnon over this process and its child processes."""
     import psutil
 
     total = 0.0

@@ -1,7 +1,7 @@
-"""The same work as zskd's in the plainest PyTorch: what a careful person writes in an afternoon.
+"""The same computations as zskd's in plain PyTorch: the baseline of the benchmark.
 
-Networks as textbooks draw them, torch's own Adam, one fixed number of steps for every image, gradients for
-nothing that needs none. These loops are what zskd is timed against; they share no code with its loops.
+Unchanged networks, torch's own Adam, the same number of steps for every image, and no unnecessary gradients.
+The loops share no code with those of zskd.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def reproduction_images(network: nn.Module, targets: Tensor, *, steps: int = 150
     network.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     made = []
-    for wanted in targets.split(100):
-        images = torch.randn(len(wanted), 1, 32, 32, generator=generator).requires_grad_(True)
+    for target in targets.split(100):
+        images = torch.randn(len(target), 1, 32, 32, generator=generator).requires_grad_(True)
         adam = torch.optim.Adam([images], lr=3.0)
         for _ in range(steps):
             adam.zero_grad()
-            loss = F.cross_entropy(network(images) / 20, wanted) + 0.001 / 2 * images.square().sum()
+            loss = F.cross_entropy(network(images) / 20, target) + 0.001 / 2 * images.square().sum()
             loss.backward()
             adam.step()
         made.append(images.detach().clamp(0, 1))
@@ -50,14 +50,14 @@ def our_images(
     network.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     made = []
-    for first, wanted in zip(starts.split(100), targets.split(100), strict=True):
+    for first, target in zip(starts.split(100), targets.split(100), strict=True):
         images = first.clone().requires_grad_(True)
         adam = torch.optim.Adam([images], lr=config.learning_rate)
         for _ in range(config.steps):
             adam.zero_grad()
             uniform = torch.rand(len(images), 6, generator=generator)
-            shown = _moved(images, affine_matrices(uniform, config.warp))
-            F.cross_entropy(network(shown) / config.tau, wanted, reduction="sum").backward()
+            moved = _moved(images, affine_matrices(uniform, config.warp))
+            F.cross_entropy(network(moved) / config.tau, target, reduction="sum").backward()
             adam.step()
             with torch.no_grad():
                 images.clamp_(0, 1)
@@ -68,7 +68,14 @@ def our_images(
 def distillation_step(
     teacher: nn.Module, student: nn.Module, images: Tensor, config: DistillConfig
 ) -> Callable[[], None]:
-    """Return one step of distillation on random batches of images, the teacher asked again."""
+    """Return one step of distillation on random batches of images; it computes the teacher's outputs.
+
+    Args:
+        teacher: without gradients.
+        student: trained.
+        images: (N, C, H, W) in [0, 1].
+        config: augmentation, batch size, learning rate and τ.
+    """
     optimiser = torch.optim.Adam(student.parameters(), lr=config.learning_rate)
 
     def step() -> None:
@@ -77,8 +84,8 @@ def distillation_step(
             _moved(batch, affine_matrices(torch.rand(len(batch), 6), config.augment)), config.augment
         )
         with torch.no_grad():
-            answers = F.softmax(teacher(batch) / config.tau, dim=1)
-        loss = F.cross_entropy(student(batch) / config.tau, answers) * config.tau**2
+            soft_labels = F.softmax(teacher(batch) / config.tau, dim=1)
+        loss = F.cross_entropy(student(batch) / config.tau, soft_labels) * config.tau**2
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -98,8 +105,8 @@ def _mixed(images: Tensor, config: AugmentConfig) -> Tensor:
     blended = torch.where(kind < config.mixup, weight * images + (1 - weight) * partner, images)
     side = images.shape[-1]
     half = side * (1 - weight[:, :, :, 0]).sqrt() / 2
-    places = torch.arange(side).view(1, 1, side) + 0.5
-    rows, columns = ((places - side * torch.rand(len(images), 1, 1)).abs() < half for _ in range(2))
+    positions = torch.arange(side).view(1, 1, side) + 0.5
+    rows, columns = ((positions - side * torch.rand(len(images), 1, 1)).abs() < half for _ in range(2))
     inside = rows[:, :, :, None] & columns[:, :, None, :]
     cut = (kind >= config.mixup) & (kind < config.mixup + config.cutmix)
     return torch.where(inside & cut, partner, blended)

@@ -1,8 +1,8 @@
-"""Costs as ratios of two implementations in one run; absolute times of shared machines tell nothing.
+"""Times as ratios of two implementations in one run; absolute times of shared machines are not comparable.
 
-What is compared runs in turns, so that other processes slow down all of it alike, and is timed in seconds of
-the processor; the ratios of the fastest rounds are asserted. pytest-benchmark prints the times of each alone.
-The bounds leave room for noise: what is measured on a quiet machine stands in docs/speed.md.
+The implementations run in turn, so that other processes slow down both, and are timed in seconds of the
+processor; the ratios of the fastest rounds are asserted. pytest-benchmark prints the times of each alone.
+The bounds leave room for noise; docs/speed.md has the ratios on a machine without other load.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def impressions(implementation: str) -> Run:
         network = plain_network(teacher)
         return lambda: our_images(network, starts, targets, CONFIG)
     teacher.rewrite = implementation == "zskd"
-    work = InversionBatch(starts, targets, draw_warps(list(range(200)), CONFIG.steps, seed=0))
-    return torch.no_grad()(lambda: invert(teacher, work, CONFIG))
+    batch = InversionBatch(starts, targets, draw_warps(list(range(200)), CONFIG.steps, seed=0))
+    return torch.no_grad()(lambda: invert(teacher, batch, CONFIG))
 
 
 def distillation(implementation: str) -> Run:
@@ -59,19 +59,19 @@ def distillation(implementation: str) -> Run:
         rows = torch.randint(len(images), (config.batch_size,), generator=numbers)
         batch = augment(images[rows], config.augment, (0, 1), numbers)
         with torch.inference_mode():
-            answers = teacher(batch)
+            logits = teacher(batch)
         optimiser.zero_grad()
-        kl(student(batch), answers.clone(), config).backward()
+        kl(student(batch), logits.clone(), config).backward()
         optimiser.step()
 
     return step
 
 
-WORK = {"impressions": impressions, "distillation": distillation}
+TASKS = {"impressions": impressions, "distillation": distillation}
 
 
 @pytest.mark.parametrize(
-    ("work", "implementation"),
+    ("task", "implementation"),
     [
         ("impressions", "plain"),
         ("impressions", "not rewritten"),
@@ -80,11 +80,11 @@ WORK = {"impressions": impressions, "distillation": distillation}
         ("distillation", "zskd"),
     ],
 )
-def test_time(benchmark: BenchmarkFixture, work: str, implementation: str) -> None:
+def test_time(benchmark: BenchmarkFixture, task: str, implementation: str) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
-    benchmark.group = work
-    benchmark.pedantic(WORK[work](implementation), rounds=5, warmup_rounds=2)
+    benchmark.group = task
+    benchmark.pedantic(TASKS[task](implementation), rounds=5, warmup_rounds=2)
 
 
 def in_turns(*runs: Run, rounds: int = 20) -> list[float]:
@@ -102,16 +102,16 @@ def in_turns(*runs: Run, rounds: int = 20) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("work", "slow", "at_least"),
+    ("task", "slow", "at_least"),
     [("impressions", "plain", 1.3), ("impressions", "not rewritten", 1.1), ("distillation", "plain", 1.2)],
 )
-def test_zskd_is_faster(work: str, slow: str, at_least: float) -> None:
-    slower, faster = in_turns(WORK[work](slow), WORK[work]("zskd"))
+def test_zskd_is_faster(task: str, slow: str, at_least: float) -> None:
+    slower, faster = in_turns(TASKS[task](slow), TASKS[task]("zskd"))
     assert slower / faster >= at_least
 
 
 def test_one_more_lane_costs_no_more_than_its_share() -> None:
-    """A step of 100 lanes is no dearer per image than one of 25."""
+    """A step of 100 lanes costs no more per image than one of 25."""
     teacher, _ = networks()
     starts = torch.rand(100, 1, 32, 32)
     targets = F.softmax(torch.randn(100, 10), dim=1)

@@ -1,8 +1,8 @@
 """Freeze the default: `python studies/freeze.py "why"` appends its hash to results/frozen.jsonl.
 
-What is frozen is all that makes a student from a teacher, the size of the set included. Its settings were
-chosen on digits and MNIST (results/tuning/better.jsonl); Fashion-MNIST and the twins are run with exactly
-that, and the first run counts. A recipe that is frozen later keeps its forerunners in the file.
+The hash covers all settings that make a student from a teacher, also the size of the set. They were chosen
+on digits and MNIST (results/tuning/better.jsonl). Fashion-MNIST and the twins are run with exactly these
+settings, and the first run counts. Earlier frozen settings stay in the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FROZEN = RESULTS / "frozen.jsonl"
 
 
 def frozen_settings(recipe: str) -> dict[str, Any]:
-    """Return what a shipped recipe makes its students by."""
+    """Return the settings by which a shipped recipe makes its students."""
     values = identity(load_recipe(recipe))
     settings = {name: values[name] for name in ("method", "rate", "targets", "synthesis", "distill")}
     return settings | {"teacher": values["teacher"]}
@@ -32,7 +32,7 @@ def main() -> None:
     """Append a line; refuse recipes that differ."""
     settings = frozen_settings("mnist")
     if settings != frozen_settings("fashion-mnist"):
-        raise SystemExit("the recipes mnist and fashion-mnist differ: one frozen recipe is for both")
+        raise SystemExit("the recipes mnist and fashion-mnist differ: give both the same settings")
     line = {
         "frozen": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "sha256": sha256_json(settings),

@@ -3,8 +3,8 @@
     python studies/make_tables.py
     python studies/make_tables.py --check
 
-Every block between `<!-- table NAME -->` and `<!-- end -->` is replaced. Nothing in them is typed by hand.
-With `--check` nothing is written; it fails where a page is stale.
+It replaces every block between `<!-- table NAME -->` and `<!-- end -->`; do not edit them by hand. With
+`--check` it writes nothing, and fails where a page is stale.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def rewritten(page: Path) -> str:
-    """Return a page with its tables made anew."""
+    """Return the text of a page with new tables."""
     text = page.read_text(encoding="utf-8")
     return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
 
 
 def main() -> int:
-    """Rewrite the pages; with `--check` only tell whether they are stale."""
+    """Rewrite the pages; with `--check` only report which are stale. Return the exit status."""
     stale = [page for page in PAGES if rewritten(page) != page.read_text(encoding="utf-8")]
     if "--check" in sys.argv:
         for page in stale:

@@ -1,9 +1,9 @@
-"""How good a student becomes in a given time: runs with a budget, added to results/minutes.json.
+"""Test accuracy of students made in a given time: runs with a budget, added to results/minutes.json.
 
     python studies/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --minutes 1 3 10
     python studies/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --presets dfad zskt
 
-The machine should have nothing else to do. A run that was finished before is not made again.
+Run it on a machine without other load. A finished run is not run a second time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LINES = RESULTS / "minutes.json"
 
 
 def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -> Line:
-    """Make a student in so many minutes and return its line; the test set is touched here."""
+    """Make a student in so many minutes and return its line; the test set is used here."""
     settings = {
         "preset": preset,
         "budget": minutes,
@@ -53,7 +53,7 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
 
 
 def main() -> None:
-    """Measure and write, run by run."""
+    """Measure and write, one run after the other."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

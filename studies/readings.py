@@ -1,8 +1,8 @@
-"""What the published readings do to targets and images: writes results/readings.json.
+"""Targets and images of the published readings of the method: writes results/readings.json.
 
     python studies/readings.py mnist --data-dir data --out runs/mnist-experiment
 
-Targets are drawn for the first teacher of an experiment; sets are those that the experiment has made.
+Targets are drawn for the first teacher of an experiment; the sets are those of the experiment.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from zskd.config.targets import TargetsConfig
 from zskd.core.files import write_json
 from zskd.core.versions import source_commit, versions
 from zskd.experiment.definition import load_experiment
-from zskd.experiment.layout import PlanEntry as CellPlace
-from zskd.experiment.layout import lay_out
+from zskd.experiment.layout import CellPaths, lay_out
 from zskd.experiment.plan import plan_cells
 from zskd.models.classifier import Classifier
 from zskd.synthesis.methods.zskd import ZSKD
@@ -38,7 +37,8 @@ ARMS = ("paper", "release", "release_beta", "release_cold", "reproduction", "def
 
 
 def of_targets(teacher: Classifier, config: TargetsConfig) -> dict[str, Any]:
-    """Return mean entropy in nats, and how often the largest entry is the class, for each β of a preset."""
+    """Return for each β of a preset: mean entropy in nats with its standard error, and the share of targets
+    whose largest entry is their class."""
     anchors = [i % teacher.classes for i in range(DRAWS)]
     found = {}
     for beta in sorted(config.betas):
@@ -54,24 +54,24 @@ def of_targets(teacher: Classifier, config: TargetsConfig) -> dict[str, Any]:
 
 
 def of_set(images: TransferSet) -> dict[str, Any]:
-    """Return what became of a set: fit, and how alike images of successive batches are."""
+    """Return how well a set fits its targets, and the correlation of images of successive batches."""
     config = images.manifest.spec["synthesis"]
-    likeness, right, kl = [], [], []
+    correlation, correct, kl = [], [], []
     for shard in images:
         made = shard.steps > 0
-        right.append((shard.logits.argmax(1) == shard.targets.argmax(1))[made])
+        correct.append((shard.logits.argmax(1) == shard.targets.argmax(1))[made])
         kl.append(shard.kl[made])
         flat = shard.images.flatten(1).double()
         flat = flat - flat.mean(1, keepdim=True)
         flat = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
         batch = config["batch_size"]
-        likeness.append((flat[batch:] * flat[:-batch]).sum(1))
+        correlation.append((flat[batch:] * flat[:-batch]).sum(1))
     return {
         "count": len(images),
         "tau": config["tau"],
         "mean_kl": float(torch.cat(kl).mean()),
-        "argmax_match": float(torch.cat(right).double().mean()),
-        "correlation_with_previous_batch": float(torch.cat(likeness).mean()),
+        "argmax_match": float(torch.cat(correct).double().mean()),
+        "correlation_with_previous_batch": float(torch.cat(correlation).mean()),
     }
 
 
@@ -86,9 +86,9 @@ def main() -> None:
     settings = {"data": {"dir": given.data_dir}} if given.data_dir else {}
     experiment = load_experiment(given.experiment, settings)
     cells = plan_cells(experiment)
-    places, _ = lay_out(experiment, cells, given.out, Path("results"))
-    at = {place.cell.name: place for place in places}
-    first: CellPlace = at["teacher-0"]
+    layout, _ = lay_out(experiment, cells, given.out, Path("results"))
+    at = {paths.cell.name: paths for paths in layout}
+    first: CellPaths = at["teacher-0"]
     teacher = load_teacher(first.cell.recipe, first.teacher)
     targets = {
         name: of_targets(teacher, load_recipe(None, {"preset": name}).targets)

@@ -1,4 +1,4 @@
-"""Where the committed records lie, and how those that are lists of lines are read and written."""
+"""Paths of the committed records, and how lists of lines are read and written."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Line = dict[str, Any]
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Return the entries of a JSON list; none where there is no file yet."""
+    """Return the entries of a JSON list; none without a file."""
     lines: list[Line] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return lines
 
 
 def write_lines(path: Path, lines: Sequence[Line]) -> None:
-    """Write a JSON list with a line of its own for each entry."""
+    """Write a JSON list, one line for each entry."""
     write_text(path, "[\n" + ",\n".join(json.dumps(line) for line in lines) + "\n]\n")
 
 
 def read_appended(path: Path) -> list[Line]:
-    """Return the entries of a file that is only appended to, a JSON object on each line."""
+    """Return the entries of a file with one JSON object per line."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -2,10 +2,10 @@
 
     python studies/search.py studies/ablation.yaml --data-dir data --out runs/search
 
-The file has `base`, settings as in a recipe that all trials share; `trials`, by name, what each one changes
-in them; `seeds`, how many of each; and `data`: digits, mnist, one of its twins (permuted, say), or filled
-(MNIST's digits blurred, cut out of a soft texture). Each trial that has no line in its `records` yet gets
-one there. Run it as often as there are cores: a trial that another one is at work on is passed over.
+The file has `base`, settings of a recipe that all trials share; `trials`, by name, the settings that each one
+changes; `seeds`, how many of each; `data`, a list of digits, mnist, twins of it (such as permuted) and filled
+(MNIST's digits blurred and textured); and `records`, the file that gets one line per trial. A trial that has
+a line there is not run. Start one process per core: each skips the trials that another process runs.
 """
 
 from __future__ import annotations
@@ -41,26 +41,31 @@ from zskd.models.classifier import Classifier
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.real import build_real_set
 from zskd.synthesis.spec import SetSpec
-from zskd.teacher.sources import Sources, fresh_teacher, make_teacher
+from zskd.teacher.sources import SourceHashes, Sources, fresh_teacher, make_teacher
 from zskd.transfer_set.dataset import TransferSet
 
 _TWINS = ("transposed", "inverted", "permuted")
 FILLED = "filled"
-"""MNIST's digits turned into grey, textured, blunt figures: they look as little like strokes as clothes do,
-and a teacher is as often wrong about them."""
+"""MNIST's digits as grey, textured, blurred shapes: like clothes they have no strokes, and a teacher makes as
+many errors on them."""
 
 
 def filled(split: Split, seed: int) -> Split:
-    """Blur the digits, cut them out of a soft texture, each at a brightness of its own."""
+    """Blur the digits and fill each with a soft texture and a random brightness.
+
+    Args:
+        split: images (N, 1, H, W) in [0, 1] and their labels.
+        seed: of textures and brightness.
+    """
     images = split.images
-    blunt = _blur(images, 2.8)
-    blunt = blunt / blunt.amax((2, 3), keepdim=True)
+    blurred = _blur(images, 2.8)
+    blurred = blurred / blurred.amax((2, 3), keepdim=True)
     numbers = torch.Generator().manual_seed(seed)
     grid = torch.randn(len(images), 1, 8, 8, generator=numbers)
     texture = F.interpolate(grid, size=images.shape[2:], mode="bicubic", align_corners=False)
-    light = 0.45 + 0.5 * torch.rand(len(images), 1, 1, 1, generator=numbers)
-    mask = torch.sigmoid((blunt - 0.42) * 10)
-    drawn = (mask * light * (1 + 0.45 * texture)).clamp(0, 1)
+    brightness = 0.45 + 0.5 * torch.rand(len(images), 1, 1, 1, generator=numbers)
+    mask = torch.sigmoid((blurred - 0.42) * 10)
+    drawn = (mask * brightness * (1 + 0.45 * texture)).clamp(0, 1)
     grain = 0.02 * torch.randn(images.shape, generator=numbers) * mask
     return replace(split, images=(drawn + grain).clamp(0, 1))
 
@@ -74,7 +79,7 @@ def _blur(images: Images, deviation: float) -> Images:
 
 
 def main() -> None:
-    """Do what is missing, trial by trial; the file is read again before each."""
+    """Run all trials that have no line; the file is read anew before each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -121,7 +126,11 @@ def _key(trial: dict[str, Any]) -> str:
 
 
 def run_trial(trial: dict[str, Any], data_dir: str | None, out: Path) -> dict[str, Any]:
-    """Make teacher, set and student of a trial, or what is missing of them, and measure the student."""
+    """Make the teacher, set and student of a trial that do not exist yet; measure the student.
+
+    Returns:
+        The results of its line: percentages, seconds and counts.
+    """
     settings = merge({"threads": 1, "workers": 1}, trial.get("settings") or {})
     real = settings.pop("real", False)
     only_teacher = settings.pop("only_teacher", False)
@@ -137,9 +146,13 @@ def run_trial(trial: dict[str, Any], data_dir: str | None, out: Path) -> dict[st
     with use_threads(1):
         started = perf_counter()
         teacher = _teacher(recipe, name, data, out)
-        taught = accuracy(teacher, data.validation).percent
+        of_teacher = accuracy(teacher, data.validation).percent
         if only_teacher:
-            return {"teacher": taught, "seconds": round(perf_counter() - started), "commit": source_commit()}
+            return {
+                "teacher": of_teacher,
+                "seconds": round(perf_counter() - started),
+                "commit": source_commit(),
+            }
         started = perf_counter()
         images = _images(recipe, teacher, data, out, real)
         made = perf_counter()
@@ -149,7 +162,7 @@ def run_trial(trial: dict[str, Any], data_dir: str | None, out: Path) -> dict[st
     return {
         "accuracy": accuracy(student, data.validation).percent,
         "agreement": agreement(teacher, student, data.validation.images).percent,
-        "teacher": taught,
+        "teacher": of_teacher,
         "set_seconds": round(made - started),
         "student_seconds": round(perf_counter() - made),
         "images_seen": recipe.distill.total_steps(len(images)) * recipe.distill.batch_size,
@@ -162,8 +175,8 @@ def _teacher(recipe: Recipe, name: str, data: Dataset, out: Path) -> Classifier:
     settings = identity(fixed)
     what = {"name": name, "data": settings["data"], "teacher": settings["teacher"]}
     folder = out / "teachers" / f"{name}-{sha256_json(what)[:8]}"
-    sources = Sources(data, fresh_teacher(fixed, data), None, {"data_sha256": data.fingerprint()})
-    with _alone(folder):
+    sources = Sources(data, fresh_teacher(fixed, data), None, SourceHashes(data_sha256=data.fingerprint()))
+    with _locked(folder):
         return make_teacher(fixed, sources, folder, Progress())
 
 
@@ -180,14 +193,14 @@ def _images(recipe: Recipe, teacher: Classifier, data: Dataset, out: Path, real:
     )
     what = {"real": count, "seed": recipe.seed} if real else asdict(spec)
     folder = out / "sets" / sha256_json(what | {"teacher": teacher.fingerprint()})[:16]
-    with _alone(folder):
+    with _locked(folder):
         if real:
             return build_real_set(teacher, data.train, folder, count=count, seed=recipe.seed)
         return build_transfer_set(teacher, spec, folder)
 
 
-def _alone(folder: Path) -> FileLock:
-    """Wait until nobody else is making what belongs into this folder."""
+def _locked(folder: Path) -> FileLock:
+    """Return the lock of a folder; it waits for another process that writes there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{folder}.lock")
 

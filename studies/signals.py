@@ -1,12 +1,12 @@
-"""Measure the students of experiments for the estimate, and fit it.
+"""Measure the students of experiments for the agreement estimate, and fit its law.
 
     python studies/signals.py measure mnist --data-dir data --runs runs/mnist-experiment
     python studies/signals.py measure better-mnist --twin inverted --data-dir data
     python studies/signals.py fit
 
-`measure` adds a line to results/signal.json for each student that has none yet; run it again for every
-further experiment. `fit` writes src/zskd/evaluation/agreement.json from the lines of digits and MNIST
-alone; all other data sets are only ever tested on.
+`measure` adds a line to results/signal.json for each student that has none yet; run it once for each
+experiment. `fit` writes src/zskd/evaluation/agreement.json from the lines of digits and MNIST alone; all
+other data sets are only for testing.
 """
 
 from __future__ import annotations
@@ -37,21 +37,22 @@ from zskd.transfer_set.manifest import REAL
 
 LINES, FITTED = RESULTS / "signal.json", ROOT / "src" / "zskd" / "evaluation" / "agreement.json"
 FIT = ("digits", "mnist")
-"""Data sets that the law is fitted on. Nothing of the others may come into it."""
+"""Data sets that the law is fitted on. The others must not influence it."""
 NEAR = 5.0
-"""Points below the best student without data up to which a student is fitted on."""
+"""The fit uses the students without data at most so many points below the best of them."""
 CONFIDENCE = 0.9
+"""Weight of the left-out errors that the interval covers."""
 SLACK = 1.1
-"""The law reaches so many times beyond the largest values that it was fitted on."""
+"""The law holds up to so many times the largest values of the fit."""
 
 
 def measured_lines() -> list[Line]:
-    """Return what was measured."""
+    """Return the lines of all measured students."""
     return read_lines(LINES)
 
 
 def near(lines: Sequence[Line]) -> list[Line]:
-    """Return the students without data that are near the best one of their data set."""
+    """Return the lines of students without data that are near the best of their data set."""
     free = [line for line in lines if not line["real"]]
     best: dict[str, float] = {}
     for line in free:
@@ -60,13 +61,13 @@ def near(lines: Sequence[Line]) -> list[Line]:
 
 
 def log_ratio(line: Line) -> float:
-    """Return log(true disagreement / missed margins); no disagreement at all counts as half an image."""
+    """Return log(true disagreement / missed share of the margins); no disagreement is half an image."""
     disagreement = max(1 - line["agreement"] / 100, 0.5 / line["test_images"])
     return math.log(disagreement / line["signals"]["unexplained"])
 
 
 def left_out(lines: Sequence[Line]) -> list[tuple[float, float]]:
-    """Return error of the law in log units and weight, of each line by the law of the other data sets."""
+    """Return for each line the error (natural log) of a law fitted on the other data sets, and a weight."""
     groups = {name: [log_ratio(one) for one in lines if one["dataset"] == name] for name in FIT}
     found = []
     for name, ratios in groups.items():
@@ -76,7 +77,7 @@ def left_out(lines: Sequence[Line]) -> list[tuple[float, float]]:
 
 
 def fit(lines: Sequence[Line]) -> Law:
-    """Fit the law: one factor, each data set counting the same, and a spread that covers what is left out."""
+    """Fit the law: a factor, each data set with equal weight, and a spread covering the left-out errors."""
     used = [line for line in near(lines) if line["dataset"] in FIT]
     means = [np.mean([log_ratio(one) for one in used if one["dataset"] == name]) for name in FIT]
     errors = sorted((abs(error), weight) for error, weight in left_out(used))
@@ -94,18 +95,28 @@ def fit(lines: Sequence[Line]) -> Law:
 
 
 def concluded(line: Line, law: Law) -> Estimate:
-    """Return what is told of a line."""
+    """Return the estimate for a line."""
     signals = Signals(**{**line["signals"], "by_class": tuple(line["signals"]["by_class"])})
     return conclude(signals, tuple(map(str, range(line["classes"]))), line["channels"], law)
 
 
 def measured(record: Record, teacher: Classifier, student: Classifier, probes: Probes, test: Images) -> Line:
-    """Return the line of one student; its true agreement must be what its record says."""
-    theirs = predict(teacher, test)
-    same = predict(student, test) == theirs
+    """Return the line of one student; its true agreement must be that of its record.
+
+    Args:
+        record: of the student.
+        teacher: of the student.
+        student: read from the experiment's folder.
+        probes: made for the teacher.
+        test: test images (N, C, H, W) in [0, 1].
+    """
+    of_teacher = predict(teacher, test)
+    same = predict(student, test) == of_teacher
     if abs(100 * float(same.double().mean()) - record.teacher_agreement) > 0.05:
-        raise SystemExit(f"{record.cell}: these are not the images or the student of its record")
-    by_class = [float(same[theirs == k].double().mean()) for k in range(teacher.classes)]
+        raise SystemExit(
+            f"{record.cell}: the record is of other images or another student: check --runs and --data-dir"
+        )
+    by_class = [float(same[of_teacher == k].double().mean()) for k in range(teacher.classes)]
     signals = measure(teacher, student, probes)
     return {
         "dataset": record.dataset,
@@ -137,8 +148,8 @@ def measure_experiment(experiment: Experiment, runs: Path, results: Path) -> Non
     test = load_data(recipe.data, recipe.teacher.shape).test.images
     lines = measured_lines()
     known = {line["student_sha256"] for line in lines}
-    wanted = [one for one in read_records(results, experiment.name) if one.arm != "teacher"]
-    todo = [one for one in wanted if one.student_sha256 not in known]
+    students = [one for one in read_records(results, experiment.name) if one.arm != "teacher"]
+    todo = [one for one in students if one.student_sha256 not in known]
     for folder in sorted((runs / "teachers").glob("*/card.json")):
         teacher = load_checkpoint(folder.parent)[0].freeze()
         own = [one for one in todo if one.teacher_sha256 == teacher.fingerprint()]
@@ -154,7 +165,7 @@ def measure_experiment(experiment: Experiment, runs: Path, results: Path) -> Non
 
 
 def named_worst(line: Line) -> bool:
-    """Whether the class of least agreement is among those that are named."""
+    """Return whether the class with the lowest agreement is among the classes that the estimate lists."""
     names = tuple(map(str, range(line["classes"])))
     return str(line["worst_class"]) in weakest_classes(line["signals"]["by_class"], names)
 

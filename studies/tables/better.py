@@ -36,7 +36,7 @@ _HEAD = ("teacher", "KD, real images", "the same, not augmented", "random shapes
 
 @cache
 def _found(name: str) -> Records | None:
-    """Records of an experiment or of its twin; None where none have been made yet."""
+    """Records of an experiment or of its twin; None where there are none."""
     origin = load_experiment(next(one for one in _TITLES if name.startswith(one)))
     return records_of(replace(origin, name=name), RESULTS) if (RESULTS / name).is_dir() else None
 
@@ -46,84 +46,84 @@ def _existing() -> dict[str, Records]:
 
 
 def _group(records: Records, arm: str, teacher: Record | None = None, size: float = _RATE) -> Group:
-    """Records of an arm by seed, of one teacher, or of the first; `size` is that of a set that is made."""
+    """Records of an arm by seed, for one teacher (None: the first); `size` is the rate of a made set."""
     teacher = teacher or records.at(TEACHER, None)[0]
     group = records.at(arm, None if arm.startswith("real") else size)
     return {seed: one for seed, one in group.items() if one.teacher_sha256 == teacher.teacher_sha256}
 
 
-def _shown(group: Group) -> str:
+def _summary(group: Group) -> str:
     return str(summarise(accuracies(group).values())) if group else "–"
 
 
 def teachers() -> str:
-    """The frozen default by teacher, beside noise and real data."""
+    """The frozen default by teacher, with noise and real data."""
     rows = []
     for name, records in _existing().items():
         for seed, teacher in records.at(TEACHER, None).items():
-            students = (_shown(_group(records, arm, teacher)) for arm in _DEFAULT)
+            students = (_summary(_group(records, arm, teacher)) for arm in _DEFAULT)
             rows.append((f"{seed}", _TITLES[name], f"{teacher.test_accuracy:.2f}", *students))
     return markdown_table(("first seed", "data", *_HEAD), rows)
 
 
 def today() -> str:
-    """The README's table: the default beside noise and real data, of the first teacher."""
+    """The README's table: the default, noise and real data, with the first teacher."""
     rows = []
     for name, records in _existing().items():
         teacher = records.at(TEACHER, None)[0]
-        told = "–" if teacher.reported is None else f"{teacher.reported.value:.2f}"
-        rows.append(
-            (_TITLES[name], "teacher", f"{teacher.count:,}", f"{teacher.test_accuracy:.2f}", "–", told)
-        )
+        published = "–" if teacher.reported is None else f"{teacher.reported.value:.2f}"
+        cells = (f"{teacher.count:,}", f"{teacher.test_accuracy:.2f}", "–", published)
+        rows.append((_TITLES[name], "teacher", *cells))
         for arm in _TODAY:
             group = _group(records, arm)
             if not group:
                 continue
             one = next(iter(group.values()))
             seconds = f"{mean(one.wall_seconds for one in group.values()):.0f}"
-            told = "–" if one.reported is None else f"{one.reported.value:.2f}"
-            rows.append((_TITLES[name], records.title(arm), f"{one.count:,}", _shown(group), seconds, told))
+            published = "–" if one.reported is None else f"{one.reported.value:.2f}"
+            cells = (f"{one.count:,}", _summary(group), seconds, published)
+            rows.append((_TITLES[name], records.title(arm), *cells))
     head = ("data", "arm", "images", "test accuracy, measured", "seconds on one core", "published")
     return markdown_table(head, rows)
 
 
 def aims() -> str:
-    """What was aimed at before the search, beside what the frozen default reached with the first teacher."""
+    """The aims of before the search, and the results of the frozen default with the first teacher."""
     rows = []
     for name, (least, furthest) in _AIMS.items():
         records = _found(name)
         if records is None or not _group(records, "default"):
             continue
-        rows.append((f"{_TITLES[name]}, default", f"≥ {least:.2f}", _shown(_group(records, "default"))))
+        rows.append((f"{_TITLES[name]}, default", f"≥ {least:.2f}", _summary(_group(records, "default"))))
         for arm in ("real_kd_all", "real_kd_all_plain"):
             pairs = [accuracies(_group(records, one)) for one in (arm, "default")]
             seeds = sorted(pairs[0].keys() & pairs[1].keys())
             if seeds:
-                below = summarise(pairs[0][seed] - pairs[1][seed] for seed in seeds)
+                below = summarise([pairs[0][seed] - pairs[1][seed] for seed in seeds])
                 what = f"{_TITLES[name]}, below {records.title(arm)}, at equal steps"
                 rows.append((what, f"≤ {furthest:.2f}", str(below)))
     small = _group(_existing()["better-mnist"], "small")
-    rows.append(("MNIST, student with 15,738", "≥ 98.60", _shown(small)))
+    rows.append(("MNIST, student with 15,738", "≥ 98.60", _summary(small)))
     return markdown_table(("what", "aim", "reached"), rows)
 
 
 def sizes() -> str:
-    """The default and smooth noise by the size of the set, with the first teacher, beside the published curve
-    of the reproduction."""
+    """The default and smooth noise by size of the set, with the first teacher, and the published curve of the
+    reproduction."""
     rows: list[list[str]] = []
     for name, records in _existing().items():
         for arm in ("noise_smooth", "default"):
             groups = [_group(records, arm, size=size) for size in _SIZES]
             if any(groups):
-                rows.append([_TITLES[name], records.title(arm), *map(_shown, groups)])
+                rows.append([_TITLES[name], records.title(arm), *map(_summary, groups)])
     curve = next(one.at for one in load_experiment("mnist").reported if one.arm == "reproduction")
-    told = [f"*{curve[f'{rate:g}']:.2f}*" for rate in _SIZES]
-    rows.append(["MNIST", "*published: the reproduction, best epoch on test images*", *told])
+    published = [f"*{curve[f'{rate:g}']:.2f}*" for rate in _SIZES]
+    rows.append(["MNIST", "*published: the reproduction, best epoch on test images*", *published])
     return markdown_table(("data", "arm", *(f"{rate:g} %" for rate in _SIZES)), rows)
 
 
 def twins() -> str:
-    """What the default and the noise lose on twins of the data, with the first teacher of each."""
+    """The default, noise and real data on the twins of the data sets, with the first teacher of each."""
     rows = []
     for name, title in _TITLES.items():
         for twin in ("", *(f"-{one}" for one in _TWINS)):
@@ -131,15 +131,15 @@ def twins() -> str:
             if records is None:
                 continue
             teacher = f"{records.at(TEACHER, None)[0].test_accuracy:.2f}"
-            students = (_shown(_group(records, arm)) for arm in _DEFAULT)
+            students = (_summary(_group(records, arm)) for arm in _DEFAULT)
             rows.append((title, twin.removeprefix("-") or "as it is", teacher, *students))
     return markdown_table(("data", "twin", *_HEAD), rows)
 
 
-def _each(describe: Callable[[str, Records], str]) -> Callable[[], str]:
+def _each(table: Callable[[str, Records], str]) -> Callable[[], str]:
     def all_of() -> str:
         found = _existing().items()
-        return "\n\n".join(f"**{_TITLES[name]}.**\n\n{describe(name, records)}" for name, records in found)
+        return "\n\n".join(f"**{_TITLES[name]}.**\n\n{table(name, records)}" for name, records in found)
 
     return all_of
 

@@ -10,7 +10,7 @@ TITLES = {"digits": "digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"
 """Of the data sets, in the order of the pages."""
 
 
-def shown_picture(words: str, file: str, drawn_of: Any) -> str:
-    """The picture's place, and a hash of what it shows, by which a stale one is known."""
-    digest = sha256(json.dumps(drawn_of).encode()).hexdigest()[:16]
-    return f"![{words}](images/{file})\n<!-- drawn of {digest} -->"
+def shown_picture(text: str, file: str, data: Any) -> str:
+    """Return the Markdown of a picture, with a hash of its data: a stale picture has another hash."""
+    digest = sha256(json.dumps(data).encode()).hexdigest()[:16]
+    return f"![{text}](images/{file})\n<!-- drawn of {digest} -->"

@@ -1,4 +1,4 @@
-"""The tables and the picture of docs/estimate.md, from the committed lines in results/signal.json."""
+"""The tables and the picture of docs/estimate.md, from results/signal.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICTURE = "signal.png"
 
 @cache
 def _groups() -> dict[tuple[str, str], list[Line]]:
-    """Students by data set and kind, the data sets that were fitted on first."""
+    """Students by data set and kind, the data sets of the fit first."""
     lines = measured_lines()
     close = {line["student_sha256"] for line in near(lines)}
     names = sorted({line["dataset"] for line in lines}, key=lambda name: (name not in FIT, name))
@@ -43,31 +43,31 @@ def _title(name: str) -> str:
 
 def _covered(lines: Sequence[Line]) -> str:
     law = fit(measured_lines())
-    told = [(line["agreement"], concluded(line, law)) for line in lines]
-    return _share(sum(one.low <= true <= one.high for true, one in told), len(told))
+    pairs = [(line["agreement"], concluded(line, law)) for line in lines]
+    return _share(sum(one.low <= true <= one.high for true, one in pairs), len(pairs))
 
 
-def _share(hits: int, n: int) -> str:
-    return f"{hits} of {n} ({100 * hits / n:.0f} %)"
+def _share(count: int, n: int) -> str:
+    return f"{count} of {n} ({100 * count / n:.0f} %)"
 
 
 def coverage() -> str:
-    """What is told of each group of students, and how often it is right."""
+    """Estimate and interval for each group of students, and how often the interval holds the true value."""
     law = fit(measured_lines())
     rows = []
     for (name, kind), lines in _groups().items():
         if kind == "real images":
             continue
-        told = [(line["agreement"], concluded(line, law)) for line in lines]
-        errors = [abs(true - one.percent) for true, one in told if one.percent is not None]
+        pairs = [(line["agreement"], concluded(line, law)) for line in lines]
+        errors = [abs(true - one.percent) for true, one in pairs if one.percent is not None]
         rows.append(
             (
                 _title(name),
                 kind,
-                f"{min(true for true, _ in told):.1f}–{max(true for true, _ in told):.1f}",
-                _share(len(errors), len(told)),
+                f"{min(true for true, _ in pairs):.1f}–{max(true for true, _ in pairs):.1f}",
+                _share(len(errors), len(pairs)),
                 f"{median(errors):.1f}" if errors else "–",
-                f"{median(one.high - one.low for _, one in told):.1f}",
+                f"{median(one.high - one.low for _, one in pairs):.1f}",
                 _covered(lines),
             )
         )
@@ -75,14 +75,16 @@ def coverage() -> str:
         "data",
         "students without data",
         "true agreement, %",
-        "given a number",
-        "median error of it, points",
+        "with an estimate",
+        "median error of the estimate, points",
     )
-    return markdown_table((*head, "median width of the interval, points", "interval holds the truth"), rows)
+    return markdown_table(
+        (*head, "median width of the interval, points", "true agreement in the interval"), rows
+    )
 
 
 def alone() -> str:
-    """What the law would tell if it never kept silent, the first thing that was tried."""
+    """The law without its limits, the first version that was tried."""
     law = fit(measured_lines())
     rows = []
     for (name, kind), lines in _groups().items():
@@ -96,8 +98,8 @@ def alone() -> str:
     head = (
         "data",
         "students",
-        "true disagreement over the law's, median",
-        "the law's interval holds the truth",
+        "true disagreement / the law's, median",
+        "true disagreement in the law's interval",
     )
     return markdown_table(head, rows)
 
@@ -121,14 +123,14 @@ def law_facts() -> str:
                 f"× or / {2.718281828**typical:.2f}",
             ),
             ("interval: 90 % of these errors", f"× or / {law.spread:.2f}"),
-            ("missed share of the margins that it reaches", f"up to {100 * law.unexplained[1]:.1f} %"),
-            ("loss of the teacher's margins that it reaches", f"up to {100 * law.fragility:.0f} %"),
+            ("largest missed share of the margins", f"{100 * law.unexplained[1]:.1f} %"),
+            ("largest loss of the teacher's margins", f"{100 * law.fragility:.0f} %"),
         ],
     )
 
 
 def teachers() -> str:
-    """How fragile the teachers' class impressions are."""
+    """Share of the margin that the teachers' class impressions lose when they are moved."""
     rows = []
     for name in dict.fromkeys(name for name, _ in _groups()):
         found = {
@@ -139,11 +141,11 @@ def teachers() -> str:
         }
         values = [100 * one for one in found.values()]
         rows.append((_title(name), str(len(values)), f"{min(values):.0f}–{max(values):.0f} %"))
-    return markdown_table(("data", "teachers", "margin that their class impressions lose when moved"), rows)
+    return markdown_table(("data", "teachers", "loss of margin of their moved class impressions"), rows)
 
 
 def weakest() -> str:
-    """How often the class of least agreement is named."""
+    """How often the class with the lowest agreement is among the listed classes."""
     rows = []
     for name in dict.fromkeys(name for name, _ in _groups()):
         lines = [
@@ -153,16 +155,16 @@ def weakest() -> str:
             if data == name and kind != "real images"
         ]
         rows.append((_title(name), _share(sum(map(named_worst, lines)), len(lines))))
-    return markdown_table(("data", "the weakest class is among the three named"), rows)
+    return markdown_table(("data", "the weakest class is among the three listed"), rows)
 
 
 def picture() -> str:
-    """The picture of intervals and truth."""
+    """The picture of intervals and true values."""
     return shown_picture("estimated against true agreement", PICTURE, measured_lines())
 
 
 def draw(folder: Path) -> None:
-    """Draw intervals against the truth; both axes tell disagreement, so that small ones can be seen."""
+    """Draw intervals over true values; both axes show disagreement, to make small ones visible."""
     law = fit(measured_lines())
     figure = Figure(figsize=(7.5, 6))
     axes = figure.add_subplot()
@@ -175,12 +177,12 @@ def draw(folder: Path) -> None:
             if data == name and kind != "real images"
         ]
         for line in lines:
-            told, true = concluded(line, law), max(100 - line["agreement"], 0.05)
+            found, true = concluded(line, law), max(100 - line["agreement"], 0.05)
             axes.plot(
-                [true, true], [max(100 - told.high, 0.05), 100 - told.low], color=colour, lw=0.8, alpha=0.5
+                [true, true], [max(100 - found.high, 0.05), 100 - found.low], color=colour, lw=0.8, alpha=0.5
             )
-            if told.percent is not None:
-                axes.plot(true, 100 - told.percent, "o", color=colour, ms=4)
+            if found.percent is not None:
+                axes.plot(true, 100 - found.percent, "o", color=colour, ms=4)
         axes.plot([], [], "o-", color=colour, ms=4, label=_title(name))
     axes.plot([0.3, 90], [0.3, 90], color="black", lw=0.8, ls=":")
     axes.set(xscale="log", yscale="log", xlabel="true disagreement on test images, %")

@@ -1,4 +1,4 @@
-"""The table of docs/methods/zskd.md that sets the presets side by side, from the recipes themselves."""
+"""The table of docs/methods/zskd.md that compares the presets, computed from the recipes."""
 
 from __future__ import annotations
 

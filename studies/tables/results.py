@@ -26,7 +26,7 @@ from zskd.experiment.report.tables import (
 )
 
 _SHORT = {"digits": 40.0, "mnist": 10.0, "fashion-mnist": 10.0}
-"""The rate that the README shows."""
+"""Rate in the README, in percent."""
 _SHORT_ARMS = (
     *(TEACHER, "student_labels_all_plain", "real_kd"),
     *("noise_white", "noise_smooth", "class_impressions", "default", "paper", "release", "reproduction"),
@@ -62,7 +62,7 @@ def _picture(name: str) -> str:
 
 
 def short() -> str:
-    """The README's table: few arms, one rate for each data set."""
+    """The table of few arms, at one rate for each data set."""
     rows = []
     for name, title in TITLES.items():
         records = _found(name)[1]
@@ -72,22 +72,22 @@ def short() -> str:
                 if not group:
                     continue
                 one = next(iter(group.values()))
-                told = "–" if one.reported is None else f"{one.reported.value:.2f}"
+                printed = "–" if one.reported is None else f"{one.reported.value:.2f}"
                 measured = str(summarise(accuracies(group).values()))
-                rows.append((title, records.title(arm), f"{one.count:,}", measured, told))
+                rows.append((title, records.title(arm), f"{one.count:,}", measured, printed))
     return markdown_table(("data", "arm", "images", "test accuracy, measured", "published"), rows)
 
 
 def published() -> str:
-    """Every published figure beside what was measured for the same arm and rate."""
+    """All published accuracies, with the measured ones of the same arm and rate."""
     rows = []
     for name, title in TITLES.items():
         records = _found(name)[1]
         for arm in records.arms:
             for rate in [*records.rates(arm), None]:
                 group = records.at(arm, rate)
-                told = next((one.reported for one in group.values()), None)
-                if told is None:
+                reported = next((one.reported for one in group.values()), None)
+                if reported is None:
                     continue
                 values = accuracies(group).values()
                 summary = summarise(values)
@@ -96,14 +96,14 @@ def published() -> str:
                     (
                         title,
                         records.title(arm) + ("" if rate is None else f", {rate:g} %"),
-                        f"{told.value:.2f}",
+                        f"{reported.value:.2f}",
                         str(summary),
-                        f"{summary.mean - told.value:+.2f}",
+                        f"{summary.mean - reported.value:+.2f}",
                         "–" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]",
-                        told.source,
+                        reported.source,
                     )
                 )
-    head = ("data", "arm", "published", "measured", "difference", "where a further run is expected", "source")
+    head = ("data", "arm", "published", "measured", "difference", "95 % interval for one more run", "source")
     return markdown_table(head, rows)
 
 
@@ -128,7 +128,7 @@ def readings_targets() -> str:
 
 
 def readings_sets() -> str:
-    """What became of the sets of 10 %, seed 0."""
+    """How well the sets of 10 % with seed 0 fit their targets, and how correlated their images are."""
     rows = [
         (
             load_experiment("mnist").arms[arm].title,
@@ -143,13 +143,15 @@ def readings_sets() -> str:
 
 
 def sampling() -> str:
-    """What test sampling alone leaves open."""
-    open_ = " and ".join(f"±{sampling_error(p, 10_000):.2f} points at {p:g} %" for p in (99.0, 87.0))
-    return f"A sample of 10,000 test images alone leaves {open_} open, whatever the number of seeds."
+    """Uncertainty due to the sample of test images alone."""
+    errors = " and ".join(f"±{sampling_error(p, 10_000):.2f} points at {p:g} %" for p in (99.0, 87.0))
+    return (
+        f"The sample of 10,000 test images alone gives an uncertainty of {errors}, with any number of seeds."
+    )
 
 
 def write_pictures(folder: Path) -> None:
-    """Draw the experiments."""
+    """Draw the figure of each experiment."""
     for name, title in TITLES.items():
         records = _found(name)[1]
         figure = curves_figure(records, records.arms, f"{title}: test error over the number of images")

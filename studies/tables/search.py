@@ -1,4 +1,4 @@
-"""The tables that tell how the default was found: what was frozen, tried, left out, and given less time."""
+"""The tables about the search for the default: frozen settings, trials, ablation, runs with a budget."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from zskd.experiment.report.tables import markdown_table
 
 _UNSEEN = "better-fashion-mnist"
 _DATA = {"mnist": "MNIST", "filled": "MNIST, filled", "permuted": "MNIST, permuted"}
-_PLAYED = ("dfad", "zskt")
+_ONLINE = ("dfad", "zskt")
 """Presets without a transfer set."""
 
 
 def search() -> str:
-    """Every trial of the search."""
+    """All trials of the search."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for line in read_appended(RESULTS / "tuning" / "better.jsonl"):
         if "agreement" in line:
@@ -36,8 +36,8 @@ def search() -> str:
 
 
 def ablation() -> str:
-    """What agreement each change of the default costs or brings, paired over seeds, and what that amounts to
-    by the rule that the plan states."""
+    """Change of agreement for each change of the default, paired over seeds, and the verdict by the rule of
+    studies/ablation.yaml."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for line in read_appended(RESULTS / "tuning" / "ablation.jsonl"):
         found.setdefault((line["name"], line["data"]), {})[line["seed"]] = line["agreement"]
@@ -60,20 +60,20 @@ def ablation() -> str:
 
 
 def _seen(distill: dict[str, Any]) -> int:
-    """Return what older lines do not say; those that name no batch left it as it was frozen first."""
+    """Return the number of images seen, which older lines lack; without a batch size it was 256."""
     return int(distill["steps"] * distill.get("batch_size", 256))
 
 
 def frozen() -> str:
-    """What was frozen, when and why, and what the first run on Fashion-MNIST gave with it."""
+    """Frozen settings with time and reason, and the first result of each on Fashion-MNIST."""
     lines = read_appended(RESULTS / "frozen.jsonl")
-    looks = [look for look in read_appended(RESULTS / "ledger.jsonl") if look["experiment"] == _UNSEEN]
+    evaluations = [one for one in read_appended(RESULTS / "ledger.jsonl") if one["experiment"] == _UNSEEN]
     ends = [line["frozen"] for line in lines[1:]] + ["later"]
     rows = []
     for number, (line, end) in enumerate(zip(lines, ends, strict=True), 1):
-        since = [look for look in looks if line["frozen"] <= look["time"] < end]
+        since = [one for one in evaluations if line["frozen"] <= one["time"] < end]
         first = [
-            next((f"{look['test_accuracy']:.2f}" for look in since if look["cell"] == cell), "–")
+            next((f"{one['test_accuracy']:.2f}" for one in since if one["cell"] == cell), "–")
             for cell in ("noise_shapes-40-0", "default-40-0")
         ]
         commit = (line["commit"] or "–")[:8]
@@ -91,10 +91,10 @@ def frozen() -> str:
 
 
 def minutes() -> str:
-    """What a student becomes in a given time, by preset."""
+    """Test accuracy in a given time, by preset."""
     rows = []
     for line in read_lines(RESULTS / "minutes.json"):
-        images = "made as it learns" if line["preset"] in _PLAYED else f"{line['images']:,}"
+        images = "generated" if line["preset"] in _ONLINE else f"{line['images']:,}"
         facts = (f"{line['seconds']:.0f}", images, f"{line['steps']:,}", f"{line['accuracy']:.2f}")
         data = TITLES[line["data"]]
         rows.append((data, f"{line['minutes']:g}", line["preset"], *facts))

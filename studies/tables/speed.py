@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md, from the record of the benchmark and those of the work on speed."""
+"""The tables of docs/speed.md, from results/speed.json and older records of speed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def speed_machine() -> str:
     return (
         f"`{record['command']}` on {record['date']}, commit {str(record['commit'])[:8]}, torch "
         f"{record['versions']['torch']}, {machine['name']} with {machine['cores']} cores. At the rate of a "
-        f"large matrix product a core would do the arithmetic of {1e6 * rate:,.0f} impression-steps a second."
+        f"large matrix product one core computes at most {1e6 * rate:,.0f} steps of an impression per second."
     )
 
 
 def speed_reach() -> str:
-    """What was aimed at and what was reached."""
+    """Aims and measured values."""
     record = speed()
     sets, step = record["sets"], record["impression_step"]
     base = sets["plain, reproduction's"]
@@ -40,21 +40,23 @@ def speed_reach() -> str:
     largest = max(row["images"] for row in record["growth"])
     by_workers = {row["workers"]: row["seconds"] for row in record["growth"] if row["images"] == largest}
     rows = [
-        ("impressions a second, against the plain loop with the reproduction's settings", "≥ 200 ×",
+        ("impressions per second, relative to the plain loop with the reproduction's settings", "≥ 200 ×",
          f"{rates[1]:.0f} ×; {rates[2]:.0f} × with {short['settings']['steps']} steps; "
-         f"{rates[0]:.0f} × for the default's images, noise among them"),
+         f"{rates[0]:.0f} × for the default's images, noise included"),
         (f"{full['images']:,} impressions of LeNet-5", "≤ 30 s", f"{full['seconds']:.1f} s"),
-        (f"{default['images']:,} images of the default, noise among them", "–",
+        (f"{default['images']:,} images of the default, noise included", "–",
          f"{default['seconds']:.1f} s"),
-        ("a step of one impression, against the machine's limit", "≤ 5 ×", f"{step['times_limit']:.1f} ×"),
-        ("distilled images/s, all cores, against the plain loop", "≥ 2.5 ×", f"{images['ratio']:.2f} ×"),
-        (f"2 workers against 1, {largest:,} images", "≥ 1.8 ×", f"{by_workers[1] / by_workers[2]:.2f} ×"),
+        ("a step of one impression, relative to the machine's limit", "≤ 5 ×",
+         f"{step['times_limit']:.1f} ×"),
+        ("distilled images/s, all cores, relative to the plain loop", "≥ 2.5 ×", f"{images['ratio']:.2f} ×"),
+        (f"speed of 2 workers relative to 1, {largest:,} images", "≥ 1.8 ×",
+         f"{by_workers[1] / by_workers[2]:.2f} ×"),
     ]  # fmt: skip
-    return markdown_table(("measure", "aimed at", "measured"), rows)
+    return markdown_table(("measure", "aim", "measured"), rows)
 
 
 def speed_sets() -> str:
-    """The same targets by several implementations, and the students that their sets make."""
+    """Several implementations for the same targets, and the students of their sets."""
     head = ("implementation", "impressions/s", "KL(y‖T) at τ", "argmax match", "student's test accuracy")
     rows = [
         (
@@ -70,18 +72,18 @@ def speed_sets() -> str:
 
 
 def speed_steps() -> str:
-    """What one step of one impression costs, and what each thing brings."""
+    """Time for one step of one impression, and the effect of each optimisation."""
     step = speed()["impression_step"]
     names = [name for name in step if name not in ("ratio", "times_limit", "profile", "compiled")]
     rows = [(name, f"{step[name]['microseconds']:.1f}") for name in names]
     compiled = step["compiled"]
-    first = f"not rewritten, `torch.compile` ({compiled['first_seconds']:.0f} s at first)"
+    first = f"not rewritten, `torch.compile` (after {compiled['first_seconds']:.0f} s of compilation)"
     rows += [(first, f"{compiled['microseconds']:.1f}"), ("limit", f"{step['zskd']['limit']:.1f}")]
     return markdown_table(("implementation, one core", "µs"), rows)
 
 
 def speed_profile() -> str:
-    """Where one step of one impression goes."""
+    """Time for each operation in one step of one impression."""
     rows = [
         (
             f"`{row['operation']}`" if "::" in row["operation"] else row["operation"],
@@ -93,7 +95,7 @@ def speed_profile() -> str:
 
 
 def speed_distilled() -> str:
-    """What one image costs in one step of distillation."""
+    """Time for one image in one step of distillation."""
     rows = [
         (
             title,
@@ -108,7 +110,7 @@ def speed_distilled() -> str:
 
 
 def speed_budget() -> str:
-    """Budgets tried, the shortest first, and the controls of the last."""
+    """Budgets, the shortest first, and controls with the last."""
     budget = speed()["budget"]
     rows = [
         (
@@ -126,7 +128,7 @@ def speed_budget() -> str:
 
 
 def speed_growth() -> str:
-    """Time and memory with the number of images and workers."""
+    """Time and memory by number of images and workers."""
     rows = [
         (
             f"{row['images']:,}",
@@ -140,7 +142,7 @@ def speed_growth() -> str:
 
 
 def speed_quality() -> str:
-    """Students before and after the work on speed: same teacher, same seeds."""
+    """Students before and after the optimisation for speed: same teacher, same seeds."""
     rows = []
     for data in ("digits", "mnist"):
         pairs = []

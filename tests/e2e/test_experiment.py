@@ -21,7 +21,7 @@ from zskd.core.files import folder_lock
 from zskd.core.progress import Progress
 from zskd.experiment.conduct import conduct
 from zskd.experiment.definition import Experiment, load_experiment
-from zskd.experiment.layout import Place, State, lay_out, states
+from zskd.experiment.layout import CellPaths, State, lay_out, states
 from zskd.experiment.plan import plan_cells
 from zskd.experiment.record import LEDGER, Record, pack_mask, read_record, write_record
 
@@ -100,7 +100,7 @@ def ledger(results: Path) -> list[dict[str, Any]]:
 
 
 def read_card(work: Path) -> Any:
-    """What the checkpoint of the teacher with seed 1 says of itself."""
+    """The card of the checkpoint of the teacher with seed 1."""
     (card,) = work.glob("teachers/seed-1-*/card.json")
     return json.loads(card.read_text())
 
@@ -155,7 +155,7 @@ def test_every_cell_has_its_record_and_its_line_in_the_ledger(inside: Done) -> N
         assert (record.workers, record.threads) == (1, 1)
 
 
-def test_records_say_what_was_done(inside: Done) -> None:
+def test_records_hold_what_was_done(inside: Done) -> None:
     found = records(inside.results)
     counts = {
         name: (one.count, one.method, one.student_steps) for name, one in found.items() if one.seed == 0
@@ -192,8 +192,8 @@ def test_sets_are_shared_by_the_rates_that_they_nest(inside: Done) -> None:
     assert sets == ["real-1167", "real-65", "zskd-60", "zskd-65", "zskd-65"]
 
 
-def test_where_sets_lie(inside: Done, tmp_path: Path) -> None:
-    """Those that nest share the largest that is wanted; the others, other seeds and other draws do not."""
+def test_paths_of_sets(inside: Done, tmp_path: Path) -> None:
+    """Those that nest share the largest of them; the others, other seeds and other draws do not."""
     arms = PLAN["arms"] | {
         "dropping": {"title": "dropping", "settings": {"synthesis": {"missed": "drop"}}},
         "no_zero": {"title": "no zero", "images": "real", "leave_out": [0]},
@@ -205,9 +205,9 @@ def test_where_sets_lie(inside: Done, tmp_path: Path) -> None:
     experiment = load_experiment(str(tmp_path / "plan.yaml"))
 
     def sets(*only: str) -> dict[str, Path | None]:
-        places, _ = lay_out(experiment, plan_cells(experiment, only), tmp_path / "work", tmp_path / "results")
-        assert len({place.folder for place in places}) == len(places)
-        return {place.cell.name: place.set_folder for place in places}
+        layout, _ = lay_out(experiment, plan_cells(experiment, only), tmp_path / "work", tmp_path / "results")
+        assert len({paths.folder for paths in layout}) == len(layout)
+        return {paths.cell.name: paths.set_folder for paths in layout}
 
     every = sets()
     groups: dict[Path | None, set[str]] = {}
@@ -230,7 +230,7 @@ def test_where_sets_lie(inside: Done, tmp_path: Path) -> None:
             ),
         ]
     )
-    # asked for alone, a small set is made alone
+    # without a larger one, a small set is made alone
     assert every["default-2-0"] == every["default-5-0"] == sets("default-*")["default-2-0"]
     alone = sets("default-2-0")["default-2-0"]
     assert alone is not None
@@ -394,7 +394,7 @@ def net():
 """
 
 
-def test_a_cell_that_fails_is_told_with_its_log_and_stops_no_other(
+def test_a_cell_that_fails_is_reported_with_its_log_and_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -423,9 +423,9 @@ def test_a_cell_that_fails_is_told_with_its_log_and_stops_no_other(
         assert why in logs[name].read_text().splitlines()[-1]
         assert f"{name} failed: {logs[name].read_text().splitlines()[-1]} (see {logs[name]})" in printed.err
     assert zskd(*command, "--status") == 0
-    told = capsys.readouterr().out
-    assert told.startswith("5 cells: 2 done, 0 running, 3 failed, 0 left\n")
-    assert f"  diverging-2-0 failed: {logs['diverging-2-0']}\n" in told
+    printed = capsys.readouterr().out
+    assert printed.startswith("5 cells: 2 done, 0 running, 3 failed, 0 left\n")
+    assert f"  diverging-2-0 failed: {logs['diverging-2-0']}\n" in printed
     # they are tried again, and they alone
     (tmp_path / "broken").unlink()
     before = snapshot(results / "tiny")
@@ -461,12 +461,12 @@ def test_records_of_other_settings_are_refused(
 def test_a_damaged_record_is_named(inside: Done, capsys: pytest.CaptureFixture[str]) -> None:
     path = inside.results / "tiny" / "real_kd-5-0.json"
     text = path.read_text()
-    told = {
+    messages = {
         "{": "is damaged",
         text.replace('"test_accuracy": ', '"test_accuracy": 1'): "is no complete record",
         text.replace('"count"', '"size"'): "is no complete record (count: Field required): delete it",
     }
-    for damaged, message in told.items():
+    for damaged, message in messages.items():
         path.write_text(damaged)
         assert zskd("reproduce", *OPTIONS) == 2
         error = capsys.readouterr().err
@@ -477,7 +477,7 @@ def test_a_damaged_record_is_named(inside: Done, capsys: pytest.CaptureFixture[s
     assert zskd("reproduce", *OPTIONS) == 0
 
 
-def test_results_that_cannot_be_written_are_told_before_any_work(
+def test_results_that_cannot_be_written_are_refused_before_any_work(
     inside: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
@@ -525,11 +525,13 @@ def test_what_another_process_did_in_the_meantime_is_not_done_again(
 
 def forged(record: Record, right: int, **changes: Any) -> Record:
     """The record of another student that gets the first `right` of 500 images right."""
-    hits = {"test_hits": pack_mask(np.arange(500) < right), "test_accuracy": right / 5}
-    return Record.model_validate(record.model_dump() | hits | {"student_sha256": "0" * 64} | changes)
+    accuracy = {"test_hits": pack_mask(np.arange(500) < right), "test_accuracy": right / 5}
+    return Record.model_validate(
+        record.model_dump(by_alias=True) | accuracy | {"student_sha256": "0" * 64} | changes
+    )
 
 
-def test_a_cell_made_again_by_the_command_of_its_record(
+def test_a_cell_is_compared_by_the_command_of_its_record(
     inside: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "default-2-0"
@@ -540,7 +542,7 @@ def test_a_cell_made_again_by_the_command_of_its_record(
     again = (*command[1:], "--out", "the work", "--workers", "1", "--quiet", "--results")
     assert zskd(*again, inside.results) == 0
     today = read_record(Path("the work-again/records/tiny") / f"{name}.json").date
-    accuracy = f"{record.test_accuracy:.2f} recorded, {record.test_accuracy:.2f} made again {today}"
+    accuracy = f"{record.test_accuracy:.2f} recorded, {record.test_accuracy:.2f} in the new run of {today}"
     assert capsys.readouterr().out == (
         "1 cells have their record in the work-again/records; 0 failed\n"
         f"{name}: {accuracy}: identical, weight for weight\n"
@@ -556,7 +558,7 @@ def test_a_cell_made_again_by_the_command_of_its_record(
     for right, verdict, code in (
         ((near - 20, near, near + 20), "another student, inside the 95 % prediction interval [", 0),
         ((far, far + 1, far + 2), "another student, OUTSIDE the 95 % prediction interval [", 1),
-        ((far, far), "another student; 2 records are too few to say what to expect", 0),
+        ((far, far), "another student; 2 records are too few for a prediction interval", 0),
     ):
         for seed in (0, 1, 2):
             path = other / "tiny" / f"default-2-{seed}.json"
@@ -564,12 +566,12 @@ def test_a_cell_made_again_by_the_command_of_its_record(
             if seed < len(right):
                 write_record(path, forged(record, right[seed], seed=seed, cell=path.stem))
         assert zskd(*again, other) == code
-        told = capsys.readouterr().out.splitlines()[-2]
-        assert verdict in told
-        assert f"{right[0] / 5:.2f} recorded, {record.test_accuracy:.2f} made again" in told
+        printed = capsys.readouterr().out.splitlines()[-2]
+        assert verdict in printed
+        assert f"{right[0] / 5:.2f} recorded, {record.test_accuracy:.2f} in the new run of" in printed
 
 
-def test_nothing_is_made_again_that_has_no_record(
+def test_nothing_is_compared_that_has_no_record(
     inside: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ("--out", tmp_path / "work", "--results", tmp_path, "--again")
@@ -600,7 +602,7 @@ def test_a_given_teacher_one_image_no_validation_and_a_set_that_drops_some(
     assert 10 <= found["dropping-2-0"].count < 26
     known = records(inside.results)["teacher-0"]
     assert teacher.student_sha256 == teacher.teacher_sha256 == known.student_sha256
-    assert teacher.test_hits == known.test_hits
+    assert teacher.test_correct == known.test_correct
     assert (student.count, student.unique_images, student.threads) == (1, 1, 1)
     assert teacher.count == 1297  # nothing was split off
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny-experiment"]
@@ -612,15 +614,15 @@ def test_seeds_that_share_a_teacher(inside: Done, tmp_path: Path) -> None:
     experiment, plain = load_experiment(str(tmp_path / "plan.yaml")), load_experiment(FILE)
     out, results = tmp_path / "work", tmp_path / "results"
 
-    def laid_out(one: Experiment) -> dict[str, Place]:
-        return {place.cell.name: place for place in lay_out(one, plan_cells(one), out, results)[0]}
+    def laid_out(one: Experiment) -> dict[str, CellPaths]:
+        return {paths.cell.name: paths for paths in lay_out(one, plan_cells(one), out, results)[0]}
 
-    places, own = laid_out(experiment), laid_out(plain)
-    assert sorted(places) == sorted(set(CELLS) - {"teacher-1"})
-    assert len({place.teacher for place in places.values()}) == 1
-    assert places["default-2-0"].teacher == own["default-2-1"].teacher != own["default-2-0"].teacher
+    layout, own = laid_out(experiment), laid_out(plain)
+    assert sorted(layout) == sorted(set(CELLS) - {"teacher-1"})
+    assert len({paths.teacher for paths in layout.values()}) == 1
+    assert layout["default-2-0"].teacher == own["default-2-1"].teacher != own["default-2-0"].teacher
     # images are those of their own seed, made for that teacher
-    folders = {places[name].set_folder for name in ("default-2-0", "default-2-1")}
+    folders = {layout[name].set_folder for name in ("default-2-0", "default-2-1")}
     assert len(folders) == 2
     assert own["default-2-0"].set_folder not in folders
     assert own["default-2-1"].set_folder in folders
@@ -648,7 +650,7 @@ def test_the_same_on_a_twin(
     assert (record.experiment, record.dataset) == ("tiny-inverted", "digits-inverted")
     known = records(inside.results)["default-2-0"]
     assert record.teacher_sha256 != known.teacher_sha256
-    assert record.test_hits != known.test_hits
+    assert record.test_correct != known.test_correct
     again = shlex.split(record.command)
     assert again == ["zskd", "reproduce", FILE, "--twin", "inverted", "--only", "default-2-0", "--again"]
     capsys.readouterr()
@@ -661,5 +663,5 @@ def test_the_same_on_a_twin(
 
 def test_the_committed_records_of_digits_are_those_of_todays_settings(tmp_path: Path) -> None:
     experiment, results = load_experiment("digits"), Path(__file__).parents[2] / "results"
-    places, _ = lay_out(experiment, plan_cells(experiment), tmp_path, results)
-    assert set(states(places, tmp_path)) == {State.DONE}
+    layout, _ = lay_out(experiment, plan_cells(experiment), tmp_path, results)
+    assert set(states(layout, tmp_path)) == {State.DONE}

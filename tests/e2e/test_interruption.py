@@ -97,7 +97,7 @@ def test_killed_after_arbitrary_times(uninterrupted: dict[str, str], tmp_path: P
 
 
 @pytest.mark.slow
-def test_ctrl_c_tells_the_command_that_resumes_and_it_does(
+def test_ctrl_c_prints_the_command_that_resumes_and_it_does(
     uninterrupted: dict[str, str], tmp_path: Path
 ) -> None:
     process = start(tmp_path)

@@ -48,23 +48,23 @@ def found(folder: Path) -> dict[str, Any]:
 
 
 def enough(attempt: Callable[[float], str], minutes: float) -> float:
-    """Return the budget that does.
+    """Return a budget that is not refused.
 
-    On a busy machine the first one may not, and the machine may have become busier when the one that was
-    told of is tried: twice that is given then, and never more often than so.
+    On a busy machine the first one can be too small, and also the one that the message names: then twice that
+    is tried, at most four times in all.
 
     Args:
-        attempt: is made with a budget, and returns what it was refused with or nothing.
-        minutes: that do on an idle machine.
+        attempt: runs with a budget; returns the message of a refusal, or an empty text.
+        minutes: enough on an idle machine.
     """
     for _ in range(4):
         if not (refused := attempt(minutes)):
             return minutes
-        told = re.search(r"allows [\d,]+ steps, .*: give --budget ([\d.]+) or more$", refused.strip())
-        assert told is not None, refused
-        assert float(told[1]) > minutes
-        minutes = 2 * float(told[1])
-    pytest.fail(f"what is told does not do: {refused}")
+        match = re.search(r"allows [\d,]+ steps, .*: give --budget ([\d.]+) or more$", refused.strip())
+        assert match is not None, refused
+        assert float(match[1]) > minutes
+        minutes = 2 * float(match[1])
+    pytest.fail(f"the budget that the message names is refused: {refused}")
 
 
 # each holds from its moment on: a busy machine may look late, and the run is killed a little later then
@@ -154,9 +154,9 @@ def test_a_student_in_a_given_time(
     printed: list[str] = []
     minutes = enough(attempt, 0.05)
     time = re.escape(readable_seconds(60 * minutes))
-    told = re.search(rf"budget: 50 images and ([\d,]+) steps fit into {time}\n", printed[-1])
-    assert told is not None
-    steps = int(told[1].replace(",", ""))
+    match = re.search(rf"budget: 50 images and ([\d,]+) steps fit into {time}\n", printed[-1])
+    assert match is not None
+    steps = int(match[1].replace(",", ""))
     assert found(Path("student"))["steps"] == steps >= 100
     assert run([*command, "--distill.steps", str(steps), "--out", "by-hand", "--quiet"]) == 0
     for file in ("model.safetensors", "card.json"):
@@ -176,11 +176,11 @@ def test_too_little_time_is_refused_and_more_may_be_given(tiny_teacher: Path, tm
     }
     with pytest.raises(ZskdError) as refused:
         run_recipe(load_recipe("digits", small | {"budget": 0.001}), folder)
-    told = re.fullmatch(
-        r"--budget 0.001 allows 0 steps, and a student takes at least 100: give --budget ([\d.]+) or more",
+    match = re.fullmatch(
+        r"--budget 0.001 allows 0 steps, and a student needs at least 100: give --budget ([\d.]+) or more",
         str(refused.value),
     )
-    assert told is not None
+    assert match is not None
     assert not (folder / "budget.json").exists()
     assert not any(folder.glob("sets/*"))
 
@@ -191,7 +191,7 @@ def test_too_little_time_is_refused_and_more_may_be_given(tiny_teacher: Path, tm
             return str(error)
         return ""
 
-    minutes = enough(attempt, float(told[1]))
+    minutes = enough(attempt, float(match[1]))
     done = metrics(folder)
     assert done.student_steps == found(folder)["steps"] >= 100
     assert {arm.count for arm in done.arms} == {found(folder)["count"]}

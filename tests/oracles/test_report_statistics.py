@@ -17,7 +17,7 @@ NAMES = ("first", "second")
 
 
 def near(count: int, share: float) -> bool:
-    """Whether the count of RUNS agrees with the expected share, within four standard errors."""
+    """Whether that many of RUNS are what the share lets expect, within four standard errors."""
     return abs(count / RUNS - share) < 4 * sqrt(share * (1 - share) / RUNS)
 
 
@@ -35,11 +35,11 @@ def test_the_interval_of_the_mean_covers_it_in_95_of_100_experiments(n: int) -> 
 @pytest.mark.parametrize("n", [2, 3, 5])
 @pytest.mark.parametrize("confidence", [0.5, 0.95])
 def test_the_next_run_lies_where_it_is_expected(n: int, confidence: float) -> None:
-    inside = 0
+    count = 0
     for *known, following in runs(n + 1).tolist():
         low, high = prediction_interval(known, confidence) or (0, 0)
-        inside += low <= following <= high
-    assert near(inside, confidence)
+        count += low <= following <= high
+    assert near(count, confidence)
 
 
 @pytest.mark.parametrize("level", [0.05, 0.5])
@@ -48,15 +48,15 @@ def test_equal_arms_are_found_different_as_often_as_the_level(level: float) -> N
     random = np.random.default_rng(1)
     shared = random.normal(95, 2, (RUNS, 3, 1))
     pairs = shared + random.normal(0, 0.2, (RUNS, 3, 2))
-    rejected = covered = 0
+    count = covered = 0
     for a, b in pairs.transpose(0, 2, 1).tolist():
         found = compare_paired(dict(enumerate(a)), dict(enumerate(b)), names=NAMES)
         assert found.p is not None
         assert found.low is not None
         assert found.high is not None
-        rejected += found.p < level
+        count += found.p < level
         covered += found.low <= 0 <= found.high
-    assert near(rejected, level)
+    assert near(count, level)
     assert near(covered, 0.95)
 
 
@@ -131,10 +131,10 @@ def test_mcnemar_is_a_binomial_sum(
     random.shuffle(kinds)
     table = np.array(kinds, dtype=bool).reshape(-1, 2)
     found = mcnemar(table[:, 0], table[:, 1])
-    different = only_first + only_second
-    tail = sum(comb(different, k) for k in range(min(only_first, only_second) + 1))
+    n = only_first + only_second
+    tail = sum(comb(n, k) for k in range(min(only_first, only_second) + 1))
     assert (found.only_first, found.only_second, found.n) == (only_first, only_second, len(kinds))
-    assert found.p == pytest.approx(min(1.0, float(Fraction(2 * tail, 2**different))))
+    assert found.p == pytest.approx(min(1.0, float(Fraction(2 * tail, 2**n))))
 
 
 def test_one_against_nine() -> None:

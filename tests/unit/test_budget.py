@@ -132,7 +132,7 @@ def test_a_set_that_was_begun_to_be_timed_is_the_set_of_its_count(
     begun = build_transfer_set(teacher, chosen, folder)
     assert begun.manifest == plain.manifest
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in plain.folder.iterdir())
-    # what was found is read again, and for other settings it is not
+    # a second budget reads the file; one with other settings does not
     again = Budget(recipe, teacher, tmp_path, key="k", progress=Progress())
     assert again.fit_count({folder: replace(spec, count=10**6)}) == count
     found = read_json(tmp_path / BUDGET, "the test's")

@@ -1,4 +1,4 @@
-"""The estimate of the agreement on real images: what it must say of the best, the worst, and the unknown."""
+"""The estimate of the agreement on real images: its value for the best, the worst and unknown students."""
 
 import importlib
 import json
@@ -123,15 +123,15 @@ def test_the_number_is_the_law() -> None:
     assert found.weakest == ("b", "d", "f")
 
 
-def test_a_student_better_than_any_is_not_said_to_be_sure() -> None:
+def test_a_student_better_than_any_of_the_fit_keeps_an_interval() -> None:
     found = conclude(replace(SIGNALS, unexplained=0.0), NAMES, 1, LAW)
     assert (found.low, found.percent, found.high) == pytest.approx((97, 100, 100))
 
 
 OUT_OF_REACH: dict[str, tuple[Signals, int, str]] = {
-    "a fragile teacher": (replace(SIGNALS, fragility=0.26), 1, "harder to tell apart"),
-    "a distant student": (replace(SIGNALS, unexplained=0.11), 1, "further from its teacher"),
-    "colours": (SIGNALS, 3, "this teacher has 10 and 3"),
+    "a fragile teacher": (replace(SIGNALS, fragility=0.26), 1, "harder to separate"),
+    "a distant student": (replace(SIGNALS, unexplained=0.11), 1, "differs more from its teacher"),
+    "colours": (SIGNALS, 3, "this teacher has 10 classes and 3 channels"),
 }
 
 
@@ -157,7 +157,7 @@ def test_other_numbers_of_classes_are_out_of_reach() -> None:
 
 
 @pytest.mark.parametrize("fragility", [0.2, 0.9])
-def test_the_words_say_what_is_not_seen(fragility: float) -> None:
+def test_the_lines_state_what_is_not_measured(fragility: float) -> None:
     text = " ".join(conclude(replace(SIGNALS, fragility=fragility), NAMES, 1, LAW).lines())
     assert "teacher's own errors cannot be seen" in text
     assert "estimated without any" in text
@@ -211,8 +211,8 @@ def test_real_students_are_not_fitted_on(signals_script: Any) -> None:
 @pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion-mnist"])
 def test_intervals_hold_the_truth_as_often_as_is_claimed(signals_script: Any, dataset: str) -> None:
     of_set = [one for one in signals_script.measured_lines() if one["dataset"] == dataset and not one["real"]]
-    told = [(one["agreement"], signals_script.concluded(one, fitted_law())) for one in of_set]
-    inside = sum(one.low <= true <= one.high for true, one in told)
-    assert inside >= 0.8 * len(told)
-    if dataset == "fashion-mnist":  # the law alone fails there, and must be silent
-        assert all(one.percent is None for _, one in told)
+    pairs = [(one["agreement"], signals_script.concluded(one, fitted_law())) for one in of_set]
+    inside = sum(one.low <= true <= one.high for true, one in pairs)
+    assert inside >= 0.8 * len(pairs)
+    if dataset == "fashion-mnist":  # the law alone fails there: there must be no estimate
+        assert all(one.percent is None for _, one in pairs)

@@ -1,4 +1,4 @@
-"""Shares with their intervals, accuracy and agreement, on classifiers whose answers are known."""
+"""Shares with their intervals, accuracy and agreement, on classifiers whose outputs are known."""
 
 import math
 
@@ -32,21 +32,21 @@ def split(pixels: list[int], labels: list[int]) -> Split:
     return Split(lit(pixels), torch.tensor(labels, dtype=torch.int64))
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
+def wilson(count: int, n: int) -> tuple[float, float]:
     """Wilson 1927, equation by hand."""
-    z, p = 1.959963984540054, hits / n
+    z, p = 1.959963984540054, count / n
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return 100 * (middle - half), 100 * (middle + half)
 
 
-@pytest.mark.parametrize(("hits", "n"), [(8, 10), (0, 10), (10, 10), (1, 1), (9_853, 10_000), (3, 500)])
-def test_a_share_has_its_wilson_interval(hits: int, n: int) -> None:
-    found = share_of(hits, n)
-    low, high = wilson(hits, n)
-    assert found.percent == pytest.approx(100 * hits / n)
+@pytest.mark.parametrize(("count", "n"), [(8, 10), (0, 10), (10, 10), (1, 1), (9_853, 10_000), (3, 500)])
+def test_a_share_has_its_wilson_interval(count: int, n: int) -> None:
+    found = share_of(count, n)
+    low, high = wilson(count, n)
+    assert found.percent == pytest.approx(100 * count / n)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
-    interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    interval = binomtest(count, n).proportion_ci(0.95, method="wilson")
     assert (found.low, found.high) == (100 * interval.low, 100 * interval.high)
     assert 0 <= found.low <= found.percent <= found.high <= 100
     assert found.n == n

@@ -159,7 +159,7 @@ def test_samples_fill_rows_of_the_given_length_and_each_has_its_caption(n: int, 
 
 
 def test_a_film_is_one_row() -> None:
-    figure = filmstrip_figure(torch.rand(6, 1, 4, 4), list("abcdef"), "film")
+    figure = filmstrip_figure(torch.rand(6, 1, 4, 4), list("abcdef"), "trace")
     assert {axes.get_subplotspec().get_geometry()[:2] for axes in figure.axes} == {(1, 6)}
 
 

@@ -1,4 +1,4 @@
-"""What is said about a teacher: counts that can be done by hand, and warnings that are true."""
+"""Facts and warnings about a teacher: counts that can be computed by hand, and warnings that are true."""
 
 import pytest
 from torch import Tensor, nn

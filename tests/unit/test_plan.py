@@ -1,4 +1,4 @@
-"""The plan of an experiment: what a YAML file may say, which cells follow, and what a cell's key knows."""
+"""The plan of an experiment: valid YAML files, the cells of a plan, and what a cell's key depends on."""
 
 import copy
 import random
@@ -299,7 +299,7 @@ def test_arms_share_one_schedule_unless_they_keep_their_own(tmp_path: Path) -> N
     assert shared.recipe.distill == default.recipe.distill
     own = longer.recipe.distill
     assert (own.batch_size, own.learning_rate, own.tau) == (512, 0.01, 20)
-    assert own.steps == 4  # what all arms are told wins over a preset
+    assert own.steps == 4  # settings of all arms override a preset
 
 
 def test_an_arm_changes_its_own_part_of_the_shared_schedule(tmp_path: Path) -> None:
@@ -345,10 +345,15 @@ def test_nominal_rates_keep_their_name_and_get_their_size(tmp_path: Path) -> Non
 
 
 def test_reported_values_stand_beside_their_own_arm_and_rate(tmp_path: Path) -> None:
-    told = {one.name: one.reported for one in plan_cells(load(tmp_path, BASE)) if one.reported is not None}
-    assert sorted(told) == [*(f"default-5-{seed}" for seed in range(3)), *(f"teacher-{k}" for k in range(3))]
-    assert (told["default-5-1"].value, told["default-5-1"].source) == (70.5, "somebody 2019")
-    assert told["teacher-0"].value == 99.5
+    reported = {
+        one.name: one.reported for one in plan_cells(load(tmp_path, BASE)) if one.reported is not None
+    }
+    assert sorted(reported) == [
+        *(f"default-5-{seed}" for seed in range(3)),
+        *(f"teacher-{k}" for k in range(3)),
+    ]
+    assert (reported["default-5-1"].value, reported["default-5-1"].source) == (70.5, "somebody 2019")
+    assert reported["teacher-0"].value == 99.5
 
 
 def key(one: Cell, count: int = 100, **sources: str) -> str:
@@ -467,20 +472,20 @@ def shipped(request: pytest.FixtureRequest) -> tuple[Experiment, list[Cell]]:
 
 def test_a_shipped_experiment_is_whole(shipped: tuple[Experiment, list[Cell]]) -> None:
     experiment, cells = shipped
-    places = {(one.arm_name, one.rate) for one in cells}
-    assert {one for one, _ in places} == {TEACHER, *experiment.arms}  # every arm is run
+    planned = {(one.arm_name, one.rate) for one in cells}
+    assert {one for one, _ in planned} == {TEACHER, *experiment.arms}  # every arm is run
     for contrast in experiment.contrasts:  # what is to be compared is run as well, with common seeds
         second = (contrast.second, contrast.second_rate or contrast.rate)
-        assert {(contrast.first, contrast.rate), second} <= places
-    for told in experiment.reported:  # and so is what others printed
-        for rate in told.at:
-            assert (told.arm, None if rate == "all" else float(rate)) in places
+        assert {(contrast.first, contrast.rate), second} <= planned
+    for one in experiment.reported:  # and so is every published arm
+        for rate in one.at:
+            assert (one.arm, None if rate == "all" else float(rate)) in planned
     titles = [arm.title for arm in experiment.arms.values()]
     assert len(set(titles)) == len(titles)
 
 
 def test_arms_of_a_shipped_experiment_are_compared_fairly(shipped: tuple[Experiment, list[Cell]]) -> None:
-    """The students of all arms train equally long with one rule, unless an arm is about that and says so."""
+    """The students of all arms train equally long with one rule, unless an arm has its own schedule."""
     cells = [one for one in shipped[1] if one.arm_name != TEACHER]
     taught = {replace(one.recipe.teacher, seed=None) for one in cells}
     students = {one.recipe.student for one in cells if "student" not in one.arm.settings}

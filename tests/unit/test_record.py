@@ -23,7 +23,7 @@ from zskd.experiment.record import (
     write_record,
 )
 
-HITS = np.random.default_rng(0).random(203) < 0.9
+CORRECT = np.random.default_rng(0).random(203) < 0.9
 SHA = "0123456789abcdef" * 4
 VALUES: dict[str, Any] = {
     "format": FORMAT,
@@ -47,9 +47,9 @@ VALUES: dict[str, Any] = {
     "student_parameters": 35820,
     "student_steps": 4,
     "selection": "last",
-    "test_accuracy": 100 * int(HITS.sum()) / len(HITS),
-    "test_images": len(HITS),
-    "test_hits": pack_mask(HITS),
+    "test_accuracy": 100 * int(CORRECT.sum()) / len(CORRECT),
+    "test_images": len(CORRECT),
+    "test_hits": pack_mask(CORRECT),
     "teacher_accuracy": 99.0,
     "teacher_agreement": 90.0,
     "reported": {"value": 98.77, "source": "somebody 2019"},
@@ -91,18 +91,21 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert path.read_bytes() == written
 
 
+KEYS = [field.alias or name for name, field in Record.model_fields.items()]
+
+
 def test_the_example_of_these_tests_has_every_field() -> None:
-    assert list(VALUES) == list(Record.model_fields)
+    assert list(VALUES) == KEYS
 
 
-@pytest.mark.parametrize("field", list(Record.model_fields))
+@pytest.mark.parametrize("field", KEYS)
 def test_a_record_that_lacks_anything_is_refused(field: str, tmp_path: Path) -> None:
     values = {name: value for name, value in VALUES.items() if name != field}
     assert f"is no complete record ({field}: Field required)" in refused(tmp_path, values)
 
 
 @pytest.mark.parametrize("field", ["rate", "reported", "commit"])
-def test_what_does_not_exist_is_said_to_be_none(field: str, tmp_path: Path) -> None:
+def test_what_does_not_exist_is_none(field: str, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(json.dumps(VALUES | {field: None}))
     assert getattr(read_record(path), field) is None
@@ -147,20 +150,20 @@ def test_a_value_that_cannot_be_is_refused_by_its_name(field: str, tmp_path: Pat
 
 
 def flipped(image: int) -> str:
-    hits = HITS.copy()
-    hits[image] = ~hits[image]
-    return pack_mask(hits)
+    mask = CORRECT.copy()
+    mask[image] = ~mask[image]
+    return pack_mask(mask)
 
 
 CONTRADICTIONS: dict[str, dict[str, Any]] = {
-    "one hit more or less": {"test_hits": flipped(0)},
-    "the last hit": {"test_hits": flipped(202)},
+    "one correct image more or less": {"test_hits": flipped(0)},
+    "the last image": {"test_hits": flipped(202)},
     "another accuracy": {"test_accuracy": VALUES["test_accuracy"] + 0.01},
     "all right": {"test_accuracy": 100.0},
-    "more test images": {"test_images": len(HITS) + 8},
-    "fewer test images": {"test_images": len(HITS) - 8},
-    "hits that are no base64": {"test_hits": "not hits!"},
-    "hits with a bit too many": {"test_hits": base64.b64encode(b"\xff" * 26).decode()},
+    "more test images": {"test_images": len(CORRECT) + 8},
+    "fewer test images": {"test_images": len(CORRECT) - 8},
+    "a mask that is no base64": {"test_hits": "not hits!"},
+    "a mask with a bit too many": {"test_hits": base64.b64encode(b"\xff" * 26).decode()},
     "more unique images than images": {"unique_images": 27},
     "more seconds for the images than for all": {"set_seconds": 3.6},
 }
@@ -240,7 +243,7 @@ def test_the_ledger_gains_whole_lines_from_several_processes_and_loses_none(tmp_
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert len(lines) == 1 + 4 * 50
     assert lines[0].pop("time") <= lines[-1].pop("time")
-    told = (
+    repeated = (
         "experiment",
         "dataset",
         "cell",
@@ -250,7 +253,7 @@ def test_the_ledger_gains_whole_lines_from_several_processes_and_loses_none(tmp_
         "test_accuracy",
         "commit",
     )
-    assert lines[0] == {name: VALUES[name] for name in told}
+    assert lines[0] == {name: VALUES[name] for name in repeated}
     cells = [line["cell"] for line in lines[1:]]
     assert {cell: cells.count(cell) for cell in cells} == {f"default-2-{k}": 50 for k in range(4)}
 

@@ -28,12 +28,12 @@ from zskd.experiment.record import pack_mask, unpack_mask
 
 NAMES = ("ZSKD", "noise")
 VALUES = st.lists(st.floats(0, 100), min_size=2, max_size=8)
-MEASURED = st.integers(0, 10_000).map(lambda hits: hits / 100)
+MEASURED = st.integers(0, 10_000).map(lambda count: count / 100)
 P = st.floats(0, 1)
 
 
-def mask(*hits: int) -> np.ndarray:
-    return np.array(hits, dtype=bool)
+def mask(*correct: int) -> np.ndarray:
+    return np.array(correct, dtype=bool)
 
 
 def test_a_summary_reads_as_in_the_tables() -> None:
@@ -84,9 +84,9 @@ def test_the_next_run_is_less_certain_than_the_mean(values: list[float]) -> None
 
 @pytest.mark.parametrize("values", [[], [98.0, math.nan], [math.inf]])
 def test_no_runs_and_no_numbers_are_refused(values: list[float]) -> None:
-    for say in (summarise, prediction_interval):
+    for function in (summarise, prediction_interval):
         with pytest.raises(ZskdError, match="no runs|not a finite number"):
-            say(values)
+            function(values)
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95, -0.5, math.nan])
@@ -192,9 +192,9 @@ def test_images_that_only_one_network_gets_right() -> None:
     assert dataclasses.astuple(found) == (3, 1, 7, pytest.approx(10 / 16))
 
 
-@pytest.mark.parametrize("hits", [mask(), mask(0), mask(1, 0, 1)])
-def test_networks_that_are_right_on_the_same_images_do_not_differ(hits: np.ndarray) -> None:
-    assert mcnemar(hits, hits.copy()) == McNemarTest(0, 0, len(hits), 1.0)
+@pytest.mark.parametrize("correct", [mask(), mask(0), mask(1, 0, 1)])
+def test_networks_that_are_right_on_the_same_images_do_not_differ(correct: np.ndarray) -> None:
+    assert mcnemar(correct, correct.copy()) == McNemarTest(0, 0, len(correct), 1.0)
 
 
 def test_other_numbers_of_images_cannot_be_compared() -> None:
@@ -216,11 +216,11 @@ def test_no_share_has_no_sampling_error(percent: float, n: int) -> None:
 
 
 @given(st.lists(st.booleans(), max_size=70))
-def test_hits_come_back(hits: list[bool]) -> None:
-    text = pack_mask(np.array(hits, dtype=bool))
-    found = unpack_mask(text, len(hits))
-    assert (found.dtype, found.tolist()) == (np.bool_, hits)
-    assert len(text) == 4 * math.ceil(math.ceil(len(hits) / 8) / 3)
+def test_a_mask_comes_back(correct: list[bool]) -> None:
+    text = pack_mask(np.array(correct, dtype=bool))
+    found = unpack_mask(text, len(correct))
+    assert (found.dtype, found.tolist()) == (np.bool_, correct)
+    assert len(text) == 4 * math.ceil(math.ceil(len(correct) / 8) / 3)
 
 
 def test_the_first_image_is_the_highest_bit() -> None:
@@ -237,14 +237,14 @@ def test_the_first_image_is_the_highest_bit() -> None:
         ("gYA=", -9, "do not hold"),
         ("", 1, "0 bytes"),
         ("", -1, "do not hold"),
-        ("gYE=", 9, "not those of 9 images"),  # a bit behind the last image
-        ("gYB=", 9, "not those of 9 images"),  # a bit in base64's own padding
+        ("gYE=", 9, "not that of 9 images"),  # a bit behind the last image
+        ("gYB=", 9, "not that of 9 images"),  # a bit in base64's own padding
         ("gYA", 9, "damaged"),
         ("g!A=", 9, "damaged"),
         ("gYA=\n", 9, "damaged"),
         ("gYÄ=", 9, "damaged"),
     ],
 )
-def test_damaged_hits_are_refused(text: str, n: int, message: str) -> None:
+def test_a_damaged_mask_is_refused(text: str, n: int, message: str) -> None:
     with pytest.raises(ZskdError, match=message):
         unpack_mask(text, n)

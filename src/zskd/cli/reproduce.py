@@ -117,7 +117,7 @@ def _print_outcome(outcome: Outcome, records: Path) -> bool:
 
     done, failed = outcome.count(State.DONE), outcome.count(State.FAILED)
     print_line(f"{done} cells have their record in {records}; {failed} failed")
-    for place, state in zip(outcome.places, outcome.states, strict=True):
+    for place, state in zip(outcome.layout, outcome.states, strict=True):
         if state is State.FAILED:
             print_line(f"  {place.cell.name}: {place.log}")
     return not failed
@@ -141,7 +141,7 @@ def _compare(outcome: Outcome, results: Path, folder: Path) -> bool:
     """Compare cells that were run again with their records; return whether all agree as expected."""
     from zskd.experiment.compare import compare
 
-    verdicts = [compare(place, results) for place in outcome.places if place.record.is_file()]
+    verdicts = [compare(place, results) for place in outcome.layout if place.record.is_file()]
     for verdict in verdicts:
         print_line(verdict.text)
     print_line(f"To run them again, delete {folder}")

@@ -111,7 +111,7 @@ def show_filmstrip(
     """
     from zskd.evaluation.figures import save_figure
     from zskd.models.checkpoint import load_checkpoint
-    from zskd.run.page import film_figure
+    from zskd.run.page import trace_figure
     from zskd.synthesis.spec import read_spec
     from zskd.transfer_set.manifest import read_manifest
 
@@ -121,5 +121,5 @@ def show_filmstrip(
         raise ZskdError(f"{transfer_set} was made with another teacher: name the folder of its teacher")
     if not 0 <= index < manifest.count:
         raise ZskdError(f"--index is {index}: the set holds rows 0 to {manifest.count - 1}")
-    figure = film_figure(classifier, read_spec(manifest.spec, trusted=trust), index)
+    figure = trace_figure(classifier, read_spec(manifest.spec, trusted=trust), index)
     print_line(f"picture in {save_figure(figure, out)}")

@@ -1,1 +1,1 @@
-"""What can be measured and estimated."""
+"""Metrics, statistics, the agreement estimate, teacher inspection and figures."""

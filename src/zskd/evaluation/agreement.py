@@ -1,11 +1,10 @@
-"""How often a student gives its teacher's class on real images, estimated without any.
+"""How often a student predicts its teacher's class on real images, estimated without any.
 
-The law: students disagree with their teacher on real images in proportion to the share of its margins on
-class impressions that they miss. It holds for teachers whose class impressions keep their margin when they
-are moved, as those of the data sets that it was fitted on do. For others there is only a bracket: as much
-disagreement as on noise, or as the law allows, at worst; as little as it allows at best. docs/estimate.md
-tells how far to trust either. The numbers are in agreement.json, made by `studies/signals.py` from
-results/signal.json.
+The law: the disagreement on real images is proportional to the share of the teacher's margins on class
+impressions that the student misses. It holds for teachers whose class impressions keep their margin when they
+are moved, as on the data sets of the fit. For other teachers there is only a wide interval. Its upper end is
+the law's; its lower end is that of the law or the agreement on noise, whichever is lower. docs/estimate.md
+shows how reliable both are. `studies/signals.py` fits the numbers in agreement.json to results/signal.json.
 """
 
 from __future__ import annotations
@@ -22,61 +21,61 @@ from zskd.evaluation.probes import Probes, Signals, make_probes, measure
 from zskd.models.classifier import Classifier
 
 WEAKEST = 3
-"""So many classes are named."""
+"""Number of weakest classes that are listed."""
 UNSEEN = "The teacher's own errors cannot be seen: where it is wrong, agreement with it is an error too."
 
 
 @dataclass(frozen=True)
 class Law:
-    """What was fitted, and on what."""
+    """The fitted law, and the range in which it holds."""
 
     factor: float
-    """Percentage points of disagreement for each hundredth of the margins that is missed."""
+    """Percentage points of disagreement per percent of the margins that is missed."""
     spread: float
-    """The interval reaches from the estimated disagreement divided by this to it times this."""
+    """At least 1. The interval reaches from the estimated disagreement divided by it to that times it."""
     unexplained: tuple[float, float]
-    """Least that was missed by a student that it was fitted on, and up to what it is trusted."""
+    """Smallest missed share among the students of the fit, and the largest at which the law holds; 0 to 1."""
     fragility: float
-    """Loss of the teacher's margins up to which it is trusted."""
+    """Largest loss of the teacher's margins at which the law holds, 0 to 1."""
     classes: tuple[int, ...]
-    """Numbers of classes of these teachers."""
+    """Numbers of classes of the teachers of the fit."""
     channels: tuple[int, ...]
-    """Channels of their images."""
+    """Numbers of channels of their images."""
     data: tuple[str, ...]
-    """Data sets that it was fitted on."""
+    """Data sets of the fit."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Agreement on real images in percent."""
+    """Agreement with the teacher on real images, in percent (0 to 100)."""
 
     percent: float | None
-    """The estimate; None where the law does not reach."""
+    """The estimate; None where the law does not hold."""
     low: float
     """Lower end of the interval."""
     high: float
     """Upper end of the interval."""
     weakest: tuple[str, ...]
-    """Classes on which the student is probably furthest from its teacher, the worst first."""
+    """Up to three classes with probably the lowest agreement, the lowest first."""
     reason: str | None
-    """Why there is no estimate, and the interval is a wide bracket."""
+    """Why there is no estimate, only a wide interval; None where there is one."""
     signals: Signals
-    """What it was made of."""
+    """The measurements that it was computed from."""
 
     def lines(self) -> list[str]:
-        """Return it in words."""
+        """Return it as sentences, one per line."""
         interval = f"[{self.low:.1f}, {self.high:.1f}]"
         head = "agreement with the teacher on real images, estimated without any:"
         if self.percent is None:
-            said = [f"{head} no number, somewhere in {interval} %", f"Why no number: {self.reason}."]
+            lines = [f"{head} no number, somewhere in {interval} %", f"Why no number: {self.reason}."]
         else:
-            said = [f"{head} {self.percent:.1f} % {interval}"]
+            lines = [f"{head} {self.percent:.1f} % {interval}"]
         if self.weakest:
-            said.append(f"weakest classes, as far as noise can tell: {', '.join(self.weakest)}")
-        return [*said, UNSEEN]
+            lines.append(f"weakest classes, measured on noise: {', '.join(self.weakest)}")
+        return [*lines, UNSEEN]
 
     def record(self) -> EstimateRecord:
-        """Return numbers and words as a JSON file holds them."""
+        """Return numbers and sentences for a JSON file."""
         return EstimateRecord(
             percent=self.percent,
             low=self.low,
@@ -98,12 +97,12 @@ class EstimateRecord(Artefact):
     reason: str | None
     signals: Signals
     words: tuple[str, ...]
-    """The same in sentences."""
+    """The lines of `Estimate.lines`."""
 
 
 @cache
 def fitted_law() -> Law:
-    """Return what was fitted."""
+    """Return the fitted law of agreement.json."""
     values: dict[str, Any] = json.loads(
         (files("zskd.evaluation") / "agreement.json").read_text(encoding="utf-8")
     )
@@ -113,28 +112,39 @@ def fitted_law() -> Law:
 
 
 def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes | None = None) -> Estimate:
-    """Estimate how often a student gives its teacher's class on real images, without any.
+    """Estimate how often a student predicts its teacher's class on real images, without any.
 
-    Meant for students that learned from images made for this teacher; one that learned from real images is
-    better than this says.
+    It is for students that were trained on images made for this teacher. For a student trained on real images
+    it is too low.
 
     Args:
-        teacher: asked in evaluation mode; left as it is.
-        student: of the teacher's input size and number of classes; likewise.
-        probes: images of this teacher; made here when absent, which takes some seconds.
+        teacher: run in evaluation mode; not changed.
+        student: run in evaluation mode; not changed. It has the teacher's input shape and number of classes.
+        probes: made for this teacher; None: made here, in some seconds.
 
     Returns:
-        Estimate and interval in percent, and the classes on which the student is probably weakest.
+        Estimate and interval in percent, and the classes with probably the lowest agreement.
 
     Raises:
-        ZskdError: the two are no pair, the probes are another teacher's, or its answers are not finite.
+        ZskdError: the networks have different shapes, the probes were made for another teacher, or the
+            teacher's logits are not finite.
     """
     found = measure(teacher, student, probes or make_probes(teacher))
     return conclude(found, teacher.class_names, teacher.spec.shape[0], fitted_law())
 
 
 def conclude(signals: Signals, class_names: tuple[str, ...], channels: int, fitted: Law) -> Estimate:
-    """Return what signals say: a pure function of them and the law."""
+    """Return the estimate: a pure function of signals and law.
+
+    Args:
+        signals: measured on the probes.
+        class_names: of the K classes.
+        channels: of the teacher's images.
+        fitted: the law.
+
+    Returns:
+        Estimate and interval in percent; no estimate where the law does not hold.
+    """
     reason = _out_of_reach(signals, len(class_names), channels, fitted)
     least = max(signals.unexplained, fitted.unexplained[0])
     low = _agreement(fitted.factor * least * fitted.spread)
@@ -150,29 +160,35 @@ def _agreement(disagreement: float) -> float:
 
 
 def weakest_classes(by_class: Iterable[float | None], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the classes whose margins on noise are missed most, the worst first."""
-    told = [(missed, name) for missed, name in zip(by_class, names, strict=True) if missed is not None]
-    return tuple(name for _, name in sorted(told, key=lambda one: -one[0])[:WEAKEST])
+    """Return the names of the up to three classes whose margins on noise are missed most, the worst first.
+
+    Args:
+        by_class: missed share of each of the K classes, 0 or more; None where it was not measured.
+        names: of the K classes.
+    """
+    measured = [(missed, name) for missed, name in zip(by_class, names, strict=True) if missed is not None]
+    return tuple(name for _, name in sorted(measured, key=lambda one: -one[0])[:WEAKEST])
 
 
 def _out_of_reach(signals: Signals, classes: int, channels: int, fitted: Law) -> str | None:
     where = " and ".join(fitted.data)
     if classes not in fitted.classes or channels not in fitted.channels:
         return (
-            f"it was fitted on {where}, {_either(fitted.classes)} classes and {_either(fitted.channels)} "
-            f"channels, and this teacher has {classes} and {channels}"
+            f"the estimate was fitted on {where} ({_either(fitted.classes)} classes, "
+            f"{_either(fitted.channels)} channels), and this teacher has {classes} classes and {channels} "
+            "channels"
         )
     if signals.fragility > fitted.fragility:
         return (
             f"the teacher's class impressions lose {100 * signals.fragility:.0f} % of their margin when they "
-            f"are moved a little; after {where}, on which it was fitted, a number is trusted up to "
-            f"{100 * fitted.fragility:.0f} %: these classes may be harder to tell apart"
+            f"are moved a little; the estimate was fitted on {where} and holds up to "
+            f"{100 * fitted.fragility:.0f} %: these classes may be harder to separate"
         )
     if signals.unexplained > fitted.unexplained[1]:
         return (
-            f"the student misses {100 * signals.unexplained:.1f} % of the teacher's margins; after {where}, "
-            f"on which it was fitted, a number is trusted up to {100 * fitted.unexplained[1]:.1f} %: it is "
-            "further from its teacher"
+            f"the student misses {100 * signals.unexplained:.1f} % of the teacher's margins; the estimate "
+            f"was fitted on {where} and holds up to {100 * fitted.unexplained[1]:.1f} %: this student "
+            "differs more from its teacher"
         )
     return None
 

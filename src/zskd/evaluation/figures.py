@@ -1,4 +1,4 @@
-"""Pictures: pure functions of arrays that write one file each, PNG or SVG by its ending."""
+"""Figures drawn from arrays, and how one is saved as PNG, SVG or PDF."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from zskd.evaluation.statistics import Share
 
 _ENDINGS = (".png", ".svg", ".pdf")
 _LABELLED_CELLS = 20
-"""Up to this many classes every cell of a heat map carries its number."""
+"""Up to this many classes every cell of a heat map shows its number."""
 _MAIN, _CONTROL = "#1b6ca8", "#b8c4cc"
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as a whole file.
+    """Write a figure and return its path. The same figure gives the same bytes.
+
+    Args:
+        figure: to be drawn.
+        path: ends with .png, .svg or .pdf; replaced as a whole.
 
     Raises:
-        ZskdError: another ending than .png, .svg or .pdf, or an unwritable folder.
+        ZskdError: another ending, or the folder cannot be written.
     """
     if path.suffix.lower() not in _ENDINGS:
-        raise ZskdError(f"{path}: pictures are written as {', '.join(_ENDINGS)}")
-    # no date and no random names inside, so that the same picture is the same file
+        raise ZskdError(f"{path}: pictures are written as {', '.join(_ENDINGS)}; give such an ending")
+    # no date and no random names inside, so that the same figure gives the same bytes
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
     with whole_file(path) as temporary, rc_context({"svg.hashsalt": "zskd"}):
         figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata=metadata)
@@ -39,12 +43,18 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib shall not read as mathematics."""
+    """Escape what matplotlib would read as mathematics."""
     return text.replace("$", r"\$")
 
 
 def similarity_figure(values: Similarity, class_names: Sequence[str], title: str) -> Figure:
-    """Draw a (K, K) matrix as a labelled heat map."""
+    """Draw a (K, K) matrix as a labelled heat map.
+
+    Args:
+        values: (K, K); row k is class k.
+        class_names: of the K classes.
+        title: of the figure.
+    """
     k = len(class_names)
     names = [_plain(name) for name in class_names]
     side = max(4.5, min(12.0, 0.55 * k + 1.5))
@@ -75,14 +85,21 @@ def similarity_figure(values: Similarity, class_names: Sequence[str], title: str
 
 
 def caption(target: Tensor, class_names: Sequence[str]) -> str:
-    """Return an image's two strongest classes: `'3' 0.71  '8' 0.20`."""
+    """Return the two largest entries of a target (K,): `'3' 0.71  '8' 0.20`."""
     best = target.topk(min(2, len(target)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return "  ".join(f"'{class_names[k]}' {value:.2f}" for k, value in pairs)
 
 
 def grid_figure(images: Images, captions: Sequence[str], title: str, columns: int) -> Figure:
-    """Draw images in rows, each with its caption below."""
+    """Draw images in rows, each with its caption below.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], with 1 or 3 channels.
+        captions: N of them.
+        title: of the figure.
+        columns: at most so many.
+    """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     longest = max(map(len, captions), default=0)
@@ -97,7 +114,13 @@ def grid_figure(images: Images, captions: Sequence[str], title: str, columns: in
 
 
 def filmstrip_figure(images: Images, captions: Sequence[str], title: str) -> Figure:
-    """Draw one impression at several moments of its making, from left to right."""
+    """Draw the trace of one impression in one row, from its first image to its last.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], with 1 or 3 channels.
+        captions: N of them.
+        title: of the figure.
+    """
     return grid_figure(images, captions, title, columns=len(images))
 
 
@@ -112,7 +135,13 @@ class Bar:
 
 
 def bars_figure(bars: Sequence[Bar], ceiling: tuple[str, Share] | None, title: str) -> Figure:
-    """Draw percentages as horizontal bars with 95 % intervals, and a line for the teacher."""
+    """Draw percentages as horizontal bars with 95 % intervals.
+
+    Args:
+        bars: from top to bottom.
+        ceiling: name and value of a dashed line, the teacher's accuracy; None: no line.
+        title: of the figure.
+    """
     figure = Figure(figsize=(7, 0.6 * len(bars) + 1.6))
     axes = figure.add_subplot()
     values = [bar.value for bar in bars]

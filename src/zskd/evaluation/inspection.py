@@ -1,4 +1,4 @@
-"""What can be said about a teacher before anything is made with it."""
+"""What a teacher allows: facts of the network, and warnings, before anything is made with it."""
 
 from __future__ import annotations
 
@@ -19,31 +19,35 @@ from zskd.synthesis.similarity import class_similarity, concentration
 
 @dataclass(frozen=True)
 class Inspection:
-    """Facts of a network and what they mean for zero-shot distillation."""
+    """Facts of a teacher with K classes, and what they mean for zero-shot distillation."""
 
     head: str
+    """Name of the last linear layer."""
     features: int
     """Width D of the penultimate layer."""
     batch_norms: int
+    """Number of batch-norm layers."""
     parameters: int
     multiply_adds: int
     """Of one image's forward pass."""
     similarity: Similarity
+    """Cosine of each two rows of the head's weight (K, K), −1 to 1."""
     concentration: Concentration
+    """The similarity with each row scaled to [0, 1] (K, K)."""
     half_parameters: int | None
     """Parameters of the student `half`; None when no such copy can be made."""
     warnings: tuple[str, ...]
-    """What will not work, and why."""
+    """What will not work, and why; one line each."""
 
 
 def inspect_teacher(teacher: Classifier) -> Inspection:
-    """Look a network over.
+    """Return facts and warnings about a teacher.
 
     Args:
-        teacher: asked in evaluation mode; left as it is.
+        teacher: run in evaluation mode; not changed.
 
     Raises:
-        ZskdError: no class similarity can be read off its head.
+        ZskdError: its head gives no class similarity.
     """
     similarity = class_similarity(teacher.head_weight)
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -65,10 +69,10 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
 def count_multiply_adds(classifier: Classifier) -> int:
     """Return the multiply-adds of one image's forward pass (convolutions and matrix products).
 
-    They are those of the network as it is written and in evaluation mode, however it is run.
+    They are counted for the original network in evaluation mode, even where a rewritten one runs.
 
     Args:
-        classifier: left as it is.
+        classifier: not changed.
     """
     image = torch.zeros(1, *classifier.spec.shape, device=classifier.device)
     counter = FlopCounterMode(display=False)

@@ -1,4 +1,4 @@
-"""What is measured of a student: accuracy on labelled images, agreement with its teacher on any."""
+"""Accuracy on labelled images, and agreement of student and teacher on any images."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 
 _BATCH = 500
-"""Images that go through a network at once."""
+"""Images per forward pass."""
 
 
 def predict(classifier: Classifier, images: Images) -> Labels:
-    """Return the class of each image.
+    """Return the predicted class of each image: the largest logit.
 
     Args:
-        classifier: asked in evaluation mode; left as it is.
+        classifier: run in evaluation mode; not changed.
         images: (N, C, H, W) in [0, 1], of the classifier's input size; on any device.
 
     Returns:
-        Numbers of classes (N,), 0 to K − 1, in the processor's memory.
+        Class indices (N,), 0 to K − 1, on the CPU.
 
     Raises:
-        ZskdError: images of another size than the classifier's.
+        ZskdError: the images have another shape than the classifier's input.
     """
     if tuple(images.shape[1:]) != classifier.spec.shape:
         raise ZskdError(
-            f"the images are {tuple(images.shape[1:])}, and the network takes {classifier.spec.shape}"
+            f"the images are {tuple(images.shape[1:])}, and the network takes {classifier.spec.shape}: "
+            "give images of that shape"
         )
     device = classifier.device
     with frozen(classifier), torch.no_grad():
@@ -39,56 +40,64 @@ def predict(classifier: Classifier, images: Images) -> Labels:
 
 
 def accuracy(classifier: Classifier, split: Split) -> Share:
-    """Return the share of images whose label the classifier gives.
+    """Return the share of images whose label the classifier predicts.
 
     Args:
-        classifier: asked in evaluation mode; left as it is.
+        classifier: run in evaluation mode; not changed.
         split: images (N, C, H, W) in [0, 1] and their labels (N,).
 
     Returns:
         Percent, with its 95 % Wilson interval.
 
     Raises:
-        ZskdError: no images, images of another size, or labels beyond the classifier's classes.
+        ZskdError: there are no images, they have another shape than the classifier's input, or a label is
+            not one of its classes.
     """
     if len(split) and int(split.labels.max()) >= classifier.classes:
-        raise ZskdError(f"the data has more classes than the network's {classifier.classes}")
+        raise ZskdError(
+            f"the data has more classes than the network's {classifier.classes}: give the data set that the "
+            "network was trained for"
+        )
     return share_of(int((predict(classifier, split.images) == split.labels).sum()), len(split))
 
 
 def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
-    """Return the percentage of each class's images that are recognised, by the names of the classes.
+    """Return the accuracy on the images of each class in percent, by class name.
 
     Args:
-        classifier: asked in evaluation mode; left as it is.
-        split: images (N, C, H, W) in [0, 1] and their labels (N,); classes without an image are left out.
+        classifier: run in evaluation mode; not changed.
+        split: images (N, C, H, W) in [0, 1] and their labels (N,). A class without an image is left out.
 
     Raises:
-        ZskdError: images of another size than the classifier's.
+        ZskdError: the images have another shape than the classifier's input.
     """
-    hit = predict(classifier, split.images) == split.labels
+    correct = predict(classifier, split.images) == split.labels
     return {
-        name: 100 * float(hit[split.labels == k].float().mean())
+        name: 100 * float(correct[split.labels == k].float().mean())
         for k, name in enumerate(classifier.class_names)
         if bool((split.labels == k).any())
     }
 
 
 def agreement(teacher: Classifier, student: Classifier, images: Images) -> Share:
-    """Return the share of images for which teacher and student give the same class.
+    """Return the share of images for which teacher and student predict the same class.
 
     Args:
-        teacher: asked in evaluation mode; left as it is.
-        student: of the teacher's input size and classes; likewise.
+        teacher: run in evaluation mode; not changed.
+        student: run in evaluation mode; not changed. It has the teacher's input shape and number of classes.
         images: (N, C, H, W) in [0, 1].
 
     Returns:
         Percent, with its 95 % Wilson interval.
 
     Raises:
-        ZskdError: no images, images of another size, or networks of other numbers of classes.
+        ZskdError: there are no images, they have another shape than the networks' input, or the networks have
+            different numbers of classes.
     """
     if student.classes != teacher.classes:
-        raise ZskdError(f"the student has {student.classes} classes and its teacher {teacher.classes}")
+        raise ZskdError(
+            f"the student has {student.classes} classes and its teacher {teacher.classes}: give a student "
+            "that was distilled from this teacher"
+        )
     same = predict(teacher, images) == predict(student, images)
     return share_of(int(same.sum()), len(images))

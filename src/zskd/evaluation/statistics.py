@@ -1,7 +1,7 @@
-"""What may be said of a few runs: means and where the next run will lie, paired tests, many tests at once.
+"""Statistics of a few runs: means, prediction intervals, paired tests, correction for many tests.
 
 Values are percentages, one per seed; differences and deviations are in percentage points. Every
-deviation is that of a sample (n − 1), every interval has 95 % unless told otherwise.
+deviation is that of a sample (n − 1). Intervals are 95 % intervals, unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -31,30 +31,32 @@ class Share:
         return f"{self.percent:.2f} % [{self.low:.2f}, {self.high:.2f}] of {self.n:,}"
 
 
-def share_of(hits: int, n: int) -> Share:
-    """Return hits/n as a percentage with its interval.
+def share_of(count: int, n: int) -> Share:
+    """Return count/n as a percentage with its 95 % interval (Wilson 1927).
+
+    Args:
+        count: 0 to n.
+        n: number of images.
 
     Raises:
         ZskdError: n is 0.
     """
     if n == 0:
-        raise ZskdError("there are no images to measure on")
-    from scipy.stats import binomtest  # takes a while, and no worker needs it
-
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return Share(100 * hits / n, 100 * interval.low, 100 * interval.high, n)
+        raise ZskdError("there are no images to measure on: give at least one")
+    interval = binomtest(count, n).proportion_ci(method="wilson")
+    return Share(100 * count / n, 100 * interval.low, 100 * interval.high, n)
 
 
 _Values = Float64[np.ndarray, "n"]
 ENOUGH_TO_PREDICT = 3
-"""Of fewer runs the interval for the next one is so wide that it is not told."""
+"""Of fewer runs the prediction interval is too wide to be reported."""
 _ROUNDING = 1e-12
-"""Differences whose deviation is less than this share of the largest value differ by rounding alone."""
+"""A deviation below this share of the largest value is rounding error."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and sample deviation of n runs, with the t interval of the mean; one run has only itself."""
+    """Mean and sample deviation of n runs, with the t interval of the mean; None of one run."""
 
     n: int
     mean: float
@@ -72,9 +74,8 @@ class Summary:
 class Difference:
     """First minus second over the n seeds that both arms have, with its interval and two-sided p.
 
-    With one pair there is no deviation, interval or p. With no spread (all differences the same) the
-    deviation is 0 and there is no interval or p either: t would divide by zero, and a width of
-    nothing would claim a certainty that a few runs cannot give.
+    One pair has no deviation, interval or p. Where all differences are equal the deviation is 0, and there is
+    no interval or p either: t would divide by zero, and an interval of width 0 would claim too much.
     """
 
     first: str
@@ -89,7 +90,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemarTest:
-    """Which of the same n test images only one of two networks gets right, and the exact two-sided p."""
+    """How many of the same n test images only one of two networks classifies correctly, and the exact
+    two-sided p."""
 
     only_first: int
     only_second: int
@@ -98,9 +100,9 @@ class McNemarTest:
 
 
 def summarise(values: Collection[float]) -> Summary:
-    """Return what n runs of one arm say of its mean: mean ± t_{n−1}·s/√n (Student 1908).
+    """Return mean, deviation and interval of n runs of one arm: mean ± t_{n−1}·s/√n (Student 1908).
 
-    Equal values give an interval of no width.
+    Equal values give an interval of width 0.
 
     Raises:
         ZskdError: there are no values, or one is not a finite number.
@@ -115,16 +117,22 @@ def summarise(values: Collection[float]) -> Summary:
 
 
 def prediction_interval(values: Collection[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return where one further run of the same arm is expected: mean ± t_{n−1}·s·√(1 + 1/n).
+    """Return the interval for one further run of the same arm: mean ± t_{n−1}·s·√(1 + 1/n).
 
-    It holds for normally distributed runs (Hahn and Meeker 1991); with few of them it is wide, and
-    rightly so. One run tells nothing of the next: None.
+    It holds for normally distributed runs (Hahn and Meeker 1991); few runs give a wide interval.
+
+    Args:
+        values: of at least one run.
+        confidence: probability that the run lies in the interval, above 0 and below 1.
+
+    Returns:
+        Lower and upper end; None for one run.
 
     Raises:
         ZskdError: there are no values, one is not finite, or the confidence is not between 0 and 1.
     """
     if not 0 < confidence < 1:
-        raise ZskdError(f"a confidence lies between 0 and 1, and this is {confidence}")
+        raise ZskdError(f"the confidence is {confidence}: give one between 0 and 1")
     summary = summarise(values)
     if summary.deviation is None:
         return None
@@ -135,19 +143,21 @@ def prediction_interval(values: Collection[float], confidence: float = 0.95) -> 
 def compare_paired(
     first: Mapping[int, float], second: Mapping[int, float], *, names: tuple[str, str]
 ) -> Difference:
-    """Return how two arms differ over the seeds that both have, by the paired t test.
+    """Compare two arms over the seeds that both have, by the paired t test.
 
     Args:
         first: seed -> value of one arm.
         second: seed -> value of the other; it is subtracted.
-        names: what the two arms are called.
+        names: of the two arms.
 
     Raises:
         ZskdError: the arms have no seed in common, or a value is not finite.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
-        raise ZskdError(f"{names[0]} and {names[1]} have no seed in common: run one of them with the other's")
+        raise ZskdError(
+            f"{names[0]} and {names[1]} have no seed in common: run one arm with the seeds of the other"
+        )
     a, b = _finite([first[seed] for seed in seeds]), _finite([second[seed] for seed in seeds])
     differences = a - b
     n, mean = len(seeds), float(differences.mean())
@@ -162,10 +172,10 @@ def compare_paired(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return each p adjusted for the whole family by Holm's step-down rule (Holm 1979), in the given order.
+    """Return all p-values adjusted for many tests by Holm's step-down rule (Holm 1979), in the given order.
 
     The k-th smallest of m is multiplied by m − k + 1; none is smaller than the one before it or
-    larger than 1. None, a test that could not be made, stays None and does not count in m.
+    larger than 1. None, a missing test, stays None and does not count in m.
 
     Raises:
         ZskdError: a p outside [0, 1].
@@ -173,7 +183,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     # scipy adjusts for the false discovery rate only, and statsmodels is a large dependency for four lines
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     if any(not 0 <= p <= 1 for p, _ in known):
-        raise ZskdError("a p-value lies between 0 and 1")
+        raise ZskdError("a p-value lies outside 0 to 1: give one between 0 and 1")
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
     for rank, (p, i) in enumerate(known):
@@ -181,41 +191,46 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def mcnemar(first_hits: CorrectMask, second_hits: CorrectMask) -> McNemarTest:
-    """Return the exact test of whether two networks are right equally often (McNemar 1947).
+def mcnemar(first: CorrectMask, second: CorrectMask) -> McNemarTest:
+    """Test exactly whether two networks have the same accuracy (McNemar 1947).
 
-    Only images that exactly one of them gets right tell: each is the first's with probability ½.
-    The p speaks of these two networks, not of other seeds. Without such an image it is 1.
+    It counts the images that exactly one network classifies correctly: under the null hypothesis each is the
+    first's with probability ½. Without such an image p is 1. The test compares these two networks, not their
+    arms.
 
     Args:
-        first_hits: whether each of n test images is recognised (n,).
-        second_hits: the same of the other network, for the same images in the same order.
+        first: correct mask of the first network, for n test images (n,).
+        second: correct mask of the second network, for the same images in the same order (n,).
 
     Raises:
-        ZskdError: the two are of different lengths.
+        ZskdError: the masks have different lengths.
     """
-    if len(first_hits) != len(second_hits):
+    if len(first) != len(second):
         raise ZskdError(
-            f"one network was tested on {len(first_hits):,} images and the other on "
-            f"{len(second_hits):,}: compare them on the same ones"
+            f"one network was tested on {len(first):,} images and the other on "
+            f"{len(second):,}: compare them on the same ones"
         )
-    only_first, only_second = int((first_hits & ~second_hits).sum()), int((second_hits & ~first_hits).sum())
-    told = only_first + only_second
-    p = float(binomtest(only_first, told, 0.5).pvalue) if told else 1.0
-    return McNemarTest(only_first, only_second, len(first_hits), p)
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n = only_first + only_second
+    p = float(binomtest(only_first, n, 0.5).pvalue) if n else 1.0
+    return McNemarTest(only_first, only_second, len(first), p)
 
 
 def sampling_error(percent: float, n: int) -> float:
-    """Return the half width in points of the 95 % interval that a sample of n test images alone gives.
+    """Return the half width of the 95 % interval due to a sample of n test images alone, in points.
 
-    Normal approximation 1.96·√(p(1 − p)/n): a rule of thumb, 0 at 0 and 100 %; the interval of one
-    measured share is `evaluate.share`.
+    Normal approximation 1.96·√(p(1 − p)/n): a rule of thumb, 0 at 0 and 100 %. The interval of a measured
+    share is that of `share`.
+
+    Args:
+        percent: accuracy, 0 to 100.
+        n: number of test images, at least 1.
 
     Raises:
-        ZskdError: a percentage outside [0, 100], or no images.
+        ZskdError: percent or n is out of range.
     """
     if not 0 <= percent <= 100 or n < 1:
-        raise ZskdError(f"no share of images: {percent} % of {n}")
+        raise ZskdError(f"{percent} % of {n} is no share of images: give 0 to 100 %, and n from 1 on")
     p = percent / 100
     return 100 * float(norm.ppf(0.975)) * math.sqrt(p * (1 - p) / n)
 
@@ -230,5 +245,5 @@ def _finite(values: Collection[float]) -> _Values:
 
 
 def _t_quantile(confidence: float, n: int) -> float:
-    """Return what Student's t of n runs, n − 1 degrees of freedom, stays within on either side."""
+    """Return the two-sided quantile of Student's t with n − 1 degrees of freedom."""
     return float(t.ppf((1 + confidence) / 2, n - 1))

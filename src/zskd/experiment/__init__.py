@@ -1,1 +1,1 @@
-"""Experiments: arms × rates × seeds, done once each, written down as records."""
+"""Experiments: arms × rates × seeds; each cell is run once and saved as a record."""

@@ -1,4 +1,4 @@
-"""One cell: its student is trained, measured once on the test set, and written down."""
+"""One cell: its student is trained, measured once on the test set, and saved as a record."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import read_manifest
 
 _SHOWN = 64
-"""So many images of a set are shown in TensorBoard."""
+"""Number of images of a set that TensorBoard shows."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell with all that is needed to do it, for whatever process does."""
+    """A cell with everything that a worker process needs to run it."""
 
     cell: Cell
     key: str
@@ -47,29 +47,38 @@ class Job:
     folder: Path
     """Of this cell alone."""
     teacher: Path
-    """Checkpoint of its teacher."""
+    """Checkpoint folder of its teacher."""
     images: Path | None
-    """Transfer set; None for the teacher itself, and where a generator makes the images."""
+    """Folder of its transfer set; None for the teacher itself and for generated images."""
     count: int
-    """Images that it learns from: the beginning of the set."""
+    """Number of training images: the first ones of the set."""
     set_seconds: float
-    """Time that its images took."""
+    """Seconds that its images took."""
     workers: int
+    """Processes of the experiment."""
     results: Path
-    """Folder that records and ledger go to."""
+    """Folder of records and ledger."""
     command: str
+    """Command line that runs this cell again, for its record."""
 
 
-def do_cell(job: Job, progress: Progress) -> Record:
+def run_cell(job: Job, progress: Progress) -> Record:
     """Train and measure the student of a cell, and write its record.
 
-    The test set is touched here, once; the ledger gets its line before anything else is told.
+    The test set is used here, once. The ledger gets its line before any result is reported.
+
+    Args:
+        job: the cell and what it needs.
+        progress: receives steps, images and results.
+
+    Raises:
+        ZskdError: an input is missing or damaged, or training fails.
     """
-    with tracked(progress, job.cell.recipe.tensorboard, job.cell.name) as told:
-        record = _record(job, told)
+    with tracked(progress, job.cell.recipe.tensorboard, job.cell.name) as tracker:
+        record = _record(job, tracker)
         note_evaluation(job.results / LEDGER, record)
-        told.note("test/accuracy", record.test_accuracy, record.student_steps)
-        told.note("test/agreement", record.teacher_agreement, record.student_steps)
+        tracker.note("test/accuracy", record.test_accuracy, record.student_steps)
+        tracker.note("test/agreement", record.teacher_agreement, record.student_steps)
     write_record(record_path(job.results, record.experiment, record.cell), record)
     return record
 
@@ -81,7 +90,7 @@ def _record(job: Job, progress: Progress) -> Record:
         teacher = load_teacher(recipe, job.teacher)
         images = None
         if job.images is not None:
-            # a set whose images may be dropped is smaller than was planned
+            # a set that drops images is smaller than planned
             count = min(job.count, read_manifest(job.images).count)
             images = TransferSet(job.images, first=count)
             progress.picture("images", images.images(torch.arange(min(_SHOWN, count))))
@@ -127,24 +136,28 @@ def _record(job: Job, progress: Progress) -> Record:
 
 @lru_cache(maxsize=1)
 def load_test(data: DataConfig, shape: tuple[int, int, int]) -> Split:
-    """Return the test images; a worker reads them once for all its cells."""
+    """Return the test split, its images (N, C, H, W) in [0, 1]; a worker reads it once for all its cells.
+
+    Raises:
+        ZskdError: the data are missing or have another shape.
+    """
     return load_data(data, shape).test
 
 
 def _measured(teacher: Classifier, student: Classifier, test: Split) -> dict[str, Any]:
-    said, taught = (predict(one, test.images) for one in (student, teacher))
-    hits = said == test.labels
+    of_student, of_teacher = (predict(one, test.images) for one in (student, teacher))
+    correct = of_student == test.labels
     return {
-        "test_accuracy": _percent(hits),
+        "test_accuracy": _percent(correct),
         "test_images": len(test),
-        "test_hits": pack_mask(hits.numpy()),
-        "teacher_accuracy": _percent(taught == test.labels),
-        "teacher_agreement": _percent(said == taught),
+        "test_hits": pack_mask(correct.numpy()),
+        "teacher_accuracy": _percent(of_teacher == test.labels),
+        "teacher_agreement": _percent(of_student == of_teacher),
     }
 
 
-def _percent(hits: Tensor) -> float:
-    return 100 * int(hits.sum()) / len(hits)
+def _percent(mask: Tensor) -> float:
+    return 100 * int(mask.sum()) / len(mask)
 
 
 def _facts_of_teacher(job: Job) -> dict[str, Any]:
@@ -163,12 +176,12 @@ def _facts_of_teacher(job: Job) -> dict[str, Any]:
 def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
     config, recipe = job.cell.recipe.distill, job.cell.recipe
     steps = job.cell.student_steps(job.count if images is None else len(images))
-    optimised = 0 if images is None else sum(int(shard.steps.sum()) for shard in images)
-    asked = steps * config.batch_size if config.teacher_weight else 0
-    # made images are stored with the teacher's answers, which real ones do not need
+    backwards = 0 if images is None else sum(int(shard.steps.sum()) for shard in images)
+    distilled = steps * config.batch_size if config.teacher_weight else 0
+    # made images are stored with the teacher's logits, which real ones do not need
     stored = len(images) if images is not None and job.cell.arm.images == "made" else 0
-    if config.generator.share:  # the generator asks as well, each time with a gradient
-        optimised += -(-steps // config.generator.student_steps) * round(
+    if config.generator.share:  # a generator needs the teacher's gradient too
+        backwards += -(-steps // config.generator.student_steps) * round(
             config.generator.share * config.batch_size
         )
     return {
@@ -177,18 +190,21 @@ def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
         "unique_images": job.count if images is None else _unique(images),
         "student": recipe.student,
         "student_steps": steps,
-        "teacher_forwards": optimised + asked + stored,
-        "teacher_backwards": optimised,
+        "teacher_forwards": backwards + distilled + stored,
+        "teacher_backwards": backwards,
     }
 
 
 def _unique(images: TransferSet) -> int:
-    seen = {sha256(image.numpy().tobytes()).digest() for shard in images for image in shard.images}
-    return len(seen)
+    return len({sha256(image.numpy().tobytes()).digest() for shard in images for image in shard.images})
 
 
 def note_evaluation(ledger: Path, record: Record) -> None:
-    """Append one line to the ledger of evaluations on test sets; what stands there is never changed."""
+    """Append one line to the ledger of evaluations on test sets. Earlier lines are never changed.
+
+    Raises:
+        ZskdError: the file cannot be written.
+    """
     line = {
         "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "experiment": record.experiment,

@@ -1,4 +1,4 @@
-"""A cell made again, against the record that it has."""
+"""Compare a new run of a cell with its record."""
 
 from __future__ import annotations
 
@@ -7,36 +7,43 @@ from pathlib import Path
 
 from zskd.core.errors import ZskdError
 from zskd.evaluation.statistics import ENOUGH_TO_PREDICT, prediction_interval
-from zskd.experiment.layout import Place
+from zskd.experiment.layout import CellPaths
 from zskd.experiment.record import read_record, read_records, record_path
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the comparison says."""
+    """Result of the comparison."""
 
     text: str
+    """One line."""
     expected: bool
-    """Whether the new result is the recorded one, or one that its arm's spread lets expect."""
+    """Whether weights are identical or the accuracy is in the prediction interval; True without one."""
 
 
-def compare(place: Place, results: Path) -> Verdict:
-    """Compare a cell that was made again with its record.
+def compare(paths: CellPaths, results: Path) -> Verdict:
+    """Compare a new run of a cell with its record.
 
-    The same machine and versions give the same student. Elsewhere its accuracy is to lie within the 95 %
-    prediction interval that the records of its arm and rate give for one more run.
+    The same machine and versions give the same student. Elsewhere its accuracy should lie in the 95 %
+    prediction interval for one more run, computed from the records of its arm and rate.
+
+    Args:
+        paths: of the cell that was run again.
+        results: folder of the records to compare with.
 
     Raises:
-        ZskdError: the cell has no record there.
+        ZskdError: either record is missing or damaged.
     """
-    now = read_record(place.record)
+    now = read_record(paths.record)
     path = record_path(results, now.experiment, now.cell)
     if not path.is_file():
-        raise ZskdError(f"{path} is missing: --again compares with it; without --again it is made")
+        raise ZskdError(f"{path} is missing, and --again compares with it: leave out --again to make it")
     then = read_record(path)
-    told = f"{now.cell}: {then.test_accuracy:.2f} recorded, {now.test_accuracy:.2f} made again {now.date}"
+    accuracies = (
+        f"{now.cell}: {then.test_accuracy:.2f} recorded, {now.test_accuracy:.2f} in the new run of {now.date}"
+    )
     if now.student_sha256 == then.student_sha256:
-        return Verdict(f"{told}: identical, weight for weight", True)
+        return Verdict(f"{accuracies}: identical, weight for weight", True)
     same = [
         record.test_accuracy
         for record in read_records(results, then.experiment)
@@ -45,8 +52,8 @@ def compare(place: Place, results: Path) -> Verdict:
     interval = prediction_interval(same) if len(same) >= ENOUGH_TO_PREDICT else None
     if interval is None:
         return Verdict(
-            f"{told}: another student; {len(same)} records are too few to say what to expect", True
+            f"{accuracies}: another student; {len(same)} records are too few for a prediction interval", True
         )
     inside = interval[0] <= now.test_accuracy <= interval[1]
     where = f"the 95 % prediction interval [{interval[0]:.2f}, {interval[1]:.2f}] of {len(same)} records"
-    return Verdict(f"{told}: another student, {'inside' if inside else 'OUTSIDE'} {where}", inside)
+    return Verdict(f"{accuracies}: another student, {'inside' if inside else 'OUTSIDE'} {where}", inside)

@@ -1,7 +1,7 @@
-"""Doing an experiment: seed by seed, teachers, then sets, then students side by side.
+"""Run an experiment: all teachers, then seed by seed the sets and the students, several in parallel.
 
-Seeds come one after the other, so that what time does not suffice for are seeds and not arms. Within a seed
-the dear sets come last. A cell that fails leaves a log and stops no other.
+Seeds come one after the other, so that an experiment that is stopped early lacks seeds and not arms. Within a
+seed the expensive sets come last. A cell that fails leaves a log and stops no other cell.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from zskd.core.progress import Progress, WorkerProgress, readable_seconds
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
 from zskd.data.datasets import Dataset
-from zskd.experiment.cell import Job, do_cell
+from zskd.experiment.cell import Job, run_cell
 from zskd.experiment.cost import COSTS, Cost, estimate, read_known
 from zskd.experiment.definition import Experiment
-from zskd.experiment.layout import Place, State, lay_out, states
+from zskd.experiment.layout import CellPaths, State, lay_out, states
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import Record
 from zskd.synthesis.build import build_transfer_set
@@ -30,18 +30,18 @@ from zskd.synthesis.real import build_real_set
 from zskd.teacher.sources import Sources, load_teacher, make_teacher, open_sources
 
 _ROUND_SECONDS = 300.0
-"""Sets of so many seconds are made before their students are trained."""
+"""Sets that together take so long are made before their students are trained."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the cells that were asked for."""
+    """The cells of a run and their states, in the same order."""
 
-    places: list[Place]
+    layout: list[CellPaths]
     states: list[State]
 
     def count(self, state: State) -> int:
-        """Return how many cells are in a state."""
+        """Return the number of cells in a state."""
         return self.states.count(state)
 
 
@@ -55,44 +55,47 @@ def conduct(
     command: Callable[[Cell], str],
     progress: Progress | None = None,
 ) -> Outcome:
-    """Do the cells that have no record yet.
+    """Run the cells that have no record yet.
 
     Args:
-        experiment: the whole.
-        cells: those that are wanted.
-        out: folder of teachers, sets and students; whatever is whole in it is kept.
+        experiment: with all its arms.
+        cells: to be run, at least one.
+        out: folder of teachers, sets and students; complete ones are kept and used.
         results: folder of records and ledger.
-        workers: processes; 0 for one per core.
-        command: how a cell is made again, for its record.
-        progress: told of everything.
+        workers: number of processes; 0 for one per core. A GPU gets one.
+        command: returns the command line that runs a cell again, for its record.
+        progress: receives log lines and steps.
+
+    Returns:
+        All cells with their states. A cell that fails raises no error here; its log has it.
 
     Raises:
-        ZskdError: the folder is in use, or there are records of other settings.
+        ZskdError: the folder is in use, there are records of other settings, or there is no test set.
     """
     progress, workers = progress or Progress(), workers or usable_cores()
-    places, sources = lay_out(experiment, cells, out, results)
-    todo = _todo(places, out)
-    progress.log(f"experiment {experiment.name}: {len(places)} cells, {len(places) - len(todo)} done before")
+    layout, sources = lay_out(experiment, cells, out, results)
+    todo = _todo(layout, out)
+    progress.log(f"experiment {experiment.name}: {len(layout)} cells, {len(layout) - len(todo)} done before")
     if todo:
-        make_folder(results)  # before there is work that could not be written down
+        make_folder(results)  # first: results that cannot be written would be lost
         with folder_lock(out):
-            todo = _todo(places, out)  # whoever held the folder until now has done some
+            todo = _todo(layout, out)  # the process that had the lock may have run some
             _Conductor(experiment, todo, sources, out, results, workers, command, progress).run()
-    return Outcome(places, states(places, out))
+    return Outcome(layout, states(layout, out))
 
 
-def _todo(places: list[Place], out: Path) -> list[Place]:
-    found = zip(places, states(places, out), strict=True)
-    return [place for place, state in found if state is not State.DONE]
+def _todo(layout: list[CellPaths], out: Path) -> list[CellPaths]:
+    found = zip(layout, states(layout, out), strict=True)
+    return [paths for paths, state in found if state is not State.DONE]
 
 
 class _Conductor:
-    """The work that is left of an experiment, in a folder that this process holds."""
+    """Runs the remaining cells of an experiment, in a folder that this process has locked."""
 
     def __init__(
         self,
         experiment: Experiment,
-        todo: list[Place],
+        todo: list[CellPaths],
         sources: Sources,
         out: Path,
         results: Path,
@@ -106,26 +109,26 @@ class _Conductor:
         self._command, self._progress = command, progress
         on_cpu = sources.model.device.type == "cpu"  # a GPU is kept busy by one process
         self._workers = workers if on_cpu else 1
-        for place in todo:
-            remove_file(place.log)
-            remove_file(place.started)
+        for paths in todo:
+            remove_file(paths.log)
+            remove_file(paths.started)
         known = read_known(out)
         costs = estimate(todo, sources.model, known)
-        self._costs = {place.cell.name: cost for place, cost in zip(todo, costs, strict=True)}
+        self._costs = {paths.cell.name: cost for paths, cost in zip(todo, costs, strict=True)}
         write_json(out / COSTS, known)
 
     def run(self) -> None:
-        """Do everything that can be done."""
+        """Run all cells that can be run."""
         expected = readable_seconds(self._seconds(self._todo))
-        self._progress.log(f"{len(self._todo)} cells to do, {expected} or so with {self._workers} workers")
+        self._progress.log(f"{len(self._todo)} cells to run, about {expected} with {self._workers} workers")
         self._train_teachers()
         while cells := self._next_round():
             self._make_sets(cells)
-            self._make_students([place for place in cells if place in self._todo])
+            self._make_students([paths for paths in cells if paths in self._todo])
 
     def _train_teachers(self) -> None:
-        first = {place.teacher: place for place in self._todo}
-        missing = [place for place in first.values() if not (place.teacher / "card.json").is_file()]
+        first = {paths.teacher: paths for paths in self._todo}
+        missing = [paths for paths in first.values() if not (paths.teacher / "card.json").is_file()]
         steps = sum(p.cell.recipe.teacher.total_steps(len(self._data.train)) for p in missing)
         if not missing:
             return
@@ -141,16 +144,16 @@ class _Conductor:
                 if log:
                     self._fail([p for p in self._todo if p.teacher == missing[number].teacher], log)
 
-    def _next_round(self) -> list[Place]:
-        """Return cells of the lowest seed whose sets are made next: many cheap ones, or a dear one."""
+    def _next_round(self) -> list[CellPaths]:
+        """Return cells of the lowest seed whose sets are made next: many cheap sets, or one expensive set."""
         if not self._todo:
             return []
         seed = self._todo[0].cell.recipe.seed
-        by_set: dict[Path | None, list[Place]] = {}
-        for place in self._todo:
-            if place.cell.recipe.seed == seed:
-                by_set.setdefault(place.set_folder, []).append(place)
-        chosen: list[Place] = []
+        by_set: dict[Path | None, list[CellPaths]] = {}
+        for paths in self._todo:
+            if paths.cell.recipe.seed == seed:
+                by_set.setdefault(paths.set_folder, []).append(paths)
+        chosen: list[CellPaths] = []
         seconds = 0.0
         for group in sorted(by_set.values(), key=lambda group: self._costs[group[0].cell.name].images):
             seconds += self._costs[group[0].cell.name].images
@@ -159,19 +162,19 @@ class _Conductor:
             chosen += group
         return chosen
 
-    def _make_sets(self, cells: list[Place]) -> None:
-        for folder in dict.fromkeys(place.set_folder for place in cells):
-            users = [place for place in cells if place.set_folder == folder]
+    def _make_sets(self, cells: list[CellPaths]) -> None:
+        for folder in dict.fromkeys(paths.set_folder for paths in cells):
+            users = [paths for paths in cells if paths.set_folder == folder]
             try:
                 if folder is not None:
                     self._make_set(users[0], folder)
             except Exception as error:
                 self._fail(users, _log(error))
 
-    def _make_set(self, place: Place, folder: Path) -> None:
-        images, recipe = place.images, place.cell.recipe
+    def _make_set(self, paths: CellPaths, folder: Path) -> None:
+        images, recipe = paths.images, paths.cell.recipe
         assert images is not None
-        teacher = load_teacher(recipe, place.teacher)
+        teacher = load_teacher(recipe, paths.teacher)
         with _set_clock(folder)("set"):
             if images.spec is None:
                 build_real_set(
@@ -187,11 +190,11 @@ class _Conductor:
                     teacher, images.spec, folder, workers=self._workers, progress=self._progress
                 )
 
-    def _make_students(self, cells: list[Place]) -> None:
-        jobs = [self._job(place) for place in cells]
+    def _make_students(self, cells: list[CellPaths]) -> None:
+        jobs = [self._job(paths) for paths in cells]
         if not jobs:
             return
-        steps = sum(place.cell.student_steps(place.count) for place in cells)
+        steps = sum(paths.cell.student_steps(paths.count) for paths in cells)
         with self._progress.task(f"{len(jobs)} cells", steps, "steps") as task:
             workers = min(self._workers, len(jobs))
             for number, (record, log) in each_done(
@@ -200,48 +203,54 @@ class _Conductor:
                 if record is None:
                     self._fail([cells[number]], log)
                 else:
-                    self._tell(cells[number], record)
+                    self._report(cells[number], record)
 
-    def _job(self, place: Place) -> Job:
+    def _job(self, paths: CellPaths) -> Job:
         share = 0.0
-        if place.images is not None and place.set_folder is not None:
-            share = _set_clock(place.set_folder).seconds["set"] * place.count / place.images.count
+        if paths.images is not None and paths.set_folder is not None:
+            share = _set_clock(paths.set_folder).seconds["set"] * paths.count / paths.images.count
         return Job(
-            cell=place.cell,
-            key=place.key,
+            cell=paths.cell,
+            key=paths.key,
             experiment=self._experiment.name,
-            folder=place.folder,
-            teacher=place.teacher,
-            images=place.set_folder,
-            count=place.count,
+            folder=paths.folder,
+            teacher=paths.teacher,
+            images=paths.set_folder,
+            count=paths.count,
             set_seconds=share,
             workers=self._workers,
             results=self._results,
-            command=self._command(place.cell),
+            command=self._command(paths.cell),
         )
 
-    def _fail(self, places: list[Place], log: str) -> None:
-        for place in places:
-            write_text(place.log, log)
-            self._todo.remove(place)
-            self._progress.log(f"{place.cell.name} failed: {log.splitlines()[-1]} (see {place.log})")
+    def _fail(self, layout: list[CellPaths], log: str) -> None:
+        for paths in layout:
+            write_text(paths.log, log)
+            self._todo.remove(paths)
+            self._progress.log(f"{paths.cell.name} failed: {log.splitlines()[-1]} (see {paths.log})")
 
-    def _tell(self, place: Place, record: Record) -> None:
-        self._todo.remove(place)
+    def _report(self, paths: CellPaths, record: Record) -> None:
+        self._todo.remove(paths)
         left = readable_seconds(self._seconds(self._todo))
         self._progress.log(
             f"{record.cell}: {record.test_accuracy:.2f} % in {readable_seconds(record.wall_seconds)}; "
             f"{len(self._todo)} cells left, about {left}"
         )
 
-    def _seconds(self, places: list[Place]) -> float:
-        return seconds_left(places, self._costs, self._workers)
+    def _seconds(self, layout: list[CellPaths]) -> float:
+        return seconds_left(layout, self._costs, self._workers)
 
 
-def seconds_left(places: Sequence[Place], costs: dict[str, Cost], workers: int) -> float:
-    """Return how long so many processes need for some cells, each set counted once."""
-    sets = {place.set_folder: costs[place.cell.name].images for place in places}
-    return (sum(sets.values()) + sum(costs[place.cell.name].student for place in places)) / workers
+def seconds_left(layout: Sequence[CellPaths], costs: dict[str, Cost], workers: int) -> float:
+    """Return the seconds that some cells take; each set counts once.
+
+    Args:
+        layout: the cells.
+        costs: by the names of the cells, in seconds of one core.
+        workers: number of processes, at least 1.
+    """
+    sets = {paths.set_folder: costs[paths.cell.name].images for paths in layout}
+    return (sum(sets.values()) + sum(costs[paths.cell.name].student for paths in layout)) / workers
 
 
 def _set_clock(folder: Path) -> Clock:
@@ -249,28 +258,28 @@ def _set_clock(folder: Path) -> Clock:
 
 
 def _log(error: Exception) -> str:
-    """Return what is written down of a failure; the last line says what it was."""
-    told = "" if isinstance(error, ZskdError) else traceback.format_exc()
-    return f"{told}{type(error).__name__}: {one_line(error)}\n"
+    """Return the log of a failure; its last line is the error."""
+    trace = "" if isinstance(error, ZskdError) else traceback.format_exc()
+    return f"{trace}{type(error).__name__}: {one_line(error)}\n"
 
 
-def _make_teacher(places: list[Place], number: int, on_progress: Callable[[int], None]) -> str:
-    """Train a teacher; the work of one worker. Returns why it failed, or nothing."""
-    place, recipe = places[number], places[number].cell.recipe
-    board = tracked(WorkerProgress(on_progress), recipe.tensorboard, place.teacher.name)
+def _make_teacher(layout: list[CellPaths], number: int, on_progress: Callable[[int], None]) -> str:
+    """Train a teacher, in a worker. Return the log of its failure; empty where it succeeds."""
+    paths, recipe = layout[number], layout[number].cell.recipe
+    board = tracked(WorkerProgress(on_progress), recipe.tensorboard, paths.teacher.name)
     try:
-        with use_threads(recipe.threads or 1), board as told:
-            make_teacher(recipe, open_sources(recipe), place.teacher, told)
+        with use_threads(recipe.threads or 1), board as tracker:
+            make_teacher(recipe, open_sources(recipe), paths.teacher, tracker)
     except Exception as error:
         return _log(error)
     return ""
 
 
 def _do_job(jobs: list[Job], number: int, on_progress: Callable[[int], None]) -> tuple[Record | None, str]:
-    """Do one cell; the work of one worker. Returns its record, or why it failed."""
+    """Run one cell, in a worker. Return its record, or None and the log of its failure."""
     job = jobs[number]
     try:
         write_text(job.folder / "started", "")
-        return do_cell(job, WorkerProgress(on_progress)), ""
+        return run_cell(job, WorkerProgress(on_progress)), ""
     except Exception as error:
         return None, _log(error)

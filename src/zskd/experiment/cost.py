@@ -1,4 +1,4 @@
-"""How long the parts of an experiment may take here, measured on a few steps of each kind."""
+"""How long the cells of an experiment take on this machine, estimated from a few steps of each kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zskd.data.transforms import augment
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import distill
 from zskd.distillation.losses import Loss
-from zskd.experiment.layout import Place
+from zskd.experiment.layout import CellPaths
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.build import seconds_per_image
@@ -29,7 +29,7 @@ from zskd.training.loop import fit
 from zskd.transfer_set.manifest import MANIFEST, read_manifest
 
 COSTS = "costs.json"
-"""In the experiment's folder: seconds per image or step, by their kind."""
+"""In the experiment's folder: seconds per image or step, by kind."""
 _STEPS = 4
 
 
@@ -38,47 +38,52 @@ class Cost:
     """Seconds of one core."""
 
     images: float
-    """For the set that the cell's own images are the beginning of."""
+    """For the whole set, of which the cell uses the first images; 0 where it is complete."""
     student: float
+    """For training the student."""
 
 
-def estimate(places: Sequence[Place], teacher: Classifier, known: dict[str, float]) -> list[Cost]:
-    """Return what each cell may cost.
+def estimate(layout: Sequence[CellPaths], teacher: Classifier, known: dict[str, float]) -> list[Cost]:
+    """Return the estimated cost of each cell, in the same order.
 
     Args:
-        places: the cells.
-        teacher: of the architecture of all, trained or not.
-        known: seconds per image or step by their kind; what is missing is measured and added.
+        layout: the cells.
+        teacher: of the architecture of all teachers, trained or not.
+        known: seconds per image or step by kind; a missing kind is measured and added.
     """
-    return [_cost(place, teacher, known) for place in places]
+    return [_cost(paths, teacher, known) for paths in layout]
 
 
 def read_known(out: Path) -> dict[str, float]:
-    """Return what was measured when an experiment was begun or gone on with; nothing before that."""
+    """Return the seconds per image or step that an experiment has measured so far, by kind.
+
+    Raises:
+        ZskdError: the file is damaged.
+    """
     return read_seconds(out / COSTS, "the costs of an experiment")
 
 
-def _cost(place: Place, teacher: Classifier, known: dict[str, float]) -> Cost:
-    images, recipe = place.images, place.cell.recipe
-    if place.cell.arm.images == "none":
+def _cost(paths: CellPaths, teacher: Classifier, known: dict[str, float]) -> Cost:
+    images, recipe = paths.images, paths.cell.recipe
+    if paths.cell.arm.images == "none":
         return Cost(0.0, 0.0)
     made = 0.0
-    if images is not None and images.spec is not None and not _made(place.set_folder):
+    if images is not None and images.spec is not None and not _made(paths.set_folder):
         spec = images.spec
         kind = sha256_json({"method": spec.method, "image of": asdict(spec.synthesis)})
         made = _known(known, kind, lambda: seconds_per_image(teacher, spec)) * images.count
     learning = replace(recipe.distill, steps=_STEPS, epochs=None)
     kind = sha256_json({"student": recipe.student, "step of": asdict(learning)})
     step = _known(known, kind, lambda: _seconds_per_step(recipe, teacher))
-    return Cost(made, step * place.cell.student_steps(place.count))
+    return Cost(made, step * paths.cell.student_steps(paths.count))
 
 
 def _known(known: dict[str, float], kind: str, measure: Callable[[], float]) -> float:
-    """Return what is known of a kind, or measure it; 0 where it fails, as its cell then will and tell why."""
+    """Return the seconds of a kind, measured once; 0 where that fails: its cell then logs the error."""
     if kind not in known:
         try:
             known[kind] = measure()
-        except Exception:  # whatever a user's network raises
+        except Exception:  # a user's network can raise anything
             return 0.0
     return known[kind]
 
@@ -101,11 +106,11 @@ def _seconds_per_step(recipe: Recipe, teacher: Classifier) -> float:
             return (images, teacher(images)) if config.teacher_weight else (images, torch.empty(0))
 
     def loss(batch: Batch) -> Tensor:
-        said = student(batch[0])
+        logits = student(batch[0])
         if config.teacher_weight:
             loss: Loss = LOSSES.load(config.loss)
-            return loss(said, batch[1], config)
-        return F.cross_entropy(said, said.detach().argmax(1))
+            return loss(logits, batch[1], config)
+        return F.cross_entropy(logits, logits.detach().argmax(1))
 
     def timed() -> float:
         started = time.perf_counter()

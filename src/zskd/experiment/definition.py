@@ -1,4 +1,4 @@
-""""""
+"""An experiment as its YAML file defines it: recipe, arms, plan of rates and seeds, comparisons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zskd.core.errors import ZskdError
 TEACHER = "teacher"
 """The arm that every experiment has: the teachers themselves."""
 _OF_ALL = {"data", "teacher", "seed", "rate", "count", "threads", "device", "rewrite"}
-"""Settings that arms which are compared have in common."""
+"""Settings that all arms share, so that they can be compared."""
 _OF_PLAN = {"seed", "rate", "count"}
 """Settings that the plan gives."""
 EXPERIMENTS = Path(__file__).parents[1] / "recipes" / "experiments"
@@ -26,35 +26,35 @@ EXPERIMENTS = Path(__file__).parents[1] / "recipes" / "experiments"
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to get a student, or no student at all: the row of a table."""
+    """One way to make a student, or the teacher itself: a row of the tables."""
 
     title: str
-    """How tables call it."""
+    """Its name in tables."""
     images: Literal["made", "real", "all real", "generated", "none"] = "made"
-    """What the student learns from: a transfer set, as many real images as the rate says, all of them, or
-    what a generator makes as it learns; none for the teacher itself."""
+    """Training images of the student: `made`: a transfer set; `real`: a share of the real images, given by
+    the rate; `all real`: all of them; `generated`: batches of a generator; `none`: the arm is the teacher."""
     leave_out: tuple[int, ...] = ()
-    """Classes that are never drawn from the real images."""
+    """Class indices that are never drawn from the real images."""
     own_schedule: bool = False
-    """Keep the preset's own distillation, instead of the one that all arms share."""
+    """Use the preset's distillation settings instead of those that all arms share."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Where this arm differs: keys of a recipe."""
+    """Keys of a recipe that this arm changes."""
 
     @property
     def has_rate(self) -> bool:
-        """Whether it needs to be told how many images it gets."""
+        """Whether the plan must give it rates."""
         return self.images in ("made", "real")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A part of the plan: these arms at these rates with so many seeds."""
+    """A part of the plan: arms × rates × seeds."""
 
     arms: tuple[str, ...]
     rates: tuple[float, ...] = ()
-    """Percentages of the training set; none for arms without a rate."""
+    """Percentages of the training set, above 0, at most 100; empty for arms without a rate."""
     seeds: int = 1
-    """Seeds 0 to seeds − 1."""
+    """Number of seeds, at least 1: 0 to seeds − 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +62,24 @@ class Contrast:
     """A comparison that was planned before the experiment."""
 
     first: str
+    """An arm."""
     second: str
+    """An arm; it is subtracted."""
     rate: float | None = None
+    """Of both arms, in percent; None for arms without a rate."""
     second_rate: float | None = None
-    """Rate of the second arm, where it is another one."""
+    """Rate of the second arm; None: the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """What others printed for an arm."""
+    """Accuracies that a publication reports for an arm."""
 
     arm: str
     source: str
+    """Of the numbers, as tables show it."""
     at: dict[str, float]
-    """Accuracy in percent by rate; by `all` for an arm without one."""
+    """Test accuracy in percent by rate; the key is `all` for an arm without a rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +88,24 @@ class Experiment:
 
     name: str
     recipe: str
-    """What every arm starts from."""
+    """Name or file of the recipe that every arm changes."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Where all arms differ from that recipe."""
+    """Keys of the recipe that are changed for all arms."""
     arms: dict[str, Arm]
     plan: tuple[Block, ...]
     teachers: tuple[int, ...] = ()
-    """The teacher's seed for each seed of the plan; none: every seed has a teacher of its own."""
+    """The teacher's seed for each seed of the plan; empty: every seed has its own teacher."""
     contrasts: tuple[Contrast, ...] = ()
+    """Planned comparisons."""
     reported: tuple[Publication, ...] = ()
+    """Published accuracies."""
 
     def __post_init__(self) -> None:
-        """Refuse names of arms that there are not."""
+        """Refuse contradictions between arms, plan and settings.
+
+        Raises:
+            ZskdError: the first of them.
+        """
         self._check_names()
         planned = {name for block in self.plan for name in block.arms}
         compared = {name for one in self.contrasts for name in (one.first, one.second)}
@@ -133,18 +143,20 @@ class Experiment:
 
     @property
     def seeds(self) -> int:
-        """So many seeds has the arm that has most."""
+        """Largest number of seeds of any arm."""
         return max(block.seeds for block in self.plan)
 
     def teacher_of(self, seed: int) -> int:
-        """Return the seed of the teacher that cells of a seed have."""
+        """Return the seed of the teacher for the cells of a seed."""
         return self.teachers[seed] if self.teachers else seed
 
     def _check_names(self) -> None:
-        """Refuse names that no file or folder can have."""
+        """Refuse names that are no names of files and folders."""
         for name in (self.name, *self.arms):
             if not name or Path(name).name != name or name.startswith("."):
-                raise self._wrong(f"{name!r} names files and folders: give it a plain name")
+                raise self._wrong(
+                    f"{name!r} names files and folders: give a name without / that does not start with a dot"
+                )
 
     def _wrong(self, what: str) -> ZskdError:
         return ZskdError(f"experiment {self.name}: {what}")
@@ -163,10 +175,10 @@ def load_experiment(name: str, settings: Mapping[str, Any] | None = None) -> Exp
 
     Args:
         name: of a shipped one, or a YAML file.
-        settings: keys of a recipe that win over the experiment's own `settings`.
+        settings: keys of a recipe that override the experiment's own `settings`.
 
     Raises:
-        ZskdError: unknown name or key, or a wrong value.
+        ZskdError: the name or a key is unknown, or a value is wrong.
     """
     values = read_yaml(name, EXPERIMENTS, "experiment")
     check_keys(values, Experiment, source=name)
@@ -188,10 +200,10 @@ def load_experiment(name: str, settings: Mapping[str, Any] | None = None) -> Exp
 
 
 def on_twin(experiment: Experiment, twin: Twin) -> Experiment:
-    """Return the same experiment on its data set's twin; nothing was published for that.
+    """Return the same experiment on a twin of its data set, without published accuracies.
 
     Raises:
-        ZskdError: its data are a twin already.
+        ZskdError: its data set is a twin already.
     """
     data = load_recipe(experiment.recipe, experiment.settings).data
     if data.twin != "none":

@@ -1,4 +1,4 @@
-"""Where everything of an experiment lies, and how far it has come."""
+"""The files of an experiment, and the state of each cell."""
 
 from __future__ import annotations
 
@@ -24,44 +24,52 @@ from zskd.teacher.sources import Sources, open_sources
 
 @dataclass(frozen=True)
 class Images:
-    """What a student learns from: a set, made or drawn, of which smaller ones are the beginning."""
+    """The training images of a student: a set, made or drawn from real images.
+
+    A smaller set with the same settings is the beginning of a larger one.
+    """
 
     spec: SetSpec | None
-    """Of a set that is made."""
+    """Of a set that is made; None for real images."""
     leave_out: tuple[int, ...]
-    """Classes that a draw from the real images leaves out."""
+    """Class indices that a draw from the real images leaves out."""
     seed: int
     count: int
 
 
 @dataclass(frozen=True)
-class Place:
-    """A cell, and where its things lie."""
+class CellPaths:
+    """A cell and the paths of its files."""
 
     cell: Cell
     key: str
+    """Hash of everything that determines the cell."""
     count: int
-    """Images that it learns from."""
+    """Number of training images."""
     images: Images | None
-    """The set that these are the beginning of; None for the teacher itself and for a generator's images."""
+    """The whole set, of which the cell uses the first images; None for the teacher itself and for generated
+    images."""
     folder: Path
+    """Of this cell alone."""
     teacher: Path
+    """Checkpoint folder of its teacher."""
     set_folder: Path | None
+    """Of `images`; several cells can share it."""
     record: Path
 
     @property
     def log(self) -> Path:
-        """Why it failed, when it did."""
+        """Log of its failure; exists where it failed."""
         return self.folder / "failed.log"
 
     @property
     def started(self) -> Path:
-        """There once somebody has begun with it."""
+        """Empty file; exists once the cell was started."""
         return self.folder / "started"
 
 
 class State(Enum):
-    """How far a cell has come."""
+    """State of a cell. `LEFT`: not started, or interrupted."""
 
     DONE = "done"
     RUNNING = "running"
@@ -71,33 +79,35 @@ class State(Enum):
 
 def lay_out(
     experiment: Experiment, cells: Sequence[Cell], out: Path, results: Path
-) -> tuple[list[Place], Sources]:
-    """Return the cells' places, and data and teacher that all of them start from.
+) -> tuple[list[CellPaths], Sources]:
+    """Return the cells with their paths, and the data and teacher that all of them share.
 
     Args:
-        experiment: the whole.
-        cells: those that are wanted.
+        experiment: with all its arms.
+        cells: of this experiment, at least one.
         out: folder of teachers, sets and students.
         results: folder of records.
 
     Raises:
-        ZskdError: there are no data to measure on, or fewer real images than a cell wants.
+        ZskdError: there are no data to measure on, or fewer real images than a cell needs.
     """
     sources = open_sources(cells[0].recipe)
     data = sources.data
     if data is None:
-        raise ZskdError(f"experiment {experiment.name} measures on real images: give --data.name")
-    wanted = [_images(cell, data) for cell in cells]
-    for cell, images in zip(cells, wanted, strict=True):
+        raise ZskdError(
+            f"experiment {experiment.name} measures on real images, and there are none: give --data.name"
+        )
+    sets = [_images(cell, data) for cell in cells]
+    for cell, images in zip(cells, sets, strict=True):
         _check_size(cell, images, data)
-    places = []
-    for cell, images in zip(cells, wanted, strict=True):
+    layout = []
+    for cell, images in zip(cells, sets, strict=True):
         count = cell.count(data.train_size, len(data.train))
         key = cell.key(count, sources.hashes.to_json())
-        whole = None if images is None else _whole(images, [one for one in wanted if one])
+        whole = None if images is None else _whole(images, [one for one in sets if one])
         teacher = _teacher_name(cell, sources)
-        places.append(
-            Place(
+        layout.append(
+            CellPaths(
                 cell=cell,
                 key=key,
                 count=count,
@@ -108,29 +118,33 @@ def lay_out(
                 record=record_path(results, experiment.name, cell.name),
             )
         )
-    return places, sources
+    return layout, sources
 
 
-def states(places: Sequence[Place], out: Path) -> list[State]:
-    """Return how far each cell has come.
+def states(layout: Sequence[CellPaths], out: Path) -> list[State]:
+    """Return the state of each cell, in the same order.
+
+    Args:
+        layout: the cells.
+        out: folder of the experiment; a process that runs it holds its lock.
 
     Raises:
         ZskdError: a record is damaged, or was made with other settings.
     """
     alive = is_locked(out)
-    return [_state(place, alive) for place in places]
+    return [_state(paths, alive) for paths in layout]
 
 
-def _state(place: Place, alive: bool) -> State:
-    if place.record.is_file():
-        if read_record(place.record).key != place.key:
+def _state(paths: CellPaths, alive: bool) -> State:
+    if paths.record.is_file():
+        if read_record(paths.record).key != paths.key:
             raise ZskdError(
-                f"{place.record} was made with other settings: move it away, or give another --results"
+                f"{paths.record} was made with other settings: move it away, or give another --results"
             )
         return State.DONE
-    if place.log.is_file():
+    if paths.log.is_file():
         return State.FAILED
-    return State.RUNNING if alive and place.started.is_file() else State.LEFT
+    return State.RUNNING if alive and paths.started.is_file() else State.LEFT
 
 
 def _images(cell: Cell, data: Dataset) -> Images | None:
@@ -144,14 +158,14 @@ def _images(cell: Cell, data: Dataset) -> Images | None:
 
 
 def _check_size(cell: Cell, images: Images | None, data: Dataset) -> None:
-    """Refuse a draw of more real images than there are."""
+    """Refuse to draw more real images than there are."""
     if images is None or images.spec is not None:
         return
     left_out = torch.isin(data.train.labels, torch.tensor(images.leave_out, dtype=torch.int64))
     there = len(data.train) - int(left_out.sum())
     if images.count > there:
         raise ZskdError(
-            f"{cell.name} wants {images.count:,} real images and there are {there:,}: lower its rate"
+            f"{cell.name} needs {images.count:,} real images and there are {there:,}: lower its rate"
         )
 
 

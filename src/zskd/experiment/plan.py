@@ -1,4 +1,4 @@
-"""An experiment as its YAML file states it: arms × rates × seeds, and the cells that follow from it."""
+"""The cells of an experiment: arms × rates × seeds."""
 
 from __future__ import annotations
 
@@ -22,37 +22,43 @@ from zskd.synthesis.spec import SetSpec
 
 @dataclass(frozen=True)
 class Cell:
-    """One student to be made and measured, or a teacher to be measured."""
+    """One student to train and measure, or a teacher to measure."""
 
     name: str
+    """`ARM-RATE-SEED`, or `ARM-SEED` without a rate."""
     arm_name: str
     arm: Arm
     rate: float | None
+    """Percentage of the training set, above 0, at most 100; None where the arm has no rate."""
     recipe: Recipe
-    """Resolved, with rate and seed."""
+    """With all settings of arm, rate and seed."""
     reported: Reported | None
-    """Value and source, where somebody published this arm at this rate."""
+    """Published accuracy of this arm at this rate, with its source; None without one."""
 
     def count(self, train_size: int, available: int) -> int:
-        """Return the number of images that it learns from.
+        """Return the number of training images.
 
         Args:
-            train_size: images in the full training set, of which `rate` is a percentage.
-            available: images in its training part.
+            train_size: images in the full training set; `rate` is a percentage of it.
+            available: images in its training part, without validation images.
         """
         if self.arm.images == "generated":
             return generated_images(self.recipe.distill)
         return self.recipe.size(train_size) if self.rate is not None else available
 
     def student_steps(self, count: int) -> int:
-        """Return how many steps its student takes on `count` images; none for the teacher itself."""
+        """Return the number of training steps of its student on `count` images; 0 for the teacher itself."""
         if self.arm.images == "none":
             return 0
         config = self.recipe.distill
         return config.total_steps(count if config.needs_set else config.batch_size)
 
     def spec(self, train_size: int) -> SetSpec:
-        """Return what its transfer set is, for an arm whose images are made."""
+        """Return the settings of its transfer set, for an arm with `images: made`.
+
+        Args:
+            train_size: images in the full training set; `rate` is a percentage of it.
+        """
         return SetSpec(
             method=self.recipe.method,
             method_settings=self.recipe.method_settings,
@@ -63,14 +69,14 @@ class Cell:
         )
 
     def key(self, count: int, sources: Mapping[str, JsonValue]) -> str:
-        """Return the hash of everything that determines the cell, whatever it is called.
+        """Return the SHA-256 of everything that determines the cell; its name is no part.
 
         Args:
-            count: as `count` returns it.
-            sources: fingerprints of the data and of a given teacher.
+            count: number of training images, as `count` returns it.
+            sources: hashes of the data and of a given teacher.
         """
         values = identity(self.recipe)
-        # a rate is known by its count; the others belong to whole runs
+        # the count stands for the rate; the others belong to runs without an experiment
         for name in ("name", "preset", "rate", "count", "nominal_rates", "controls", "held_out"):
             values.pop(name)
         if self.arm.images != "made":
@@ -84,15 +90,18 @@ class Cell:
 
 
 def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | None = None) -> list[Cell]:
-    """Return the cells of an experiment, seed by seed: what time does not suffice for are seeds, not arms.
+    """Return the cells of an experiment in the order of their seeds.
+
+    An experiment that is stopped early then lacks seeds and not arms.
 
     Args:
-        experiment: the whole.
-        only: names or patterns (`default-10-*`) of the cells that are wanted; none: all.
-        seeds: at most so many of each arm.
+        experiment: with all its arms.
+        only: names or patterns (`default-10-*`) of cells; empty: all.
+        seeds: at most so many of each arm; None: all.
 
     Raises:
-        ZskdError: a pattern fits no cell, all that it fits have later seeds, or two cells have one name.
+        ZskdError: a pattern matches no cell or only cells of later seeds, two cells have one name, or the
+            settings of an arm are wrong.
     """
     cells: dict[str, Cell] = {}
     for cell in _cells(experiment):
@@ -105,17 +114,17 @@ def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | 
     for pattern in only:
         if not any(fnmatchcase(name, pattern) for name in cells):
             raise ZskdError(f"no cell of {experiment.name} is called {pattern!r}: --dry-run shows them all")
-    wanted = [
+    chosen = [
         cell
         for cell in sorted(cells.values(), key=lambda cell: cell.recipe.seed)
         if (not only or any(fnmatchcase(cell.name, pattern) for pattern in only))
         and (seeds is None or cell.recipe.seed < seeds)
     ]
-    if not wanted:
+    if not chosen:
         raise ZskdError(
             f"none of the cells called {' or '.join(only)} has a seed below {seeds}: raise --seeds"
         )
-    return wanted
+    return chosen
 
 
 def _cells(experiment: Experiment) -> Iterator[Cell]:
@@ -132,11 +141,11 @@ def _cells(experiment: Experiment) -> Iterator[Cell]:
 
 
 def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed: int) -> Cell:
-    place: dict[str, Any] = {"seed": seed} | ({} if rate is None else {"rate": rate})
+    own: dict[str, Any] = {"seed": seed} | ({} if rate is None else {"rate": rate})
     if experiment.teachers:
-        place["teacher"] = {"seed": experiment.teacher_of(seed)}
+        own["teacher"] = {"seed": experiment.teacher_of(seed)}
     try:
-        recipe = _recipe(experiment, arm, place)
+        recipe = _recipe(experiment, arm, own)
     except ZskdError as error:
         raise ZskdError(f"experiment {experiment.name}, arm {name}: {error}") from error
     if recipe.budget is not None:
@@ -153,8 +162,8 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
     return Cell(label, name, arm, rate, recipe, _reported(experiment, name, rate))
 
 
-def _recipe(experiment: Experiment, arm: Arm, place: dict[str, Any]) -> Recipe:
-    common = merge(experiment.settings, place)
+def _recipe(experiment: Experiment, arm: Arm, own: dict[str, Any]) -> Recipe:
+    common = merge(experiment.settings, own)
     recipe = load_recipe(experiment.recipe, merge(common, arm.settings))
     if arm.own_schedule:
         return recipe

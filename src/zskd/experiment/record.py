@@ -1,6 +1,6 @@
-"""Records: what one cell of an experiment found, as a JSON file that says all that the tables print.
+"""Records: the results of one cell as a JSON file, with everything that the tables show.
 
-A record that lacks something, or whose parts contradict each other, is refused.
+A record that is incomplete or contradicts itself is refused.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ LEDGER = "ledger.jsonl"
 
 def _names_torch(versions: dict[str, str]) -> dict[str, str]:
     if not {"zskd", "torch", "python"} <= versions.keys():
-        raise ValueError("the versions of zskd, torch and python belong into a record")
+        raise ValueError("a record needs the versions of zskd, torch and python")
     return versions
 
 
 class Reported(Artefact):
-    """What somebody published for the same arm and rate."""
+    """Published test accuracy for the same arm and rate."""
 
     value: Percent
     source: Name
+    """As tables show it."""
 
 
 class Record(Artefact):
@@ -40,67 +41,67 @@ class Record(Artefact):
     format: Literal["zskd-record/1"]
     experiment: str
     cell: str
-    """Name of the cell; the record's file is called so."""
+    """Name of the cell, and of the record's file without `.json`."""
     key: Sha256
     """Hash of everything that determines the cell."""
     dataset: str
     arm: str
     title: str
-    """The arm as tables call it."""
+    """Name of the arm in tables."""
     preset: str
     method: str
-    """How the images were made; `real` for real ones, `none` for the teacher itself."""
+    """Method that made the images; `real` for real images, `none` for the teacher itself."""
     augmented: bool
-    """Whether the student saw changed images."""
+    """Whether the student was trained on augmented images."""
     rate: Annotated[float, Field(gt=0, le=100)] | None
     """Percentage of the training set; None where the arm has no rate."""
     count: AtLeastOne
-    """Images learned from."""
+    """Number of training images."""
     unique_images: AtLeastOne
-    """How many of them differ."""
+    """Number of different images among them."""
     seed: Count
     recipe_sha256: Sha256
     teacher_sha256: Sha256
     student_sha256: Sha256
     student: str
-    """Its architecture."""
+    """Architecture of the student."""
     student_parameters: AtLeastOne
     student_steps: AtLeastOne
     selection: Literal["last"]
-    """Which weights are kept: those of the last step. Nothing is ever chosen on test images."""
+    """Which weights are kept: those of the last step. Nothing is selected on test images."""
     test_accuracy: Percent
     test_images: AtLeastOne
-    test_hits: str
-    """Which test images are recognised, packed: for McNemar's test."""
+    test_correct: Annotated[str, Field(alias="test_hits")]
+    """Correct mask of the test images, packed by `pack_mask`: for McNemar's test. `test_hits` in the file."""
     teacher_accuracy: Percent
     teacher_agreement: Percent
-    """Share of the test images that student and teacher give the same class."""
+    """Percentage of the test images for which student and teacher predict the same class."""
     reported: Reported | None
     teacher_forwards: Count
-    """Images that the teacher was asked about, each time that it was."""
+    """Images in all forward passes of the teacher."""
     teacher_backwards: Count
-    """How many of these with a gradient."""
+    """Images in all its backward passes."""
     wall_seconds: Seconds
-    """Time for this cell alone; of a set that several cells share, the part that is its own."""
+    """Time for this cell. Of a shared set it counts the share of the images that the cell uses."""
     set_seconds: Seconds
-    """The part of it that went into the images."""
+    """Part of `wall_seconds` that its images took."""
     workers: AtLeastOne
-    """Processes that worked side by side while this was timed."""
+    """Processes that ran in parallel while this was timed."""
     threads: AtLeastOne
     versions: Annotated[dict[str, str], AfterValidator(_names_torch)]
     cpu: str
     cores: AtLeastOne
     commit: str | None
-    """Of the checkout; None where zskd was installed from a package, whose version then tells."""
+    """Of the checkout; None where zskd was installed from a package: see `versions`."""
     command: Name
-    """Makes this cell again and compares."""
+    """Command line that runs this cell again and compares."""
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Record:
-        hits = unpack_mask(self.test_hits, self.test_images)
-        if abs(100 * int(hits.sum()) / self.test_images - self.test_accuracy) > 1e-6:
-            raise ValueError("test_hits and test_accuracy tell different things")
+        correct = unpack_mask(self.test_correct, self.test_images)
+        if abs(100 * int(correct.sum()) / self.test_images - self.test_accuracy) > 1e-6:
+            raise ValueError("test_hits and test_accuracy contradict each other")
         if self.unique_images > self.count:
             raise ValueError("more unique images than images")
         if self.set_seconds > self.wall_seconds:
@@ -109,38 +110,40 @@ class Record(Artefact):
 
 
 def record_path(results: Path, experiment: str, cell: str) -> Path:
-    """Return where the record of a cell lies."""
+    """Return the path of the record of a cell."""
     return results / experiment / f"{cell}.json"
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record as a whole file."""
-    write_json(path, record.model_dump(mode="json"))
+    """Write a record; the file is replaced as a whole."""
+    write_json(path, record.model_dump(mode="json", by_alias=True))
 
 
 def read_record(path: Path) -> Record:
     """Read one record.
 
     Raises:
-        ZskdError: missing, damaged, incomplete, or contradicting itself.
+        ZskdError: the file is missing or damaged, or the record is incomplete or contradicts itself.
     """
     values = read_json(path, "a record")
     try:
         return Record.model_validate(values)
     except (ValidationError, ZskdError) as error:
         reason = first_mistake(error) if isinstance(error, ValidationError) else str(error)
-        raise ZskdError(f"{path} is no complete record ({reason}): delete it, run its cell again") from error
+        raise ZskdError(
+            f"{path} is no complete record ({reason}): delete it and run its cell again"
+        ) from error
 
 
 def read_records(results: Path, experiment: str) -> list[Record]:
     """Read all records of an experiment, sorted by path.
 
     Args:
-        results: with one folder per experiment.
-        experiment: its name.
+        results: folder with one folder per experiment.
+        experiment: name.
 
     Raises:
-        ZskdError: there are none, or one is damaged or of another experiment.
+        ZskdError: there are none, or one is damaged or belongs to another experiment.
     """
     folder = results / experiment
     files = [path for path in sorted(folder.glob("*.json")) if _is_record(path)]
@@ -160,25 +163,25 @@ def _is_record(path: Path) -> bool:
 
 
 def pack_mask(mask: CorrectMask) -> str:
-    """Return the hits as base64 of eight images per byte, the first image in the highest bit."""
+    """Return a mask (n,) as base64 of eight images per byte, the first image in the highest bit."""
     return base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")
 
 
 def unpack_mask(text: str, n: int) -> CorrectMask:
-    """Return the n hits (n,) that `pack_hits` made the text of.
+    """Return the mask (n,) of a text from `pack_mask`.
 
-    A length is only known to the byte, so that an n too large by less than eight can go unnoticed.
+    The text holds whole bytes, so an n that is too large by less than eight is not always noticed.
 
     Raises:
-        ZskdError: the text is damaged or not that of n hits.
+        ZskdError: the text is damaged or does not hold n images.
     """
     try:
         packed = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
     except ValueError:
-        raise ZskdError("the record's hits are damaged: they are no base64; measure again") from None
+        raise ZskdError("the correct mask is damaged: it is no base64") from None
     if n < 0 or len(packed) != -(-n // 8):
-        raise ZskdError(f"the record's hits are {len(packed)} bytes, which do not hold {n} images")
+        raise ZskdError(f"the correct mask has {len(packed)} bytes, which do not hold {n} images")
     mask = np.unpackbits(packed, count=n).astype(bool)
-    if pack_mask(mask) != text:  # strange letters, or a bit set behind the last image
-        raise ZskdError(f"the record's hits are damaged, or not those of {n} images; measure again")
+    if pack_mask(mask) != text:  # other characters, or a bit set after the last image
+        raise ZskdError(f"the correct mask is damaged, or not that of {n} images")
     return mask

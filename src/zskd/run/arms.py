@@ -14,35 +14,40 @@ from zskd.synthesis.spec import SetSpec
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the run's table."""
+    """The method or a control: one row of the run's table."""
 
     name: str
     title: str
+    """Its name in tables."""
     spec: SetSpec | None
     """Of its transfer set; None where a generator makes all images."""
 
 
 def student_spec(recipe: Recipe) -> StudentSpec:
-    """Return what the recipe's students are; all arms have the same."""
+    """Return the settings of the recipe's students; all arms share them."""
     return StudentSpec(student=recipe.student, seed=recipe.seed, distill=recipe.distill)
 
 
 def execution(recipe: Recipe) -> Execution:
-    """Return how the recipe wants its students to be trained."""
+    """Return threads, workers and logging for training the recipe's students."""
     return Execution(threads=recipe.threads, workers=recipe.workers, tensorboard=recipe.tensorboard)
 
 
 def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:
-    """Return the main arm and its controls, all of the same size.
+    """Return the main arm and then its controls, with transfer sets of the same size.
+
+    Args:
+        recipe: of the run.
+        data: of the run, for the size; None: loaded where a rate needs them.
 
     Raises:
-        ZskdError: that size is not given.
+        ZskdError: the size is not given.
     """
     spec = _main_set(recipe, data) if recipe.distill.needs_set else None
     name = Registry.label(recipe.method if spec else recipe.distill.generator.method)
     main = Arm(name, f"{name.upper()} ({recipe.preset})", spec)
     controls = [_control(name, _main_set(recipe, data)) for name in recipe.controls]
-    # a control that is run as the main arm is not run twice
+    # a control that equals the main arm is not run twice
     return [main, *(control for control in controls if control.spec != main.spec)]
 
 
@@ -66,7 +71,11 @@ def _control(name: str, main: SetSpec) -> Arm:
 
 
 def set_size(recipe: Recipe, data: Dataset | None) -> int:
-    """Return the number of images in each transfer set; data are loaded where a rate needs them."""
+    """Return the number of images in each transfer set; data are loaded where a rate needs them.
+
+    Raises:
+        ZskdError: neither count nor rate is given, or there are no data for the rate.
+    """
     if recipe.count is not None or recipe.data.name == "none":
         return recipe.size(None)
     return recipe.size((data or load_data(recipe.data, recipe.teacher.shape)).train_size)

@@ -1,8 +1,8 @@
-"""Minutes turned into numbers: how many images and how many steps fit into the time that a recipe allows.
+"""The budget of a recipe: how many images and how many training steps fit into its minutes.
 
-The work is timed once, on this machine: first the making of a piece of each set, which gives the number of
-images; then, when the sets are there, some steps of each student, which give their number. Both are kept in a
-file. From then on they are as good as given by hand, and a run that was killed goes on with them.
+The speed is measured once, on this machine: first a part of each set is made, which gives the number of
+images; once the sets are complete, some steps of each student give the number of steps. Both are saved in a
+file, and a run that was interrupted continues with them.
 """
 
 from __future__ import annotations
@@ -47,40 +47,40 @@ from zskd.transfer_set.manifest import MANIFEST, ShardEntry
 
 BUDGET = "budget.json"
 _FOR_SETS = 0.25
-"""Share of the time that the sets may take, before there are fewer images."""
+"""Largest share of the time for making the sets; it limits the number of images."""
 _MARGIN = 0.05
-"""Share that is left over: the machine may be slower later on."""
+"""Share that stays unused, in case the machine becomes slower."""
 _FOR_TIMING = 0.05
-"""Share that goes into steps which are timed and thrown away."""
+"""Share for steps that are only timed."""
 _FEWEST_IMAGES, _FEWEST_STEPS = 300, 100
-"""With less there is no student."""
+"""Smallest transfer set and shortest training."""
 _LONGEST_TIMING = 20.0
-"""Seconds after which a pace is known."""
+"""Largest number of seconds for timing one student."""
 
 
 class BudgetFile(Artefact):
-    """What a budget allows."""
+    """What fits into a budget, and the measured speed."""
 
     minutes: Annotated[float, Field(gt=0)]
     key: Name
-    """Of everything that determines the work."""
+    """Hash of everything that determines the run."""
     seconds: Seconds
-    """Spent so far."""
+    """Spent when the file was written."""
     count: AtLeastOne | None = None
-    """Images in each set; absent where there is none."""
+    """Images in each set; absent without sets."""
     seconds_per_image: dict[Name, Seconds] | None = None
-    """Of one worker, by the sets."""
+    """Of one worker, by set."""
     versions: Versions
     processor: Processor
     steps: AtLeastOne | None = None
-    """Of each student; absent until they are timed."""
+    """Of each student; absent until measured."""
     paces: dict[Name, Pace] | None = None
-    """Of the students, by the arms."""
+    """Speed of the students, by arm."""
     beside: Seconds | None = None
-    """What the workers took to start and to end."""
+    """Seconds that the workers took to start and to end."""
 
     def to_json(self) -> JsonObject:
-        """Return the object as JSON holds it: where there are no sets, what was timed comes first."""
+        """Return the object for its JSON file; without sets `versions` and `processor` come last."""
         values = super().to_json()
         if self.count is None:
             values |= {key: values.pop(key) for key in ("versions", "processor")}
@@ -88,7 +88,7 @@ class BudgetFile(Artefact):
 
 
 class Budget:
-    """The minutes of one recipe and what became of them."""
+    """The budget of one recipe: it measures the speed, and remembers what was measured."""
 
     def __init__(
         self,
@@ -100,15 +100,18 @@ class Budget:
         spent: float = 0.0,
         progress: Progress,
     ) -> None:
-        """Read what has been found before, and start the clock.
+        """Read what was measured before, and start the clock.
 
         Args:
             recipe: with a budget.
             teacher: frozen.
             folder: of the run or of the student.
-            key: of everything that determines the work; what was found for another one is not used.
-            spent: seconds that were spent behind what stands in the file.
-            progress: told of what was found.
+            key: hash of everything that determines the run; a file with another key is not used.
+            spent: seconds that were spent since the file was written.
+            progress: receives log lines.
+
+        Raises:
+            ZskdError: the file is damaged.
         """
         assert recipe.budget is not None
         self._recipe, self._teacher, self._folder, self._progress = recipe, teacher, folder, progress
@@ -124,27 +127,27 @@ class Budget:
         self._sets: list[Path] = []
 
     def fit_count(self, specs: Mapping[Path, SetSpec]) -> int:
-        """Return how many images each set has.
+        """Return the number of images of each set.
 
         Args:
-            specs: what the recipe asks for, by the folders of the sets. The shards that are timed are kept
-                there where they are part of the sets to come.
+            specs: of the full sets, by the folders of the sets. Shards that were made for timing are kept
+                there where they are part of the final sets.
         """
         self._sets = list(specs)
         if self._found is not None and self._found.count is not None:
             return self._found.count
-        self._progress.log("budget: the making of images is timed")
+        self._progress.log("budget: measuring the speed of making images")
         return self._time_sets(specs)
 
     def _time_sets(self, specs: Mapping[Path, SetSpec]) -> int:
         teacher, classes, time_left = self._teacher, self._teacher.classes, _FOR_SETS * self._seconds
         workers = shard_workers(teacher, self._recipe.workers)
         for folder in specs:
-            if not (folder / MANIFEST).is_file():  # shards that one who was killed had begun to time
+            if not (folder / MANIFEST).is_file():  # shards of an interrupted measurement
                 shutil.rmtree(folder, ignore_errors=True)
         some = next(iter(specs.values()))
         fewest = _least_count(some, classes)
-        # at most; and the first images are slower than all others
+        # an upper bound: the first images are slower than all others
         rough = sum(seconds_per_image(teacher, spec) for spec in specs.values())
         small = rough * len(some.indices(0, classes)) > time_left
         start_workers(workers)
@@ -163,7 +166,7 @@ class Budget:
             )
             pieces[folder] = _Piece(piece, dict(made))
             seconds[folder.name] = (time.perf_counter() - started) / len(piece.indices(0, classes))
-        if some.targets.order == "interleaved":  # what has been made costs nothing more
+        if some.targets.order == "interleaved":  # images that exist cost no more time
             fewest = max(fewest, min(piece.images(classes) for piece in pieces.values()))
         count = images_that_fit(
             some, sum(seconds.values()), time_left, classes=classes, workers=workers, fewest=fewest
@@ -180,18 +183,18 @@ class Budget:
         return count
 
     def fit_steps(self, recipe: Recipe, sets: Mapping[str, TransferSet | None]) -> Recipe:
-        """Return the recipe with the number of steps that its students take.
+        """Return the recipe with the number of training steps of its students.
 
         Args:
-            recipe: with the count that was found.
-            sets: the whole sets by the names of the arms; None where a generator makes all images.
+            recipe: with the number of images from `fit_count`.
+            sets: the complete sets by the names of the arms; None where a generator makes all images.
 
         Raises:
-            ZskdError: the time does not suffice for a student.
+            ZskdError: the time is too short for a student.
         """
         steps = None if self._found is None else self._found.steps
         if steps is None:
-            self._progress.log("budget: the steps of the students are timed")
+            self._progress.log("budget: measuring the speed of training")
             steps = self._time_steps(recipe, sets)
         sizes = [len(one) for one in sets.values() if one is not None]
         images = f"{sizes[0]:,} images and " if sizes else ""
@@ -204,22 +207,22 @@ class Budget:
         turns = math.ceil(len(sets) / workers)
         each = min(_LONGEST_TIMING, _FOR_TIMING * self._seconds / turns)
         scratch = self._folder / "timed"
-        shutil.rmtree(scratch, ignore_errors=True)  # of one killed
+        shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted measurement
         try:
             paces, beside = time_students(self._teacher, specs, sets, scratch, each, execution=how)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         spent = time.perf_counter() - self._started
-        own = _steps_of_rounds(recipe)
+        own = _steps_of_image_bank(recipe)
         left = self._seconds * (1 - _MARGIN) - spent - beside
         steps = steps_that_fit(paces, left, workers=workers, own=own)
         if steps < _FEWEST_STEPS:
             self._forget()
-            # with more time the sets may grow to their share, and more is timed
+            # a larger budget also gives more time to sets and timing
             needed = spent + beside + training_seconds(paces, _FEWEST_STEPS + own, workers)
             minutes = math.ceil(needed / (1 - _MARGIN - _FOR_SETS - _FOR_TIMING) / 6) / 10
             raise ZskdError(
-                f"--budget {recipe.budget:g} allows {max(0, steps)} steps, and a student takes at least "
+                f"--budget {recipe.budget:g} allows {max(0, steps)} steps, and a student needs at least "
                 f"{_FEWEST_STEPS}: give --budget {minutes:g} or more"
             )
         found = dict(zip(sets, paces, strict=True))
@@ -227,7 +230,7 @@ class Budget:
         return steps
 
     def _forget(self) -> None:
-        """Leave nothing of a budget that is refused: the sets of a larger one may have another size."""
+        """Delete file and sets of a refused budget: the sets of a larger one can have another size."""
         remove_file(self._folder / BUDGET)
         for folder in self._sets:
             shutil.rmtree(folder)
@@ -251,18 +254,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Shards that have been made to be timed."""
+    """Shards that were made for timing."""
 
     spec: SetSpec
     """Of the set that they were made for."""
     entries: dict[int, ShardEntry]
 
     def images(self, classes: int) -> int:
-        """Return how many images they were made of, dropped ones included."""
+        """Return the number of images, dropped ones included."""
         return sum(len(self.spec.indices(number, classes)) for number in self.entries)
 
     def kept(self, folder: Path, spec: SetSpec, classes: int) -> dict[int, ShardEntry]:
-        """Return the shards that are part of a set to come, and delete the others."""
+        """Return the shards that are part of the final set, and delete the others."""
         kept = {}
         for number, entry in self.entries.items():
             alike = spec.targets.order == "interleaved" or spec.count == self.spec.count
@@ -276,15 +279,15 @@ class _Piece:
 def images_that_fit(
     spec: SetSpec, seconds_per_image: float, seconds: float, *, classes: int, workers: int, fewest: int
 ) -> int:
-    """Return how many images of a set can be made in some time: whole shards, if that is more than one.
+    """Return the number of images that can be made in a given time: whole shards, unless it is below one.
 
     Args:
-        spec: of the largest set that is wanted.
-        seconds_per_image: of one worker, while the others work as well.
-        seconds: that there are.
-        classes: of the teacher.
-        workers: that make shards side by side.
-        fewest: images that are made in any case.
+        spec: of the largest set.
+        seconds_per_image: of one worker, while all workers are busy.
+        seconds: available time.
+        classes: number K of the teacher's classes.
+        workers: processes that make shards in parallel.
+        fewest: smallest number of images to return.
     """
 
     def takes(count: int) -> float:
@@ -308,26 +311,26 @@ def _least_count(spec: SetSpec, classes: int) -> int:
 
 
 def steps_that_fit(paces: Sequence[Pace], seconds: float, *, workers: int, own: float = 0.0) -> int:
-    """Return how many steps each of some students can take until the last has finished.
+    """Return the number of steps of each student that fit into a given time.
 
     Args:
-        paces: of the students in their order.
-        seconds: that there are for all.
-        workers: that train students side by side.
-        own: steps' worth of work that each does beside its steps.
+        paces: speed of each student, in their order.
+        seconds: available time for all students.
+        workers: processes that train students in parallel.
+        own: other work of each student, in steps of the same duration.
 
     Returns:
-        The number of steps, or −1 if not even a beginning fits.
+        The number of steps; −1 if the time is too short for the start alone.
     """
     most = math.ceil(max(0.0, seconds) / min(pace.step for pace in paces)) + 1
     return bisect_right(range(most), seconds, key=lambda n: training_seconds(paces, n + own, workers)) - 1
 
 
-def _steps_of_rounds(recipe: Recipe) -> float:
-    """What making images against the student costs, in steps: for each of its own, an image is about as dear
-    as one that is shown."""
-    rounds = recipe.distill.image_bank
-    if not rounds.share:
+def _steps_of_image_bank(recipe: Recipe) -> float:
+    """Return the cost of the image bank, in training steps: an image costs about as much per optimisation
+    step as per training step."""
+    bank = recipe.distill.image_bank
+    if not bank.share:
         return 0.0
-    made = (rounds.count - 1) * min(rounds.images, rounds.keep)
-    return made * rounds.steps / recipe.distill.batch_size
+    made = (bank.count - 1) * min(bank.images, bank.keep)
+    return made * bank.steps / recipe.distill.batch_size

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and whether it is whole."""
+"""The folder of a run: which recipe it belongs to, and whether its files are undamaged."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ SOURCES = "sources.json"
 
 
 def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
-    """Write recipe and sources into a new folder; refuse one that holds something of another run.
+    """Write recipe and hashes of the sources into a new folder; refuse the folder of another run.
 
-    A folder where nothing has been made yet can be claimed again, so that a mistake in the command can be
-    mended.
+    A folder without a teacher counts as new, so that a mistake in the command can be corrected.
+
+    Raises:
+        ZskdError: the folder was made with other settings or sources, or is damaged.
     """
     path = folder / "recipe.yaml"
     if not (folder / "teacher").exists():
@@ -50,17 +52,17 @@ def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
 
 
 def _is_budget_spent(folder: Path) -> bool:
-    """Whether a run has made anything that its budget has a part in; one that was refused leaves nothing."""
+    """Whether a run has made anything that depends on its budget; a refused budget leaves nothing."""
     return any(
         [(folder / BUDGET).exists(), (folder / "students").exists(), *folder.glob("sets/*/manifest.json")]
     )
 
 
 def is_whole(folder: Path, progress: Progress) -> bool:
-    """Return whether everything in the folder of a finished run is as it was written."""
+    """Return whether all files of a finished run are undamaged; log the first that is not."""
     try:
         verify_folder(folder)
     except ZskdError as error:
-        progress.log(f"{error}. It is made again.")
+        progress.log(f"{error}; this stage is run again")
         return False
     return True

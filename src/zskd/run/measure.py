@@ -1,4 +1,4 @@
-"""What is measured at the end of a run."""
+"""The measurements at the end of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,17 @@ NOT_MEASURED = "accuracy not measured: no data"
 def held_out_sets(
     recipe: Recipe, teacher: Classifier, folder: Path, progress: Progress
 ) -> dict[str, TransferSet]:
-    """Images that no student has seen: impressions and three kinds of noise."""
+    """Return sets that no student was trained on, by kind: impressions and three kinds of noise.
+
+    Args:
+        recipe: of the run; `held_out` is the number of images of each kind.
+        teacher: frozen.
+        folder: of the run; complete sets in it are used.
+        progress: receives steps.
+
+    Raises:
+        ZskdError: the teacher's logits are not finite, or the folder cannot be written.
+    """
     impressions = SetSpec(
         method="zskd",
         count=recipe.held_out,
@@ -69,19 +79,25 @@ def measure_run(
     recipe_sha256: str,
     command: str | None = None,
 ) -> RunMetrics:
-    """Measure everything once. The test images are touched here and nowhere before.
+    """Measure everything once. The test images are used here only.
 
     Args:
-        recipe: of the run, with the images and steps that a budget gave.
+        recipe: of the run, with the numbers of images and steps that a budget gave.
         teacher: frozen.
-        arms: the method and its controls.
+        arms: the method, then its controls.
         students: by the names of the arms.
-        sets: that they learned from, by the same names.
-        held_out: images that agreement is measured on, by their kind.
-        sources: have the real images, where there are any.
-        seconds: that the stages took.
-        recipe_sha256: of the recipe as it was asked for.
-        command: how the run was started.
+        sets: their training sets, by the names of the arms; none where a generator makes all images.
+        held_out: images that agreement is measured on, by kind.
+        sources: with the real images, if there are any.
+        seconds: that the stages took, by stage.
+        recipe_sha256: of the recipe before its budget was applied.
+        command: command line of the run; None from Python.
+
+    Returns:
+        Accuracy and agreement in percent with their intervals, counts, times and versions.
+
+    Raises:
+        ZskdError: the test images have another shape or more classes than the teacher.
     """
     rows, main, probes, data = [], arms[0].spec, make_probes(teacher), sources.data
     for arm in arms:

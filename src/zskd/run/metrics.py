@@ -1,4 +1,4 @@
-"""The metrics of a run: all that it found, in the file that is written last."""
+"""The metrics of a run: all its results, in the file that is written last."""
 
 from __future__ import annotations
 
@@ -32,59 +32,59 @@ METRICS = "metrics.json"
 def _holds_together(share: Share) -> Share:
     rising = (0.0, share.low, share.percent, share.high, 100.0)
     if any(low > high + _ROUNDING for low, high in pairwise(rising)):
-        raise ValueError("a percentage lies inside its interval, and that inside 0 to 100")
+        raise ValueError("a percentage must lie in its interval, and the interval in 0 to 100")
     if share.n < 1:
         raise ValueError("n must be at least 1")
     return share
 
 
 _ROUNDING = 1e-9
-"""The ends of an interval are rounded in their last digits."""
+"""Largest rounding error of the ends of an interval."""
 Measured = Annotated[Share, AfterValidator(_holds_together)]
 
 
 class TeacherMetrics(Artefact):
-    """What was found of the teacher."""
+    """Results of the teacher."""
 
     parameters: AtLeastOne
     multiply_adds: Count
     """Of one image's forward pass."""
     sha256: Sha256
-    """Its fingerprint."""
+    """Fingerprint of its weights."""
     test_accuracy: Measured | None = None
-    """Absent, as the next two, where there were no data."""
+    """Absent without data, as the next two."""
     test_accuracy_by_class: dict[str, Percent] | None = None
     validation_accuracy: Measured | None = None
 
 
 class StudentMetrics(Artefact):
-    """What was found of the architecture that all students have."""
+    """Results for the architecture of all students."""
 
     multiply_adds: Count
     """Of one image's forward pass."""
 
 
 class ArmMetrics(Artefact):
-    """What was found of one arm's student."""
+    """Results of the student of one arm."""
 
     arm: Name
     title: str
-    """The arm as tables call it."""
+    """Name of the arm in tables."""
     count: AtLeastOne
-    """Images that it learned from."""
+    """Number of training images."""
     agreement: dict[Name, Measured]
-    """With the teacher, by the kind of the images."""
+    """With the teacher, by kind of images."""
     estimated_agreement: EstimateRecord | None = None
-    """With the teacher on real images, estimated without any; runs of before it was told have none."""
+    """With the teacher on real images, estimated without any; absent in files of older versions."""
     parameters: AtLeastOne
     test_accuracy: Measured | None = None
-    """Absent, as the next two, where there were no data."""
+    """Absent without data, as the next two."""
     test_accuracy_by_class: dict[str, Percent] | None = None
     validation_accuracy: Measured | None = None
 
 
 class SetFacts(Artefact):
-    """What the metrics tell of a transfer set; the fields are those of its manifest."""
+    """The facts of a transfer set that the metrics repeat; the fields are those of its manifest."""
 
     count: AtLeastOne
     mean_kl: float
@@ -100,12 +100,12 @@ class SetFacts(Artefact):
 
 
 class RunMetrics(Artefact):
-    """All that a run found."""
+    """All results of a run."""
 
     run: Name
     preset: str
     selection: Literal["last"] | None = None
-    """Which weights are kept; runs of before there was no choice tell it."""
+    """Which weights are kept: always those of the last step. Written by older versions only."""
     student_steps: AtLeastOne
     data: str
     accuracy: str
@@ -113,11 +113,11 @@ class RunMetrics(Artefact):
     teacher: TeacherMetrics
     student: StudentMetrics
     arms: Annotated[tuple[ArmMetrics, ...], Field(min_length=1)]
-    """The method, and its controls behind it."""
+    """The method, then its controls."""
     sets: dict[Name, SetFacts]
-    """By the arms that learned from one."""
+    """By arm; arms without a transfer set are absent."""
     seconds: dict[Name, Seconds]
-    """By the stages of the run."""
+    """By stage of the run."""
     seed: Count
     threads: AtLeastOne
     """Of each student's training."""
@@ -126,7 +126,7 @@ class RunMetrics(Artefact):
     commit: str | None
     """Of the checkout; None where zskd was installed from a package."""
     command: str | None
-    """How the run was started; None from Python."""
+    """Command line of the run; None from Python."""
     recipe_sha256: Sha256
     """Of its `identity`."""
     sources: SourceHashes
@@ -136,6 +136,6 @@ def read_metrics(path: Path) -> RunMetrics:
     """Read the metrics of a run.
 
     Raises:
-        ZskdError: missing or damaged.
+        ZskdError: the file is missing or damaged.
     """
     return read_artefact(path, RunMetrics, "the metrics of a run")

@@ -1,4 +1,4 @@
-"""What a finished run shows: pictures, a README that holds them, and a table for the terminal."""
+"""The page of a finished run: figures, a README that shows them, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _KINDS = {
     "impressions": "held-out impressions",
     **{name: control.summary for name, control in CONTROLS.items() if control.method == "noise"},
 }
-"""What agreement is measured on, and how tables call it."""
+"""Kinds of images that agreement is measured on, and their names in tables."""
 
 
 def draw_run(
@@ -47,7 +47,19 @@ def draw_run(
     sets: dict[str, TransferSet],
     main: SetSpec | None,
 ) -> None:
-    """Write figures/ and README.md of a run."""
+    """Write figures/ and README.md of a run.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        metrics: of the run.
+        teacher: run in evaluation mode; not changed.
+        sets: training sets by the names of the arms.
+        main: settings of the main arm's set, whose first impression is traced; None without a set.
+
+    Raises:
+        ZskdError: the folder cannot be written.
+    """
     figures = folder / "figures"
     values = concentration(class_similarity(teacher.head_weight))
     save_figure(
@@ -56,17 +68,25 @@ def draw_run(
     )
     for name, transfer_set in sets.items():
         save_figure(samples_figure(transfer_set, per_class=2), figures / f"samples-{name}.png")
-    filmed = main is not None and main.optimises
-    if main is not None and filmed:
-        save_figure(film_figure(teacher, main), figures / "filmstrip.png")
+    traced = main is not None and main.optimises
+    if main is not None and traced:
+        save_figure(trace_figure(teacher, main), figures / "filmstrip.png")
     save_figure(_chart(metrics), figures / "arms.png")
-    write_text(folder / "README.md", _page(recipe, metrics, list(sets), filmed))
+    write_text(folder / "README.md", _page(recipe, metrics, list(sets), traced))
 
 
 def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | None = None) -> Figure:
-    """Draw the first optimised images of each class, or of one class, with their two strongest classes.
+    """Draw the first optimised images of each class with the two largest entries of their targets.
 
-    A set without optimised images shows what it has.
+    Of a set without optimised images it draws the first images.
+
+    Args:
+        transfer_set: a complete set.
+        per_class: number of images per class.
+        only: index of the only class to draw; None: all classes.
+
+    Raises:
+        ZskdError: the set has no image of the class.
     """
     names = transfer_set.class_names
     found: dict[int, list[tuple[Tensor, Tensor]]] = {
@@ -81,30 +101,39 @@ def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | Non
                 of_class.append((shard.images[row], shard.targets[row]))
         if all(len(of_class) == per_class for of_class in found.values()):
             break
-    # one column per class, unless they are too many or one alone
-    turns = [of_class[i] for i in range(per_class) for of_class in found.values() if i < len(of_class)]
-    if not turns:
-        raise ZskdError("the set holds no such image")
+    # one column per class, unless there are too many classes or only one
+    chosen = [of_class[i] for i in range(per_class) for of_class in found.values() if i < len(of_class)]
+    if not chosen:
+        raise ZskdError("the set has no image of this class: choose another --class")
     every_class_full = all(len(of_class) == per_class for of_class in found.values())
     columns = len(found) if 1 < len(found) <= _COLUMNS and every_class_full else _COLUMNS
     return grid_figure(
-        torch.stack([image for image, _ in turns]),
-        [caption(target, names) for _, target in turns],
-        f"{transfer_set.manifest.method}: images and the two strongest classes of their targets",
+        torch.stack([image for image, _ in chosen]),
+        [caption(target, names) for _, target in chosen],
+        f"{transfer_set.manifest.method}: images and the two largest entries of their targets",
         columns,
     )
 
 
-def film_figure(teacher: Classifier, spec: SetSpec, index: int = 0) -> Figure:
-    """Draw one impression from its first image to its last."""
+def trace_figure(teacher: Classifier, spec: SetSpec, index: int = 0) -> Figure:
+    """Draw the trace of one impression, from its first image to its last.
+
+    Args:
+        teacher: run in evaluation mode; not changed.
+        spec: of the set that the impression belongs to.
+        index: of the image, dropped ones counted.
+
+    Raises:
+        ZskdError: the method optimises no images.
+    """
     frames = trace_impression(teacher, spec, index)
     images = torch.stack([frame.image for frame in frames])
     captions = [f"step {frame.step}, KL {frame.kl:.3f}" for frame in frames]
-    return filmstrip_figure(images, captions, f"towards {caption(frames[0].target, teacher.class_names)}")
+    return filmstrip_figure(images, captions, f"target {caption(frames[0].target, teacher.class_names)}")
 
 
 def summary_lines(metrics: RunMetrics) -> list[str]:
-    """Return the run's table for a terminal, one line each."""
+    """Return the run's table and notes for a terminal, line by line."""
     heads, rows = _table(metrics)
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
     lines = [
@@ -116,7 +145,7 @@ def summary_lines(metrics: RunMetrics) -> list[str]:
 
 def _table(metrics: RunMetrics) -> tuple[list[str], list[list[str]]]:
     teacher = metrics.teacher
-    # a run that was finished before there were random shapes lacks them
+    # metrics of older versions have no random shapes
     kinds = [kind for kind in _KINDS if kind in metrics.arms[0].agreement]
     heads = ["arm", "parameters", "images", "steps"]
     heads += [] if teacher.test_accuracy is None else ["test accuracy"]
@@ -131,28 +160,28 @@ def _table(metrics: RunMetrics) -> tuple[list[str], list[list[str]]]:
 
 
 def _notes(metrics: RunMetrics) -> list[str]:
-    """What the numbers mean, in words."""
+    """Sentences that explain the numbers."""
     seconds = readable_seconds(sum(metrics.seconds.values()))
     small, large = metrics.student.multiply_adds, metrics.teacher.multiply_adds
     lines = [
-        f"The student makes {small:,} multiply-adds per image, the teacher {large:,}. {seconds} in all.",
-        "Kept are the weights of the last step; nothing was chosen on test images.",
-        "Brackets are 95 % Wilson intervals: they hold test sampling alone, not the spread over seeds.",
+        f"The student needs {small:,} multiply-adds per image, the teacher {large:,}. {seconds} in all.",
+        "The weights are those of the last step; nothing was selected on test images.",
+        "Brackets are 95 % Wilson intervals: they cover test sampling, not the spread over seeds.",
     ]
     lines += _estimated(metrics.arms[0])
     if metrics.teacher.test_accuracy is not None:
         return lines
     return [
         f"{metrics.accuracy}.",
-        "Known instead: how often the student gives its teacher's class on images that it has not seen.",
-        "High agreement there is needed for a good student and does not prove one; the teacher's own errors",
-        "cannot be seen at all.",
+        "Measured instead: agreement with the teacher on images that no student was trained on.",
+        "A good student needs high agreement there, but high agreement does not prove a good student: errors",
+        "of the teacher cannot be measured.",
         *lines,
     ]
 
 
 def _estimated(arm: ArmMetrics) -> list[str]:
-    """What is estimated for real images; runs of before it was told have none."""
+    """The estimate for real images; metrics of older versions have none."""
     found = arm.estimated_agreement
     if found is None:
         return []
@@ -160,26 +189,30 @@ def _estimated(arm: ArmMetrics) -> list[str]:
     return [f"{arm.title}: {first}.", *(line.rstrip(".") + "." for line in others)]
 
 
-def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], filmed: bool) -> str:
+def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], traced: bool) -> str:
     heads, rows = _table(metrics)
     table = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
     parts = [
         f"# Run {recipe.name}",
-        f"Preset `{recipe.preset}`, seed {recipe.seed}, data `{recipe.data.label}`. Everything is in "
-        "[recipe.yaml](recipe.yaml) and [metrics.json](metrics.json).",
+        f"Preset `{recipe.preset}`, seed {recipe.seed}, data `{recipe.data.label}`. All settings are in "
+        "[recipe.yaml](recipe.yaml), all results in [metrics.json](metrics.json).",
         "\n".join(table),
         "\n".join(_notes(metrics)),
         "![arms](figures/arms.png)",
-        "## What the teacher's last layer says",
-        "Row k shows how strongly a target of class k may mix with each other class.",
+        "## Class similarity in the teacher's last layer",
+        "Row k is the concentration of the targets of class k: the larger an entry, the larger the share of "
+        "that class in these targets.",
         "![concentration](figures/similarity.png)",
-        "## What the student learned from",
-        "Only the teacher's answer to these images was asked for; nothing asks them to look real, and the "
-        "student needs the answers, not the looks.",
+        "## Training images of the students",
+        "The student is trained to match the teacher's outputs on these images. The images are not made to "
+        "look real, and need not: only the outputs matter.",
         *(f"![samples](figures/samples-{name}.png)" for name in arms),
     ]
-    if filmed:
-        parts += ["One impression from its first image to its last:", "![filmstrip](figures/filmstrip.png)"]
+    if traced:
+        parts += [
+            "Trace of one impression, from its first image to its last:",
+            "![filmstrip](figures/filmstrip.png)",
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -195,5 +228,5 @@ def _chart(metrics: RunMetrics) -> Figure:
 
 
 def _share(value: Share | None) -> list[str]:
-    """The cell of a share; none where it was not measured."""
+    """The table cell of a share; none where it was not measured."""
     return [] if value is None else [f"{value.percent:.2f} [{value.low:.2f}, {value.high:.2f}]"]

@@ -1,7 +1,7 @@
-"""A run from end to end: teacher, similarity, transfer sets, students, measurements, pictures, page.
+"""A complete run: teacher, class similarity, transfer sets, students, measurements, figures, page.
 
-Every stage writes a whole artefact and is skipped when that artefact is there, so that the same command
-goes on wherever a run was killed.
+Each stage writes a complete artefact, and is skipped where that artefact exists: the same command continues a
+run that was interrupted.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ from zskd.teacher.sources import make_teacher, open_sources
 from zskd.transfer_set.dataset import TransferSet
 
 _SHOWN = 64
-"""So many images of each set are shown while the run goes on."""
+"""Number of images of each set that TensorBoard shows."""
 
 
 def run_recipe(
     recipe: Recipe, folder: Path, *, progress: Progress | None = None, command: str | None = None
 ) -> RunMetrics:
-    """Run a recipe in a folder, or go on with it, and return its metrics.
+    """Run a recipe in a folder, or continue an interrupted run, and return its metrics.
 
     Args:
         recipe: everything that determines the run.
-        folder: of this run alone: recipe.yaml, teacher/, sets/, students/, figures/, metrics.json,
+        folder: of this run alone. It gets recipe.yaml, teacher/, sets/, students/, figures/, metrics.json,
             README.md.
-        progress: told of every stage.
-        command: how the run was started, for its record.
+        progress: receives log lines and steps of every stage; None: no output.
+        command: command line of the run, for its metrics; None from Python.
 
     Raises:
-        ZskdError: the folder is in use or belongs to another configuration, or a stage fails.
+        ZskdError: the folder is in use or belongs to another recipe, or a stage fails.
     """
     progress = progress or Progress()
     with (
         folder_lock(folder),
         use_threads(recipe.threads),
-        tracked(progress, recipe.tensorboard, "run") as told,
+        tracked(progress, recipe.tensorboard, "run") as tracker,
     ):
         sources = open_sources(recipe)
         fresh_student(describe_student(recipe.student, sources.model), sources.model, recipe.seed)
         claim_folder(recipe, folder, sources.hashes)
-        # the metrics are the last file of a run: it is finished
+        # the metrics are the last file of a run: with them it is finished
         if (folder / METRICS).is_file() and is_whole(folder, progress):
             return read_metrics(folder / METRICS)
         arms = plan_arms(recipe, sources.data)
@@ -69,7 +69,7 @@ def run_recipe(
         with clock("teacher"), tracked(progress, recipe.tensorboard, "teacher") as of_teacher:
             teacher = make_teacher(recipe, sources, folder / "teacher", of_teacher)
         write_similarity(teacher, folder / SIMILARITY)
-        asked, budget = recipe, None
+        given, budget = recipe, None
         if recipe.budget is not None:
             spent = sum(seconds for stage, seconds in clock.seconds.items() if stage.startswith("set "))
             key = sha256_json(identity(recipe) | sources.hashes.to_json())
@@ -91,25 +91,25 @@ def run_recipe(
                     workers=recipe.workers,
                     progress=progress,
                 )
-            if told.listens:
-                told.picture(f"set/{arm.name}", _first_images(sets[arm.name]))
-        learned_from = {arm.name: sets.get(arm.name) for arm in arms}
+            if tracker.listens:
+                tracker.picture(f"set/{arm.name}", _first_images(sets[arm.name]))
+        training_sets = {arm.name: sets.get(arm.name) for arm in arms}
         if budget is not None:
             with clock("budget"):
-                recipe = budget.fit_steps(recipe, learned_from)
+                recipe = budget.fit_steps(recipe, training_sets)
         with clock("students"):
             students = make_students(
                 teacher,
-                dict.fromkeys(learned_from, student_spec(recipe)),
-                learned_from,
+                dict.fromkeys(training_sets, student_spec(recipe)),
+                training_sets,
                 folder / "students",
                 execution=execution(recipe),
                 progress=progress,
             )
         held_out = held_out_sets(recipe, teacher, folder, progress)
-        if (folder / METRICS).is_file():  # something was mended; the test set is not touched again
+        if (folder / METRICS).is_file():  # a stage was repaired; the test set is not used a second time
             metrics = read_metrics(folder / METRICS)
-            _note_results(metrics, told)
+            _note_results(metrics, tracker)
             return metrics
         metrics = measure_run(
             recipe,
@@ -120,10 +120,10 @@ def run_recipe(
             held_out,
             sources,
             seconds=clock.seconds,
-            recipe_sha256=sha256_json(identity(asked)),
+            recipe_sha256=sha256_json(identity(given)),
             command=command,
         )
-        _note_results(metrics, told)
+        _note_results(metrics, tracker)
         draw_run(recipe, folder, metrics, teacher, sets, arms[0].spec)
         write_artefact(folder / METRICS, metrics)
     return metrics
@@ -134,7 +134,7 @@ def _first_images(transfer_set: TransferSet) -> Images:
 
 
 def _note_results(metrics: RunMetrics, progress: Progress) -> None:
-    """Note what was measured in the end, at the step behind the students' last."""
+    """Report the final measurements, at the step after the students' last."""
     found = {"test_accuracy/teacher": metrics.teacher.test_accuracy}
     for arm in metrics.arms:
         found |= {f"agreement_{kind}/{arm.arm}": share for kind, share in arm.agreement.items()}

@@ -1,4 +1,4 @@
-"""The class similarity of a teacher as a file."""
+"""The class similarity of a teacher as a JSON file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zskd.synthesis.similarity import class_similarity, concentration
 
 SIMILARITY = "similarity.json"
 _Cosine = Annotated[float, Field(ge=-1 - 1e-9, le=1 + 1e-9)]
-_Stretched = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
+_Scaled = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
 
 
 class SimilarityFile(Artefact):
@@ -21,21 +21,29 @@ class SimilarityFile(Artefact):
 
     class_names: ClassNames
     similarity: tuple[tuple[_Cosine, ...], ...]
-    """Cosine of each two class vectors (K, K)."""
-    concentration: tuple[tuple[_Stretched, ...], ...]
-    """The similarity with each row stretched to [0, 1] (K, K)."""
+    """Cosine of each two class vectors (K, K), −1 to 1."""
+    concentration: tuple[tuple[_Scaled, ...], ...]
+    """The similarity with each row scaled to [0, 1] by its minimum and maximum (K, K)."""
 
     @model_validator(mode="after")
     def _is_square(self) -> SimilarityFile:
         k = len(self.class_names)
         for name, matrix in (("similarity", self.similarity), ("concentration", self.concentration)):
             if [len(row) for row in matrix] != [k] * k:
-                raise ValueError(f"{name} is no matrix of {k} rows and columns")
+                raise ValueError(f"{name} has not {k} rows and columns")
         return self
 
 
 def write_similarity(teacher: Classifier, path: Path) -> None:
-    """Write class names, class similarity and concentration as JSON."""
+    """Write class names, class similarity and concentration as JSON.
+
+    Args:
+        teacher: not changed.
+        path: of the file; replaced as a whole.
+
+    Raises:
+        ZskdError: the head gives no class similarity, or the file cannot be written.
+    """
     similarity = class_similarity(teacher.head_weight)
     matrices = (tuple(map(tuple, matrix.tolist())) for matrix in (similarity, concentration(similarity)))
     file = SimilarityFile(

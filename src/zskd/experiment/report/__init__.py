@@ -1,1 +1,1 @@
-"""Tables, pictures and pages from records."""
+"""Tables, figures and pages of an experiment, computed from its records."""

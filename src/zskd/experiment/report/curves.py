@@ -1,4 +1,4 @@
-"""The picture of an experiment: test error over the number of images."""
+"""The figure of an experiment: test error over the number of images."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from zskd.evaluation.statistics import summarise
 from zskd.experiment.report.tables import Records, accuracies
 
 _COLOURS = 10
-"""So many arms can be told apart."""
+"""Number of different line colours."""
 
 
 def curves_figure(records: Records, arms: Sequence[str], title: str) -> Figure:
-    """Draw mean test error over the number of images, one line per arm with the deviation over seeds.
+    """Draw the mean test error over the number of images, one line per arm with the deviation over seeds.
 
-    Both axes are logarithmic: halving the error is the same height everywhere. Reported values are open
-    circles in the colour of their arm; the teachers are a dashed line.
+    Both axes are logarithmic. Published values are open circles in the colour of their arm; the mean of the
+    teachers is a dashed line.
 
     Args:
         records: of one experiment.
-        arms: which ones, at most ten; those of one rate are left out where others have more.
-        title: of the picture.
+        arms: names, at most ten; an arm with one rate is left out where others have more.
+        title: of the figure.
     """
     figure = Figure(figsize=(9, 4.4))
     axes = figure.add_subplot()
@@ -48,9 +48,9 @@ def curves_figure(records: Records, arms: Sequence[str], title: str) -> Figure:
             linewidth=1.5,
         )
         for count, group in zip(images, groups, strict=True):
-            told = next(iter(group.values())).reported
-            if told is not None:
-                axes.plot([count], [100 - told.value], "o", mfc="none", color=colour, markersize=9)
+            reported = next(iter(group.values())).reported
+            if reported is not None:
+                axes.plot([count], [100 - reported.value], "o", mfc="none", color=colour, markersize=9)
         counts.update(images)
     teachers = accuracies(records.at("teacher", None))
     if teachers:
@@ -68,7 +68,7 @@ def curves_figure(records: Records, arms: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def _label(axis: Axis, places: FixedLocator | LogLocator) -> None:
-    axis.set_major_locator(places)
+def _label(axis: Axis, ticks: FixedLocator | LogLocator) -> None:
+    axis.set_major_locator(ticks)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

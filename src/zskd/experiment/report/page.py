@@ -1,4 +1,4 @@
-"""What an experiment found, as one page with its picture."""
+"""The results of an experiment as one page with its figure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def records_of(experiment: Experiment, results: Path) -> Records:
 
 
 def comparisons_of(experiment: Experiment) -> list[Comparison]:
-    """Return the comparisons that an experiment planned."""
+    """Return the planned comparisons of an experiment."""
     return [
         Comparison((one.first, one.rate), (one.second, one.second_rate or one.rate))
         for one in experiment.contrasts
@@ -41,13 +41,13 @@ def comparisons_of(experiment: Experiment) -> list[Comparison]:
 
 
 def main_rate(records: Records) -> float | None:
-    """Return the rate that most arms have; of several the largest."""
+    """Return the rate that most arms have, in percent; the largest of several; None without rates."""
     shared = {rate: sum(bool(records.at(arm, rate)) for arm in records.arms) for rate in records.rates()}
     return max(shared, key=lambda rate: (shared[rate], rate)) if shared else None
 
 
 def sections(records: Records, experiment: Experiment) -> list[tuple[str, str]]:
-    """Return title and text of every part of the page."""
+    """Return title and Markdown text of each section of the page."""
     teacher = next(iter(records.at(TEACHER, None).values()), None)
     noise = ""
     if teacher is not None:
@@ -58,8 +58,8 @@ def sections(records: Records, experiment: Experiment) -> list[tuple[str, str]]:
         )
     seeded, shared = "teacher, images and student", ""
     if experiment.teachers:
-        many = len({record.teacher_sha256 for record in records})
-        seeded, shared = "images and student", f" Seeds share teachers: there are {many}."
+        teachers = len({record.teacher_sha256 for record in records})
+        seeded, shared = "images and student", f" Seeds share teachers: there are {teachers}."
     parts = [
         (
             "Test accuracy",
@@ -73,11 +73,15 @@ def sections(records: Records, experiment: Experiment) -> list[tuple[str, str]]:
     rate = main_rate(records)
     if rate is not None:
         parts.append((f"Cost at {rate:g} %", cost_table(records, rate)))
-    return [*parts, ("Where it comes from", provenance(records))]
+    return [*parts, ("Provenance", provenance(records))]
 
 
 def write_page(records: Records, experiment: Experiment, folder: Path) -> Path:
-    """Write README.md and the picture of an experiment and return the page's path."""
+    """Write README.md and the figure of an experiment; return the path of the page.
+
+    Raises:
+        ZskdError: the folder cannot be written.
+    """
     figure = curves_figure(records, records.arms, f"test error, {experiment.name}")
     save_figure(figure, folder / PICTURE)
     parts = [f"# Experiment {experiment.name}", f"![test error over the number of images]({PICTURE})"]

@@ -1,4 +1,4 @@
-"""Tables of an experiment, in Markdown: pure functions of its records."""
+"""Tables of an experiment in Markdown: pure functions of its records."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Group = dict[int, Record]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms whose comparison was planned before the experiment."""
+    """Two arms to compare, chosen before the experiment."""
 
     first: tuple[str, float | None]
-    """Arm and rate."""
+    """Arm, and rate in percent."""
     second: tuple[str, float | None]
+    """Likewise; it is subtracted."""
 
 
 class Records:
@@ -27,7 +28,7 @@ class Records:
 
     Args:
         records: in any order.
-        titles: of all arms, in the order that tables have them.
+        titles: names in tables of all arms, in the order of the tables.
     """
 
     def __init__(self, records: Iterable[Record], titles: Mapping[str, str]) -> None:
@@ -36,7 +37,7 @@ class Records:
             self._groups.setdefault((record.arm, record.rate), {})[record.seed] = record
         known = dict.fromkeys(arm for arm, _ in self._groups)
         self.arms = [arm for arm in titles if arm in known]
-        """Those that have records, in the order of the experiment."""
+        """Arms that have records, in the order of the tables."""
         self._titles = titles
 
     def __len__(self) -> int:
@@ -46,7 +47,7 @@ class Records:
         return (record for group in self._groups.values() for record in group.values())
 
     def rates(self, arm: str | None = None) -> list[float]:
-        """Return the rates of an arm, or of all."""
+        """Return the rates of an arm, or of all arms, in percent, the smallest first."""
         return sorted({rate for one, rate in self._groups if rate is not None and arm in (None, one)})
 
     def at(self, arm: str, rate: float | None) -> Group:
@@ -54,11 +55,11 @@ class Records:
         return self._groups.get((arm, rate), {})
 
     def title(self, arm: str) -> str:
-        """Return what an arm is called."""
+        """Return the name of an arm in tables."""
         return self._titles.get(arm, arm)
 
     def any_of(self, arm: str) -> Record:
-        """Return one record of an arm, for what all of them share."""
+        """Return one record of an arm, for values that all of them share."""
         return next(group[seed] for (one, _), group in self._groups.items() if one == arm for seed in group)
 
 
@@ -68,17 +69,17 @@ def accuracies(group: Group) -> dict[int, float]:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
+    """Return a table in Markdown: a heading, and rows of as many cells."""
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def accuracy_table(records: Records, arms: Sequence[str] | None = None) -> str:
-    """Return test accuracy by arm and rate: mean ± deviation over seeds (n), what was reported below it.
+    """Return test accuracy by arm and rate: mean ± deviation over seeds (n), published values below it.
 
     Args:
         records: of one experiment.
-        arms: the rows; None: all.
+        arms: names of the rows; None: all.
     """
     rates: list[float | None] = [*records.rates(), None]
     head = ["arm", *("all real images" if rate is None else f"{rate:g} %" for rate in rates)]
@@ -95,10 +96,10 @@ def accuracy_table(records: Records, arms: Sequence[str] | None = None) -> str:
 
 
 def contrast_table(records: Records, comparisons: Sequence[Comparison]) -> str:
-    """Return the planned comparisons: paired over seeds, corrected together, and image by image.
+    """Return the planned comparisons, one per row.
 
-    Paired t test over common seeds with Holm's correction for all rows; McNemar's exact test for the two
-    students of the lowest common seed, which speaks of these two alone.
+    Each has the paired t test over common seeds, with Holm's correction for all rows, and McNemar's exact
+    test for the two students of the lowest common seed.
     """
     pairs = [(records.at(*one.first), records.at(*one.second)) for one in comparisons]
     found = [
@@ -121,11 +122,11 @@ def contrast_table(records: Records, comparisons: Sequence[Comparison]) -> str:
         cells = [f"{difference.mean:+.2f}", interval, _p(p), _images(_mcnemar(a[seed], b[seed]))]
         rows.append([*names, str(difference.n), *cells])
     head = ["first", "second", "n", "difference", "95 % interval", "p (Holm)"]
-    return markdown_table([*head, "images only one gets right, p"], rows)
+    return markdown_table([*head, "only one correct (first / second), p"], rows)
 
 
 def cost_table(records: Records, rate: float) -> str:
-    """Return what each arm costs at a rate: questions to the teacher and time, means over seeds."""
+    """Return the cost of each arm at a rate: passes of the teacher and time, means over seeds."""
     rows = []
     for arm in records.arms:
         group = list(records.at(arm, rate).values())
@@ -146,13 +147,13 @@ def cost_table(records: Records, rate: float) -> str:
                 f"{mean('wall_seconds') - mean('set_seconds'):,.0f}",
             ]
         )
-    asked = ("teacher asked, 10⁶ images", "with gradient, 10⁶")
-    head = ["arm", "unique images", "student steps", *asked, "images, s", "student, s"]
+    passes = ("teacher forward, 10⁶ images", "backward, 10⁶ images")
+    head = ["arm", "unique images", "student steps", *passes, "images, s", "student, s"]
     return markdown_table(head, rows)
 
 
 def provenance(records: Records) -> str:
-    """Return where the records come from, in one paragraph."""
+    """Return date, hardware, versions and commits of the records, in one paragraph."""
     every = list(records)
 
     def all_of(values: Iterable[object]) -> str:
@@ -163,7 +164,7 @@ def provenance(records: Records) -> str:
         f"{len(every)} records of {all_of(r.date for r in every)}",
         f"student with {first.student_parameters:,} parameters",
         "weights of the last step",
-        f"{all_of(r.cpu for r in every)}, {all_of(r.workers for r in every)} cells side by side",
+        f"{all_of(r.cpu for r in every)}, {all_of(r.workers for r in every)} cells in parallel",
         f"{all_of(r.threads for r in every)} thread each",
         f"torch {all_of(r.versions['torch'] for r in every)}",
         f"commit {all_of(_short(r.commit) for r in every)}",
@@ -172,7 +173,7 @@ def provenance(records: Records) -> str:
 
 
 def _short(commit: str | None) -> str:
-    """A commit's first digits; `+` tells that files were changed since."""
+    """The first digits of a commit; `+` means that files had been changed."""
     return "not known" if commit is None else commit[:8] + "+" * commit.endswith("+")
 
 
@@ -186,13 +187,13 @@ def _accuracy(group: Group) -> str:
 
 
 def _reported(group: Group) -> str:
-    told = next((record.reported for record in group.values()), None)
-    return _NONE if told is None else f"*{told.value:.2f}*"
+    reported = next((record.reported for record in group.values()), None)
+    return _NONE if reported is None else f"*{reported.value:.2f}*"
 
 
 def _sources(groups: Iterable[Group]) -> str:
-    told = (record.reported for group in groups for record in group.values())
-    return "; ".join(dict.fromkeys(one.source for one in told if one is not None))
+    reported = (record.reported for group in groups for record in group.values())
+    return "; ".join(dict.fromkeys(one.source for one in reported if one is not None))
 
 
 def _arm_at(records: Records, arm: str, rate: float | None) -> str:
@@ -200,7 +201,7 @@ def _arm_at(records: Records, arm: str, rate: float | None) -> str:
 
 
 def _mcnemar(a: Record, b: Record) -> McNemarTest:
-    return mcnemar(*(unpack_mask(one.test_hits, one.test_images) for one in (a, b)))
+    return mcnemar(*(unpack_mask(one.test_correct, one.test_images) for one in (a, b)))
 
 
 def _images(test: McNemarTest) -> str:
