@@ -103,7 +103,7 @@ def aims() -> str:
                 what = f"{_TITLES[name]}, below {records.title(arm)}, at equal steps"
                 rows.append((what, f"≤ {furthest:.2f}", str(below)))
     small = _group(_existing()["better-mnist"], "small")
-    rows.append(("MNIST, student with 15,738", "≥ 98.60", _shown(small)))
+    rows.append(("MNIST, student with 15,738 parameters", "≥ 98.60", _shown(small)))
     return markdown_table(("what", "aim", "reached"), rows)
 
 
@@ -136,10 +136,10 @@ def twins() -> str:
     return markdown_table(("data", "twin", *_HEAD), rows)
 
 
-def _each(on_progress: Callable[[str, Records], str]) -> Callable[[], str]:
+def _each(table: Callable[[str, Records], str]) -> Callable[[], str]:
     def all_of() -> str:
         found = _existing().items()
-        return "\n\n".join(f"**{_TITLES[name]}.**\n\n{tell(name, records)}" for name, records in found)
+        return "\n\n".join(f"**{_TITLES[name]}.**\n\n{table(name, records)}" for name, records in found)
 
     return all_of
 
