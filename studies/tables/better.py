@@ -103,7 +103,7 @@ def aims() -> str:
                 what = f"{_TITLES[name]}, below {records.title(arm)}, at equal steps"
                 rows.append((what, f"≤ {furthest:.2f}", str(below)))
     small = _group(_existing()["better-mnist"], "small")
-    rows.append(("MNIST, student with 15,738", "≥ 98.60", _summary(small)))
+    rows.append(("MNIST, student with 15,738 parameters", "≥ 98.60", _summary(small)))
     return markdown_table(("what", "aim", "reached"), rows)
 
 

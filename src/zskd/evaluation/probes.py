@@ -19,6 +19,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images, Logits
 from zskd.data.transforms import augment
+from zskd.evaluation.statistics import share_of
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.inversion.initial import draw_initial
