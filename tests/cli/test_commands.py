@@ -82,6 +82,8 @@ def test_every_field_of_the_settings_has_a_docstring_below_it() -> None:
         if isinstance(node, ast.ClassDef):
             for field, after in zip(node.body, [*node.body[1:], None], strict=True):
                 told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                if "ClassVar" in ast.unparse(field):
+                    continue
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and not told:
                     bare += [f"{node.name}.{field.target.id}"] * (field.target.id not in inherited)
     assert not bare
@@ -219,7 +221,7 @@ def test_a_folder_of_another_configuration_is_refused_and_left_alone(
     assert run(["run", "digits", "--out", str(folder), "--quiet"]) == 2
     assert "seed (1 there, 0 now)" in capsys.readouterr().err
     assert (folder / "recipe.yaml").read_text() == text
-    (folder / "recipe.yaml").write_text(text[:100])
+    (folder / "recipe.yaml").write_text(text[: text.index("nominal_rates") + 5])
     assert run(["run", "digits", "--out", str(folder), "--quiet"]) == 2
     assert "damaged" in capsys.readouterr().err
 
@@ -298,7 +300,7 @@ def test_how_a_set_is_made_can_be_chosen_and_is_told_to_those_who_ask(
         return json.loads(Path(out, "manifest.json").read_text()), told.err
 
     usual, told = made("usual", "--workers", "2", "-v")
-    assert "2 workers of 1 thread on cpu; teacher: layout channels_last, merged ['conv0', 'conv1']" in told
+    assert "2 workers of 1 thread on cpu; teacher: layout channels_last, merged ('conv0', 'conv1')" in told
     alone, told = made("alone", "--workers", "1", "--verbose")
     assert "1 workers of 1 thread on cpu" in told
     assert alone == usual

@@ -38,6 +38,6 @@ else:
     ModelName = Literal[tuple(ARCHITECTURES)] | str
     OptimiserName = Literal[tuple(OPTIMISERS)] | str
     PixelRuleName = Literal[tuple(PIXEL_RULES)]
-    PresetName = Literal[tuple(preset_names())]
+    PresetName = Literal[tuple(preset_names())] | str
     StartName = Literal[tuple(START_IMAGES)] | str
     StudentName = Literal[tuple(STUDENTS)] | str
