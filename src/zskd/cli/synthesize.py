@@ -66,9 +66,8 @@ def synthesize(
         verbose: Also print the choices for this machine.
     """
     from zskd.core.files import folder_lock
-    from zskd.run.arms import set_size
+    from zskd.run.arms import main_set
     from zskd.synthesis.build import build_transfer_set
-    from zskd.synthesis.spec import SetSpec
 
     full = resolve(
         recipe,
@@ -86,14 +85,7 @@ def synthesize(
         rewrite=rewrite,
     )
     classifier = ready_teacher(teacher, model, full)
-    spec = SetSpec(
-        method=full.method,
-        method_settings=full.method_settings,
-        count=set_size(full, None),
-        seed=full.seed,
-        targets=full.targets,
-        synthesis=full.synthesis,
-    )
+    spec = main_set(full, None)
     with folder_lock(out):
         made = build_transfer_set(
             classifier, spec, out, workers=full.workers, progress=default_progress(quiet, verbose)

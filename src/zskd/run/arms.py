@@ -43,15 +43,20 @@ def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:
     Raises:
         ZskdError: the size is not given.
     """
-    spec = _main_set(recipe, data) if recipe.distill.needs_set else None
+    spec = main_set(recipe, data) if recipe.distill.needs_set else None
     name = Registry.label(recipe.method if spec else recipe.distill.generator.method)
     main = Arm(name, f"{name.upper()} ({recipe.preset})", spec)
-    controls = [_control(name, _main_set(recipe, data)) for name in recipe.controls]
+    controls = [_control(name, main_set(recipe, data)) for name in recipe.controls]
     # a control that equals the main arm is not run twice
     return [main, *(control for control in controls if control.spec != main.spec)]
 
 
-def _main_set(recipe: Recipe, data: Dataset | None) -> SetSpec:
+def main_set(recipe: Recipe, data: Dataset | None) -> SetSpec:
+    """Return what a recipe says about its transfer set.
+
+    Raises:
+        ZskdError: its size is not given.
+    """
     return SetSpec(
         method=recipe.method,
         method_settings=recipe.method_settings,
