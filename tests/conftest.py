@@ -66,7 +66,7 @@ def teacher(digits: Dataset) -> Classifier:
 def teacher_folder(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher") / "teacher"
     architecture = describe("lenet5", shape=SHAPE, classes=10)
-    return save_checkpoint(folder, teacher, Card(architecture=architecture, origin={"how": "trained"}))
+    return save_checkpoint(teacher, Card(architecture=architecture, origin={"how": "trained"}), folder)
 
 
 @pytest.fixture(scope="session")

@@ -197,7 +197,7 @@ USING_TEACHER: dict[str, Callable[[Inputs], object]] = {
     "make_shard": lambda inputs: make_shard(inputs.teacher, SET, 0),
     "seconds_per_image": lambda inputs: seconds_per_image(inputs.teacher, SET),
     "trace_impression": lambda inputs: trace_impression(inputs.teacher, SET, 0),
-    "export_png": lambda inputs: export_png(inputs.images, inputs.teacher, inputs.folder / "png"),
+    "export_png": lambda inputs: export_png(inputs.teacher, inputs.images, inputs.folder / "png"),
     "inspect_teacher": lambda inputs: inspect_teacher(inputs.teacher),
     "count_multiply_adds": lambda inputs: count_multiply_adds(inputs.teacher),
     "predict": lambda inputs: predict(inputs.teacher, inputs.split.images),
@@ -215,7 +215,7 @@ OTHERS: dict[str, Callable[[Inputs], object]] = {
     "class_similarity": lambda inputs: concentration(class_similarity(inputs.teacher.head_weight)),
     "fingerprint": lambda inputs: inputs.teacher.fingerprint(),
     "save_checkpoint": lambda inputs: save_checkpoint(
-        inputs.folder / "saved", inputs.teacher, Card(architecture={"factory": "none:none"})
+        inputs.teacher, Card(architecture={"factory": "none:none"}), inputs.folder / "saved"
     ),
     "pickle": lambda inputs: pickle.dumps(inputs.finished),
 }

@@ -233,5 +233,5 @@ def test_every_built_in_network_survives_a_round_trip(tmp_path: Path) -> None:
     for name in ARCHITECTURES:
         classifier = Classifier(ARCHITECTURES.load(name)(), spec=SPEC).freeze()
         card = Card(architecture=describe(name, shape=SPEC.shape, classes=10))
-        folder = save_checkpoint(tmp_path / name, classifier, card)
+        folder = save_checkpoint(classifier, card, tmp_path / name)
         assert load_checkpoint(folder)[0].fingerprint() == classifier.fingerprint()

@@ -310,7 +310,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def test_png_files_are_the_images_in_8_bits_with_the_teachers_logits(
     teacher: Classifier, small_set: TransferSet, tmp_path: Path
 ) -> None:
-    folder = export_png(small_set, teacher, tmp_path / "png")
+    folder = export_png(teacher, small_set, tmp_path / "png")
     lines = records(folder)
     together = torch.cat([shard.images for shard in small_set])
     targets = torch.cat([shard.targets for shard in small_set])
@@ -347,7 +347,7 @@ def set_of(names: tuple[str, ...], folder: Path, channels: int = 1) -> TransferS
 
 def test_colour_pictures_keep_their_channels(tmp_path: Path) -> None:
     made = set_of(("a", "b"), tmp_path / "set", channels=3)
-    folder = export_png(made, linear(("a", "b"), 3), tmp_path / "png")
+    folder = export_png(linear(("a", "b"), 3), made, tmp_path / "png")
     with Image.open(folder / records(folder)[0]["file"]) as picture:
         assert picture.mode == "RGB"
         pixels = np.array(picture)
@@ -359,7 +359,7 @@ def test_colour_pictures_keep_their_channels(tmp_path: Path) -> None:
 def test_images_of_two_channels_cannot_be_exported_as_png(tmp_path: Path) -> None:
     made = set_of(("a", "b"), tmp_path / "set", channels=2)
     with pytest.raises(ZskdError, match="grey or RGB; these images have 2 channels"):
-        export_png(made, linear(("a", "b"), 2), tmp_path / "png")
+        export_png(linear(("a", "b"), 2), made, tmp_path / "png")
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_images_of_two_channels_cannot_be_exported_as_png(tmp_path: Path) -> Non
 def test_class_names_become_folders_of_their_own_inside_the_export(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    folder = export_png(set_of(names, tmp_path / "set"), linear(names), tmp_path / "in" / "png")
+    folder = export_png(linear(names), set_of(names, tmp_path / "set"), tmp_path / "in" / "png")
     files = [line["file"] for line in records(folder)]
     anchors = next(iter(TransferSet(tmp_path / "set"))).anchors.tolist()
     assert len(list(folder.rglob("*.png"))) == len(files) == 6
@@ -391,7 +391,7 @@ def test_class_names_become_folders_of_their_own_inside_the_export(
 
 def test_plain_class_names_are_kept_and_others_numbered(tmp_path: Path) -> None:
     names = ("T-shirt/top", "Trouser", "Ankle boot")
-    folder = export_png(set_of(names, tmp_path / "set"), linear(names), tmp_path / "png")
+    folder = export_png(linear(names), set_of(names, tmp_path / "set"), tmp_path / "png")
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == [
         "0_T-shirt_top",
         "Ankle boot",
@@ -404,5 +404,5 @@ def test_a_folder_that_is_not_empty_is_not_filled(
 ) -> None:
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(ZskdError, match="is not empty: choose another folder"):
-        export_png(small_set, teacher, tmp_path)
+        export_png(teacher, small_set, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -45,7 +45,7 @@ def export(
     if teacher is None:
         raise ZskdError("the teacher must compute the logits of the 8-bit pictures: add --teacher FOLDER")
     classifier, _ = load_checkpoint(teacher, model=model)
-    print_line(f"exported to {export_png(loaded, classifier, out)}")
+    print_line(f"exported to {export_png(classifier, loaded, out)}")
 
 
 @app.command(

@@ -91,6 +91,6 @@ def import_(
         raise ZskdError(f"{file} is a folder: name a .safetensors, .pt or .mat file")
     made, card = open_teacher(file, teacher)
     must_be_new(out)
-    save_checkpoint(out, made, card)
+    save_checkpoint(made, card, out)
     checked = "golden pairs agree" if card.golden else "not checked against golden pairs"
     print_line(f"teacher in {out}: {made.parameters_count:,} parameters, {made.classes} classes, {checked}")

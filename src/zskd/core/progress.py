@@ -159,7 +159,12 @@ class _LiveTask:
 
 
 def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
-    """Return the progress for standard error: silent when quiet, live on a terminal, else plain."""
+    """Return the progress for standard error: a live bar on a terminal, else plain lines.
+
+    Args:
+        quiet: report nothing.
+        verbose: report details, too.
+    """
     if quiet:
         return Progress()
     progress = LiveProgress() if Lasting(sys.stderr).isatty() else PlainProgress()

@@ -203,7 +203,7 @@ def build_student(
         threads=torch.get_num_threads(),
         device=teacher.device.type,
     )
-    save_checkpoint(folder, student, Card(architecture=architecture, origin=origin))
+    save_checkpoint(student, Card(architecture=architecture, origin=origin), folder)
     remove_file(folder / _STATE)
     return student
 

@@ -133,13 +133,13 @@ class StoredCard(Card):
     versions: Versions | None = None
 
 
-def save_checkpoint(folder: Path, classifier: Classifier, card: Card) -> Path:
+def save_checkpoint(classifier: Classifier, card: Card, folder: Path) -> Path:
     """Write a checkpoint: first the weights, then the card, which makes it valid.
 
     Args:
-        folder: of the checkpoint.
         classifier: the network.
         card: its architecture, origin and golden check.
+        folder: of the checkpoint.
 
     Returns:
         `folder`.

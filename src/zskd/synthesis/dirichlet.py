@@ -37,7 +37,12 @@ def draw_targets(
 
 
 def one_hot(anchors: list[int], classes: int) -> TargetsArray:
-    """Return one-hot targets (N, K) float32 for anchor classes (N,)."""
+    """Return one-hot targets (N, K), float32.
+
+    Args:
+        anchors: the class of each target (N,), 0 to K − 1.
+        classes: K.
+    """
     return np.eye(classes, dtype=np.float32)[anchors]
 
 

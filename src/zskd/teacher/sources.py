@@ -125,7 +125,7 @@ def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progr
     """
     if not (folder / "card.json").is_file():
         card = sources.card or _train(recipe, sources, folder, progress)
-        save_checkpoint(folder, sources.model, card)
+        save_checkpoint(sources.model, card, folder)
     remove_file(folder / "training.safetensors")
     return load_teacher(recipe, folder)
 

@@ -22,6 +22,13 @@ def export_mat(transfer_set: TransferSet, path: Path) -> Path:
     It holds `train_images` (N, H, W, C), float32 in 0–255 and not rounded, and `train_labels` (N, K), the
     targets.
 
+    Args:
+        transfer_set: what is written.
+        path: of the file, which ends in .mat.
+
+    Returns:
+        `path`.
+
     Raises:
         ZskdError: the path does not end in .mat, or cannot be written.
     """
@@ -36,11 +43,19 @@ def export_mat(transfer_set: TransferSet, path: Path) -> Path:
     return path
 
 
-def export_png(transfer_set: TransferSet, teacher: Classifier, folder: Path) -> Path:
+def export_png(teacher: Classifier, transfer_set: TransferSet, folder: Path) -> Path:
     """Write `<folder>/<class>/<row>.png` in 8 bits and `labels.jsonl`.
 
     Each line of `labels.jsonl` holds file, target y and the teacher's logits for the rounded image, because
-    rounding changes them. The teacher is used in evaluation mode and left as it is.
+    rounding changes them.
+
+    Args:
+        teacher: of the set; used in evaluation mode and left as it is.
+        transfer_set: what is written.
+        folder: new or empty.
+
+    Returns:
+        `folder`.
 
     Raises:
         ZskdError: another teacher, the folder is not empty, or the images are neither grey nor RGB.
