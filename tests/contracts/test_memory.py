@@ -69,10 +69,11 @@ def printed(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 SET = """
+from zskd.transfer_set.manifest import Provenance
 from zskd.transfer_set.shard import Shard, write_shard
 from zskd.transfer_set.writer import Writer
 folder, shards, size = Path(sys.argv[1]), int(sys.argv[2]), 250
-provenance = {"spec": {}, "teacher_sha256": teacher.fingerprint()}
+provenance = Provenance(spec={"method": "noise"}, teacher_sha256=teacher.fingerprint())
 writer = Writer(folder, provenance, class_names=teacher.class_names, shape=SHAPE)
 for number in range(shards):
     numbers = torch.Generator().manual_seed(number)

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from zskd.config.loading import load_recipe
+from zskd.run.metrics import RunMetrics
 from zskd.run.pipeline import run_recipe
 
 SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str, Any]]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, RunMetrics]]:
     """The shipped recipe with the two noise controls: three seeds of synthesis and student, one teacher."""
     found = []
     root = tmp_path_factory.mktemp("runs")
@@ -26,13 +27,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str,
     return found
 
 
-def accuracies(runs: list[tuple[Path, dict[str, Any]]], arm: str) -> list[float]:
+def accuracies(runs: list[tuple[Path, RunMetrics]], arm: str) -> list[float]:
     return [row.test_accuracy.percent for _, metrics in runs for row in metrics.arms if row.arm == arm]
 
 
 @pytest.mark.slow
 def test_the_student_comes_near_its_teacher_and_white_noise_does_not_do(
-    runs: list[tuple[Path, dict[str, Any]]],
+    runs: list[tuple[Path, RunMetrics]],
 ) -> None:
     """Smooth noise does on digits, once the student begins with its teacher's weights: all that is held is
     that impressions do not lose more against it than two of the 500 pictures that are tested on."""
@@ -46,7 +47,7 @@ def test_the_student_comes_near_its_teacher_and_white_noise_does_not_do(
     assert statistics.mean(student) >= statistics.mean(accuracies(runs, "noise_smooth")) - 0.5
 
 
-def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, dict[str, Any]]]) -> None:
+def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, RunMetrics]]) -> None:
     from PIL import Image
 
     from zskd.run.verify import verify_folder
@@ -75,7 +76,7 @@ def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, dict[str, 
     assert not [p for p in folder.glob("**/.*") if p.name != ".lock"]
 
 
-def test_a_finished_run_is_not_made_again(runs: list[tuple[Path, dict[str, Any]]]) -> None:
+def test_a_finished_run_is_not_made_again(runs: list[tuple[Path, RunMetrics]]) -> None:
     folder, metrics = runs[0]
     before = {p: p.stat().st_mtime_ns for p in folder.glob("**/*.safetensors")}
     recipe = load_recipe(folder / "recipe.yaml")

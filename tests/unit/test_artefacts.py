@@ -85,7 +85,7 @@ DAMAGES: list[tuple[str, str, object, str]] = [
     ("student", "golden", {"pairs": 0}, "golden.pairs: Input should be greater"),
     ("teacher", "parameters", -3, "parameters: Input should be greater"),
     ("metrics", "arms", [], "arms: Tuple should have at least 1 item"),
-    ("metrics", "arms.0.agreement.impressions.percent", 120, "a percentage lies inside its interval"),
+    ("metrics", "arms.0.agreement.impressions.percent", 120, "a percentage must lie in its interval"),
     ("metrics", "arms.0.agreement.impressions.n", 0, "n must be at least 1"),
     ("metrics", "arms.0.parameters", 1.5, "arms.0.parameters: Input should be a valid integer"),
     (
@@ -99,7 +99,7 @@ DAMAGES: list[tuple[str, str, object, str]] = [
     ("budget", "steps", 0, "steps: Input should be greater"),
     ("budget", "minutes", 0, "minutes: Input should be greater than 0"),
     ("budget", "paces.zskd", {"start": 1.0}, "paces.zskd.step: Field required"),
-    ("similarity", "similarity.3", [1.0], "similarity is no matrix of 10 rows and columns"),
+    ("similarity", "similarity.3", [1.0], "similarity has not 10 rows and columns"),
     ("sources", "data_sha256", 3, "data_sha256: Input should be a valid string"),
 ]
 

@@ -41,6 +41,7 @@ class Control:
     """An arm that differs from the main arm only in its method."""
 
     method: str
+    """Name of its method in `METHODS`."""
     start: str | None
     """Start image; None: that of the main arm."""
     summary: str
