@@ -13,7 +13,21 @@ from zskd.run.verify import verify_folder
 
 TRAIN = ("teacher", "train", "--data.name", "digits", "--teacher.epochs", "1", "--quiet", "--out")
 RUN = (
-    *("run", "digits", "--quiet", "--teacher.epochs", "1", "--count", "20", "--synthesis.steps", "1"),
+    *(
+        "run",
+        "digits",
+        "--quiet",
+        "--teacher.shape",
+        "1",
+        "16",
+        "16",
+        "--teacher.epochs",
+        "1",
+        "--count",
+        "20",
+        "--synthesis.steps",
+        "1",
+    ),
     *("--distill.steps", "4", "--controls", "noise_smooth", "--held-out", "20", "--out"),
 )
 MINE = (

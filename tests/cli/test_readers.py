@@ -20,7 +20,21 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs a device that i
 TRAIN = ("teacher", "train", "--data.name", "digits", "--teacher.epochs", "1", "--out")
 SET = ("--count", "40", "--synthesis.shard-size", "20", "--synthesis.steps", "1", "--workers", "2", "--out")
 RUN = (
-    *("run", "digits", "-v", "--teacher.epochs", "1", "--count", "40", "--synthesis.steps", "1"),
+    *(
+        "run",
+        "digits",
+        "-v",
+        "--teacher.shape",
+        "1",
+        "16",
+        "16",
+        "--teacher.epochs",
+        "1",
+        "--count",
+        "40",
+        "--synthesis.steps",
+        "1",
+    ),
     *("--synthesis.shard-size", "20", "--workers", "2", "--distill.steps", "4", "--controls", "noise_smooth"),
     *("--held-out", "20", "--out"),
 )
