@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON record")
     given = parser.parse_args()
     record: dict[str, Any] = {
-        "command": f"python studies/same_bytes.py BEFORE AFTER --out {given.out}",
+        "command": f"python studies/same_bytes.py BEFORE AFTER --out results/{given.out.name}",
         "runs": {},
     }
     same = True
