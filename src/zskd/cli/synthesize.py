@@ -94,5 +94,5 @@ def synthesize(
     print_line(
         f"{len(made):,} images in {out}: mean KL {facts.mean_kl:.4f}, "
         f"{100 * facts.anchor_match:.1f} % predicted as their class; "
-        f"{facts.missed:,} missed their target, {facts.dropped:,} of them were dropped"
+        f"{facts.missed or 0:,} missed their target, {facts.dropped or 0:,} of them were dropped"
     )
