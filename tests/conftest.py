@@ -11,7 +11,7 @@ install_import_hook("zskd", "type_check.check")
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,24 @@ def run_zskd(
         env={**os.environ, "COLUMNS": "200", **environment},
         check=False,
     )
+
+
+def run_blocks(blocks: Iterable[str], folder: Path) -> None:
+    """Run shell blocks of a page one after the other in a folder, as a reader does who has `zskd`."""
+    (folder / "zskd").write_text(f'#!/bin/sh\nexec {sys.executable} -m zskd "$@"\n')
+    (folder / "zskd").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    for block in blocks:
+        done = subprocess.run(
+            ["bash", "-e", "-c", block],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -1,6 +1,5 @@
 """The README does what it says: its commands and its Python are run, its tables are fresh."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import run_zskd
+from conftest import run_blocks, run_zskd
 from limits import LIMIT
 from zskd.cli.main import main as run
 
@@ -32,20 +31,7 @@ def test_every_command_of_the_shell_blocks_runs(tmp_path: Path) -> None:
     """In order, in one folder; these blocks are written so that they need nothing but digits."""
     found = commands("bash")
     assert len(found) >= 14
-    (tmp_path / "zskd").write_text(f'#!/bin/sh\nexec {sys.executable} -m zskd "$@"\n')
-    (tmp_path / "zskd").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    for block in blocks("bash"):
-        done = subprocess.run(
-            ["bash", "-e", "-c", block],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    run_blocks(blocks("bash"), tmp_path)
     for picture in ("similarity.png", "threes.png", "filmstrip.png"):
         assert (tmp_path / picture).is_file()
 

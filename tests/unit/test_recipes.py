@@ -494,6 +494,10 @@ WRONG = {
     "Recipe(student='haf')": "--student is 'haf'.*did you mean half?",
     "Recipe(controls=('noise',))": "--controls.0 is 'noise'",
     "SetSpec(count=1, method='zskt_')": "the method is 'zskt_'",
+    "SetSpec(count=2.5)": "--count is 2.5.*valid integer",
+    "SetSpec(count=0)": "--count is 0: it must be at least 1",
+    "StudentSpec(student='haf')": "--student is 'haf'.*did you mean half?",
+    "StudentSpec(seed=-1)": "--seed is -1: it must be at least 0",
 }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from zskd.config.checks import LAST_SEED, check_range
+from zskd.config.checks import LAST_SEED, Config
 from zskd.config.distillation import DistillConfig
+from zskd.config.registry import STUDENTS
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentSpec:
+class StudentSpec(Config):
     """All that determines a student, together with its teacher and its transfer set.
 
     The number of threads and the device change rounding; the student's card records them.
@@ -23,8 +24,10 @@ class StudentSpec:
     """Settings of the distillation."""
 
     def __post_init__(self) -> None:
-        """Refuse a seed that is out of range."""
-        check_range("seed", self.seed, 0, LAST_SEED)
+        """Refuse an unknown student and a seed that is out of range."""
+        super().__post_init__()
+        STUDENTS.check(self.student, "--student")
+        self.check_range("seed", low=0, high=LAST_SEED)
 
     @property
     def factory(self) -> str | None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from zskd.config.checks import LAST_SEED, Config, from_values
 from zskd.config.identity import from_former_keys, plain, split_spread
 from zskd.config.registry import PIXEL_RULES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.code import is_code
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.errors import ZskdError
 from zskd.synthesis.inversion.objective import Objective
 from zskd.synthesis.methods.base import Method, make_method
 from zskd.synthesis.plan import row_size
@@ -24,7 +23,7 @@ HELD_OUT = 1 << 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetSpec:
+class SetSpec(Config):
     """All that determines a transfer set, together with the teacher."""
 
     method: str = "zskd"
@@ -44,8 +43,9 @@ class SetSpec:
 
     def __post_init__(self) -> None:
         """Refuse an empty set, an unknown method, and a tolerance where images of a batch are coupled."""
-        if self.count < 1:
-            raise ZskdError(f"a transfer set needs at least one image, not {self.count}")
+        super().__post_init__()
+        self.check_range("count", low=1)
+        self.check_range("seed", "first_index", low=0, high=LAST_SEED)
         if self.couples and self.synthesis.tolerance:
             raise ZskdError(
                 f"--synthesis.tolerance must be 0 with --method {self.method}: its objective couples the "
@@ -116,9 +116,7 @@ class SetSpec:
 def spec_values(spec: SetSpec) -> dict[str, Any]:
     """Return a spec as a manifest holds it: nested plain values, under their former names."""
     spread, settings = split_spread(spec.method, spec.method_settings)
-    values = {one.name: plain(getattr(spec, one.name)) for one in fields(spec)} | {
-        "method_settings": settings
-    }
+    values: dict[str, Any] = plain(spec) | {"method_settings": settings}
     if not settings:
         del values["method_settings"]
     targets: dict[str, Any] = {}
@@ -140,8 +138,6 @@ def read_spec(values: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Se
     if values.get("method") == REAL:
         raise ZskdError("this set holds real images, which were not synthesised: give a synthesised set")
     known = from_former_keys(values)
-    if isinstance(known.get("targets"), Mapping) and "spread" in known["targets"]:
-        known["targets"] = {key: one for key, one in known["targets"].items() if key != "spread"}
     synthesis = known.get("synthesis")
     start = synthesis.get("start") if isinstance(synthesis, Mapping) else None
     for name in (known.get("method"), start):
@@ -150,7 +146,4 @@ def read_spec(values: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Se
                 f"this set was made with the code {name}, which a manifest may not run: "
                 f"give --trust {name} if you trust it"
             )
-    try:
-        return TypeAdapter(SetSpec).validate_python(known)
-    except ValidationError as error:
-        raise ZskdError(f"the manifest's settings are damaged: {one_line(error)}") from error
+    return from_values(SetSpec, known, "the manifest's settings")
