@@ -194,6 +194,20 @@ def test_digits_have_fixed_sizes(digits: Dataset) -> None:
     assert digits.train.images.shape[1:] == SHAPE
 
 
+def test_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    all_parts = load_data(DataConfig(name="digits", validation=0), (1, 8, 8))
+    ours = torch.cat([all_parts.train.images, all_parts.test.images]).flatten(1)
+    labels = torch.cat([all_parts.train.labels, all_parts.test.labels])
+    theirs = load_digits()
+
+    def rows(images: np.ndarray, classes: np.ndarray) -> list[bytes]:
+        return sorted(row.tobytes() for row in np.column_stack([images, classes]).astype(np.float64))
+
+    assert rows(16 * ours.numpy(), labels.numpy()) == rows(theirs.data, theirs.target)
+
+
 def test_digits_are_split_in_the_same_way_every_time(digits: Dataset) -> None:
     assert equal(digits, load_data(DataConfig(name="digits"), SHAPE))
     other = load_data(DataConfig(name="digits", validation=0.3), SHAPE)

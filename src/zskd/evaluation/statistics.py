@@ -2,6 +2,8 @@
 
 Values are percentages, one per seed; differences and deviations are in percentage points. Every
 deviation is that of a sample (n − 1). Intervals are 95 % intervals, unless stated otherwise.
+
+`scipy.stats` takes half a second to import, so only the functions that need it import it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.stats import binomtest, norm, t, ttest_rel
 
 from zskd.core.errors import ZskdError
 from zskd.core.types import CorrectMask
@@ -43,6 +44,8 @@ def share_of(count: int, n: int) -> Share:
     """
     if n == 0:
         raise ZskdError("there are no images to measure on: give at least one")
+    from scipy.stats import binomtest
+
     interval = binomtest(count, n).proportion_ci(method="wilson")
     return Share(100 * count / n, 100 * interval.low, 100 * interval.high, n)
 
@@ -166,6 +169,8 @@ def compare_paired(
     deviation = float(differences.std(ddof=1))
     if deviation <= _ROUNDING * max(np.abs(a).max(), np.abs(b).max()):
         return Difference(*names, n, mean, 0.0, None, None, None)
+    from scipy.stats import ttest_rel
+
     test = ttest_rel(a, b)
     low, high = test.confidence_interval(0.95)
     return Difference(*names, n, mean, deviation, float(low), float(high), float(test.pvalue))
@@ -212,6 +217,8 @@ def mcnemar(first: CorrectMask, second: CorrectMask) -> McNemarTest:
         )
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     n = only_first + only_second
+    from scipy.stats import binomtest
+
     p = float(binomtest(only_first, n, 0.5).pvalue) if n else 1.0
     return McNemarTest(only_first, only_second, len(first), p)
 
@@ -231,6 +238,8 @@ def sampling_error(percent: float, n: int) -> float:
     """
     if not 0 <= percent <= 100 or n < 1:
         raise ZskdError(f"{percent} % of {n} is no share of images: give 0 to 100 %, and n from 1 on")
+    from scipy.stats import norm
+
     p = percent / 100
     return 100 * float(norm.ppf(0.975)) * math.sqrt(p * (1 - p) / n)
 
@@ -246,4 +255,6 @@ def _finite(values: Collection[float]) -> _Values:
 
 def _t_quantile(confidence: float, n: int) -> float:
     """Return the two-sided quantile of Student's t with n − 1 degrees of freedom."""
+    from scipy.stats import t
+
     return float(t.ppf((1 + confidence) / 2, n - 1))

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from zskd.distillation.initialisation.ridge import (
     IMAGES_AT_ONCE,
     WeightedLayer,
-    normal_equations,
+    gram_matrix,
     rows_of_channels,
     set_weight_matrix,
     solve_ridge,
@@ -79,7 +79,7 @@ def _eliminate_backward(
     """Remove one channel after the other: the one without which the teacher's logits change least, after the
     next layer has been refitted to the remaining channels."""
     layer = weighted_layer(following, 0)
-    gram, _ = normal_equations(layer, preceding, nn.Sequential(*preceding, layer), images, rng)
+    gram = gram_matrix(layer, preceding, images, rng)
     weight = weight_matrix(layer)
     inputs = preceding(images[:_ELIMINATION_IMAGES])
     target = following(inputs)

@@ -139,12 +139,15 @@ def initialise_weights(
     except ZskdError:  # one of them is no plain chain
         return False
     with in_mode(student_chain, training=False), in_mode(teacher_chain, training=False):
-        held_out = teacher.normalise(draw())
+        held_out = torch.split(teacher.normalise(draw()), IMAGES_AT_ONCE)
+        logits = [teacher_chain(images) for images in held_out]
         attempts: list[tuple[float, dict[str, Tensor]]] = []
         for _ in range(_ATTEMPTS):
             _select_weights(student_chain, teacher_chain, teacher.normalise(draw()), rng)
-            parts = torch.split(held_out, IMAGES_AT_ONCE)
-            distance = sum(len(part) * divergence(student_chain(part), teacher_chain(part)) for part in parts)
+            distance = sum(
+                len(images) * divergence(student_chain(images), target)
+                for images, target in zip(held_out, logits, strict=True)
+            )
             weights = {name: value.clone() for name, value in student_chain.state_dict().items()}
             attempts.append((distance, weights))
         student_chain.load_state_dict(min(attempts, key=lambda one: one[0])[1])

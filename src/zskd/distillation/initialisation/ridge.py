@@ -40,19 +40,32 @@ def normal_equations(
         Gram matrix XᵀX of the inputs (I, I), and cross products XᵀR (I, O) of the inputs with the residuals R
         of the outputs; both float64.
     """
-    size = layer.weight[0].numel() + (layer.bias is not None)
+    size = _inputs_count(layer)
     gram = images.new_zeros(size, size, dtype=torch.double)
     cross = images.new_zeros(size, len(layer.weight), dtype=torch.double)
     for batch in torch.split(images, IMAGES_AT_ONCE):
         inputs = preceding(batch)
         residuals = target(batch) - layer(inputs)
         if isinstance(layer, nn.Conv2d):
-            inputs, residuals = _patches(layer, inputs, residuals, rng)
-        if layer.bias is not None:
-            inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
+            inputs, positions = _patches(layer, inputs, rng)
+            residuals = residuals.flatten(2)[:, :, positions].transpose(1, 2).flatten(0, 1)
+        inputs = _with_ones(layer, inputs)
         gram += inputs.T @ inputs
         cross += inputs.T @ residuals
     return gram, cross
+
+
+def gram_matrix(layer: WeightedLayer, preceding: nn.Module, images: Tensor, rng: Generator) -> Tensor:
+    """Return the Gram matrix XᵀX (I, I) of `normal_equations`, without the cost of targets."""
+    size = _inputs_count(layer)
+    gram = images.new_zeros(size, size, dtype=torch.double)
+    for batch in torch.split(images, IMAGES_AT_ONCE):
+        inputs = preceding(batch)
+        if isinstance(layer, nn.Conv2d):
+            inputs, _ = _patches(layer, inputs, rng)
+        inputs = _with_ones(layer, inputs)
+        gram += inputs.T @ inputs
+    return gram
 
 
 def solve_ridge(gram: Tensor, cross: Tensor) -> Tensor:
@@ -95,8 +108,18 @@ def weighted_layer(chain: nn.Sequential, index: int) -> WeightedLayer:
     return layer
 
 
-def _patches(layer: nn.Conv2d, inputs: Tensor, outputs: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Return the input patches (M, I) and the outputs (M, O) of a convolution at random positions."""
+def _inputs_count(layer: WeightedLayer) -> int:
+    return layer.weight[0].numel() + (layer.bias is not None)
+
+
+def _with_ones(layer: WeightedLayer, inputs: Tensor) -> Tensor:
+    """Return inputs (M, I) with a column of ones where the layer has a bias."""
+    return inputs if layer.bias is None else torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
+
+
+def _patches(layer: nn.Conv2d, inputs: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Return the input patches (M, I) of a convolution at random positions, and the positions: numbers of
+    pixels of its outputs."""
     if layer.padding == "same":
         spans = [step * (size - 1) for size, step in zip(layer.kernel_size, layer.dilation, strict=True)]
         around = [side for span in reversed(spans) for side in (span // 2, span - span // 2)]
@@ -108,8 +131,7 @@ def _patches(layer: nn.Conv2d, inputs: Tensor, outputs: Tensor, rng: Generator) 
         span = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
         patches = patches.unfold(2 + axis, span, layer.stride[axis])
     patches = patches[..., :: layer.dilation[0], :: layer.dilation[1]]  # a view: (N, C, H, W, kernel)
-    height, width = outputs.shape[2:]
-    positions = torch.randperm(height * width, generator=rng)[:_POSITIONS].to(outputs.device)
-    down, across = positions // width, positions % width
-    rows = patches[:, :, down, across].transpose(1, 2).flatten(0, 1).flatten(1)
-    return rows, outputs[:, :, down, across].transpose(1, 2).flatten(0, 1)
+    height, width = patches.shape[2:4]
+    positions = torch.randperm(height * width, generator=rng)[:_POSITIONS].to(inputs.device)
+    rows = patches[:, :, positions // width, positions % width].transpose(1, 2).flatten(0, 1).flatten(1)
+    return rows, positions
