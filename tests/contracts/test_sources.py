@@ -27,14 +27,14 @@ from zskd.synthesis.trace import trace_impression
 
 QUICK = [
     *("--count", "40", "--distill.steps", "2", "--synthesis.steps", "2", "--held-out", "10"),
-    *("--distill.start", "random", "--empty-controls", "--quiet"),
+    *("--distill.start", "random", "--empty-controls", "--teacher.shape", "1", "16", "16", "--quiet"),
 ]
 
 
 def lenet(seed: int) -> dict[str, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return ARCHITECTURES.load("lenet5")().state_dict()
+        return ARCHITECTURES.load("lenet5")(size=16).state_dict()
 
 
 def pictures(root: Path, seed: int, classes: tuple[str, ...] = ("cat", "dog")) -> None:

@@ -14,9 +14,10 @@ import pytest
 from conftest import run_zskd, wait_for
 from limits import LIMIT
 
-# pictures of 16 pixels: a quarter of the work on the same paths, the teacher's weights taken over included
+# pictures of 16 pixels: a quarter of the work on the same paths, the teacher's weights taken over included; one
+# process each: tests/contracts/test_workers.py kills workers
 SMALL = (
-    *("run", "digits", "--threads", "1", "--quiet", "--out"),
+    *("run", "digits", "--threads", "1", "--workers", "1", "--quiet", "--out"),
     "run",
     *("--teacher.shape", "1", "16", "16", "--teacher.epochs", "12"),
     *("--count", "240", "--synthesis.shard-size", "60", "--synthesis.steps", "25"),
@@ -154,7 +155,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_whole_files(tmp_path: Path) -> 
         pytest.skip("this system lets the user mount no file system of a small size")
     zskd = f"{sys.executable} -m zskd"
     # room for the teacher but not for the whole set: refused before the work begins
-    quick = "--teacher.epochs 1 --synthesis.steps 1 --quiet --out disk/run"
+    quick = "--teacher.epochs 1 --synthesis.steps 1 --workers 1 --quiet --out disk/run"
     done = mounted(f"{zskd} run digits {quick} --count 1000", "2m", tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("zskd: error: 1,000 images need 4 MB and disk/run/sets/zskd has ")

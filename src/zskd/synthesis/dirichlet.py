@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def draw_targets(
         if config.rescale_after_beta:
             alpha = (alpha - alpha.min()) / (alpha.max() - alpha.min()) + config.concentration_floor
         stream = numpy_stream(seed, "targets", entry.index)
-        drawn.append(_draw(alpha, entry.anchor, config.redraws, stream))
+        drawn.append(redrawn(partial(_draw, alpha, stream), entry.anchor, config.redraws))
     return np.asarray(drawn, dtype=np.float32)
 
 
@@ -46,16 +47,12 @@ def one_hot(anchors: list[int], classes: int) -> TargetsArray:
     return np.eye(classes, dtype=np.float32)[anchors]
 
 
-def _draw(alpha: np.ndarray, anchor: int, redraws: int, stream: np.random.Generator) -> np.ndarray:
+def _draw(alpha: np.ndarray, stream: np.random.Generator) -> np.ndarray:
     """One Dirichlet draw; entries with α = 0 are 0."""
     support = np.flatnonzero(alpha > 0)
-
-    def draw() -> np.ndarray:
-        target = np.zeros(len(alpha))
-        target[support] = stream.dirichlet(alpha[support]) if len(support) > 1 else 1.0
-        return target
-
-    return redrawn(draw, anchor, redraws)
+    target = np.zeros(len(alpha))
+    target[support] = stream.dirichlet(alpha[support]) if len(support) > 1 else 1.0
+    return target
 
 
 def redrawn(draw: Callable[[], np.ndarray], anchor: int, redraws: int) -> np.ndarray:
