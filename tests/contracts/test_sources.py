@@ -27,14 +27,15 @@ from zskd.synthesis.trace import trace_impression
 
 QUICK = [
     *("--count", "40", "--distill.steps", "2", "--synthesis.steps", "2", "--held-out", "10"),
-    *("--distill.start", "random", "--empty-controls", "--teacher.shape", "1", "16", "16", "--quiet"),
+    *("--distill.start", "random", "--empty-controls", "--quiet"),
 ]
+SMALL = [*QUICK, "--teacher.shape", "1", "16", "16"]
 
 
-def lenet(seed: int) -> dict[str, Tensor]:
+def lenet(seed: int, size: int = 16) -> dict[str, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return ARCHITECTURES.load("lenet5")(size=16).state_dict()
+        return ARCHITECTURES.load("lenet5")(size=size).state_dict()
 
 
 def pictures(root: Path, seed: int, classes: tuple[str, ...] = ("cat", "dog")) -> None:
@@ -51,7 +52,7 @@ def test_a_teacher_file_that_was_replaced_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["run", "my-teacher", "--teacher.path", "net.safetensors", "--out", "r", *QUICK]
+    command = ["run", "my-teacher", "--teacher.path", "net.safetensors", "--out", "r", *SMALL]
     save_file(lenet(0), "net.safetensors")
     assert run(command) == 0
     assert run(command) == 0
@@ -68,7 +69,7 @@ def test_data_that_were_replaced_are_noticed(
     pictures(tmp_path / "a", 0)
     pictures(tmp_path / "b", 1)
     command = ["run", "digits", "--data.name", "folder", "--data.validation", "0", "--teacher.epochs", "1"]
-    command += [*QUICK, "--out", "r", "--data-dir"]
+    command += [*SMALL, "--out", "r", "--data-dir"]
     assert run([*command, "a"]) == 0
     (tmp_path / "a").rename(tmp_path / "moved")
     assert run([*command, "moved"]) == 0
@@ -101,9 +102,9 @@ def test_a_wrong_command_can_be_corrected_in_the_same_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_file(lenet(0), "net.safetensors")
-    wrong = ["run", "my-teacher", "--teacher.path", "nte.safetensors", "--out", "r", *QUICK]
+    wrong = ["run", "my-teacher", "--teacher.path", "nte.safetensors", "--out", "r", *SMALL]
     assert run(wrong) == 2
-    assert run(["run", "my-teacher", "--teacher.path", "net.safetensors", "--out", "r", *QUICK]) == 0
+    assert run(["run", "my-teacher", "--teacher.path", "net.safetensors", "--out", "r", *SMALL]) == 0
 
 
 IMPOSSIBLE = {
@@ -183,10 +184,14 @@ def test_an_activation_in_place_after_the_last_layer_hides_it() -> None:
 def test_half_precision_weights_are_used_in_single(tmp_path: Path) -> None:
     from zskd.teacher.importing import import_teacher
 
-    save_file({name: value.bfloat16() for name, value in lenet(0).items()}, tmp_path / "net.safetensors")
+    save_file(
+        {name: value.bfloat16() for name, value in lenet(0, size=32).items()}, tmp_path / "net.safetensors"
+    )
     teacher, _ = import_teacher(tmp_path / "net.safetensors", model="lenet5", spec=InputSpec())
     assert teacher.head_weight.dtype == torch.float32
-    save_file({name: (9 * value).long() for name, value in lenet(0).items()}, tmp_path / "int.safetensors")
+    save_file(
+        {name: (9 * value).long() for name, value in lenet(0, size=32).items()}, tmp_path / "int.safetensors"
+    )
     with pytest.raises(ZskdError, match=r"holds torch.int64, and the network needs torch.float32"):
         import_teacher(tmp_path / "int.safetensors", model="lenet5", spec=InputSpec())
 
@@ -206,7 +211,7 @@ def test_the_record_of_a_finished_run_does_not_change(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_file(lenet(0), "net.safetensors")
-    command = ["run", "my-teacher", "--teacher.path", "net.safetensors", "--out", "r", *QUICK]
+    command = ["run", "my-teacher", "--teacher.path", "net.safetensors", "--out", "r", *SMALL]
     assert run(command) == 0
     record = Path("r/metrics.json").read_text()
     manifest = Path("r/sets/zskd/manifest.json")
