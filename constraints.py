@@ -1,6 +1,8 @@
 """Print constraints.txt for pip, but keep a PyTorch that is installed already and new enough.
 
 A small CPU build, say 2.14.1+cpu, would otherwise be replaced by the pinned build with its GPU libraries.
+Each release of torchvision asks for one release of PyTorch: with another than the pinned one, pip chooses
+the torchvision.
 """
 
 import re
@@ -29,7 +31,10 @@ def main() -> None:
     except PackageNotFoundError:  # a fresh environment gets the pinned one
         installed = "0"
     if release(installed) >= release(floor):
+        (pinned,) = re.findall(r"^torch==(.*)$", lines, flags=re.MULTILINE)
         lines = re.sub(r"^torch==.*$", f"torch=={installed}", lines, flags=re.MULTILINE)
+        if release(installed) != release(pinned):
+            lines = re.sub(r"^torchvision==.*\n", "", lines, flags=re.MULTILINE)
     print(lines, end="")
 
 

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 import zskd
 from plain import distillation_step, our_images, plain_network, reproduction_images
-from zskd.core.device import keep_freed_memory, use_threads
+from zskd.core.device import use_threads
+from zskd.core.memory import keep_freed_memory
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.evaluation.inspection import count_multiply_adds
 from zskd.models.checkpoint import load_checkpoint

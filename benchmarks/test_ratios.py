@@ -18,10 +18,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import zskd
 from plain import distillation_step, our_images, plain_network
-from zskd.core.device import keep_freed_memory
+from zskd.core.memory import keep_freed_memory
 from zskd.data.transforms import augment
 from zskd.distillation.losses import kl
-from zskd.models.lenet import lenet5, lenet5_half
+from zskd.models.networks.lenet import lenet5, lenet5_half
 from zskd.synthesis.inversion.initial import draw_initial, draw_warps
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch

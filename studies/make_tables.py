@@ -22,6 +22,7 @@ from tables.presets import PRESETS_TABLES
 from tables.results import RESULTS_TABLES, write_pictures
 from tables.search import SEARCH_TABLES
 from tables.speed import SPEED_TABLES
+from tables.teachers import TEACHERS_TABLES
 
 PAGES = tuple(
     ROOT / name
@@ -34,6 +35,7 @@ PAGES = tuple(
         "docs/speed.md",
         "docs/estimate.md",
         "docs/extending.md",
+        "docs/your-teacher.md",
     )
 )
 _BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -46,6 +48,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **SEARCH_TABLES,
     **ESTIMATE_TABLES,
     **NAMES_TABLES,
+    **TEACHERS_TABLES,
 }
 """By the names of their blocks."""
 

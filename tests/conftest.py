@@ -1,11 +1,16 @@
 """Shapes and types are checked at run time in tests; one thread, so that workers do not fight for cores."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # the hundreds of processes that the tests start share what Python compiles once, as a user's do
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# code that tests name is not remembered as this user's
+_STATE = tempfile.TemporaryDirectory(prefix="zskd-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 from jaxtyping import install_import_hook
 

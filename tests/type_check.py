@@ -1,5 +1,11 @@
-"""The checker that reads annotations at run time: an int is a float to it, as it is to mypy."""
+"""The checker that reads annotations at run time: an int is a float to it, as it is to mypy.
 
-from beartype import BeartypeConf, beartype
+While a network is traced, a proxy stands for each tensor.
+"""
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+from beartype import BeartypeConf, FrozenDict, beartype
+from torch import Tensor, fx
+
+check = beartype(
+    conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Tensor: Tensor | fx.Proxy}))
+)

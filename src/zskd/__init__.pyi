@@ -65,7 +65,7 @@ from .synthesis.similarity import concentration as concentration
 from .synthesis.spec import SetSpec as SetSpec
 from .synthesis.trace import Frame as Frame
 from .synthesis.trace import trace_impression as trace_impression
-from .teacher.importing import import_teacher as import_teacher
+from .teacher.opening import open_teacher as open_teacher
 from .teacher.training import train_teacher as train_teacher
 from .transfer_set.dataset import TransferSet as TransferSet
 from .transfer_set.export import export_mat as export_mat

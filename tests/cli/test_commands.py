@@ -19,6 +19,7 @@ VERBS = [
     ("run",),
     ("teacher", "train"),
     ("teacher", "import"),
+    ("golden",),
     ("inspect",),
     ("similarity",),
     ("synthesize",),
@@ -58,7 +59,7 @@ def test_every_setting_of_a_run_is_an_option() -> None:
             found += options(hint, f"{name}.") if is_dataclass(hint) else [f"--{name}"]
         return found
 
-    text = run_zskd("run", "--help").stdout  # in a wide terminal of its own
+    text = run_zskd("run", "--help-all").stdout  # in a wide terminal of its own
     missing = [option for option in options(Recipe, "") if option not in text]
     assert not missing
 
@@ -133,7 +134,7 @@ BAD = {
     "missing teacher file": (["run", "my-teacher", "--teacher.path", "no.safetensors"], "no.safetensors"),
     "missing data": (["run", "mnist", "--data-dir", "nowhere"], "nowhere/MNIST/raw"),
     "unknown student": (["run", "digits", "--student", "lenet5_hlf"], "lenet5_half"),
-    "missing checkpoint": (["inspect", "nowhere"], "zskd teacher import"),
+    "missing checkpoint": (["inspect", "nowhere"], "there is no file or folder nowhere: give a checkpoint"),
     "missing set": (["verify", "nowhere"], "neither a transfer set nor a checkpoint"),
     "missing argument": (["run"], "RECIPE"),
     "unknown device": (
@@ -300,7 +301,8 @@ def test_how_a_set_is_made_can_be_chosen_and_is_told_to_those_who_ask(
         return json.loads(Path(out, "manifest.json").read_text()), told.err
 
     usual, told = made("usual", "--workers", "2", "-v")
-    assert "2 workers of 1 thread on cpu; teacher: layout channels_last, merged ('conv0', 'conv1')" in told
+    assert re.search(r"2 workers of 1 thread on cpu, about [\d,]+ [MG]B", told)
+    assert "teacher: layout channels_last, merged ('conv0', 'conv1')" in told
     alone, told = made("alone", "--workers", "1", "--verbose")
     assert "1 workers of 1 thread on cpu" in told
     assert alone == usual
@@ -376,6 +378,9 @@ def test_golden_pairs_and_own_code_on_the_command_line(
     right = ["--mean", "0.5", "--std", "0.25", "--golden", "golden.npz", "--out", "t"]
     assert run([*file, *right]) == 0
     assert "golden pairs agree" in capsys.readouterr().out
+    assert run(["inspect", "t"]) == 0  # named once, trusted while it is unchanged
+    assert "3 golden pairs agree" in capsys.readouterr().out
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of somebody else"))
     assert run(["inspect", "t"]) == 2
     assert "a card may not run" in capsys.readouterr().err
     assert run(["inspect", "t", "--model", "own.py:build"]) == 0
@@ -393,4 +398,4 @@ def test_a_matlab_file_of_another_network_is_refused(
 ) -> None:
     savemat(tmp_path / "x.mat", {"a": [1, 2]})
     assert run(["teacher", "import", str(tmp_path / "x.mat"), "--out", str(tmp_path / "t")]) == 2
-    assert "no file of the reproduction" in capsys.readouterr().err
+    assert "no MATLAB file of the reproduction" in capsys.readouterr().err

@@ -75,3 +75,10 @@ def test_a_fresh_environment_and_one_with_an_old_pytorch_get_the_pinned_one(
 @pytest.mark.parametrize("torch", ["2.10.0", "2.15.0.dev20260901+cpu", "3.0"])
 def test_every_new_enough_version_is_kept(torch: str, tmp_path: Path) -> None:
     assert f"\ntorch=={torch}\n" in constraints(environment(tmp_path / "env", torch), ".installed")
+
+
+@pytest.mark.parametrize(("torch", "pinned"), [(None, True), ("2.13.0+cpu", True), ("2.14.1+cpu", False)])
+def test_torchvision_is_the_one_of_the_pytorch(torch: str | None, pinned: bool, tmp_path: Path) -> None:
+    """Every release of torchvision asks for one release of torch."""
+    text = constraints(environment(tmp_path / "env", torch), ".installed-dev")
+    assert ("\ntorchvision==" in text) is pinned

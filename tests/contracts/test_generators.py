@@ -23,7 +23,7 @@ from zskd.distillation.attention import attend, attention_distance, check_attent
 from zskd.distillation.distill import distill
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
-from zskd.models.lenet import lenet5_bn, lenet5_half
+from zskd.models.networks.lenet import lenet5_bn, lenet5_half
 from zskd.models.observation import LayerValue, Observation
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec

@@ -153,7 +153,7 @@ def test_controls_differ_from_the_main_arm_in_their_method_alone() -> None:
         "noise_shapes": "shapes",
         "noise_white": "uniform",
     }
-    optional = set(CONTROLS) - set(load_recipe("digits").controls)
+    optional = set(CONTROLS) - set(load_recipe("digits").control_arms)
     assert optional == {"noise_smooth"}  # the others are run unless they are left out
 
 

@@ -14,8 +14,11 @@ from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
 from zskd.core.progress import Progress
+from zskd.data.datasets import Dataset
 from zskd.models.classifier import Classifier
 from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.outcome import outcome_of
+from zskd.synthesis.real import build_real_set
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
@@ -166,7 +169,9 @@ def test_the_command_reports_how_many_images_missed_and_were_dropped(
     assert run([*command, "--workers", "1"]) == 0
     count = dropped.manifest.dropped
     output = capsys.readouterr().out
+    noise = int((Shard.join(list(dropped)).steps == 0).sum())
     assert output.startswith(f"{110 - count} images in set: ")
+    assert f"{110 - noise} optimised, {count} missed, {count} dropped; {noise} noise" in output
     assert f"{count} missed their target, {count} of them were dropped" in output
     assert json.loads(Path("set/manifest.json").read_text())["shards"] == dropped.manifest.to_json()["shards"]
 
@@ -186,3 +191,43 @@ def test_a_student_is_distilled_on_the_images_that_are_left(
         progress=Progress(),
     )
     assert student.classes == 10
+
+
+class Lines(Progress):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_optimised_images_and_noise_are_told_apart_and_a_set_that_missed_all_is_warned_of(
+    teacher: Classifier, tmp_path: Path
+) -> None:
+    spec = replace(
+        SPEC, count=50, synthesis=replace(SPEC.synthesis, noise_share=0.8, steps=1, tolerance=1e-9)
+    )
+    log = Lines()
+    made = build_transfer_set(teacher, spec, tmp_path, progress=log)
+    found = outcome_of(made)
+    assert found.words == "10 optimised, 10 missed; 40 noise"
+    assert any("warning: all 10 optimised images missed their target: raise" in line for line in log.lines)
+    optimised = Shard.join(list(made)).steps > 0
+    assert found.mean_kl == pytest.approx(float(Shard.join(list(made)).kl[optimised].mean()))
+    assert found.mean_kl > 4 * made.manifest.mean_kl
+
+
+def test_the_outcomes_of_other_sets(
+    teacher: Classifier, complete: TransferSet, dropped: TransferSet, digits: Dataset, tmp_path: Path
+) -> None:
+    missed, noise = complete.manifest.missed, int((Shard.join(list(complete)).steps == 0).sum())
+    assert outcome_of(complete).words == f"{110 - noise} optimised, {missed} missed; {noise} noise"
+    assert outcome_of(dropped).optimised == outcome_of(complete).optimised
+    log = Lines()
+    three = replace(SPEC, method="noise", count=3)
+    assert outcome_of(build_transfer_set(teacher, three, tmp_path / "n", progress=log)).words == "3 noise"
+    assert any("warning: 3 images for 10 classes" in line for line in log.lines)
+    real = build_real_set(teacher, digits.train, tmp_path / "real", count=7)
+    assert outcome_of(real).words == "7 real"

@@ -18,7 +18,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.evaluation.metrics import agreement
-from zskd.models.classifier import Classifier, InputSpec, check_classes
+from zskd.models.classifier import Classifier, check_classes
 from zskd.models.factory import Factory, build
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.shard import make_shard
@@ -27,7 +27,7 @@ from zskd.synthesis.trace import trace_impression
 
 QUICK = [
     *("--count", "40", "--distill.steps", "2", "--synthesis.steps", "2", "--held-out", "10"),
-    *("--distill.start", "random", "--empty-controls", "--quiet"),
+    *("--distill.start", "random", "--controls", "none", "--quiet"),
 ]
 SMALL = [*QUICK, "--teacher.shape", "1", "16", "16"]
 
@@ -119,6 +119,7 @@ IMPOSSIBLE = {
     ),
     "data that are not there": (["mnist", "--data-dir", "nowhere", "--count", "20"], "nowhere/MNIST/raw"),
     "golden pairs for a teacher to be trained": (["digits", "--golden", "g.npz"], "is to be trained"),
+    "a place in a file for a teacher to be trained": (["digits", "--weights", "ema"], "is to be trained"),
 }
 
 
@@ -173,27 +174,26 @@ def test_a_network_that_works_in_place_does_not_change_the_images() -> None:
     assert bool(torch.isfinite(shard.images).all())
 
 
-def test_an_activation_in_place_after_the_last_layer_hides_it() -> None:
+def test_an_activation_in_place_after_the_last_layer_belongs_to_the_network_unless_that_is_named() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(1024, 4), nn.ReLU(inplace=True))
-    with pytest.raises(ZskdError, match="name its head"):
-        Classifier(module)
+    assert float(Classifier(module)(torch.rand(8, 1, 32, 32)).min()) == 0
     named = Classifier(module, head="1")
     assert float(named(torch.rand(8, 1, 32, 32)).min()) < 0
 
 
 def test_half_precision_weights_are_used_in_single(tmp_path: Path) -> None:
-    from zskd.teacher.importing import import_teacher
+    from zskd.teacher.opening import open_teacher
 
     save_file(
         {name: value.bfloat16() for name, value in lenet(0, size=32).items()}, tmp_path / "net.safetensors"
     )
-    teacher, _ = import_teacher(tmp_path / "net.safetensors", model="lenet5", spec=InputSpec())
+    teacher, _ = open_teacher(tmp_path / "net.safetensors", model="lenet5")
     assert teacher.head_weight.dtype == torch.float32
     save_file(
         {name: (9 * value).long() for name, value in lenet(0, size=32).items()}, tmp_path / "int.safetensors"
     )
     with pytest.raises(ZskdError, match=r"holds torch.int64, and the network needs torch.float32"):
-        import_teacher(tmp_path / "int.safetensors", model="lenet5", spec=InputSpec())
+        open_teacher(tmp_path / "int.safetensors", model="lenet5")
 
 
 def test_classes_in_another_order_are_refused(teacher: Classifier) -> None:

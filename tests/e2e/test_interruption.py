@@ -14,8 +14,8 @@ import pytest
 from conftest import run_zskd, wait_for
 from limits import LIMIT
 
-# pictures of 16 pixels: a quarter of the work on the same paths, the teacher's weights taken over included. One
-# process each: tests/contracts/test_workers.py kills workers.
+# pictures of 16 pixels: a quarter of the work on the same paths, the teacher's weights taken over included.
+# One process each: tests/contracts/test_workers.py kills workers.
 SMALL = (
     *("run", "digits", "--threads", "1", "--workers", "1", "--quiet", "--out"),
     "run",

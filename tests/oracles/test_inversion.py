@@ -377,11 +377,19 @@ def test_shapes_have_plain_backgrounds_of_both_kinds_and_edges() -> None:
     assert float((steps > 0.2).float().mean()) > 0.03
 
 
-def test_a_loss_that_is_not_finite_names_the_steps_and_the_setting() -> None:
+def test_a_loss_that_is_not_finite_names_the_teacher_if_start_images_show_it() -> None:
     teacher = linear_teacher()
     with torch.no_grad():
         teacher.head.bias[0] = float("inf")
     starts, targets = some(4, teacher)
-    message = r"not finite at step 1 of an image: lower --synthesis.learning-rate"
+    message = r"not finite, because the teacher's logits for start images are not: check its weights"
     with pytest.raises(ZskdError, match=message):
         invert(teacher, InversionBatch(starts, targets), still(steps=5))
+
+
+def test_a_loss_that_is_not_finite_names_the_steps_and_the_setting_otherwise() -> None:
+    teacher = linear_teacher()
+    starts, targets = some(4, teacher)
+    message = r"not finite at step 2 of an image: lower --synthesis.learning-rate"
+    with pytest.raises(ZskdError, match=message):
+        invert(teacher, InversionBatch(starts, targets), still(steps=5, learning_rate=1e38, pixels="free"))

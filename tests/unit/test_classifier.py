@@ -44,10 +44,15 @@ def test_the_head_is_the_layer_whose_output_is_returned() -> None:
     torch.testing.assert_close(module.last(features), classifier(x))
 
 
-@pytest.mark.parametrize("module", [WithSoftmax(), TwoOutputs()])
-def test_a_hidden_head_is_asked_for_with_its_candidates(module: nn.Module) -> None:
+def test_of_two_possible_heads_one_is_asked_for_with_its_candidates() -> None:
     with pytest.raises(ZskdError, match=r"candidates: last \(5 outputs\), aside \(5 outputs\)"):
-        Classifier(module, spec=SPEC)
+        Classifier(TwoOutputs(), spec=SPEC)
+
+
+def test_a_head_behind_a_softmax_is_found() -> None:
+    module = WithSoftmax()
+    classifier = Classifier(module, spec=SPEC)
+    torch.testing.assert_close(classifier.head_weight, module.last.weight.detach())
 
 
 @pytest.mark.parametrize("module", [WithSoftmax(), TwoOutputs()])
@@ -61,17 +66,24 @@ def test_a_named_head_gives_the_logits_behind_a_softmax(module: Functional) -> N
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
-        (nn.Sequential(nn.Flatten(), nn.ReLU()), {}, "no linear layer"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), {}, "at least two classes"),
+        (nn.Conv2d(1, 4, 3), {}, r"returns a tensor of \(8, 4, 6, 6\), and not one row of class scores"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), {"class_names": ("a",)}, "1 class names for 2"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), {"class_names": ("a", "b")}, "2 class names for 3"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), {"head": "2"}, r"'2' is no linear layer.*1 \(3"),
         (nn.Sequential(nn.Flatten(), nn.Linear(50, 3)), {}, "cannot take an input of"),
-        (nn.Conv2d(3, 4, 3), {}, "no linear layer"),
+        (nn.Conv2d(3, 4, 3), {}, "cannot take an input of"),
     ],
 )
 def test_unusable_networks_are_refused(module: nn.Module, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ZskdError, match=message):
         Classifier(module, spec=SPEC, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_network_without_any_linear_layer_has_classes_but_no_class_vectors() -> None:
+    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.ReLU()), spec=SPEC)
+    assert (classifier.classes, classifier.head_name) == (64, None)
+    with pytest.raises(ZskdError, match="no linear layer of the network.*candidates: none"):
+        classifier.head_weight  # noqa: B018
 
 
 def test_normalisation_belongs_to_the_wrapper() -> None:

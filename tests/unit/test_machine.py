@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from limits import LIMIT
-from zskd.core.device import available_memory, choose_device, processor, usable_cores, use_threads
+from zskd.core.device import choose_device, processor, usable_cores, use_threads
 from zskd.core.errors import ZskdError
+from zskd.core.memory import at_once, available_memory, free_of_groups, peak_bytes
 
 MB = 1_000_000
 
@@ -33,7 +34,7 @@ def elsewhere(code: str, **environment: str) -> Any:
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from zskd.core.device import available_memory
+from zskd.core.memory import available_memory
 def field(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
@@ -114,7 +115,7 @@ def test_cores_are_those_that_this_process_may_use() -> None:
 
 FAULTS = """
 import json, resource, torch
-from zskd.core.device import keep_freed_memory
+from zskd.core.memory import keep_freed_memory
 torch.set_num_threads(1)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -137,3 +138,50 @@ def test_freed_memory_is_kept_for_the_next_request() -> None:
     plain, kept = elsewhere(FAULTS, MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072")
     assert plain > 100
     assert kept < plain / 20
+
+
+def group(folder: Path, limit: str, used: int, cached: int, version: int) -> None:
+    """Write the files of a control group as the kernel shows them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
+    for name, value in zip(names, (limit, used), strict=True):
+        (folder / f"memory.{name}").write_text(f"{value}\n")
+    entry = "inactive_file" if version == 2 else "total_inactive_file"
+    (folder / "memory.stat").write_text(f"anon 5\n{entry} {cached}\n")
+
+
+def test_limits_of_control_groups_of_both_versions_and_of_their_parents_are_found(tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    group(two / "user" / "job", "max", 7, 0, 2)
+    group(two / "user", str(1000 * MB), 300 * MB, 100 * MB, 2)
+    assert free_of_groups(two, "0::/user/job\n") == [800 * MB]
+    assert free_of_groups(two, "0::/elsewhere\n") == []
+    group(two, str(500 * MB), 100 * MB, 0, 2)  # a container sees its own group at the root
+    assert free_of_groups(two, "0::/host/path/that/is/not/here\n") == [400 * MB]
+    group(one / "memory" / "job", str(600 * MB), 200 * MB, 50 * MB, 1)
+    group(one / "memory", "9223372036854771712", 0, 0, 1)
+    assert free_of_groups(one, "4:memory:/job\n3:cpuset:/job\n0::/\n") == [450 * MB]
+
+
+def test_the_peak_of_a_computation_counts_what_exists_at_the_same_time() -> None:
+    given = torch.ones(1000, requires_grad=True)
+
+    def one_after_the_other() -> None:
+        for _ in range(5):
+            torch.zeros(1000)
+
+    def views_and_in_place() -> None:
+        given.detach()[:500].view(2, 250).add_(0)
+
+    assert peak_bytes(one_after_the_other) == 4000
+    assert peak_bytes(views_and_in_place) == 0
+    kept = peak_bytes(lambda: torch.autograd.grad(given.exp().exp().exp().sum(), given))
+    assert 4 * 4000 <= kept <= 6 * 4000  # three results are kept for the gradients
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((1, 64, 64), 100), ((3, 32, 128), 100), ((9, 3, 224, 224), 8)]
+)
+def test_fewer_large_images_are_handled_at_once(shape: tuple[int, ...], expected: int) -> None:
+    assert at_once(100, shape) == expected
+    assert at_once(1, (3, 5000, 5000)) == 1

@@ -538,7 +538,7 @@ def classifier() -> Classifier:
 PICTURES = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.startswith("lenet")])
 def test_the_built_in_networks_are_rewritten(name: str) -> None:
     classifier = Classifier(fresh_weights(ARCHITECTURES.load(name), seed=0)).freeze()
     assert classifier.merged == ("conv0", "conv1")

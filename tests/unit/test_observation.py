@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
-from zskd.models.lenet import lenet5_bn
+from zskd.models.networks.lenet import lenet5_bn
 from zskd.models.observation import observe
 
 SPEC = InputSpec(shape=(1, 8, 8), mean=(0.3,), std=(0.5,))

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, Verbose, must_be_new, print_estimate, print_line, ready_teacher, resolve
+from cyclopts import Parameter
+
+from zskd.cli.app import app
+from zskd.cli.help import examples
+from zskd.cli.options import (
+    Detail,
+    Machine,
+    must_be_new,
+    print_estimate,
+    print_line,
+    ready_teacher,
+    resolve,
+)
 from zskd.config.distillation import DistillConfig
+from zskd.config.groups import MACHINE, OUTPUT, RUN, TEACHER
 from zskd.config.names import PresetName, StudentName
-from zskd.core.progress import default_progress
 
 
 @app.command(
+    group_parameters=RUN,
     help_epilogue=examples(
         "zskd distill teacher/ set/ --student half --distill.steps 6000 --out student/",
         "zskd distill teacher/ --preset dfad --out student/",
         "zskd distill teacher/ set/ --budget 3 --out student/",
-    )
+    ),
 )
 def distill(
     teacher: Path,
     transfer_set: Path | None = None,
     /,
     *,
-    out: Path,
+    out: Annotated[Path, Parameter(group=OUTPUT)],
     recipe: str | None = None,
     preset: PresetName = "default",
     student: StudentName = "half",
     seed: int = 0,
-    threads: int = 0,
+    threads: Annotated[int, Parameter(group=MACHINE)] = 0,
     distill: DistillConfig = DistillConfig(),  # noqa: B008
     budget: float | None = None,
-    model: str | None = None,
-    workers: int = 0,
-    device: str = "auto",
-    rewrite: bool = True,
+    model: Annotated[str | None, Parameter(group=TEACHER)] = None,
     estimate: bool = True,
-    quiet: Flag = False,
-    verbose: Verbose = False,
+    machine: Machine = Machine(),  # noqa: B008
+    detail: Detail = Detail(),  # noqa: B008
 ) -> None:
     """Train a student on a transfer set or against a generator, or resume an interrupted training.
 
@@ -47,23 +57,21 @@ def distill(
         out: Folder of the student.
         recipe: Recipe with the settings.
         preset: Base of the settings.
-        student: half, a built-in network, or package.module:factory.
+        student: half, a built-in network, or file.py:factory.
         seed: Seed of weights, order and augmentation.
-        threads: Threads; 0 for half of the cores: the other half prepares the batches.
+        threads: Threads; 0: half of the cores. The other half prepares the batches.
         distill: Training of the student.
         budget: Minutes for the student; they set the number of steps.
         model: Factory to run, for a teacher in your own code.
-        workers: 1 for no second process that prepares batches.
-        device: auto (a GPU if there is one), cpu, cuda, cuda:1.
-        rewrite: Run faster, equivalent networks.
         estimate: Estimate the agreement of student and teacher on real images at the end.
-        quiet: Print only the result.
-        verbose: Also print the choices for this machine.
+        machine: This machine.
+        detail: What is printed.
     """
     from zskd.config.identity import identity
     from zskd.core.device import use_threads
     from zskd.core.files import folder_lock, sha256_json
     from zskd.distillation.students import build_student
+    from zskd.evaluation.sanity import log_findings
     from zskd.run.arms import execution, student_spec
     from zskd.run.budget import Budget
     from zskd.transfer_set.dataset import TransferSet
@@ -71,21 +79,20 @@ def distill(
 
     full = resolve(
         recipe,
+        machine,
         preset=preset,
         student=student,
         seed=seed,
         threads=threads,
         distill=distill,
         budget=budget,
-        workers=workers,
-        device=device,
-        rewrite=rewrite,
     )
     classifier = ready_teacher(teacher, model, full)
     loaded = None if transfer_set is None else TransferSet(transfer_set)
     must_be_new(out)
-    progress, how = default_progress(quiet, verbose), execution(full)
+    progress, how = detail.progress(), execution(full)
     with folder_lock(out), use_threads(how.threads_of_each(1)):
+        log_findings(classifier, progress)
         if full.budget is not None:
             settings = identity(full) | {"teacher": classifier.fingerprint()}
             key = sha256_json(settings | {"set": loaded and loaded.fingerprint()})

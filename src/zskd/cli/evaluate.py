@@ -8,7 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zskd.cli.app import app, examples
+from zskd.cli.app import app
+from zskd.cli.help import examples
 from zskd.cli.options import print_estimate, print_line
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
@@ -46,8 +47,6 @@ def evaluate(
         teacher_model: Factory to run, for a teacher in your own code; absent: the same.
         estimate: Estimate the agreement on real images.
     """
-    import torch
-
     from zskd.core.files import write_json
     from zskd.data.datasets import load_data
     from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement
@@ -77,7 +76,7 @@ def evaluate(
             found["test_agreement"] = asdict(agreed)
             print_line(f"agreement with the teacher on test images  {agreed}")
     if transfer_set is not None and teacher_network is not None:
-        images = torch.cat([shard.images for shard in TransferSet(transfer_set)])
+        images = (shard.images for shard in TransferSet(transfer_set))
         agreed = agreement(teacher_network, student, images)
         found["set_agreement"] = asdict(agreed)
         print_line(f"agreement with the teacher on {transfer_set}  {agreed}")

@@ -4,37 +4,48 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zskd.cli.app import app, examples
+from zskd.cli.app import app
+from zskd.cli.help import examples
 from zskd.cli.options import print_line, print_matrix
+from zskd.config.training import NetworkConfig
+
+_MOST_NAMES = 20
+"""Classes whose names and similarities fit on a screen."""
 
 
 @app.command(
     help_epilogue=examples(
         "zskd inspect teacher/",
+        "zskd inspect resnet20@net.th --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225",
+        "zskd inspect timm:resnet18",
     )
 )
-def inspect(teacher: Path, /, *, model: str | None = None) -> None:
-    """Report facts about a teacher, and warn of what will not work with it.
+def inspect(source: Path, /, *, teacher: NetworkConfig = NetworkConfig()) -> None:  # noqa: B008
+    """Report facts about a teacher, and warn of what will not work with it. Nothing is kept.
 
     Args:
-        teacher: Checkpoint folder.
-        model: Factory to run, for a network in your own code.
+        source: Checkpoint folder; file or folder of weights; or timm:NAME, torchvision:NAME, hf:FOLDER,
+            onnx:FILE, file.py:factory@WEIGHTS, resnet20@WEIGHTS.
+        teacher: Network and input.
     """
     from zskd.evaluation.inspection import inspect_teacher
-    from zskd.models.checkpoint import load_checkpoint
+    from zskd.teacher.sources import open_given
 
-    classifier, card = load_checkpoint(teacher, model=model)
+    classifier, card = open_given(source, teacher)
     found = inspect_teacher(classifier)
     spec = classifier.spec
     half = f"{found.half_parameters:,} parameters" if found.half_parameters else "cannot be made"
     golden = f"{card.golden.pairs} golden pairs agree" if card.golden else "no golden pairs"
+    names = classifier.class_names
+    shown = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
     facts = {
         "network": card.architecture.title,
         "origin": card.origin.how,
         "input": f"{spec.shape} in [{spec.box[0]:g}, {spec.box[1]:g}], mean {spec.mean}, std {spec.std}",
         "checked": golden,
-        "classes": f"{classifier.classes}: {', '.join(classifier.class_names)}",
-        "head": f"{found.head}, {found.features} features",
+        "classes": f"{classifier.classes}: {shown}",
+        "output": found.output,
+        "head": f"{found.head}, {found.features} features, {found.head_kind}" if found.head else "none",
         "batch-norm": f"{found.batch_norms} layers",
         "parameters": f"{found.parameters:,}",
         "multiply-adds": f"{found.multiply_adds:,} per image",
@@ -42,9 +53,10 @@ def inspect(teacher: Path, /, *, model: str | None = None) -> None:
     }
     for key, value in facts.items():
         print_line(f"{key:<14}{value}")
-    print_matrix("class similarity", found.similarity, classifier.class_names)
-    for warning in found.warnings:
-        print_line(f"note: {warning}")
+    if found.similarity is not None and len(names) <= _MOST_NAMES:
+        print_matrix("class similarity", found.similarity, names)
+    for line in (*card.origin.lines(), *(f"note: {warning}" for warning in found.warnings)):
+        print_line(line)
 
 
 @app.command(
@@ -52,19 +64,19 @@ def inspect(teacher: Path, /, *, model: str | None = None) -> None:
         "zskd similarity teacher/ --out similarity.json",
     )
 )
-def similarity(teacher: Path, /, *, out: Path | None = None, model: str | None = None) -> None:
+def similarity(source: Path, /, *, out: Path | None = None, model: str | None = None) -> None:
     """Print the class similarity of a teacher and its concentration, or write both as JSON.
 
     Args:
-        teacher: Checkpoint folder.
+        source: Checkpoint folder, or another source as for `zskd inspect`.
         out: JSON file; absent: print.
-        model: Factory to run, for a network in your own code.
+        model: Network of weights, or factory to run, for a network in your own code.
     """
-    from zskd.models.checkpoint import load_checkpoint
     from zskd.run.similarity import write_similarity
     from zskd.synthesis.similarity import class_similarity, concentration
+    from zskd.teacher.opening import open_teacher
 
-    classifier, _ = load_checkpoint(teacher, model=model)
+    classifier, _ = open_teacher(source, model=model)
     if out is not None:
         write_similarity(classifier, out)
         print_line(f"similarity in {out}")

@@ -8,6 +8,8 @@ import sys
 from cyclopts import CycloptsError
 
 from zskd.cli.app import app
+from zskd.cli.help import HelpFormatter
+from zskd.cli.options import print_line
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.interrupt import remembered
 from zskd.core.stdio import lasting_streams
@@ -33,6 +35,7 @@ def _run(arguments: list[str]) -> int:
         distill,
         evaluate,
         export,
+        golden,
         inspect,
         predict,
         report,
@@ -43,9 +46,13 @@ def _run(arguments: list[str]) -> int:
         teacher,
     )
 
+    # cyclopts knows one page for all its flags of help
+    app.help_formatter = page = HelpFormatter(everything="--help-all" in arguments)
     try:
         with remembered():
             app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        if page.shortened:
+            print_line("\n--help-all lists all settings, and says more about these.")
     except ZskdError as error:
         return _fail(str(error))
     except CycloptsError as error:

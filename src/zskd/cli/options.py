@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +13,52 @@ import numpy as np
 from cyclopts import App, ArgumentCollection, Parameter
 
 from zskd.config.checks import from_values
-from zskd.config.loading import layers
+from zskd.config.groups import MACHINE, OUTPUT
+from zskd.config.loading import layers, recipe_names
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress, default_progress
+from zskd.experiment.definition import experiment_names
 
 if TYPE_CHECKING:
     from zskd.evaluation.agreement import Estimate
     from zskd.models.classifier import Classifier
+
+Flag = Annotated[bool, Parameter(negative="")]
+"""A switch without a negative form."""
+RecipeName = Annotated[str, Parameter(help=f"{', '.join(recipe_names())}, or FILE.yaml")]
+"""A recipe of the package, or the user's own."""
+ExperimentName = Annotated[str, Parameter(help=f"{', '.join(experiment_names())}, or FILE.yaml")]
+"""An experiment of the package, or the user's own."""
+
+
+@Parameter(name="*", group=MACHINE)
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How one stage uses this machine; nothing of it changes what is made, beyond rounding."""
+
+    workers: int = 0
+    """Number of parallel processes; 0 for one per core. 1 starts no other process."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1."""
+    rewrite: bool = True
+    """Run faster, equivalent networks."""
+
+
+@Parameter(name="*", group=OUTPUT)
+@dataclass(frozen=True, kw_only=True)
+class Detail:
+    """How much a command tells while it works."""
+
+    quiet: Flag = False
+    """Print only the result."""
+    verbose: Annotated[bool, Parameter(name=("--verbose", "-v"), negative="")] = False
+    """Also print the choices for this machine."""
+
+    def progress(self) -> Progress:
+        """Return what prints the progress."""
+        return default_progress(self.quiet, self.verbose)
+
 
 _given: ContextVar[tuple[tuple[str, ...], ...]] = ContextVar("given", default=())
 
@@ -38,16 +78,18 @@ def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     )
 
 
-def resolve(recipe: str | None, **parsed: Any) -> Recipe:
+def resolve(recipe: str | None, machine: Machine | None = None, **parsed: Any) -> Recipe:
     """Return the full recipe: options override the recipe, and the recipe overrides its preset.
 
     Args:
         recipe: name or file; None for the defaults.
+        machine: settings of the command for this machine.
         parsed: the settings of the command: field of `Recipe` -> value.
 
     Raises:
         ZskdError: as `load_recipe` does.
     """
+    parsed |= vars(machine) if machine else {}
     overrides: dict[str, Any] = {}
     for path in _given.get():
         if path[0] in parsed:
@@ -57,29 +99,23 @@ def resolve(recipe: str | None, **parsed: Any) -> Recipe:
     return from_values(Recipe, layers(recipe, overrides), recipe or "the options")
 
 
-def ready_teacher(folder: Path, model: str | None, recipe: Recipe) -> Classifier:
-    """Return the teacher of a checkpoint, frozen, with the device and `rewrite` of the settings.
+def ready_teacher(source: Path, model: str | None, recipe: Recipe) -> Classifier:
+    """Return a teacher, frozen, with the device and `rewrite` of the settings.
 
     Args:
-        folder: of the checkpoint.
-        model: factory that may run, for a network in the user's own code.
+        source: a checkpoint folder, or another source that tells all of its network.
+        model: network of weights, or factory that may run, for a network in the user's own code.
         recipe: the settings.
 
     Raises:
-        ZskdError: as `load_checkpoint` and `choose_device` do.
+        ZskdError: as `open_teacher` and `choose_device` do.
     """
     from zskd.core.device import choose_device
-    from zskd.models.checkpoint import load_checkpoint
+    from zskd.teacher.opening import open_teacher
 
-    teacher = load_checkpoint(folder, model=model)[0].freeze().to(choose_device(recipe.device))
+    teacher = open_teacher(source, model=model)[0].to(choose_device(recipe.device))
     teacher.rewrite = recipe.rewrite
     return teacher
-
-
-Flag = Annotated[bool, Parameter(negative="")]
-"""A switch without a negative form."""
-Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), negative="")]
-"""The switch for details."""
 
 
 def print_line(text: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zskd.cli.app import app, examples
+from zskd.cli.app import app
+from zskd.cli.help import examples
 from zskd.cli.options import print_line
 from zskd.core.errors import ZskdError
 

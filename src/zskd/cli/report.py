@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zskd.cli.app import app, examples
-from zskd.cli.options import print_line
+from zskd.cli.app import app
+from zskd.cli.help import examples
+from zskd.cli.options import ExperimentName, print_line
 from zskd.config.data import Twin
 
 
@@ -16,7 +17,7 @@ from zskd.config.data import Twin
     )
 )
 def report(
-    recipe: str,
+    recipe: ExperimentName,
     /,
     *,
     twin: Twin | None = None,
@@ -26,7 +27,7 @@ def report(
     """Print the results of an experiment, or write them as a page with a picture.
 
     Args:
-        recipe: digits, mnist, fashion-mnist, or a YAML file.
+        recipe: Name or file.
         twin: Report the experiment on this twin of its data.
         results: Folder of the records.
         out: Folder of README.md and the picture; absent: print Markdown.

@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, Verbose, print_line
+from zskd.cli.app import app
+from zskd.cli.help import examples
+from zskd.cli.options import Detail, ExperimentName, Flag, print_line
 from zskd.config.data import Twin
 from zskd.core.errors import ZskdError
-from zskd.core.progress import default_progress, readable_seconds
+from zskd.core.progress import readable_seconds
 
 if TYPE_CHECKING:
     from zskd.experiment.conduct import Outcome
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     )
 )
 def reproduce(
-    recipe: str,
+    recipe: ExperimentName,
     /,
     *,
     twin: Twin | None = None,
@@ -44,13 +45,12 @@ def reproduce(
     data_dir: Path | None = None,
     workers: int = 0,
     tensorboard: Path | None = None,
-    quiet: Flag = False,
-    verbose: Verbose = False,
+    detail: Detail = Detail(),  # noqa: B008
 ) -> None:
     """Run or resume an experiment: arms × rates × seeds, one record for each cell.
 
     Args:
-        recipe: digits, mnist, fashion-mnist, or a YAML file.
+        recipe: Name or file.
         twin: Run it on changed data: rows and columns exchanged, light and dark exchanged, or all pixels
             permuted. The name of the experiment is then NAME-TWIN.
         only: Names or patterns of the cells to run.
@@ -64,8 +64,7 @@ def reproduce(
         data_dir: Folder with the data; absent: a cache filled by download.
         workers: Number of parallel processes; 0 for one per core.
         tensorboard: Folder for TensorBoard event files.
-        quiet: Print only the result.
-        verbose: Also print the choices for this machine.
+        detail: What is printed.
     """
     from zskd.experiment.definition import load_experiment, on_twin
     from zskd.experiment.plan import plan_cells
@@ -102,7 +101,7 @@ def reproduce(
         records,
         workers=workers,
         command=command,
-        progress=default_progress(quiet, verbose),
+        progress=detail.progress(),
     )
     complete = _print_outcome(outcome, records)
     if again:

@@ -9,39 +9,40 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, Verbose, print_line, resolve
+from zskd.cli.app import app
+from zskd.cli.help import examples
+from zskd.cli.options import Detail, Flag, RecipeName, print_line, resolve
+from zskd.config.groups import OUTPUT, RUN
 from zskd.config.recipe import Recipe
-from zskd.core.progress import default_progress
 
 
 @app.command(
+    group_parameters=RUN,
     help_epilogue=examples(
         "zskd run digits",
         "zskd run mnist --data-dir data --rate 10 --seed 1 --out runs/mnist-10",
-        "zskd run mnist --data-dir data --budget 3 --empty-controls --out runs/mnist-3-minutes",
-        "zskd run mnist --preset reproduction --distill.steps 6000 --out runs/mnist-reproduction",
+        "zskd run mnist --budget 3 --controls none --out runs/mnist-3-minutes",
+        "zskd run mnist --preset reproduction --out runs/mnist-reproduction",
         "zskd run my-teacher --print-config > mine.yaml",
-    )
+    ),
 )
 def run(
-    recipe: str,
+    recipe: RecipeName,
     /,
     *,
-    out: Path | None = None,
-    print_config: Flag = False,
-    quiet: Flag = False,
-    verbose: Verbose = False,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    print_config: Annotated[Flag, Parameter(group=OUTPUT)] = False,
+    detail: Detail = Detail(),  # noqa: B008
     settings: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008
 ) -> None:
     """Run or resume all stages of a recipe: teacher, sets, students, table, pictures.
 
     Args:
-        recipe: digits, mnist, fashion-mnist, my-teacher, or a YAML file.
+        recipe: Name or file.
         out: Folder of the run; absent: runs/NAME.
         print_config: Only print the resolved recipe.
-        quiet: Print only the result.
-        verbose: Also print the choices for this machine.
+        detail: What is printed.
+        settings: The recipe.
     """
     from dataclasses import fields
 
@@ -56,7 +57,7 @@ def run(
 
     folder = out or Path("runs") / full.name
     command = shlex.join(["zskd", *sys.argv[1:]])
-    metrics = run_recipe(full, folder, progress=default_progress(quiet, verbose), command=command)
+    metrics = run_recipe(full, folder, progress=detail.progress(), command=command)
     for line in summary_lines(metrics):
         print_line(line)
     print_line(f"\nPictures and tables: {folder / 'README.md'}")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from zskd.cli.app import app, examples
+from zskd.cli.app import app
+from zskd.cli.help import FLAGS, examples
 from zskd.cli.options import Flag, print_line
 from zskd.core.errors import ZskdError
 
@@ -15,6 +16,7 @@ show_app = App(
     name="show",
     help="Draw a teacher's class similarity, images of a set, or the synthesis of one impression.",
     help_epilogue="",
+    help_flags=FLAGS,
 )
 app.command(show_app)
 
@@ -112,6 +114,7 @@ def show_filmstrip(
     from zskd.evaluation.figures import save_figure
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.page import trace_figure
+    from zskd.synthesis.room import as_made
     from zskd.synthesis.spec import read_spec
     from zskd.transfer_set.manifest import read_manifest
 
@@ -121,5 +124,6 @@ def show_filmstrip(
         raise ZskdError(f"{transfer_set} was made with another teacher: name the folder of its teacher")
     if not 0 <= index < manifest.count:
         raise ZskdError(f"--index is {index}: the set holds rows 0 to {manifest.count - 1}")
-    figure = trace_figure(classifier, read_spec(manifest.spec, trusted=trust), index)
+    spec = as_made(read_spec(manifest.spec, trusted=trust), manifest.resolved)
+    figure = trace_figure(classifier, spec, index)
     print_line(f"picture in {save_figure(figure, out)}")

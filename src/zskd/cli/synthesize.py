@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, Verbose, print_line, ready_teacher, resolve
+from cyclopts import Parameter
+
+from zskd.cli.app import app
+from zskd.cli.help import examples
+from zskd.cli.options import Detail, Machine, print_line, ready_teacher, resolve
 from zskd.config.data import DataConfig
+from zskd.config.groups import OUTPUT, RUN, RUN_DETAILS, TEACHER
 from zskd.config.names import MethodName, PresetName
 from zskd.config.recipe import MethodSettings
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
-from zskd.core.progress import default_progress
 
 
 @app.command(
+    group_parameters=RUN,
     help_epilogue=examples(
         "zskd synthesize teacher/ --count 24000 --out set/",
         "zskd synthesize teacher/ --count 24000 --method noise --out noise/",
         "zskd synthesize teacher/ --count 2000 --method my_file.py:MyMethod --out mine/",
-    )
+    ),
 )
 def synthesize(
     teacher: Path,
     /,
     *,
-    out: Path,
+    out: Annotated[Path, Parameter(group=OUTPUT)],
     recipe: str | None = None,
     preset: PresetName = "default",
     method: MethodName = "zskd",
-    method_settings: MethodSettings = {},  # noqa: B006
+    method_settings: Annotated[MethodSettings, Parameter(group=RUN_DETAILS)] = {},  # noqa: B006
     count: int | None = None,
     rate: float | None = None,
     seed: int = 0,
     targets: TargetsConfig = TargetsConfig(),  # noqa: B008
     synthesis: SynthesisConfig = SynthesisConfig(),  # noqa: B008
     data: DataConfig = DataConfig(),  # noqa: B008
-    model: str | None = None,
-    workers: int = 0,
-    device: str = "auto",
-    rewrite: bool = True,
-    quiet: Flag = False,
-    verbose: Verbose = False,
+    model: Annotated[str | None, Parameter(group=TEACHER)] = None,
+    machine: Machine = Machine(),  # noqa: B008
+    detail: Detail = Detail(),  # noqa: B008
 ) -> None:
     """Make a transfer set, or resume an interrupted synthesis.
 
@@ -59,18 +61,18 @@ def synthesize(
         synthesis: Synthesis of the images.
         data: Training set for --rate.
         model: Factory to run, for a network in your own code.
-        workers: Number of parallel processes for shards; 0 for one per core.
-        device: auto (a GPU if there is one), cpu, cuda, cuda:1.
-        rewrite: Run a faster, equivalent network.
-        quiet: Print only the result.
-        verbose: Also print the choices for this machine.
+        machine: This machine.
+        detail: What is printed.
     """
     from zskd.core.files import folder_lock
+    from zskd.evaluation.sanity import log_findings
     from zskd.run.arms import main_set
     from zskd.synthesis.build import build_transfer_set
+    from zskd.synthesis.outcome import outcome_of
 
     full = resolve(
         recipe,
+        machine,
         preset=preset,
         method=method,
         method_settings=method_settings,
@@ -80,19 +82,16 @@ def synthesize(
         targets=targets,
         synthesis=synthesis,
         data=data,
-        workers=workers,
-        device=device,
-        rewrite=rewrite,
     )
     classifier = ready_teacher(teacher, model, full)
-    spec = main_set(full, None)
+    spec, progress = main_set(full, None), detail.progress()
     with folder_lock(out):
-        made = build_transfer_set(
-            classifier, spec, out, workers=full.workers, progress=default_progress(quiet, verbose)
+        log_findings(classifier, progress)
+        made = build_transfer_set(classifier, spec, out, workers=full.workers, progress=progress)
+    found = outcome_of(made)
+    print_line(f"{len(made):,} images in {out}: {found.words}")
+    if found.mean_kl is not None and found.anchor_match is not None:
+        print_line(
+            f"of the optimised: mean KL {found.mean_kl:.4f}, {100 * found.anchor_match:.1f} % predicted as "
+            f"their class; {found.missed:,} missed their target, {found.dropped:,} of them were dropped"
         )
-    facts = made.manifest
-    print_line(
-        f"{len(made):,} images in {out}: mean KL {facts.mean_kl:.4f}, "
-        f"{100 * facts.anchor_match:.1f} % predicted as their class; "
-        f"{facts.missed or 0:,} missed their target, {facts.dropped or 0:,} of them were dropped"
-    )

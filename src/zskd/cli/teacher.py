@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from zskd.cli.app import app, examples
-from zskd.cli.options import Flag, must_be_new, print_line, resolve
+from zskd.cli.app import app
+from zskd.cli.help import FLAGS, examples
+from zskd.cli.options import Detail, must_be_new, print_line, resolve
 from zskd.config.data import DataConfig
-from zskd.config.training import TeacherConfig
+from zskd.config.groups import MACHINE, OUTPUT
+from zskd.config.training import NetworkConfig, TeacherConfig
 from zskd.core.errors import ZskdError
-from zskd.core.progress import default_progress
 
-teacher_app = App(name="teacher", help="Train a teacher, or import one from a file.", help_epilogue="")
+teacher_app = App(
+    name="teacher", help="Train a teacher, or import one from a file.", help_epilogue="", help_flags=FLAGS
+)
 app.command(teacher_app)
 
 
@@ -25,13 +29,13 @@ app.command(teacher_app)
 )
 def train(
     *,
-    out: Path,
+    out: Annotated[Path, Parameter(group=OUTPUT)],
     recipe: str | None = None,
     data: DataConfig = DataConfig(),  # noqa: B008
     teacher: TeacherConfig = TeacherConfig(),  # noqa: B008
     seed: int = 0,
-    threads: int = 0,
-    quiet: Flag = False,
+    threads: Annotated[int, Parameter(group=MACHINE)] = 0,
+    detail: Detail = Detail(),  # noqa: B008
 ) -> None:
     """Train a teacher on real images; save the weights of the last step.
 
@@ -42,7 +46,7 @@ def train(
         teacher: Architecture and training.
         seed: Seed of weights and order.
         threads: Threads; 0 for one per core.
-        quiet: Print only the result.
+        detail: What is printed.
     """
     from zskd.core.device import use_threads
     from zskd.core.files import folder_lock
@@ -55,7 +59,7 @@ def train(
     must_be_new(out)
     with folder_lock(out), use_threads(full.threads):
         sources = open_sources(full)
-        made = make_teacher(full, sources, out, default_progress(quiet))
+        made = make_teacher(full, sources, out, detail.progress())
     if sources.data is not None and len(sources.data.validation):
         print_line(f"validation accuracy {accuracy(made, sources.data.validation)}")
     print_line(f"teacher in {out}")
@@ -65,32 +69,36 @@ def train(
     name="import",
     help_epilogue=examples(
         "zskd teacher import Lenet5.mat --out teacher/",
+        "zskd teacher import resnet20@net.th --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --out teacher/",
         "zskd teacher import net.pt --model my_net.py:MyNet --shape 3 32 32 --golden g.npz --out teacher/",
     ),
 )
 def import_(
-    file: Path,
+    source: Path,
     /,
     *,
-    out: Path,
-    teacher: TeacherConfig = TeacherConfig(),  # noqa: B008
+    out: Annotated[Path, Parameter(group=OUTPUT)],
+    teacher: NetworkConfig = NetworkConfig(),  # noqa: B008
 ) -> None:
-    """Import a teacher: .safetensors, a plain state_dict (.pt, .pth), or the reproduction's .mat.
+    """Keep a teacher of another program as a checkpoint folder: torch, safetensors, timm, ONNX, and others.
 
-    No code in the file is run. Only golden pairs can check mean and standard deviation.
+    No code in a file is run. Only golden pairs can check mean and standard deviation.
 
     Args:
-        file: The weights.
+        source: A file or folder of weights; or timm:NAME, torchvision:NAME, hf:FOLDER, onnx:FILE,
+            file.py:factory@WEIGHTS, resnet20@WEIGHTS.
         out: Folder of the checkpoint.
         teacher: Architecture and input.
     """
-    from zskd.models.checkpoint import save_checkpoint
-    from zskd.teacher.sources import open_teacher
+    from zskd.models.checkpoint import CARD, save_checkpoint
+    from zskd.teacher.sources import open_given
 
-    if file.is_dir():
-        raise ZskdError(f"{file} is a folder: name a .safetensors, .pt or .mat file")
-    made, card = open_teacher(file, teacher)
+    if (source / CARD).is_file():
+        raise ZskdError(f"{source} is a checkpoint of zskd already: use it as it is")
+    made, card = open_given(source, teacher)
     must_be_new(out)
     save_checkpoint(made, card, out)
+    for line in card.origin.lines():
+        print_line(line)
     checked = "golden pairs agree" if card.golden else "not checked against golden pairs"
     print_line(f"teacher in {out}: {made.parameters_count:,} parameters, {made.classes} classes, {checked}")

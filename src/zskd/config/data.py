@@ -9,10 +9,12 @@ from typing import Annotated, ClassVar, Literal
 from cyclopts import Parameter
 
 from zskd.config.checks import Config
+from zskd.config.groups import DATA, RUN_DETAILS
 
 Twin = Literal["transposed", "inverted", "permuted"]
 
 
+@Parameter(group=DATA)
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
     """Real images: for training a teacher, and for one test at the end."""
@@ -20,12 +22,12 @@ class DataConfig(Config):
     section: ClassVar[str] = "data"
 
     name: Literal["digits", "mnist", "fashion-mnist", "folder", "none"] = "digits"
-    """Data set: a known one, `folder` for your own with one sub-folder per class, or `none`."""
+    """Known data set, your own `folder`, or `none`. A folder has one sub-folder per class."""
     dir: Annotated[Path | None, Parameter(name=("dir", "--data-dir"))] = None
-    """Folder of the files, in torchvision's layout for the MNISTs; absent: download the files to a cache."""
-    validation: float = 0.1
-    """Share of the training set for validation, the same share of each class, 0 to 0.9; 0 for none."""
-    twin: Literal["none", Twin] = "none"
+    """Folder of the files; absent: download them to a cache. The MNISTs are in torchvision's layout."""
+    validation: Annotated[float, Parameter(group=RUN_DETAILS)] = 0.1
+    """Share of the training set for validation, 0 to 0.9. It is the same share of each class; 0 for none."""
+    twin: Annotated[Literal["none", Twin], Parameter(group=RUN_DETAILS)] = "none"
     """Change of all images, to test whether a method depends on knowing the data set: exchange rows and
     columns, exchange light and dark, or permute all pixels in one order for all images."""
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from cyclopts import Parameter
 
 from zskd.config.checks import Config
+from zskd.config.groups import AUGMENTATION, DISTILLATION, GENERATOR, IMAGE_BANK, RUN
 from zskd.config.names import GeneratorMethodName, LossName, OptimiserName
 from zskd.config.registry import GENERATOR_METHODS, LOSSES
 from zskd.config.training import FitConfig
@@ -13,6 +16,7 @@ from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
 
 
+@Parameter(group=GENERATOR)
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(Config):
     """An adversarial generator: it learns to make images on which student and teacher differ."""
@@ -46,6 +50,7 @@ class GeneratorConfig(Config):
         self.check_range("learning_rate", low=0, above=True)
 
 
+@Parameter(group=IMAGE_BANK)
 @dataclass(frozen=True, kw_only=True)
 class ImageBankConfig(Config):
     """A bank of adversarial images: made in phases of equal length, and used again in later phases."""
@@ -74,6 +79,7 @@ class ImageBankConfig(Config):
         self.check_range("learning_rate", low=0, above=True)
 
 
+@Parameter(group=DISTILLATION)
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(FitConfig):
     """Training of the student on the outputs of the teacher."""
@@ -83,7 +89,7 @@ class DistillConfig(FitConfig):
     start: Literal["teacher", "random"] = "teacher"
     """Initial weights: `teacher` initialises from the teacher if the student is a narrower copy of it, and
     at random otherwise; `random` is always at random."""
-    steps: int | None = 4000
+    steps: Annotated[int | None, Parameter(group=RUN)] = 4000
     optimiser: OptimiserName = "muon"
     learning_rate: float = 0.01
     loss: LossName = "kl"
@@ -101,7 +107,7 @@ class DistillConfig(FitConfig):
     images: Literal["auto", "memory", "mapped"] = "auto"
     """How to read the transfer set: `memory` copies it once, `mapped` reads its files at every step, `auto`
     is `memory` if the set needs less than half of the free memory. The student is the same."""
-    augment: AugmentConfig = field(
+    augment: Annotated[AugmentConfig, Parameter(group=AUGMENTATION)] = field(
         default_factory=lambda: AugmentConfig(
             rotation=17.5, scale=(0.81, 1.23), shift=0.07, shear=0.21, mixup=0.125, cutmix=0.125
         )

@@ -15,6 +15,7 @@ from typing import Any
 from zskd.config.checks import Config
 from zskd.config.distillation import GeneratorConfig, ImageBankConfig
 from zskd.config.recipe import Recipe
+from zskd.config.training import DEFAULT_NETWORK, DEFAULT_SHAPE
 
 _RENAMED = {
     "distill.game": "distill.generator",
@@ -83,6 +84,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "method_settings", {}),
     ("data", "twin", "none"),
     ("targets", "spread", _SPREAD),
+    ("synthesis", "storage", "auto"),
     ("teacher", "optimiser", "adam"),
     ("teacher", "seed", None),
     ("distill", "start", "random"),
@@ -94,7 +96,14 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
 """Group, name in the records and neutral value of settings that are newer than the first records. With the
 neutral value, the result and its hash are the same as before the setting existed."""
 _GONE = {"weights": "last", "ema_decay": 0.999}
-"""Removed settings of each training, with their values in all records; hashes still include them."""
+"""Removed settings of each training, with their values in all records; hashes still include them. Today's
+`teacher.weights` is another setting; the fingerprint of the teacher identifies it, like `teacher.path`."""
+
+
+def described(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain settings of a teacher with the network and input that hold where they are absent."""
+    told = {"model": DEFAULT_NETWORK, "shape": list(DEFAULT_SHAPE), "mean": [0.0], "std": [1.0]}
+    return {key: told.get(key) if value is None else value for key, value in teacher.items()}
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
@@ -104,12 +113,15 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     values = former_keys(to_values(recipe))
     spread, values["method_settings"] = split_spread(recipe.method, recipe.method_settings)
     values["targets"]["spread"] = spread
+    values["controls"], values["held_out"] = list(recipe.control_arms), recipe.held_out_count
     # these do not change results; `tensorboard` is newer than the hashes of existing runs
     del values["tensorboard"]
     values["workers"] = values["distill"]["images"] = None
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
     if values["teacher"]["seed"] == values["seed"]:
         values["teacher"]["seed"] = None  # the default
+    # where they are absent, the fingerprint of the teacher identifies them; hashes hold the first defaults
+    values["teacher"] = described(values["teacher"])
     for training in ("teacher", "distill"):
         values[training] |= _GONE
     for group, setting, absent in _LATER:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, Token
 
 from zskd.config.checks import LAST_SEED, Config, check_range
 from zskd.config.data import DataConfig
 from zskd.config.distillation import DistillConfig
+from zskd.config.groups import MACHINE, RUN_DETAILS
 from zskd.config.names import ControlName, MethodName, PresetName, StudentName
 from zskd.config.registry import CONTROLS, METHODS, STUDENTS
 from zskd.config.synthesis import SynthesisConfig
@@ -15,57 +20,73 @@ from zskd.config.targets import TargetsConfig
 from zskd.config.training import TeacherConfig
 from zskd.core.errors import ZskdError
 
+_CONTROLS = ("class_impressions", "noise_shapes", "noise_white")
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 20, 500
 MethodSettings = dict[str, float | bool | str]
 """Settings of one method: name -> value. The method checks them."""
+
+
+def read_controls(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Return the controls that were typed; `none` alone is the empty list.
+
+    Raises:
+        ZskdError: there is no such control.
+    """
+    names = tuple(token.value for token in tokens)
+    if names == ("none",):
+        return ()
+    for name in names:
+        CONTROLS.check(name, "--controls")
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Config):
     """All settings of a run."""
 
-    name: str = "run"
-    """Name of the run; the default of `--out` is runs/NAME."""
+    name: Annotated[str, Parameter(group=RUN_DETAILS)] = "run"
+    """Name of the run. The default of `--out` is runs/NAME."""
     preset: PresetName = "default"
-    """Preset: settings of a method that are the base of this recipe."""
+    """Settings that are the base of this recipe. Most are those of a published method."""
     seed: int = 0
     """Seed of all random numbers."""
     method: MethodName = "zskd"
-    """Method that makes the transfer set of the main arm: a name, or file.py:Name for your own."""
-    method_settings: MethodSettings = field(default_factory=dict)
+    """Method of the transfer set, or file.py:Name. The set is that of the main arm."""
+    method_settings: Annotated[MethodSettings, Parameter(group=RUN_DETAILS)] = field(default_factory=dict)
     """Settings of this method only: `--method-settings.spread 0.5`."""
     count: int | None = None
-    """Number of images in a transfer set, noise included; absent: computed from `rate`."""
+    """Number of images in a transfer set, noise included. Absent: computed from `rate`."""
     rate: float | None = None
-    """The same number in percent of the full training set, above 0 and at most 100."""
+    """The same number in percent of the full training set. It is above 0 and at most 100."""
     budget: float | None = None
-    """Minutes for the transfer sets and students of all arms, without the teacher. The measured speed of this
-    machine then gives the number of training steps; if synthesis needs more than a quarter of the time,
-    there are fewer images. Absent: no limit."""
-    nominal_rates: dict[str, float] = field(default_factory=dict)
+    """Minutes for the sets and students of all arms. The teacher takes its own time. The measured speed of
+    this machine gives the number of training steps; if synthesis needs more than a quarter of the time, there
+    are fewer images. Absent: no limit."""
+    nominal_rates: Annotated[dict[str, float], Parameter(group=RUN_DETAILS)] = field(default_factory=dict)
     """Published rates that differ from their true size: the reproduction's 25 % is 12,000 of 60,000, 20 %."""
-    controls: tuple[ControlName, ...] = (
-        "class_impressions",
-        "noise_shapes",
-        "noise_white",
-    )
-    """Further arms, of the same size, steps and augmentation as the main arm; none: `--empty-controls`."""
-    held_out: int = 500
-    """Number of held-out images of each kind, to measure the agreement of student and teacher."""
+    controls: Annotated[
+        tuple[ControlName, ...] | None, Parameter(negative="--empty-controls", converter=read_controls)
+    ] = None
+    """Arms to compare with, or none. They have the same size, steps and augmentation as the main arm. Absent:
+    class_impressions, noise_shapes and noise_white, and none without data to compare the arms on."""
+    held_out: Annotated[int | None, Parameter(group=RUN_DETAILS)] = None
+    """Number of held-out images of each kind, to measure the agreement of student and teacher. Absent: as
+    many as `count`, from 20 to 500."""
     student: StudentName = "half"
-    """Student: `half` for a copy of the teacher with half the filters, a built-in network, or
-    package.module:factory."""
-    threads: int = 0
-    """Threads of each training; 0: share the cores among parallel trainings and their helper processes. A
-    shard always uses one thread."""
-    workers: int = 0
-    """Number of parallel processes for shards and students; 0 for one per core; 1 starts no other process.
-    The results are the same for any number."""
-    device: str = "auto"
-    """Device: auto (a GPU if there is one), cpu, cuda, cuda:1."""
-    rewrite: bool = True
-    """Run a faster, equivalent network: batch-norm and pooling are fused into convolutions."""
-    tensorboard: Path | None = None
-    """Folder for TensorBoard event files with losses, accuracies and samples; needs the extra `tb`."""
+    """`half`, a built-in network, or file.py:factory. The first is a copy of the teacher with half the
+    filters. Arguments may follow a name: resnet8(width=0.5)."""
+    threads: Annotated[int, Parameter(group=MACHINE)] = 0
+    """Threads of each training; 0: its share of the cores. Parallel trainings and their helper processes
+    share them. A shard always uses one thread."""
+    workers: Annotated[int, Parameter(group=MACHINE)] = 0
+    """Number of parallel processes; 0 for one per core. They make shards and students; 1 starts no other
+    process. The results are the same for any number."""
+    device: Annotated[str, Parameter(group=MACHINE)] = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1."""
+    rewrite: Annotated[bool, Parameter(group=RUN_DETAILS)] = True
+    """Run faster, equivalent networks. Batch-norm and pooling are fused into convolutions."""
+    tensorboard: Annotated[Path | None, Parameter(group=RUN_DETAILS)] = None
+    """Folder for TensorBoard event files. They hold losses, accuracies and samples; needs the extra `tb`."""
     data: DataConfig = field(default_factory=DataConfig)
     """Real images."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -84,9 +105,10 @@ class Recipe(Config):
             raise ZskdError(f"--name is {self.name!r}: it must be a plain folder name")
         METHODS.check(self.method, "--method")
         STUDENTS.check(self.student, "--student")
-        for control in self.controls:
+        controls = self.controls or ()
+        for control in controls:
             CONTROLS.check(control, "--controls")
-        if len(set(self.controls)) != len(self.controls):
+        if len(set(controls)) != len(controls):
             raise ZskdError("--controls names an arm twice")
         for rate in self.nominal_rates.values():
             check_range("--nominal-rates", rate, 0, 100, above=True)
@@ -97,6 +119,20 @@ class Recipe(Config):
         self.check_range("rate", low=0, high=100, above=True)
         if self.count is not None and self.rate is not None:
             raise ZskdError("--count and --rate both set the size of the transfer set: give one of them")
+
+    @property
+    def control_arms(self) -> tuple[ControlName, ...]:
+        """The controls that are run: as set, or the default."""
+        if self.controls is not None:
+            return self.controls
+        return () if self.data.name == "none" else _CONTROLS
+
+    @property
+    def held_out_count(self) -> int:
+        """Number of held-out images of each kind: as set, or the default."""
+        if self.held_out is not None:
+            return self.held_out
+        return _MOST_HELD_OUT if self.count is None else min(_MOST_HELD_OUT, max(_LEAST_HELD_OUT, self.count))
 
     @property
     def teacher_seed(self) -> int:

@@ -9,101 +9,10 @@ entry: most registries also accept `file.py:Name` or `package.module:Name`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from zskd.config.checks import suggestion
-from zskd.core.code import import_object, is_code
-from zskd.core.errors import ZskdError
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of a registry."""
-
-    target: str
-    """The object, as `package.module:Name`."""
-    summary: str
-    """Short description with source."""
-
-
-@dataclass(frozen=True)
-class PixelRule(Entry):
-    """A rule for pixels that leave the input box."""
-
-    couples: bool = False
-    """Whether the result for an image depends on the other images of its batch."""
-
-
-@dataclass(frozen=True)
-class Control:
-    """An arm that differs from the main arm only in its method."""
-
-    method: str
-    """Name of its method in `METHODS`."""
-    start: str | None
-    """Start image; None: that of the main arm."""
-    summary: str
-    """Name in tables and figures."""
-
-
-E = TypeVar("E", Entry, PixelRule, Control)
-
-
-class Registry(Mapping[str, E], Generic[E]):
-    """The entries of one kind, by name.
-
-    Args:
-        kind: name of the kind, for messages.
-        entries: name -> entry, in the order of the listings.
-        takes_code: whether a name may also refer to the user's own code.
-    """
-
-    def __init__(self, kind: str, entries: Mapping[str, E], *, takes_code: bool = False) -> None:
-        self.kind, self.takes_code = kind, takes_code
-        self._entries: dict[str, E] = dict(entries)
-
-    def __getitem__(self, name: str) -> E:
-        return self._entries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def check(self, name: str, option: str) -> None:
-        """Check that a name is an entry, or refers to code where this is allowed.
-
-        Args:
-            name: the given name.
-            option: the command-line option, for the message: "--method".
-
-        Raises:
-            ZskdError: unknown name; the message suggests the nearest, or lists all.
-        """
-        if name in self._entries or (self.takes_code and is_code(name)):
-            return
-        hint = suggestion(name, self._entries)
-        code = ", or name your own as file.py:Name" if self.takes_code and "?" not in hint else ""
-        raise ZskdError(f"{option} is {name!r}, which is no {self.kind}{hint}{code}")
-
-    @staticmethod
-    def label(name: str) -> str:
-        """Return the name for files and tables: the name itself, or the name of the object in code."""
-        return name.rpartition(":")[2]
-
-    def load(self, name: str) -> Any:
-        """Import the object of a name.
-
-        Raises:
-            ZskdError: unknown name, or code that cannot be imported.
-        """
-        self.check(name, f"the {self.kind}")
-        entry = self._entries.get(name)
-        return import_object(entry.target if isinstance(entry, Entry) else name)
-
+from zskd.config.entries import Control, Entry, Family, PixelRule, Registry
 
 METHODS = Registry(
     "method",
@@ -188,14 +97,42 @@ OPTIMISERS = Registry(
 ARCHITECTURES = Registry(
     "model",
     {
-        "lenet5": Entry("zskd.models.lenet:lenet5", "LeNet-5"),
-        "lenet5_half": Entry("zskd.models.lenet:lenet5_half", "LeNet-5 with half the filters"),
-        "lenet5_small": Entry("zskd.models.lenet:lenet5_small", "the smaller half of DAFL and DFAD"),
-        "lenet5_bn": Entry("zskd.models.lenet:lenet5_bn", "LeNet-5 with batch-norm"),
+        "lenet5": Entry("zskd.models.networks.lenet:lenet5", "LeNet-5"),
+        "lenet5_half": Entry("zskd.models.networks.lenet:lenet5_half", "LeNet-5 with half the filters"),
+        "lenet5_small": Entry("zskd.models.networks.lenet:lenet5_small", "the smaller half of DAFL and DFAD"),
+        "lenet5_bn": Entry("zskd.models.networks.lenet:lenet5_bn", "LeNet-5 with batch-norm"),
+        "resnet18": Entry(
+            "zskd.models.networks.resnet:imagenet_resnet(depth=18)", "ResNet-18 for ImageNet (He et al. 2016)"
+        ),
+        "resnet34": Entry(
+            "zskd.models.networks.resnet:imagenet_resnet(depth=34)", "ResNet-34 for ImageNet (He et al. 2016)"
+        ),
+        "resnet{depth}": Family(
+            "zskd.models.networks.resnet:resnet",
+            "ResNet for small images, depth 8, 14, 20, 32, 44, 56, … (He et al. 2016)",
+            example="resnet20",
+        ),
+        "wrn-{depth}-{width}": Family(
+            "zskd.models.networks.wide_resnet:wrn",
+            "wide ResNet, e.g. wrn-16-1, wrn-40-2 (Zagoruyko and Komodakis 2016)",
+            example="wrn-16-1",
+        ),
+        "vgg{depth}": Family(
+            "zskd.models.networks.vgg:vgg",
+            "chain of 3×3 convolutions, depth 8, 11, 13, 16, 19 (Simonyan and Zisserman 2015)",
+            example="vgg8",
+        ),
+        "mobilenet": Entry(
+            "zskd.models.networks.mobilenet:mobilenet",
+            "depthwise and 1×1 convolutions in turn (Howard et al. 2017)",
+        ),
+        "mlp": Entry("zskd.models.networks.mlp:mlp", "linear layers, e.g. mlp(widths=(256, 128))"),
     },
     takes_code=True,
+    takes_arguments=True,
 )
-"""Networks: functions (channels, classes, size) → network. The user's own functions take no arguments."""
+"""Networks: functions (channels, classes, size, own arguments) → network. The user's own functions take only
+the arguments in their name: `file.py:build(depth=20)`."""
 
 HALF = "half"
 STUDENTS = Registry(
@@ -205,6 +142,7 @@ STUDENTS = Registry(
         **ARCHITECTURES,
     },
     takes_code=True,
+    takes_arguments=True,
 )
 """Students: the networks above, or a narrower copy of the teacher."""
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from cyclopts import Parameter
+
 from zskd.config.checks import Config
+from zskd.config.groups import SYNTHESIS
 from zskd.config.names import PixelRuleName, StartName
 from zskd.config.registry import PIXEL_RULES, START_IMAGES
 from zskd.config.transforms import WarpConfig
 from zskd.core.errors import ZskdError
 
 
+@Parameter(group=SYNTHESIS)
 @dataclass(frozen=True, kw_only=True)
 class SynthesisConfig(Config):
     """How images are optimised until the teacher outputs their targets."""
@@ -51,9 +55,14 @@ class SynthesisConfig(Config):
     """A batch continues with Adam's moments and step count of the previous batch of its shard."""
     batch_size: int = 100
     """Number of images optimised together: a new image replaces a finished one. It changes results, because
-    another size rounds differently."""
+    another size rounds differently. The default is less on a CPU for images larger than 64×64 pixels, and any
+    number is halved until it fits into the memory; the manifest says what was used."""
     shard_size: int = 1000
-    """Images in one file, the unit of parallel work; with `targets.order: rows`, a shard is one row."""
+    """Images in one file, the unit of parallel work; with `targets.order: rows`, a shard is one row. The
+    default is four batches for images larger than 64×64 pixels."""
+    storage: Literal["auto", "float32", "float16", "uint8"] = "auto"
+    """How pixels are stored. The teacher's outputs are those for the stored pixels. auto: uint8 (8 bits) for
+    images larger than 64×64 pixels, float32 for others."""
 
     def __post_init__(self) -> None:
         """Check sizes and rates, and settings that exclude each other."""

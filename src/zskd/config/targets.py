@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from cyclopts import Parameter
+
 from zskd.config.checks import Config
+from zskd.config.groups import TARGETS
 from zskd.core.errors import ZskdError
 
 
+@Parameter(group=TARGETS)
 @dataclass(frozen=True, kw_only=True)
 class TargetsConfig(Config):
     """Soft targets from Dirichlet distributions (ZSKD, section 3.2), and the anchor classes."""

@@ -9,9 +9,13 @@ from typing import Annotated, ClassVar, Literal
 from cyclopts import Parameter
 
 from zskd.config.checks import LAST_SEED, Config
+from zskd.config.groups import TEACHER, TRAINING
 from zskd.config.names import ModelName, OptimiserName
 from zskd.config.registry import ARCHITECTURES, OPTIMISERS
 from zskd.core.errors import ZskdError
+
+DEFAULT_NETWORK, DEFAULT_SHAPE = "lenet5", (1, 32, 32)
+"""Network and input shape where neither the user nor the teacher tells them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +23,9 @@ class FitConfig(Config):
     """Training by gradient descent with a fixed number of steps."""
 
     steps: int | None = None
-    """Number of training steps; overrides `epochs`."""
+    """Number of training steps. It overrides `epochs`."""
     epochs: float | None = None
-    """Number of passes over the images; used when `steps` is absent."""
+    """Number of passes over the images. Used when `steps` is absent."""
     batch_size: int = 256
     """Images per step."""
     optimiser: OptimiserName = "adam"
@@ -53,37 +57,77 @@ class FitConfig(Config):
         return max(1, round(self.epochs * images / self.batch_size))
 
 
+def _short(name: str) -> Parameter:
+    """Return how a setting of the teacher's network is typed: `--teacher.shape`, or `--shape`."""
+    return Parameter(name=(name, f"--{name}"), group=TEACHER)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig(FitConfig):
-    """The trained classifier: your own file, or a network to train on the data."""
+class SourceConfig(Config):
+    """Where the teacher comes from."""
+
+    path: Annotated[Path | None, Parameter(group=TEACHER)] = None
+    """Trained teacher: a folder, a file, timm:NAME, net.py:build@WEIGHTS. Also weights of any program,
+    torchvision:NAME, hf:FOLDER, onnx:FILE, file.py:factory@WEIGHTS, resnet20@WEIGHTS. Absent: train one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(Config):
+    """A trained network: how it is built, and what its input is."""
 
     section: ClassVar[str] = "teacher"
 
-    epochs: float | None = 15.0
+    model: Annotated[ModelName | None, _short("model")] = None
+    """Network: a built-in one, timm:NAME, or your own as file.py:factory. Also torchvision:NAME and
+    package.module:factory. Arguments may follow: resnet20(norm=group), file.py:factory(depth=20). Absent:
+    lenet5, unless the source names its network."""
+    weights: Annotated[str | None, _short("weights")] = None
+    """Place in a file with several copies of the network. Such as `model_ema`; absent: an averaged copy if
+    there is one, otherwise the first."""
+    shape: Annotated[tuple[int, int, int] | None, _short("shape")] = None
+    """Channels, height and width of its input. Absent: as the source tells, or 1 32 32."""
+    mean: Annotated[tuple[float, ...] | None, _short("mean")] = None
+    """Mean, subtracted from pixels in [0, 1]. One value, or one per channel. Absent: as the source tells, or
+    0."""
+    std: Annotated[tuple[float, ...] | None, _short("std")] = None
+    """Standard deviation, by which they are divided. One value, or one per channel. Absent: as the source
+    tells, or 1."""
+    box: Annotated[tuple[float, float], _short("box")] = (0.0, 1.0)
+    """Least and largest pixel value of a valid image. Both are inside [0, 1]."""
+    class_names: Annotated[tuple[str, ...] | None, _short("class-names")] = None
+    """One name per class. Absent: the names of the data, or numbers."""
+    head: Annotated[str | None, _short("head")] = None
+    """Dotted name of the last linear layer. Absent: found automatically."""
+    golden: Annotated[Path | None, _short("golden")] = None
+    """File with `inputs` and the original `logits` for them. `zskd golden SOURCE` prints how to make it."""
+
+    def __post_init__(self) -> None:
+        """Check the name of the architecture."""
+        super().__post_init__()
+        ARCHITECTURES.check(self.network, "--model")
+
+    @property
+    def network(self) -> str:
+        """Name of a network that is trained."""
+        return self.model or DEFAULT_NETWORK
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Input shape of a network that is trained."""
+        return self.shape or DEFAULT_SHAPE
+
+
+@Parameter(group=TRAINING)
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(FitConfig, NetworkConfig, SourceConfig):
+    """The trained classifier: your own file, or a network to train on the data."""
+
+    epochs: Annotated[float | None, Parameter(group=TEACHER)] = 15.0
     batch_size: int = 128
-    path: Path | None = None
-    """Checkpoint folder, `.safetensors`, `.pt` or `.mat` file; absent: train a teacher."""
-    model: Annotated[ModelName, Parameter(name=("model", "--model"))] = "lenet5"
-    """Architecture: a built-in network, or your own as package.module:factory or file.py:factory."""
-    shape: Annotated[tuple[int, int, int], Parameter(name=("shape", "--shape"))] = (1, 32, 32)
-    """Channels, height and width of its input."""
-    mean: Annotated[tuple[float, ...], Parameter(name=("mean", "--mean"))] = (0.0,)
-    """Mean, subtracted from pixels in [0, 1] before the network: one value, or one per channel."""
-    std: Annotated[tuple[float, ...], Parameter(name=("std", "--std"))] = (1.0,)
-    """Standard deviation: the pixels are then divided by it. One value, or one per channel."""
-    box: tuple[float, float] = (0.0, 1.0)
-    """Least and largest pixel value of a valid image, inside [0, 1]."""
-    class_names: tuple[str, ...] | None = None
-    """One name per class; absent: the names of the data, or numbers."""
-    head: Annotated[str | None, Parameter(name=("head", "--head"))] = None
-    """Dotted name of the last linear layer; absent: found automatically."""
-    golden: Annotated[Path | None, Parameter(name=("golden", "--golden"))] = None
-    """File with `inputs` and the `logits` of the original network for them."""
     seed: int | None = None
     """Seed of the teacher's training; absent: the seed of the run."""
 
     def __post_init__(self) -> None:
-        """Check architecture and seed."""
+        """Check the seed."""
         super().__post_init__()
-        ARCHITECTURES.check(self.model, "--model")
         self.check_range("seed", low=0, high=LAST_SEED)

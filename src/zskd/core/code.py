@@ -1,16 +1,22 @@
-"""The user's own code by name: `package.module:Name` or `file.py:Name`.
+"""Names with arguments, `NAME(key=value, …)`, and the user's own code by name: `file.py:Name`.
 
-Importing such a name runs code. A name that was read from a file (a card, a manifest) must not be imported
-unless the user has given the same name.
+Arguments are literals: reading them runs nothing. Importing the name of code, `package.module:Name` or
+`file.py:Name`, runs code. A name that was read from a file (a card, a manifest) must not be imported unless
+the user has given the same name.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
+import keyword
+import math
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from reprlib import repr as short
 from types import ModuleType
 from typing import Any
 
@@ -21,9 +27,104 @@ _IMPORTED_HERE = "__imported_by_zskd__"
 """Attribute of modules that this file imported by path. A file of the same name may replace such a module."""
 
 
+_LONGEST = 1000
+"""Characters of the arguments of a name; Python's parser has no limit of its own."""
+_WORDS: dict[str, object] = {"true": True, "false": False}
+"""Bare words that are no text, because the text "false" would count as true."""
+
+
+def parse_call(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name in `NAME` or `NAME(key=value, …)`, and its arguments.
+
+    A value is a number, a text in quotes, True, False (or true, false), None, or a list, tuple or dictionary
+    of such. A bare word is a text: `norm=group` is `norm="group"`. No expression is evaluated.
+
+    Raises:
+        ZskdError: the arguments cannot be read, one has no name or stands twice, or a value is no literal.
+    """
+    name, call = _split(text)
+    if call is None:
+        if "(" in name.rpartition(":")[2]:
+            raise ZskdError(f"the arguments of {short(text)} cannot be read: write NAME(key=value, …)")
+        return name, {}
+    if call.args:
+        raise ZskdError(f"an argument of {short(text)} has no name: write NAME(key=value, …)")
+    arguments: dict[str, Any] = {}
+    for one in call.keywords:
+        if one.arg is None:
+            raise ZskdError(f"an argument of {short(text)} has no name: write NAME(key=value, …)")
+        if one.arg in arguments:
+            raise ZskdError(f"{short(text)} gives {one.arg} twice: give it once")
+        arguments[one.arg] = _value(one.value, one.arg, text)
+    return name, arguments
+
+
+def format_call(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return a name with its arguments as text, from which `parse_call` reads them again."""
+    inner = ", ".join(f"{key}={_format(value)}" for key, value in arguments.items())
+    return f"{name}({inner})" if inner else name
+
+
+def _split(text: str) -> tuple[str, ast.Call | None]:
+    """Return the part before the arguments, and the arguments; None without readable ones.
+
+    They begin at the first parenthesis from which the rest is one call: a path may hold others.
+    """
+    if text.endswith(")"):
+        for start in (i for i, character in enumerate(text) if character == "("):
+            if len(text) - start <= _LONGEST:
+                try:
+                    call = ast.parse(f"f{text[start:]}", mode="eval").body
+                except (SyntaxError, ValueError, RecursionError, MemoryError):
+                    continue
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+                    return text[:start], call
+    return text, None
+
+
+def _value(node: ast.expr, key: str, text: str) -> Any:
+    """Return the value of a literal; bare words are texts."""
+    match node:
+        case ast.Name(id=word):
+            return _WORDS.get(word, word)
+        case ast.Constant(value=None | bool() | str() | int() as value):
+            return value
+        case ast.Constant(value=float() as value) if math.isfinite(value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if type(
+            value
+        ) is not bool and math.isfinite(value):
+            return -value
+        case ast.Tuple(elts=items):
+            return tuple(_value(item, key, text) for item in items)
+        case ast.List(elts=items):
+            return [_value(item, key, text) for item in items]
+        case ast.Dict(keys=keys, values=values) if all(keys):
+            names = [_value(one, key, text) for one in keys if one is not None]
+            if all(isinstance(one, str) for one in names):
+                return dict(zip(names, (_value(one, key, text) for one in values), strict=True))
+    raise ZskdError(
+        f"the value of {key} in {short(text)} is not plain: write a number, a word, a text in quotes, or a "
+        "list of these"
+    )
+
+
+def _format(value: Any) -> str:
+    match value:
+        case str() if value.isidentifier() and value.isascii() and value not in (*keyword.kwlist, *_WORDS):
+            return value
+        case tuple():
+            return f"({', '.join(map(_format, value))}{',' if len(value) == 1 else ''})"
+        case list():
+            return f"[{', '.join(map(_format, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{key!r}: {_format(one)}' for key, one in value.items())}}}"
+    return repr(value)
+
+
 def is_code(name: str) -> bool:
-    """Return whether a name refers to code, not to an entry of a registry."""
-    return ":" in name
+    """Return whether a name, with or without arguments, refers to code, not to an entry of a registry."""
+    return ":" in _split(name)[0]
 
 
 def import_object(target: str) -> Any:

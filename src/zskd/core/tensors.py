@@ -17,7 +17,7 @@ from torch import Tensor
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import readable_errors
 
-_DTYPES = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
+_DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I32": np.int32, "I64": np.int64}
 """Number types that can be mapped: safetensors name -> NumPy type."""
 
 
@@ -56,7 +56,7 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ZskdError: the file is missing, unreadable, not a complete safetensors file, or has tensors of a type
-            other than float32, int32 and int64.
+            other than float32, float16, uint8, int32 and int64.
     """
     if not path.is_file():
         raise ZskdError(f"there is no file {path}")

@@ -24,7 +24,7 @@ def attend(classifier: Classifier, images: Images) -> tuple[Logits, list[Tensor]
         classifier: any.
         images: (N, C, H, W) in [0, 1].
     """
-    observed = observe(classifier, images, outputs_of=(nn.Conv2d,))
+    observed = observe(classifier, images, outputs_of=(nn.Conv2d,), with_features=False)
     maps = [F.relu(layer.value).square().mean(1).flatten(1) for layer in observed.layers]
     return observed.logits, [F.normalize(one) for one in maps]
 

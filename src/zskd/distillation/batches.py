@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from math import prod
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -18,9 +19,14 @@ from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
 from zskd.distillation.adversarial.image_bank import ImageBank
 from zskd.distillation.attention import attend
 from zskd.models.classifier import Classifier
+from zskd.models.parts import logits_in_parts
 from zskd.training.batches import Batch
 from zskd.training.state import Companions
 from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.storage import decode
+
+_PART = 500
+"""Images in one forward pass of the teacher where they are large, counted as for `logits_in_parts`."""
 
 
 class DistillationBatches:
@@ -39,7 +45,7 @@ class DistillationBatches:
         self._teacher, self._set, self._config = teacher, transfer_set, config
         self._generator: AdversarialGenerator | None = None
         self._image_bank: ImageBank | None = None
-        self._images_in_memory: Images | None = None
+        self._images_in_memory: Tensor | None = None
 
     def attach_student(self, student: Classifier, *, seed: int, steps: int) -> Companions:
         """Create the adversarial generator and the image bank, where the settings use them.
@@ -94,7 +100,10 @@ class DistillationBatches:
         if not config.teacher_weight:
             return images, images.new_empty(len(images), 0), labels
         with torch.no_grad():
-            logits, attention = attend(teacher, images) if config.attention else (teacher(images), [])
+            if config.attention:
+                logits, attention = attend(teacher, images)
+            else:
+                logits, attention = logits_in_parts(teacher, images, max(len(images), _PART)), []
         return images, logits, labels, *attention
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,7 +119,7 @@ class DistillationBatches:
         the CPU and can be pickled, and shared memory has room."""
         if self._set is None or self._generator is not None or self._image_bank is not None:
             return False
-        queued = 8 * self._config.batch_size * self._set.image_bytes / len(self._set)
+        queued = 8 * self._config.batch_size * 4 * prod(self._set.shape)
         shared = Path("/dev/shm")
         if self._teacher.device.type != "cpu" or (shared.is_dir() and disk_usage(shared).free < queued):
             return False
@@ -123,8 +132,9 @@ class DistillationBatches:
     def _stored(self, rows: Tensor) -> Images:
         assert self._set is not None
         if self._config.images == "memory" and self._images_in_memory is None:  # in the process that needs it
-            self._images_in_memory = self._set.all_images()
-        images = self._set.images(rows) if self._images_in_memory is None else self._images_in_memory[rows]
+            self._images_in_memory = self._set.column("images")
+        in_memory = self._images_in_memory
+        images = self._set.images(rows) if in_memory is None else decode(in_memory[rows])
         return images.to(self._teacher.device)
 
     def _draw(self, count: int, rng: Generator) -> Images:

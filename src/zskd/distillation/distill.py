@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import LOSSES
-from zskd.core.device import available_memory
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
+from zskd.core.memory import available_memory
 from zskd.core.progress import Progress, readable_bytes
 from zskd.core.versions import versions
 from zskd.distillation.architecture import copy_student
 from zskd.distillation.attention import attend, attention_distance, check_attention
 from zskd.distillation.batches import DistillationBatches
+from zskd.distillation.room import check_memory
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.training.batches import Batch
@@ -62,8 +63,8 @@ def distill(
         The trained copy, frozen. To train it further, give `student.module.requires_grad_()`.
 
     Raises:
-        ZskdError: images, classes or inputs do not fit, all weights of the student are frozen, or the loss
-            diverges.
+        ZskdError: images, classes or inputs do not fit, all weights of the student are frozen, a batch does
+            not fit into the memory, or the loss diverges.
     """
     config = config or DistillConfig()
     if transfer_set is not None:
@@ -74,6 +75,7 @@ def distill(
     classifier = copy_student(teacher, student)
     if not any(p.requires_grad for p in classifier.module.parameters()):
         raise ZskdError("all weights of the student are frozen: call student.requires_grad_() first")
+    check_memory(classifier, config)
     loss_of = LOSSES.load(config.loss)
     if config.attention:
         with frozen(teacher, classifier):
@@ -110,6 +112,11 @@ def distill(
         logits, teacher_logits = last
         return {"agreement": percent_of_class(logits, teacher_logits.argmax(1))}
 
+    def explain() -> str | None:
+        if bool(torch.isfinite(last[1]).all()):
+            return None
+        return "the teacher's logits are not finite: check its weights, mean and std with zskd inspect"
+
     with frozen(teacher):  # the teacher that a helper receives is frozen too, because it is pickled in here
         fit(
             classifier.module,
@@ -124,6 +131,7 @@ def distill(
             key=_key(teacher, classifier.module, transfer_set, config, seed) if state else "",
             companions=companions,
             watch=watch if config.teacher_weight else None,
+            explain=explain,
             progress=progress,
         )
     return classifier.freeze()

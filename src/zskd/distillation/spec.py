@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from zskd.config.checks import LAST_SEED, Config
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import STUDENTS
+from zskd.core.code import is_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class StudentSpec(Config):
     @property
     def factory(self) -> str | None:
         """The user's code that makes the network; None for a built-in one."""
-        return self.student if ":" in self.student else None
+        return self.student if is_code(self.student) else None
 
     def steps(self, count: int | None) -> int:
         """Return the number of steps on a set of `count` images; None: no set, and an epoch is one batch."""

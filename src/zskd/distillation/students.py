@@ -15,6 +15,7 @@ from zskd.config.identity import former_keys, plain
 from zskd.core.artefact import JsonObject
 from zskd.core.device import use_threads
 from zskd.core.files import make_folder, remove_file
+from zskd.core.memory import is_large
 from zskd.core.parallel import each_done
 from zskd.core.progress import Progress, WorkerProgress
 from zskd.core.tensorboard import tracked
@@ -23,6 +24,7 @@ from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import choose_reading, distill
 from zskd.distillation.execution import Execution
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
+from zskd.distillation.room import fit_students
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier
@@ -60,6 +62,10 @@ def make_students(
     names = list(specs)
     missing = [number for number, name in enumerate(names) if not (folder / name / CARD).is_file()]
     workers = execution.side_by_side(teacher, len(missing))
+    if workers > 1 and is_large(teacher.spec.shape):
+        spec = specs[names[missing[0]]]
+        student = fresh_student(describe_student(spec.student, teacher), teacher, spec.seed)
+        workers = fit_students(student, spec.distill, workers)
     if workers > 1:
         work = _work(teacher, specs, sets, folder, execution, workers, progress)
         steps = sum(specs[names[number]].steps(_size(sets[names[number]])) for number in missing)

@@ -10,18 +10,21 @@ shows how reliable both are. `studies/signals.py` fits the numbers in agreement.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from zskd.core.artefact import Artefact
-from zskd.evaluation.probes import Probes, Signals, make_probes, measure
+from zskd.evaluation.probes import Probes, Signals, make_probes, measure, sampling_error
 from zskd.models.classifier import Classifier
 
 WEAKEST = 3
 """Number of weakest classes that are listed."""
+_TWO_SIDED_95 = 1.96
+"""Standard errors to each side of a 95 % interval."""
 UNSEEN = "The teacher's own errors cannot be seen: where it is wrong, agreement with it is an error too."
 
 
@@ -61,6 +64,8 @@ class Estimate:
     """Why there is no estimate, only a wide interval; None where there is one."""
     signals: Signals
     """The measurements that it was computed from."""
+    fewer: str | None = None
+    """How many images it was measured on, where they are fewer than those of the fit."""
 
     def lines(self) -> list[str]:
         """Return it as sentences, one per line."""
@@ -72,6 +77,8 @@ class Estimate:
             lines = [f"{head} {self.percent:.1f} % {interval}"]
         if self.weakest:
             lines.append(f"weakest classes, measured on noise: {', '.join(self.weakest)}")
+        if self.fewer:
+            lines.append(self.fewer)
         return [*lines, UNSEEN]
 
     def record(self) -> EstimateRecord:
@@ -129,8 +136,18 @@ def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes 
         ZskdError: the networks have different shapes, the probes were made for another teacher, or the
             teacher's logits are not finite.
     """
-    found = measure(teacher, student, probes or make_probes(teacher))
-    return conclude(found, teacher.class_names, teacher.spec.shape[0], fitted_law())
+    probes, law = probes or make_probes(teacher), fitted_law()
+    found = measure(teacher, student, probes)
+    names, channels = teacher.class_names, teacher.spec.shape[0]
+    if probes.share >= 1:
+        return conclude(found, names, channels, law)
+    # the spread of the law includes the error of the usual number of images
+    error = sampling_error(teacher, student, probes, law.unexplained[0]) * math.sqrt(1 - probes.share)
+    images = len(probes.moved)
+    usual = round(images / probes.share)
+    fewer = f"measured on {images:,} images instead of {usual:,}, so that the interval is wider"
+    wider = replace(law, spread=law.spread * math.exp(_TWO_SIDED_95 * error))
+    return replace(conclude(found, names, channels, wider), fewer=fewer)
 
 
 def conclude(signals: Signals, class_names: tuple[str, ...], channels: int, fitted: Law) -> Estimate:

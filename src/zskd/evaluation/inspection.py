@@ -10,9 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zskd.core.errors import ZskdError
 from zskd.core.types import Concentration, Similarity
+from zskd.evaluation.sanity import check_teacher
 from zskd.models.chain import build_layers
 from zskd.models.classifier import Classifier
 from zskd.models.factory import describe_half
+from zskd.models.head import Head
 from zskd.models.modes import frozen
 from zskd.synthesis.similarity import class_similarity, concentration
 
@@ -21,18 +23,22 @@ from zskd.synthesis.similarity import class_similarity, concentration
 class Inspection:
     """Facts of a teacher with K classes, and what they mean for zero-shot distillation."""
 
-    head: str
-    """Name of the last linear layer."""
-    features: int
+    output: str
+    """What the network returns, in words."""
+    head: str | None
+    """Name of the last linear layer; None where no layer alone determines the output."""
+    head_kind: str | None
+    """What it is, in words."""
+    features: int | None
     """Width D of the penultimate layer."""
     batch_norms: int
     """Number of batch-norm layers."""
     parameters: int
     multiply_adds: int
     """Of one image's forward pass."""
-    similarity: Similarity
-    """Cosine of each two rows of the head's weight (K, K), −1 to 1."""
-    concentration: Concentration
+    similarity: Similarity | None
+    """Cosine of each two class vectors (K, K), −1 to 1; None without a head that gives one."""
+    concentration: Concentration | None
     """The similarity with each row scaled to [0, 1] (K, K)."""
     half_parameters: int | None
     """Parameters of the student `half`; None when no such copy can be made."""
@@ -45,24 +51,30 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
 
     Args:
         teacher: run in evaluation mode; not changed.
-
-    Raises:
-        ZskdError: its head gives no class similarity.
     """
-    similarity = class_similarity(teacher.head_weight)
+    with frozen(teacher):
+        head = teacher.find_head()
+    similarity, scaled, not_similar = _similarity(head)
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     batch_norms = sum(isinstance(layer, norms) for layer in teacher.module.modules())
     half, why_not = _half(teacher)
     return Inspection(
-        head=teacher.head_name,
-        features=teacher.head.in_features,
+        output=teacher.output,
+        head=None if isinstance(head, ZskdError) else head.name,
+        head_kind=None if isinstance(head, ZskdError) else head.how,
+        features=None if isinstance(head, ZskdError) else head.weight.shape[1],
         batch_norms=batch_norms,
         parameters=teacher.parameters_count,
         multiply_adds=count_multiply_adds(teacher),
         similarity=similarity,
-        concentration=concentration(similarity),
+        concentration=scaled,
         half_parameters=half,
-        warnings=(*why_not, *_warnings(teacher, batch_norms)),
+        warnings=(
+            *why_not,
+            *not_similar,
+            *_warnings(teacher, batch_norms),
+            *(finding.text for finding in check_teacher(teacher)),
+        ),
     )
 
 
@@ -79,6 +91,19 @@ def count_multiply_adds(classifier: Classifier) -> int:
     with frozen(classifier), counter, torch.no_grad():
         classifier.module(classifier.normalise(image))
     return int(counter.get_total_flops()) // 2
+
+
+def _similarity(
+    head: Head | ZskdError,
+) -> tuple[Similarity | None, Concentration | None, tuple[str, ...]]:
+    """Return class similarity and concentration, or why there are none."""
+    try:
+        if isinstance(head, ZskdError):
+            raise head
+        similarity = class_similarity(head.weight)
+        return similarity, concentration(similarity), ()
+    except ZskdError as error:
+        return None, None, (str(error),)
 
 
 def _half(teacher: Classifier) -> tuple[int | None, tuple[str, ...]]:
@@ -100,11 +125,4 @@ def _warnings(teacher: Classifier, batch_norms: int) -> list[str]:
         )
     if not batch_norms:
         found.append("no batch-norm: methods that match its statistics (DeepInversion, CMI) cannot be used")
-    probe = torch.rand(16, *teacher.spec.shape, generator=torch.Generator().manual_seed(0))
-    with frozen(teacher), torch.no_grad():
-        logits = teacher(probe.to(teacher.device))
-    if not bool(torch.isfinite(logits).all()):
-        found.append("white noise gives logits that are not finite: is the normalisation right?")
-    elif float(logits.std(0).max()) < 1e-6:
-        found.append("all images of white noise give the same logits: is the normalisation right?")
     return found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Labels
@@ -10,9 +13,10 @@ from zskd.data.datasets import Split
 from zskd.evaluation.statistics import Share, share_of
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
+from zskd.models.parts import logits_in_parts
 
 _BATCH = 500
-"""Images per forward pass."""
+"""Images per forward pass, fewer of large ones."""
 
 
 def predict(classifier: Classifier, images: Images) -> Labels:
@@ -33,10 +37,8 @@ def predict(classifier: Classifier, images: Images) -> Labels:
             f"the images are {tuple(images.shape[1:])}, and the network takes {classifier.spec.shape}: "
             "give images of that shape"
         )
-    device = classifier.device
-    with frozen(classifier), torch.no_grad():
-        parts = [classifier(batch.to(device)).argmax(1).cpu() for batch in torch.split(images, _BATCH)]
-    return torch.cat(parts)
+    with frozen(classifier):
+        return logits_in_parts(classifier, images, _BATCH).argmax(1).cpu()
 
 
 def accuracy(classifier: Classifier, split: Split) -> Share:
@@ -79,13 +81,14 @@ def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
     }
 
 
-def agreement(teacher: Classifier, student: Classifier, images: Images) -> Share:
+def agreement(teacher: Classifier, student: Classifier, images: Images | Iterable[Images]) -> Share:
     """Return the share of images for which teacher and student predict the same class.
 
     Args:
         teacher: run in evaluation mode; not changed.
         student: run in evaluation mode; not changed. It has the teacher's input shape and number of classes.
-        images: (N, C, H, W) in [0, 1].
+        images: (N, C, H, W) in [0, 1]; or parts of them, one after the other, that need not fit into memory
+            together.
 
     Returns:
         Percent, with its 95 % Wilson interval.
@@ -99,5 +102,6 @@ def agreement(teacher: Classifier, student: Classifier, images: Images) -> Share
             f"the student has {student.classes} classes and its teacher {teacher.classes}: give a student "
             "that was distilled from this teacher"
         )
-    same = predict(teacher, images) == predict(student, images)
-    return share_of(int(same.sum()), len(images))
+    parts = [images] if isinstance(images, Tensor) else images
+    same = torch.cat([predict(teacher, part) == predict(student, part) for part in parts])
+    return share_of(int(same.sum()), len(same))

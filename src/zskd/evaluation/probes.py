@@ -6,6 +6,7 @@ large; on structured noise they are small. Real images lie between.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,15 +20,27 @@ from zskd.core.errors import ZskdError
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images, Logits
 from zskd.data.transforms import augment
+from zskd.evaluation.inspection import count_multiply_adds
 from zskd.evaluation.statistics import share_of
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
+from zskd.models.parts import logits_in_parts
 from zskd.synthesis.inversion.initial import draw_initial
+from zskd.synthesis.room import fit_spec
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 
 _IMPRESSIONS, _NOISE = 400, 1000
-"""Numbers of images per start image."""
+"""Numbers of images per start image, for sets of at least `_USUAL_COUNT` images and teachers that are cheap
+enough; others get a share of them, …"""
+_FEWEST_IMPRESSIONS, _FEWEST_NOISE = 8, 50
+"""… and at least these."""
+_USUAL_COUNT = 1000
+_MULTIPLY_ADDS = 2e12
+"""What the impressions may cost: about a minute or two of one core."""
+_PASSES = 3
+"""Cost of a forward and a backward pass, in forward passes."""
+_RESAMPLES = 200
 _STARTS: tuple[Literal["smooth", "shapes"], ...] = ("smooth", "shapes")
 _WARP = WarpConfig(rotation=15.0, scale=(0.84, 1.2), shift=0.06, shear=0.18)
 _MOVED = AugmentConfig(rotation=15.0, scale=(0.84, 1.2), shift=0.06, shear=0.18)
@@ -39,6 +52,7 @@ _SYNTHESIS = SynthesisConfig(
 _FEW = 10
 """A class of fewer images is not measured."""
 _BATCH = 500
+"""Images per forward pass, fewer of large ones."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,8 @@ class Probes:
     """Six batches (M, C, H, W): smooth noise and random shapes, each as drawn, moved, and with CutMix."""
     teacher_sha256: str
     """Fingerprint of the teacher that they were made for."""
+    share: float = 1.0
+    """Number of class impressions, in terms of the number that the law was fitted with; at most 1."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +87,13 @@ class Signals:
     predicts the class for fewer than 10 images."""
 
 
-def make_probes(teacher: Classifier) -> Probes:
-    """Make the probes of a teacher: some seconds for a small network.
+def make_probes(teacher: Classifier, *, count: int | None = None) -> Probes:
+    """Make the probes of a teacher: some seconds for a small network, a minute or two for a large one.
 
     Args:
         teacher: run in evaluation mode; not changed.
+        count: size of the student's transfer set, for which the probes should not cost more than the set:
+            below 1,000 there are fewer probes; None: as many as the teacher's cost allows.
 
     Returns:
         Images (N, C, H, W) inside the teacher's input box, on the CPU.
@@ -84,23 +102,35 @@ def make_probes(teacher: Classifier) -> Probes:
         ZskdError: the teacher's logits are not finite.
     """
     box, still, moved, noise = teacher.spec.box, [], [], []
+    share = _share(teacher, count)
+    impressions = max(_FEWEST_IMPRESSIONS, int(share * _IMPRESSIONS))
+    noises = max(_FEWEST_NOISE, int(share * _NOISE))
     for number, start in enumerate(_STARTS):
         spec = SetSpec(
             method="class_impressions",
-            count=_IMPRESSIONS,
+            count=impressions,
             first_index=HELD_OUT,
             targets=TargetsConfig(),
             synthesis=replace(_SYNTHESIS, start=start),
         )
+        spec = fit_spec(teacher, spec)
         made = torch.cat([make_shard(teacher, spec, k).images for k in range(spec.shards(teacher.classes))])
-        indices = [HELD_OUT + i for i in range(_NOISE)]
+        indices = [HELD_OUT + i for i in range(noises)]
         drawn = draw_initial(start, indices, seed=0, shape=teacher.spec.shape, box=box)
         still.append(made)
         moved.append(augment(made, _MOVED, box, torch_stream(0, "probe impressions", number)))
         noise.append(drawn)
         noise.append(augment(drawn, _MOVED, box, torch_stream(0, "probe moved", number)))
         noise.append(augment(drawn, _CUT, box, torch_stream(0, "probe cut", number)))
-    return Probes(torch.cat(still), torch.cat(moved), tuple(noise), teacher.fingerprint())
+    made_share = impressions / _IMPRESSIONS
+    return Probes(torch.cat(still), torch.cat(moved), tuple(noise), teacher.fingerprint(), made_share)
+
+
+def _share(teacher: Classifier, count: int | None) -> float:
+    """Return the share of the usual probes to make, 0 to 1, whatever the speed of the machine."""
+    passes = len(_STARTS) * _IMPRESSIONS * _SYNTHESIS.steps * _PASSES
+    cost = passes * count_multiply_adds(teacher)
+    return min(1.0, (count or _USUAL_COUNT) / _USUAL_COUNT, _MULTIPLY_ADDS / max(1, cost))
 
 
 def measure(teacher: Classifier, student: Classifier, probes: Probes) -> Signals:
@@ -132,6 +162,24 @@ def measure(teacher: Classifier, student: Classifier, probes: Probes) -> Signals
         noise=float(max(one.high for one in differ)),
         by_class=_by_class(torch.cat([s for s, _ in logits]), torch.cat([t for _, t in logits])),
     )
+
+
+def sampling_error(teacher: Classifier, student: Classifier, probes: Probes, least: float) -> float:
+    """Return the standard error of ln(unexplained) that is due to the number of probes, by resampling them.
+
+    Args:
+        teacher: as for `measure`; so are the next two.
+        student: not changed.
+        probes: made for this teacher.
+        least: smaller values count as this one; above 0.
+    """
+    ours, theirs = _logits(student, probes.moved), _logits(teacher, probes.moved)
+    rng = torch_stream(0, "probe resamples", 0)
+    found = []
+    for _ in range(_RESAMPLES):
+        rows = torch.randint(len(ours), (len(ours),), generator=rng)
+        found.append(math.log(max(least, unexplained(ours[rows], theirs[rows]))))
+    return float(torch.tensor(found).std())
 
 
 def unexplained(student: Logits, teacher: Logits) -> float:
@@ -178,6 +226,5 @@ def _student_margins(student: Logits, pairs: Tensor) -> Tensor:
 
 
 def _logits(classifier: Classifier, images: Images) -> Logits:
-    device = classifier.device
-    with frozen(classifier), torch.no_grad():
-        return torch.cat([classifier(batch.to(device)).cpu() for batch in torch.split(images, _BATCH)])
+    with frozen(classifier):
+        return logits_in_parts(classifier, images, _BATCH).cpu()

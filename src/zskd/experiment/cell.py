@@ -166,7 +166,7 @@ def _facts_of_teacher(job: Job) -> dict[str, Any]:
         "method": "none",
         "augmented": False,
         "unique_images": job.count,
-        "student": recipe.teacher.model,
+        "student": recipe.teacher.network,
         "student_steps": recipe.teacher.total_steps(job.count),
         "teacher_forwards": 0,
         "teacher_backwards": 0,

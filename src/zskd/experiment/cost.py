@@ -24,6 +24,7 @@ from zskd.experiment.layout import CellPaths
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.build import seconds_per_image
+from zskd.synthesis.room import fit_spec
 from zskd.training.batches import Batch
 from zskd.training.loop import fit
 from zskd.transfer_set.manifest import MANIFEST, read_manifest
@@ -71,7 +72,7 @@ def _cost(paths: CellPaths, teacher: Classifier, known: dict[str, float]) -> Cos
     if images is not None and images.spec is not None and not _made(paths.set_folder):
         spec = images.spec
         kind = sha256_json({"method": spec.method, "image of": asdict(spec.synthesis)})
-        made = _known(known, kind, lambda: seconds_per_image(teacher, spec)) * images.count
+        made = _known(known, kind, lambda: seconds_per_image(teacher, fit_spec(teacher, spec))) * images.count
     learning = replace(recipe.distill, steps=_STEPS, epochs=None)
     kind = sha256_json({"student": recipe.student, "step of": asdict(learning)})
     step = _known(known, kind, lambda: _seconds_per_step(recipe, teacher))

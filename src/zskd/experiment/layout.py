@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from zskd.config.entries import Registry
 from zskd.config.identity import identity
-from zskd.config.registry import Registry
 from zskd.core.errors import ZskdError
 from zskd.core.files import is_locked, sha256_json
 from zskd.data.datasets import Dataset

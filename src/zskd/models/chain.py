@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.models.tracing import trace
 
 Layer = tuple[str, dict[str, Any]]
 """Class name in `torch.nn` and its keyword arguments."""
@@ -103,7 +104,7 @@ def in_a_row(module: nn.Module) -> nn.Sequential:
 def _chain(module: nn.Module) -> list[tuple[Layer, nn.Module | None]]:
     """Return each layer as data and as module; the module is None for a functional call."""
     try:
-        graph = fx.symbolic_trace(module).graph
+        graph = trace(module)
     except Exception as error:  # the user's forward pass may raise any exception
         raise not_plain(f"its forward pass cannot be traced ({one_line(error)})") from error
     layers: list[tuple[Layer, nn.Module | None]] = []
@@ -185,6 +186,6 @@ def _only_reads_size(previous: fx.Node, node: fx.Node) -> bool:
 def not_plain(why: str) -> ZskdError:
     """Return the error for a network that is not one chain of plain layers."""
     return ZskdError(
-        f"no narrower copy of this network can be made, because {why}: give your own student with "
-        "--student package.module:factory"
+        f"no narrower copy of this network can be made, because {why}: choose a built-in student, e.g. "
+        "--student resnet8, or give your own with --student package.module:factory"
     )

@@ -26,16 +26,20 @@ from zskd.core.artefact import (
     parse,
     write_artefact,
 )
+from zskd.core.code import parse_call
 from zskd.core.errors import ZskdError
 from zskd.core.files import make_folder, read_json, sha256_file, whole_file
 from zskd.core.tensors import read_tensors, save_tensors
 from zskd.core.versions import versions
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, Factory, build
+from zskd.models.libraries.onnx import ONNX, ConvertedOnnx, OnnxNetwork
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _FORMAT: Final = "zskd-checkpoint/1"
 _WHAT = "the card of a checkpoint"
+NOT_KNOWN = "is not known: "
+"""Begins the origin of a fact that nobody told."""
 Number = int | float
 """Integers stay integers: 0 and 0.0 give different fingerprints of a network."""
 
@@ -48,9 +52,16 @@ class Origin(Artefact):
 
     how: str = "unknown"
     """trained, imported or distilled."""
+    source: str | None = None
+    """The name under which the user opened the network: "timm:resnet18@best.pth"."""
+    facts: dict[str, str] | None = None
+    """Where each fact of the input and the classes comes from: {"mean": "timm pretrained_cfg"}."""
     file: str | None = None
     """Name of an imported file."""
     file_sha256: Sha256 | None = None
+    """Hash of an imported file; of several files, of their names and hashes."""
+    taken: str | None = None
+    """What was taken from an imported file, and what was changed, in one line."""
     teacher_sha256: Sha256 | None = None
     """Fingerprint of the teacher of a student."""
     transfer_set_sha256: Sha256 | None = None
@@ -69,6 +80,12 @@ class Origin(Artefact):
     """Settings of a distillation."""
     threads: AtLeastOne | None = None
     device: str | None = None
+
+    def lines(self) -> list[str]:
+        """Return for people, a line each, what was read from a file, and what nobody told of its input."""
+        read = [f"read {self.taken}"] if self.taken else []
+        told = ((name, (self.facts or {}).get(name, "")) for name in ("shape", "mean", "std"))
+        return read + [f"note: {name} {origin}" for name, origin in told if origin.startswith(NOT_KNOWN)]
 
 
 class Golden(Artefact):
@@ -124,8 +141,8 @@ class StoredCard(Card):
 
     input: Input
     class_names: Annotated[ClassNames, Field(min_length=2)]
-    head: str
-    """Dotted name of the last linear layer."""
+    head: str | None
+    """Dotted name of the last linear layer: the one whose output the network returns, or that was named."""
     parameters: AtLeastOne | None = None
     """Number of trainable values."""
     weights_sha256: Sha256
@@ -148,6 +165,9 @@ def save_checkpoint(classifier: Classifier, card: Card, folder: Path) -> Path:
         ZskdError: the folder cannot be written to.
     """
     make_folder(folder)
+    if isinstance(card.architecture, OnnxNetwork) and isinstance(classifier.module, ConvertedOnnx):
+        with whole_file(folder / ONNX) as temporary:
+            temporary.write_bytes(classifier.module.model)
     tensors = {name: t.detach().cpu().contiguous() for name, t in classifier.module.state_dict().items()}
     with whole_file(folder / WEIGHTS) as temporary:
         save_tensors(tensors, temporary)
@@ -184,8 +204,10 @@ def load_checkpoint(folder: Path, *, model: str | None = None) -> tuple[Classifi
         raise ZskdError(f"{weights} is not the file of its card: copy the whole folder again")
     architecture = card.architecture
     if model is not None and isinstance(architecture, Factory):
-        architecture = Factory(factory=model)
-    module = build(architecture, run_code=model is not None)
+        kept, _ = parse_call(architecture.factory)
+        if parse_call(model) != (kept, {}):  # the name alone leaves the arguments of the card
+            architecture = Factory(factory=model)
+    module = build(architecture, run_code=model is not None, folder=folder)
     load_weights(module, read_tensors(weights), weights)
     classifier = Classifier(
         module, spec=card.input.spec(), class_names=card.class_names, head=card.head, copy=False
@@ -240,5 +262,9 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path)
             raise ZskdError(f"{source}: {name} holds {tensor.dtype}, and the network needs {own[name].dtype}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ZskdError(f"{source} holds values that are not finite in {name}: use another file")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+            raise ZskdError(f"{source} holds values in {name} that float32 cannot hold: use another file")
     module.float()
-    module.load_state_dict(dict(tensors))
+    state = module.state_dict()  # with the version of each layer, which some networks ask for
+    state.update(tensors)
+    module.load_state_dict(state)

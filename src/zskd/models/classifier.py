@@ -6,21 +6,26 @@ of the project normalises images.
 
 from __future__ import annotations
 
-import copy as copying
 import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.errors import ZskdError
 from zskd.core.rng import keep_global_rng
 from zskd.core.types import Features, HeadWeight, Images, Logits
 from zskd.models.fusion import fuse_layers
-from zskd.models.head import call_with_head, find_head
-from zskd.models.modes import in_mode
+from zskd.models.head import Head
+from zskd.models.libraries.extras import Declarations
+from zskd.models.preparation import copied, in_single_precision, set_layout
+from zskd.models.reading import Reading
+
+_PROBES = 8
+"""Images on which it is found out what a network returns, and which layer is its head."""
 
 
 def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
@@ -92,24 +97,30 @@ class HowRun(TypedDict):
 
 
 class Classifier(nn.Module):
-    """Any `nn.Module` that ends in a linear layer, with its input specification and class names.
+    """Any `nn.Module` that scores classes, with its input specification and class names.
 
     The classifier holds a copy of the module. Changes of the classifier (training, freezing, device, memory
     layout) do not change the given module, and later changes of that module do not change the classifier.
-    Device, modes, `requires_grad` and hooks are copied; gradients are not.
+    Device, modes, `requires_grad` and hooks are copied; gradients are not. Weights in half or double
+    precision become float32.
+
+    The module may return logits, log-probabilities or probabilities, one logit or one probability for two
+    classes, or any of these in a tuple, a mapping or an object with `logits`: `output` says what was found.
+    Its last linear map, the head, is looked for only where class vectors or features are read.
 
     Args:
-        module: maps normalised images (N, C, H, W) to one row of class scores (K,) per image.
+        module: maps normalised images (N, C, H, W) to class scores (N, K), (N, K, 1, 1), (N, 1) or (N,).
         spec: input specification; one grey channel of 32×32 pixels in [0, 1] when absent.
         class_names: one name per class; "0", "1", … when absent.
-        head: dotted name of the last linear layer; found automatically when absent.
-        copy: False to use the module itself, if only this classifier uses it. Its memory layout is then
-            changed, and device and modes follow the classifier.
+        head: dotted name of the last linear layer; found automatically when absent. The output of a named
+            `nn.Linear` is taken as the logits, before a softmax, a scale or an activation that follows.
+        copy: False to use the module itself, if only this classifier uses it. Its memory layout and precision
+            are then changed, and device and modes follow the classifier.
 
     Raises:
-        ZskdError: the head cannot be found or is ambiguous (the candidates are listed), the class names
-            do not fit, there is only one class, the module does not accept such an input, or it cannot be
-            copied.
+        ZskdError: the module does not accept such an input, returns no class scores or several (the
+            candidates are listed), the named head is not its head, the class names do not fit, weights do not
+            fit into float32, or the module cannot be copied.
     """
 
     mean: Tensor
@@ -125,7 +136,7 @@ class Classifier(nn.Module):
         copy: bool = True,
     ) -> None:
         super().__init__()
-        module = _copied(module) if copy else module
+        module = in_single_precision(copied(module) if copy else module)
         self.module = module
         self.spec = spec or InputSpec()
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
@@ -136,32 +147,70 @@ class Classifier(nn.Module):
         """Whether to run the faster, equivalent network instead of the module."""
         probe = self._probe()
         with keep_global_rng():  # the module's forward pass may draw random numbers
-            _set_layout(module, probe)
+            set_layout(module, probe)
             fused, self.merged = fuse_layers(module, probe)
             # in a tuple, so that its parameters are not registered twice
             self._fused = (fused,)
-            self.head_name, self._output_is_logits = find_head(module, probe, head)
-        classes = self.head.out_features
-        if classes < 2:
-            raise ZskdError(
-                f"the head {self.head_name!r} has one output: zero-shot distillation needs at least two "
-                "classes, for the similarities of their class vectors"
+            self._reading = Reading(
+                module,
+                probe,
+                self._different_images,
+                classes=None if class_names is None else len(class_names),
+                named=head,
             )
+        classes = self._reading.classes
         self.class_names = class_names or tuple(str(k) for k in range(classes))
         if len(self.class_names) != classes:
             raise ZskdError(f"{len(self.class_names)} class names for {classes} classes of the network")
 
     @property
+    def head_name(self) -> str | None:
+        """Name of the head where it was given, or where the network returns the output of a linear layer."""
+        return self._reading.head_name
+
+    @property
     def head(self) -> nn.Linear:
-        """The last linear layer."""
-        layer = self.module.get_submodule(self.head_name)
-        assert isinstance(layer, nn.Linear)
+        """The last linear layer.
+
+        Raises:
+            ZskdError: the head is no `nn.Linear` whose output gives the logits.
+        """
+        layer = self._reading.linear
+        if layer is None:
+            raise ZskdError("the network's output is not that of a linear layer: read head_weight instead")
         return layer
+
+    def find_head(self) -> Head | ZskdError:
+        """Return the last linear map with the class vectors, or the error that there is none."""
+        return self._reading.find_head()
 
     @property
     def head_weight(self) -> HeadWeight:
-        """Class vectors, one per row (K, D), detached, on the CPU."""
-        return self.head.weight.detach().cpu()
+        """Class vectors, one per row (K, D), detached, on the CPU: of one logit z, −w/2 and w/2.
+
+        Raises:
+            ZskdError: no linear map alone determines the output; the candidates are listed.
+        """
+        return self._reading.head().weight
+
+    @property
+    def head_bias(self) -> Tensor:
+        """Bias of each class (K,), detached, on the CPU; zeros where the head has none.
+
+        Raises:
+            ZskdError: as `head_weight` does.
+        """
+        return self._reading.head().bias
+
+    @property
+    def output(self) -> str:
+        """What the module returns and how logits are made of it, in words."""
+        return self._reading.words
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether each class has a probability of its own, so that several classes can be true."""
+        return self._reading.multi_label
 
     @property
     def device(self) -> torch.device:
@@ -198,14 +247,22 @@ class Classifier(nn.Module):
 
     def forward(self, images: Images) -> Logits:
         """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""
-        if self._output_is_logits:
-            logits: Tensor = self._network(self.normalise(images))
-            return logits
-        return call_with_head(self._network, self.head, self.normalise(images))[1]
+        return self._reading.logits(self._network, self.normalise(images))
 
     def features(self, images: Images) -> Features:
-        """Return the penultimate features (N, D): the input of the head."""
-        return call_with_head(self._network, self.head, self.normalise(images))[0]
+        """Return the penultimate features (N, D): the input of the head, averaged over its positions.
+
+        Raises:
+            ZskdError: there is no head; the candidates are listed.
+        """
+        features, _ = self.features_if_any(images)
+        if isinstance(features, ZskdError):
+            raise features
+        return features
+
+    def features_if_any(self, images: Images) -> tuple[Features | ZskdError, Logits]:
+        """Return the features (N, D), or the error that there is no head, and the logits (N, K)."""
+        return self._reading.features_if_any(self._network, self.normalise(images))
 
     @property
     def _network(self) -> nn.Module:
@@ -214,6 +271,7 @@ class Classifier(nn.Module):
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the arguments of the constructor."""
         return _rebuilt, (
+            Declarations(),
             self.module,
             self.spec,
             self.class_names,
@@ -243,6 +301,16 @@ class Classifier(nn.Module):
             digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
         return digest.hexdigest()
 
+    def _different_images(self) -> Images:
+        """Return images in the box, normalised: half of them white noise, half of them coarse."""
+        low, high = self.spec.box
+        channels, height, width = self.spec.shape
+        rng = torch.Generator().manual_seed(0)
+        noise = torch.rand(_PROBES // 2, channels, height, width, generator=rng)
+        coarse = torch.rand(_PROBES // 2, channels, min(4, height), min(4, width), generator=rng)
+        images = torch.cat([noise, F.interpolate(coarse, size=(height, width))])
+        return self.normalise((low + (high - low) * images).to(self.device))
+
     def _probe(self) -> Images:
         """Return two different grey images, normalised, to test the network with."""
         low, high = self.spec.box
@@ -250,37 +318,15 @@ class Classifier(nn.Module):
         return self.normalise(ramp.expand(2, *self.spec.shape).contiguous())
 
 
-def _copied(module: nn.Module) -> nn.Module:
-    try:
-        return copying.deepcopy(module)
-    except Exception as error:  # the user's network may raise any exception
-        raise ZskdError(
-            f"the network cannot be copied ({one_line(error)}): use Classifier(network, copy=False), which "
-            "changes the network itself"
-        ) from error
-
-
 def _rebuilt(
+    _: Declarations,
     module: nn.Module,
     spec: InputSpec,
     class_names: tuple[str, ...],
-    head: str,
+    head: str | None,
     rewrite: bool,
     training: bool,
 ) -> Classifier:
     classifier = Classifier(module, spec=spec, class_names=class_names, head=head, copy=False)
     classifier.rewrite, classifier.training = rewrite, training
     return classifier
-
-
-def _set_layout(module: nn.Module, probe: Tensor) -> None:
-    """Store convolutions channels-last where the network allows it; this halves the time of a step on a CPU.
-
-    `x.view(len(x), -1)` after a convolution needs channels first.
-    """
-    try:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with torch.no_grad(), in_mode(module, training=False):
-            module(probe)
-    except Exception:  # `find_head` reports other errors
-        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
+import shlex
 from collections.abc import Callable
+from pathlib import Path
+from reprlib import repr as short
 from typing import TypeVar
 
 import torch
+from pydantic import ValidationError, validate_call
 from torch import nn
 
+from zskd.config.checks import suggestion
 from zskd.config.registry import ARCHITECTURES
-from zskd.core.artefact import Artefact, AtLeastOne, JsonValue
-from zskd.core.code import import_object, is_code
+from zskd.core.artefact import Artefact, AtLeastOne, JsonValue, Sha256
+from zskd.core.code import format_call, import_object, is_code, parse_call
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.rng import keep_global_rng, torch_stream
+from zskd.core.trust import is_trusted, remember
 from zskd.models.chain import build_layers, read_layers
+from zskd.models.libraries.onnx import OnnxNetwork
+from zskd.models.libraries.timm import TimmNetwork
+from zskd.models.libraries.torchvision import TorchvisionNetwork
+from zskd.models.libraries.transformers import TransformersNetwork
 from zskd.models.narrow import narrow
+
+_MOST_PARAMETERS = 10**9
+"""Largest number of parameters of a built-in network."""
 
 
 class Named(Artefact):
     """A built-in network."""
 
     name: str
-    """A key of `ARCHITECTURES`."""
+    """A name of `ARCHITECTURES`, with its arguments if it has any: `resnet20(norm=group)`."""
     channels: AtLeastOne
     """Number of input channels."""
     classes: AtLeastOne
-    size: AtLeastOne
-    """Height and width of the images, in pixels."""
+    size: AtLeastOne | tuple[AtLeastOne, AtLeastOne]
+    """Height and width of the images, in pixels; one number for square images."""
 
     @property
     def title(self) -> str:
@@ -38,7 +52,9 @@ class Factory(Artefact):
     """A network that the user's own code builds."""
 
     factory: str
-    """`package.module:factory` or `file.py:factory`."""
+    """`package.module:factory` or `file.py:factory`, with its arguments if it has any."""
+    code_sha256: Sha256 | None = None
+    """SHA-256 of the source file that defines it."""
 
     @property
     def title(self) -> str:
@@ -58,28 +74,32 @@ class Layers(Artefact):
         return "layers"
 
 
-Architecture = Named | Factory | Layers
-"""Architecture in a card; the JSON keys distinguish the three kinds."""
+LibraryNetwork = TimmNetwork | TorchvisionNetwork | TransformersNetwork
+"""A network that a library builds from its name or configuration."""
+Architecture = Named | Factory | Layers | LibraryNetwork | OnnxNetwork
+"""Architecture in a card; the JSON keys distinguish the kinds."""
 
 
 def describe(model: str, *, shape: tuple[int, int, int], classes: int) -> Architecture:
     """Return the architecture of a built-in name or of a `package.module:factory`.
 
     Args:
-        model: "lenet5", …, "my_package.my_module:build" or "path/to/my_file.py:build".
-        shape: channels, height, width of the input; built-in networks need square images.
+        model: "lenet5", "resnet20(norm=group)", "package.module:build" or "path/to/file.py:build(depth=20)".
+        shape: channels, height, width of the input.
         classes: number of classes K.
 
     Raises:
-        ZskdError: unknown name, or an input shape that the built-in network does not accept.
+        ZskdError: unknown name, wrong arguments, or an input shape that the built-in network does not accept.
     """
-    if is_code(model):
-        return Factory(factory=model)
     ARCHITECTURES.check(model, "--model")
+    name = format_call(*parse_call(model))
+    if is_code(name):
+        return Factory(factory=name)
     channels, height, width = shape
-    if height != width or height < 16:
-        raise ZskdError(f"{model} takes square images of at least 16 pixels, not {height}×{width}")
-    return Named(name=model, channels=channels, classes=classes, size=height)
+    size = height if height == width else (height, width)
+    named = Named(name=name, channels=channels, classes=classes, size=size)
+    check_named(named)
+    return named
 
 
 def describe_half(teacher: nn.Module) -> Layers:
@@ -100,40 +120,89 @@ def half(teacher: nn.Module) -> nn.Module:
     return build(describe_half(teacher), run_code=False)
 
 
-def build(architecture: Architecture, *, run_code: bool) -> nn.Module:
+def build(architecture: Architecture, *, run_code: bool, folder: Path | None = None) -> nn.Module:
     """Build the network of an architecture, with random weights.
 
     Args:
         architecture: from `describe` or from a card.
         run_code: whether a factory may be imported and called. True only when the user has given its name:
-            the card of a checkpoint must not decide which code runs.
+            the card of a checkpoint must not decide which code runs. A file that the user has named before
+            may run too (`zskd.core.trust`).
+        folder: of the checkpoint, for a network that is read from a file in it.
 
     Raises:
-        ZskdError: unknown or damaged architecture, or a factory that fails or may not run.
+        ZskdError: unknown or damaged architecture, a factory that fails or may not run, or a library that is
+            not installed or refuses the arguments.
     """
     match architecture:
         case Factory(factory=factory):
-            if not run_code:
+            if not (run_code or is_trusted(factory)):
                 raise ZskdError(
-                    f"the code {factory!r} builds this checkpoint's network, but a card may not run code: if "
-                    f"you trust it, add --model {factory}"
+                    f"the code {factory!r} builds this network, but a card may not run code that "
+                    f"is new or was changed: if you trust it, add --model {shlex.quote(factory)}"
                 )
+            remember(factory)
             return _call_factory(factory)
         case Layers(layers=layers):
             return build_layers(layers)
-        case Named(name=name) if name in ARCHITECTURES:
-            network: nn.Module = ARCHITECTURES.load(name)(
-                channels=architecture.channels, classes=architecture.classes, size=architecture.size
-            )
-            return network
-    raise ZskdError(f"the architecture in the card is damaged: there is no built-in network {name!r}")
+        case TimmNetwork() | TorchvisionNetwork() | TransformersNetwork():
+            return architecture.build()
+        case OnnxNetwork():
+            if folder is None:
+                raise ZskdError("a network from an ONNX file cannot be built anew: choose another student")
+            return architecture.build(folder)
+        case Named():
+            try:
+                check_named(architecture)
+            except ZskdError as error:  # `describe` makes none that is wrong
+                raise ZskdError(f"the architecture in the card is damaged: {error}") from error
+            return _build_named(architecture)
+
+
+def check_named(named: Named) -> None:
+    """Check name, arguments and size of a built-in network, without memory for its weights.
+
+    Raises:
+        ZskdError: one of them is wrong, or the network is too large.
+    """
+    try:
+        with torch.device("meta"):
+            count = sum(values.numel() for values in _build_named(named).parameters())
+    except (OverflowError, RuntimeError, TypeError):  # the size of a tensor has too many digits
+        count = None
+    if count is None or count > _MOST_PARAMETERS:
+        number = "too many" if count is None else f"{count:,}"
+        name = parse_call(named.name)[0]
+        raise ZskdError(f"{name} would have {number} parameters: choose smaller arguments or images")
+
+
+def _build_named(named: Named) -> nn.Module:
+    """Build a built-in network; its arguments are checked against the types of its function."""
+    if is_code(named.name):  # a card may name anything, and must not run code
+        raise ZskdError(f"there is no built-in network {named.name!r}")
+    function, arguments = ARCHITECTURES.load_with_arguments(named.name)
+    name, given = parse_call(named.name)
+    own = [key for key, one in inspect.signature(function).parameters.items() if one.kind == one.KEYWORD_ONLY]
+    if unknown := sorted(given.keys() - own):
+        free = [key for key in own if key not in arguments]
+        raise ZskdError(f"{name} has no argument {unknown[0]!r}{suggestion(unknown[0], free)}")
+    try:
+        network: nn.Module = validate_call(config={"strict": True})(function)(
+            channels=named.channels, classes=named.classes, size=named.size, **arguments
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = first["msg"].replace("Input should", "it should")
+        raise ZskdError(f"{name}: {first['loc'][0]} is {short(first['input'])}: {why}") from None
+    return network
 
 
 def _call_factory(target: str) -> nn.Module:
-    """Import `package.module:factory` or `file.py:factory` and call it without arguments."""
-    factory = import_object(target)
+    """Import `package.module:factory` or `file.py:factory` and call it with the arguments in its name."""
+    name, arguments = parse_call(target)
+    factory = import_object(name)
     try:
-        built = factory()
+        built = factory(**arguments)
     except Exception as error:  # the user's own code may fail in any way
         raise ZskdError(f"cannot build a network with {target}: {one_line(error)}") from error
     if not isinstance(built, nn.Module):

@@ -20,10 +20,12 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from zskd.core.errors import ZskdError
 from zskd.models.chain import layer_of
 from zskd.models.modes import in_mode
+from zskd.models.tracing import trace
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 _TOLERANCE = 1e-4
@@ -178,7 +180,7 @@ def _trace(module: nn.Module) -> fx.Graph | None:
     for training in (True, False):
         with in_mode(module, training=training):
             try:
-                graphs.append(fx.symbolic_trace(module).graph)
+                graphs.append(trace(module))
             except Exception:  # the user's forward pass may raise any exception
                 return None
     own = any(node.op == "get_attr" for node in graphs[0].nodes)
@@ -253,9 +255,13 @@ def _same_outputs(module: nn.Module, fused: nn.Module, probe: Tensor) -> bool:
     """Compare the outputs in evaluation mode; False after an exception, which the original raises again."""
     try:
         with in_mode(module, training=False):
-            expected, found = module(probe), fused(probe)
+            answers = tree_leaves(module(probe)), tree_leaves(fused(probe))
     except Exception:
         return False
-    if not isinstance(expected, Tensor) or expected.shape != found.shape:
+    return len(answers[0]) == len(answers[1]) and all(map(_same, *answers))
+
+
+def _same(expected: Any, found: Any) -> bool:
+    if not isinstance(expected, Tensor) or not isinstance(found, Tensor) or expected.shape != found.shape:
         return False
     return bool((expected - found).abs().max() <= _TOLERANCE * expected.abs().max())

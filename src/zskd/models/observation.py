@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zskd.core.errors import ZskdError
 from zskd.core.types import Features, Images, Logits
 from zskd.models.classifier import Classifier
 
@@ -28,20 +29,40 @@ class LayerValue:
     """Its input, (N, C, H, W) for a convolution or a `BatchNorm2d`, or its output; differentiable."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Observation:
-    """Outputs of a classifier for N images."""
+    """Outputs of a classifier for N images.
 
-    logits: Logits
-    """(N, K)."""
-    features: Features
-    """(N, D), the input of the head."""
-    layers: tuple[LayerValue, ...] = ()
-    """One value for each call of a chosen layer, in the order of the calls."""
+    Args:
+        logits: (N, K).
+        features: (N, D), the input of the head; or the error that there is no head, which is raised where
+            features are read.
+        layers: one value for each call of a chosen layer, in the order of the calls.
+    """
+
+    def __init__(
+        self, *, logits: Logits, features: Features | ZskdError, layers: tuple[LayerValue, ...] = ()
+    ) -> None:
+        self.logits, self.layers, self._features = logits, layers, features
+
+    @property
+    def features(self) -> Features:
+        """(N, D), the input of the head.
+
+        Raises:
+            ZskdError: the network has no head.
+        """
+        if isinstance(self._features, ZskdError):
+            raise self._features
+        return self._features
 
 
 def observe(
-    classifier: Classifier, images: Images, *, inputs_of: Kinds = (), outputs_of: Kinds = ()
+    classifier: Classifier,
+    images: Images,
+    *,
+    inputs_of: Kinds = (),
+    outputs_of: Kinds = (),
+    with_features: bool = True,
 ) -> Observation:
     """Run a classifier once, in its present mode.
 
@@ -50,16 +71,13 @@ def observe(
     after an exception.
 
     Args:
-        classifier: any.
+        classifier: any; a network without a head has no features.
         images: (N, C, H, W) in [0, 1].
         inputs_of: classes of layers whose inputs to return.
         outputs_of: classes of layers whose outputs to return.
+        with_features: False where features are not read: some heads can only be observed at a cost.
     """
-    features: list[Tensor] = []
     layers: list[LayerValue] = []
-
-    def keep_features(_head: nn.Module, inputs: tuple[Any, ...]) -> None:
-        features.append(inputs[0].clone())
 
     def keep_input(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def keep(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -74,7 +92,6 @@ def observe(
         return keep
 
     with ExitStack() as undo:
-        undo.enter_context(classifier.head.register_forward_pre_hook(keep_features))
         for name, layer in classifier.module.named_modules():
             if isinstance(layer, inputs_of):
                 undo.enter_context(layer.register_forward_pre_hook(keep_input(name)))
@@ -83,5 +100,9 @@ def observe(
         if inputs_of or outputs_of:
             undo.callback(setattr, classifier, "rewrite", classifier.rewrite)
             classifier.rewrite = False
-        logits = classifier(images)
-    return Observation(logits=logits, features=features[-1], layers=tuple(layers))
+        features: Features | ZskdError = ZskdError("features were not observed: give with_features=True")
+        if with_features:
+            features, logits = classifier.features_if_any(images)
+        else:
+            logits = classifier(images)
+    return Observation(logits=logits, features=features, layers=tuple(layers))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from zskd.config.entries import Registry
 from zskd.config.recipe import Recipe
-from zskd.config.registry import CONTROLS, Registry
+from zskd.config.registry import CONTROLS
 from zskd.data.datasets import Dataset, load_data
 from zskd.distillation.execution import Execution
 from zskd.distillation.spec import StudentSpec
@@ -46,7 +47,7 @@ def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:
     spec = main_set(recipe, data) if recipe.distill.needs_set else None
     name = Registry.label(recipe.method if spec else recipe.distill.generator.method)
     main = Arm(name, f"{name.upper()} ({recipe.preset})", spec)
-    controls = [_control(name, main_set(recipe, data)) for name in recipe.controls]
+    controls = [_control(name, main_set(recipe, data)) for name in recipe.control_arms]
     # a control that equals the main arm is not run twice
     return [main, *(control for control in controls if control.spec != main.spec)]
 
@@ -83,4 +84,4 @@ def set_size(recipe: Recipe, data: Dataset | None) -> int:
     """
     if recipe.count is not None or recipe.data.name == "none":
         return recipe.size(None)
-    return recipe.size((data or load_data(recipe.data, recipe.teacher.shape)).train_size)
+    return recipe.size((data or load_data(recipe.data, recipe.teacher.input_shape)).train_size)

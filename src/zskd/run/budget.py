@@ -40,7 +40,8 @@ from zskd.core.versions import versions
 from zskd.distillation.students import time_students, training_seconds
 from zskd.models.classifier import Classifier
 from zskd.run.arms import execution, student_spec
-from zskd.synthesis.build import make_shards, open_writer, seconds_per_image, shard_workers
+from zskd.synthesis.build import make_shards, open_writer, seconds_per_image
+from zskd.synthesis.room import fit_spec, shard_workers
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST, ShardEntry
@@ -145,14 +146,15 @@ class Budget:
         for folder in specs:
             if not (folder / MANIFEST).is_file():  # shards of an interrupted measurement
                 shutil.rmtree(folder, ignore_errors=True)
-        some = next(iter(specs.values()))
+        fitted = {folder: fit_spec(teacher, spec, folder) for folder, spec in specs.items()}
+        some = next(iter(fitted.values()))
         fewest = _least_count(some, classes)
         # an upper bound: the first images are slower than all others
-        rough = sum(seconds_per_image(teacher, spec) for spec in specs.values())
+        rough = sum(seconds_per_image(teacher, spec) for spec in fitted.values())
         small = rough * len(some.indices(0, classes)) > time_left
         start_workers(workers)
         pieces, seconds = {}, {}
-        for folder, spec in specs.items():
+        for folder, spec in fitted.items():
             piece = replace(spec, count=fewest) if small else spec
             numbers = range(min(workers, piece.shards(classes)))
             started = time.perf_counter()
@@ -172,12 +174,13 @@ class Budget:
             some, sum(seconds.values()), time_left, classes=classes, workers=workers, fewest=fewest
         )
         kept = {
-            folder: piece.kept(folder, replace(specs[folder], count=count), classes)
+            folder: piece.kept(folder, replace(fitted[folder], count=count), classes)
             for folder, piece in pieces.items()
         }
         self._write(count=count, seconds_per_image=seconds)
         for folder, entries in kept.items():
-            writer = open_writer(teacher, replace(specs[folder], count=count), folder)
+            asked, used = replace(specs[folder], count=count), replace(fitted[folder], count=count)
+            writer = open_writer(teacher, asked, used, folder)
             for number, entry in entries.items():
                 writer.add(number, entry)
         return count

@@ -23,6 +23,7 @@ from zskd.evaluation.probes import make_probes
 from zskd.models.classifier import Classifier
 from zskd.run.arms import Arm, execution, student_spec
 from zskd.run.metrics import ArmMetrics, RunMetrics, SetFacts, StudentMetrics, TeacherMetrics
+from zskd.run.similarity import has_similarity
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 from zskd.teacher.sources import Sources
@@ -37,7 +38,7 @@ def held_out_sets(
     """Return sets that no student was trained on, by kind: impressions and three kinds of noise.
 
     Args:
-        recipe: of the run; `held_out` is the number of images of each kind.
+        recipe: of the run; `held_out_count` is the number of images of each kind.
         teacher: frozen.
         folder: of the run; complete sets in it are used.
         progress: receives steps.
@@ -46,8 +47,9 @@ def held_out_sets(
         ZskdError: the teacher's logits are not finite, or the folder cannot be written.
     """
     impressions = SetSpec(
-        method="zskd",
-        count=recipe.held_out,
+        # without class similarity, impressions of one class each
+        method="zskd" if has_similarity(teacher) else "class_impressions",
+        count=recipe.held_out_count,
         seed=recipe.seed,
         first_index=HELD_OUT,
         targets=replace(recipe.targets, order="interleaved"),
@@ -99,7 +101,8 @@ def measure_run(
     Raises:
         ZskdError: the test images have another shape or more classes than the teacher.
     """
-    rows, main, probes, data = [], arms[0].spec, make_probes(teacher), sources.data
+    rows, main, data = [], arms[0].spec, sources.data
+    probes = make_probes(teacher, count=None if main is None else main.count)
     for arm in arms:
         student = students[arm.name]
         agrees = {
@@ -131,7 +134,7 @@ def measure_run(
         teacher=of_teacher,
         student=StudentMetrics(multiply_adds=count_multiply_adds(students[arms[0].name])),
         arms=tuple(rows),
-        sets={name: SetFacts.of(one.manifest) for name, one in sets.items()},
+        sets={name: SetFacts.of(one) for name, one in sets.items()},
         seconds=dict(seconds),
         seed=recipe.seed,
         threads=execution(recipe).threads_of_each(len(arms)),

@@ -23,8 +23,9 @@ from zskd.core.artefact import (
 )
 from zskd.evaluation.agreement import EstimateRecord
 from zskd.evaluation.statistics import Share
+from zskd.synthesis.outcome import outcome_of
 from zskd.teacher.sources import SourceHashes
-from zskd.transfer_set.manifest import Manifest
+from zskd.transfer_set.dataset import TransferSet
 
 METRICS = "metrics.json"
 
@@ -92,11 +93,17 @@ class SetFacts(Artefact):
     anchor_match: Fraction
     missed: Count | None = None
     dropped: Count | None = None
+    optimised: Count | None = None
+    """Images that were optimised, dropped ones included; absent in files of older versions, as the next."""
+    outcome: str | None = None
+    """The counts in words."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> SetFacts:
+    def of(cls, made: TransferSet) -> SetFacts:
         """Return the facts of a complete set."""
-        return cls(**{fact: getattr(manifest, fact) for fact in cls.model_fields})
+        found, facts = outcome_of(made), cls.model_fields.keys() - {"optimised", "outcome"}
+        of_manifest = {fact: getattr(made.manifest, fact) for fact in facts}
+        return cls(**of_manifest, optimised=found.optimised, outcome=found.words)
 
 
 class RunMetrics(Artefact):

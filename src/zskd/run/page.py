@@ -26,6 +26,8 @@ from zskd.evaluation.figures import (
 from zskd.evaluation.statistics import Share
 from zskd.models.classifier import Classifier
 from zskd.run.metrics import ArmMetrics, RunMetrics
+from zskd.run.similarity import has_similarity
+from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.synthesis.spec import SetSpec
 from zskd.synthesis.trace import trace_impression
@@ -37,6 +39,14 @@ _KINDS = {
     **{name: control.summary for name, control in CONTROLS.items() if control.method == "noise"},
 }
 """Kinds of images that agreement is measured on, and their names in tables."""
+
+
+_SIMILARITY = (
+    "## Class similarity in the teacher's last layer",
+    "Row k is the concentration of the targets of class k: the larger an entry, the larger the share of that "
+    "class in these targets.",
+    "![concentration](figures/similarity.png)",
+)
 
 
 def draw_run(
@@ -55,24 +65,28 @@ def draw_run(
         metrics: of the run.
         teacher: run in evaluation mode; not changed.
         sets: training sets by the names of the arms.
-        main: settings of the main arm's set, whose first impression is traced; None without a set.
+        main: settings of the main arm's set, the first of `sets`, whose first impression is traced; None
+            without a set.
 
     Raises:
         ZskdError: the folder cannot be written.
     """
     figures = folder / "figures"
-    values = concentration(class_similarity(teacher.head_weight))
-    save_figure(
-        similarity_figure(values, teacher.class_names, "concentration (class similarity, row min-max)"),
-        figures / "similarity.png",
-    )
+    similar = has_similarity(teacher)
+    if similar:
+        values = concentration(class_similarity(teacher.head_weight))
+        save_figure(
+            similarity_figure(values, teacher.class_names, "concentration (class similarity, row min-max)"),
+            figures / "similarity.png",
+        )
     for name, transfer_set in sets.items():
         save_figure(samples_figure(transfer_set, per_class=2), figures / f"samples-{name}.png")
     traced = main is not None and main.optimises
     if main is not None and traced:
-        save_figure(trace_figure(teacher, main), figures / "filmstrip.png")
+        made = as_made(main, next(iter(sets.values())).manifest.resolved)
+        save_figure(trace_figure(teacher, made), figures / "filmstrip.png")
     save_figure(_chart(metrics), figures / "arms.png")
-    write_text(folder / "README.md", _page(recipe, metrics, list(sets), traced))
+    write_text(folder / "README.md", _page(recipe, metrics, list(sets), similar, traced))
 
 
 def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | None = None) -> Figure:
@@ -168,6 +182,8 @@ def _notes(metrics: RunMetrics) -> list[str]:
         "The weights are those of the last step; nothing was selected on test images.",
         "Brackets are 95 % Wilson intervals: they cover test sampling, not the spread over seeds.",
     ]
+    made = {arm.title: metrics.sets[arm.arm].outcome for arm in metrics.arms if arm.arm in metrics.sets}
+    lines += [f"Images of {title}: {words}." for title, words in made.items() if words]
     lines += _estimated(metrics.arms[0])
     if metrics.teacher.test_accuracy is not None:
         return lines
@@ -189,7 +205,7 @@ def _estimated(arm: ArmMetrics) -> list[str]:
     return [f"{arm.title}: {first}.", *(line.rstrip(".") + "." for line in others)]
 
 
-def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], traced: bool) -> str:
+def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], similar: bool, traced: bool) -> str:
     heads, rows = _table(metrics)
     table = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
     parts = [
@@ -199,10 +215,7 @@ def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], traced: bool
         "\n".join(table),
         "\n".join(_notes(metrics)),
         "![arms](figures/arms.png)",
-        "## Class similarity in the teacher's last layer",
-        "Row k is the concentration of the targets of class k: the larger an entry, the larger the share of "
-        "that class in these targets.",
-        "![concentration](figures/similarity.png)",
+        *(_SIMILARITY if similar else ()),
         "## Training images of the students",
         "The student is trained to match the teacher's outputs on these images. The images are not made to "
         "look real, and need not: only the outputs matter.",

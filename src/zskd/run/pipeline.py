@@ -6,6 +6,7 @@ run that was interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,16 @@ from zskd.core.timing import Clock
 from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.students import make_students
-from zskd.run.arms import execution, plan_arms, student_spec
+from zskd.evaluation.sanity import log_findings
+from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
+from zskd.run.arms import Arm, execution, plan_arms, student_spec
 from zskd.run.budget import Budget
 from zskd.run.folder import claim_folder, is_whole
 from zskd.run.measure import held_out_sets, measure_run
 from zskd.run.metrics import METRICS, RunMetrics, read_metrics
 from zskd.run.page import draw_run
-from zskd.run.similarity import SIMILARITY, write_similarity
+from zskd.run.similarity import SIMILARITY, has_similarity, write_similarity
 from zskd.synthesis.build import build_transfer_set
 from zskd.teacher.sources import make_teacher, open_sources
 from zskd.transfer_set.dataset import TransferSet
@@ -65,10 +69,15 @@ def run_recipe(
         if (folder / METRICS).is_file() and is_whole(folder, progress):
             return read_metrics(folder / METRICS)
         arms = plan_arms(recipe, sources.data)
+        if sources.card is not None:
+            _check_teacher(sources.model, arms, progress)
         clock = Clock(folder / "timings.json")
         with clock("teacher"), tracked(progress, recipe.tensorboard, "teacher") as of_teacher:
             teacher = make_teacher(recipe, sources, folder / "teacher", of_teacher)
-        write_similarity(teacher, folder / SIMILARITY)
+        if sources.card is None:
+            _check_teacher(teacher, arms, progress)
+        if has_similarity(teacher):
+            write_similarity(teacher, folder / SIMILARITY)
         given, budget = recipe, None
         if recipe.budget is not None:
             spent = sum(seconds for stage, seconds in clock.seconds.items() if stage.startswith("set "))
@@ -127,6 +136,19 @@ def run_recipe(
         draw_run(recipe, folder, metrics, teacher, sets, arms[0].spec)
         write_artefact(folder / METRICS, metrics)
     return metrics
+
+
+def _check_teacher(teacher: Classifier, arms: Sequence[Arm], progress: Progress) -> None:
+    """Refuse a teacher that the run's methods cannot use, and log what is wrong with it.
+
+    Raises:
+        ZskdError: it gives no finite answers, or not what a method reads.
+    """
+    log_findings(teacher, progress)
+    with frozen(teacher):
+        for arm in arms:
+            if arm.spec is not None:
+                arm.spec.own_method.check_teacher(teacher)
 
 
 def _first_images(transfer_set: TransferSet) -> Images:

@@ -8,7 +8,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from zskd.core.artefact import Artefact, ClassNames, write_artefact
+from zskd.core.errors import ZskdError
 from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
 from zskd.synthesis.similarity import class_similarity, concentration
 
 SIMILARITY = "similarity.json"
@@ -32,6 +34,16 @@ class SimilarityFile(Artefact):
             if [len(row) for row in matrix] != [k] * k:
                 raise ValueError(f"{name} has not {k} rows and columns")
         return self
+
+
+def has_similarity(teacher: Classifier) -> bool:
+    """Whether a teacher has a head that gives a class similarity; methods without it need none."""
+    with frozen(teacher):
+        try:
+            concentration(class_similarity(teacher.head_weight))
+        except ZskdError:
+            return False
+    return True
 
 
 def write_similarity(teacher: Classifier, path: Path) -> None:

@@ -12,22 +12,25 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import torch
 
 from zskd.core.code import code_sha256, is_code
-from zskd.core.device import usable_cores, use_threads
+from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.parallel import each_done
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.inversion.invert import invert
-from zskd.synthesis.shard import make_shard, missed_target, plan_shard
+from zskd.synthesis.outcome import outcome_of
+from zskd.synthesis.room import fit_spec, fit_workers, resolve, storage_of, workers_bytes
+from zskd.synthesis.shard import entry_of, label, make_shard, missed_target, plan_shard
 from zskd.synthesis.spec import SetSpec, spec_values
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.manifest import Provenance, Resolved, ShardEntry
+from zskd.transfer_set.manifest import Provenance, ShardEntry
 from zskd.transfer_set.shard import Shard, write_shard
 from zskd.transfer_set.writer import Writer
 
@@ -46,54 +49,65 @@ def build_transfer_set(
         teacher: on the device that the images are optimised on; used in evaluation mode, left as it is.
         spec: method, count, seed and settings.
         folder: of this set alone; complete shards of the same spec in it are not made again.
-        workers: processes that make shards in parallel, each with one thread; 0: one per core; 1: this
-            process alone. A script that sets more needs `if __name__ == "__main__":`.
+        workers: processes that make shards in parallel, each with one thread; 0: one per core, or this
+            process alone where the work is short; 1: this process alone. There are fewer where the memory is
+            too small. A script that sets more needs `if __name__ == "__main__":`.
         progress: reports every image.
 
     Raises:
-        ZskdError: the folder holds a set of another spec, the disk is too small, a loss is not finite, or
-            the teacher cannot be sent to another process.
+        ZskdError: the teacher does not allow the method, the folder holds a set of another spec, disk or
+            memory are too small, a loss is not finite, or the teacher cannot be sent to another process.
     """
     progress = progress or Progress()
-    writer = open_writer(teacher, spec, folder)
+    with frozen(teacher):
+        spec.own_method.check_teacher(teacher)
+    made = fit_spec(teacher, spec, folder)
+    writer = open_writer(teacher, spec, made, folder)
     if writer.complete:
         return TransferSet(folder)
-    missing = [k for k in range(spec.shards(teacher.classes)) if k not in writer.done]
+    missing = [k for k in range(made.shards(teacher.classes)) if k not in writer.done]
     if missing:
-        workers = min(shard_workers(teacher, workers), len(missing))
-        _announce(teacher, spec, len(missing), folder, workers, progress)
-        ready = sum(len(spec.indices(k, teacher.classes)) for k in writer.done)
+        images = sum(len(made.indices(k, teacher.classes)) for k in missing)
+        _check_disk(teacher, made, images, folder)
+        seconds = images * seconds_per_image(teacher, made)
+        workers = fit_workers(teacher, made, workers, shards=len(missing), seconds=seconds)
+        _announce(teacher, spec, made, images, seconds / workers, folder, workers, progress)
+        ready = sum(len(made.indices(k, teacher.classes)) for k in writer.done)
         with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
-            made = make_shards(teacher, spec, folder, missing, workers=workers, on_progress=task.advance)
-            for number, entry in made:
+            shards = make_shards(teacher, made, folder, missing, workers=workers, on_progress=task.advance)
+            for number, entry in shards:
                 writer.add(number, entry)
     writer.finish(dropped=spec.count - sum(entry.count for entry in writer.done.values()))
-    return TransferSet(folder)
+    transfer_set = TransferSet(folder)
+    outcome = outcome_of(transfer_set)
+    if outcome.all_missed:
+        progress.log(
+            f"warning: all {outcome.optimised:,} optimised images missed their target: raise "
+            "--synthesis.steps or --synthesis.tolerance, or look at the teacher with zskd inspect"
+        )
+    progress.detail(f"{spec.method}: {outcome.words}")
+    return transfer_set
 
 
-def open_writer(teacher: Classifier, spec: SetSpec, folder: Path) -> Writer:
+def open_writer(teacher: Classifier, spec: SetSpec, made: SetSpec, folder: Path) -> Writer:
     """Return the writer of a set's manifest.
 
     Args:
         teacher: that the set is made with.
-        spec: of the set.
+        spec: of the set, as it was asked for.
+        made: what `fit_spec` made of it.
         folder: of this set alone.
 
     Raises:
         ZskdError: the folder holds a set of another spec.
     """
-    resolved = Resolved(threads=1, device=teacher.device.type, dtype="float32", **teacher.how_run())
+    resolved = resolve(teacher, spec, made)
     # another version of the user's own code makes another set
     code = {name: code_sha256(name) for name in (spec.method, spec.synthesis.start) if is_code(name)}
     provenance = Provenance(spec=spec_values(spec), teacher_sha256=teacher.fingerprint(), resolved=resolved)
     if code:
         provenance = provenance.model_copy(update={"code": code})
     return Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
-
-
-def shard_workers(teacher: Classifier, workers: int) -> int:
-    """Return how many processes make shards: `workers`, or one per core for 0; on a GPU always one."""
-    return (workers or usable_cores()) if teacher.device.type == "cpu" else 1
 
 
 def make_shards(
@@ -109,7 +123,7 @@ def make_shards(
 
     Args:
         teacher: as for `build_transfer_set`.
-        spec: of the set.
+        spec: of the set, from `fit_spec`.
         folder: of the set.
         numbers: of the shards.
         workers: processes.
@@ -129,53 +143,104 @@ def _write_one(
     teacher, spec, folder = shared
     shard = make_shard(teacher, spec, number, on_progress=on_progress)
     dropped = len(spec.indices(number, teacher.classes)) - len(shard)
-    return write_shard(
-        folder, number, shard, missed=int(missed_target(shard, spec.synthesis).sum()) + dropped
-    )
+    missed = int(missed_target(shard, spec.synthesis).sum()) + dropped
+    storage = storage_of(spec.synthesis, teacher.spec.shape)
+    return write_shard(folder, number, shard, missed=missed, storage=storage)
 
 
-def _announce(
-    teacher: Classifier, spec: SetSpec, shards: int, folder: Path, workers: int, progress: Progress
-) -> None:
-    """Log the longest time that the missing shards may take and the disk space they need.
-
-    The time is measured on a few steps, and holds if every image uses all its steps.
+def _check_disk(teacher: Classifier, spec: SetSpec, images: int, folder: Path) -> None:
+    """Check that the disk has room for some images.
 
     Raises:
-        ZskdError: the disk has no room for them.
+        ZskdError: it has not.
     """
-    images = min(spec.count, shards * spec.shard_size(teacher.classes))
-    need = images * Shard.bytes_per_image(teacher.spec.shape, teacher.classes)
-    free = shutil.disk_usage(folder).free
+    need, free = _bytes(teacher, spec, images), shutil.disk_usage(folder).free
     if need > free:
         raise ZskdError(
             f"{images:,} images need {readable_bytes(need)} and {folder} has {readable_bytes(free)} free: "
             "make room, or lower --count"
         )
-    seconds = images * seconds_per_image(teacher, spec) / workers
+
+
+def _bytes(teacher: Classifier, spec: SetSpec, images: int) -> int:
+    shape = teacher.spec.shape
+    return images * Shard.bytes_per_image(shape, teacher.classes, storage_of(spec.synthesis, shape))
+
+
+def _announce(
+    teacher: Classifier,
+    spec: SetSpec,
+    made: SetSpec,
+    images: int,
+    seconds: float,
+    folder: Path,
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Log the longest time that the missing images may take, the space they need, and how they are made.
+
+    The time is measured on a few steps, and holds if every image uses all its steps.
+    """
+    need, steps = _bytes(teacher, made, images), made.synthesis.steps if made.optimises else 0
     progress.log(
-        f"{spec.method}: {images:,} images of {spec.synthesis.steps if spec.optimises else 0} steps at most, "
+        f"{spec.method}: {images:,} images of {steps} steps at most, "
         f"{readable_seconds(seconds)} at most, {readable_bytes(need)} in {folder}"
     )
+    if spec.count < teacher.classes:
+        progress.log(
+            f"warning: {spec.count:,} images for {teacher.classes:,} classes, so that some classes have "
+            "none: raise --count"
+        )
+    resolved = resolve(teacher, spec, made)
+    if resolved.batch_size is not None and made.optimises:
+        progress.log(
+            f"{spec.method}: {resolved.batch_size} images are optimised together instead of "
+            f"{spec.synthesis.batch_size}, because of their size and the memory"
+        )
     how = ", ".join(f"{key} {value}" for key, value in teacher.how_run().items())
-    progress.detail(f"{spec.method}: {workers} workers of 1 thread on {teacher.device}; teacher: {how}")
+    memory = workers_bytes(teacher, made, workers) / 1e6
+    progress.detail(
+        f"{spec.method}: {workers} workers of 1 thread on {teacher.device}, about {memory:,.0f} MB of "
+        f"memory; teacher: {how}"
+    )
 
 
 def seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
-    """Return the core seconds of one image of a set that uses all its steps, estimated from a few steps."""
-    lanes, steps = spec.synthesis.batch_size, min(3, spec.synthesis.steps)
-    never_stop = replace(spec.synthesis, tolerance=0.0, missed="keep")
-    probe = replace(spec, count=max(spec.count, 2 * lanes), synthesis=never_stop)
+    """Return the core seconds of one image of a set whose images use all their steps, estimated from a few.
 
-    def timed(count: int) -> float:
-        config = replace(probe, synthesis=replace(probe.synthesis, steps=count))
+    Args:
+        teacher: as for `build_transfer_set`.
+        spec: from `fit_spec`.
+    """
+    indices, config = spec.indices(0, teacher.classes), spec.synthesis
+    optimised = [i for i in indices if spec.optimises and entry_of(teacher, spec, i).optimised]
+    few = indices[: config.batch_size]
+    _time_images(teacher, spec, few)
+    of_image = _time_images(teacher, spec, few)
+    if not optimised:
+        return of_image
+    batch = optimised[: config.batch_size]
+    _time_step(teacher, spec, batch, 1)
+    # a batch has the same size, however few images are in it
+    of_batch = config.steps * _time_step(teacher, spec, batch, min(3, config.steps))
+    return of_image + ceil(len(optimised) / config.batch_size) * of_batch / len(indices)
+
+
+def _time_images(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> float:
+    """Return the seconds of each image of a shard without its optimisation."""
+    started = time.perf_counter()
+    with frozen(teacher), use_threads(1), torch.no_grad():
+        plan = plan_shard(teacher, spec, indices)
+        no_steps = torch.zeros(len(indices), dtype=torch.int32)
+        label(teacher, plan.starts, plan.targets, plan.anchors, no_steps, spec.synthesis)
+    return (time.perf_counter() - started) / len(indices)
+
+
+def _time_step(teacher: Classifier, spec: SetSpec, indices: Sequence[int], steps: int) -> float:
+    """Return the seconds of each step of a batch."""
+    part = replace(spec, synthesis=replace(spec.synthesis, tolerance=0.0, missed="keep", steps=steps))
+    with frozen(teacher), use_threads(1), torch.no_grad():
+        plan = plan_shard(teacher, part, indices)
         started = time.perf_counter()
-        with frozen(teacher), use_threads(1), torch.no_grad():
-            plan = plan_shard(teacher, config, list(range(2 * lanes)))
-            if len(plan.rows):
-                invert(teacher, plan.batch, config.synthesis, config.objective)
-        return (time.perf_counter() - started) / (2 * lanes)
-
-    timed(steps)
-    fixed, with_steps = timed(0), timed(steps)
-    return fixed + max(with_steps - fixed, 0) / max(steps, 1) * spec.synthesis.steps
+        invert(teacher, plan.batch, part.synthesis, part.objective)
+    return (time.perf_counter() - started) / steps

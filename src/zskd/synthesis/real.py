@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
+from zskd.core.memory import at_once
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Labels
 from zskd.data.datasets import Split
@@ -22,6 +23,9 @@ from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import REAL, Provenance
 from zskd.transfer_set.shard import write_shard
 from zskd.transfer_set.writer import Writer
+
+_BATCH = 100
+"""Images whose logits are computed together, fewer of large ones."""
 
 
 def build_real_set(
@@ -66,7 +70,7 @@ def build_real_set(
         class_names=teacher.class_names,
         shape=teacher.spec.shape,
     )
-    config = SynthesisConfig()
+    config = SynthesisConfig(batch_size=at_once(_BATCH, teacher.spec.shape))
     with frozen(teacher), torch.no_grad():
         for number, chosen in enumerate(torch.split(rows, config.shard_size)):
             if number not in writer.done and not writer.complete:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zskd.config.synthesis import SynthesisConfig
-from zskd.core.device import keep_freed_memory, use_threads
+from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
+from zskd.core.memory import keep_freed_memory
 from zskd.core.types import Images, Labels, SoftLabels
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
@@ -19,8 +20,10 @@ from zskd.synthesis.inversion.initial import draw_initial, draw_warps
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.plan import PlanEntry, plan_entry
+from zskd.synthesis.room import storage_of
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.shard import Shard
+from zskd.transfer_set.storage import round_to
 
 
 def make_shard(
@@ -41,7 +44,7 @@ def make_shard(
     keep_freed_memory()
     with frozen(teacher), use_threads(1), torch.no_grad():
         plan = plan_shard(teacher, spec, list(indices))
-        images = plan.starts.clone()
+        images = plan.starts  # of this plan alone
         steps = torch.zeros(len(images), dtype=torch.int32)
         if len(plan.rows):
             images[plan.rows], steps[plan.rows] = invert(
@@ -49,6 +52,8 @@ def make_shard(
             )
         if on_progress is not None:
             on_progress(len(images) - len(plan.rows))
+        images.clamp_(*teacher.spec.box)
+        images = round_to(images, storage_of(spec.synthesis, teacher.spec.shape), teacher.spec.box)
         shard = label(teacher, images, plan.targets, plan.anchors, steps, spec.synthesis)
     if spec.synthesis.missed == "keep":
         return shard
@@ -161,10 +166,10 @@ def label(
     images = images.clamp(*teacher.spec.box)
     logits = _logits(teacher, images, config.batch_size)
     if not bool(torch.isfinite(logits).all()):
-        raise ZskdError(
-            "synthesis: the teacher's output for a finished image is not finite: check its mean and std, or "
-            "lower --synthesis.learning-rate"
-        )
+        advice = "check its weights, mean and std with zskd inspect"
+        if not bool(torch.isfinite(images).all()):
+            advice = "lower --synthesis.learning-rate"
+        raise ZskdError(f"synthesis: the teacher's output for a finished image is not finite: {advice}")
     untouched = steps == 0
     outputs = F.softmax(logits / config.tau, dim=1)
     targets = torch.where(untouched[:, None], outputs, targets)

@@ -119,6 +119,8 @@ def spec_values(spec: SetSpec) -> dict[str, Any]:
     values: dict[str, Any] = plain(spec) | {"method_settings": settings}
     if not settings:
         del values["method_settings"]
+    if spec.synthesis.storage == "auto":  # newer than the first manifests
+        values["synthesis"] = {key: one for key, one in values["synthesis"].items() if key != "storage"}
     targets: dict[str, Any] = {}
     for name, value in values["targets"].items():
         targets |= {"spread": spread, name: value} if name == "priors" else {name: value}

@@ -13,8 +13,10 @@ from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import LaneState
+from zskd.synthesis.room import storage_of
 from zskd.synthesis.shard import entry_of, label, plan_shard
 from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.storage import round_to
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
 
     Args:
         teacher: used in evaluation mode; left as it is.
-        spec: of the set that the impression belongs to.
+        spec: of the set that the impression belongs to, as it was made (`zskd.synthesis.room.as_made`).
         index: position of the image in the set, dropped images counted; if that image stays noise, the next
             optimised one is traced.
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
@@ -67,7 +69,8 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
                 path.append((int(lanes.steps[lane]), lanes.images[lane].clamp(*box).cpu()))
 
         images, steps = invert(teacher, plan.batch, config, spec.objective, on_step=record)
-        path.append((int(steps[number]), images[number]))
+        stored = round_to(images[number][None], storage_of(config, teacher.spec.shape), box)[0]
+        path.append((int(steps[number]), stored))
         last = len(path) - 1
         selected = [path[k] for k in sorted({round(last * (k / (frames - 1)) ** 2) for k in range(frames)})]
         stack = torch.stack([image for _, image in selected])

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from zskd.config.identity import to_values
+from zskd.config.identity import described, to_values
 from zskd.config.recipe import Recipe
-from zskd.config.training import TeacherConfig
+from zskd.config.training import NetworkConfig, TeacherConfig
 from zskd.core.artefact import Artefact, Sha256
+from zskd.core.code import format_call, is_code
 from zskd.core.device import choose_device
 from zskd.core.errors import ZskdError
 from zskd.core.files import remove_file, sha256_json
@@ -20,35 +21,31 @@ from zskd.data.datasets import Dataset, load_data
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec, check_classes
 from zskd.models.factory import Architecture, build, describe, fresh_weights
-from zskd.teacher.importing import check_golden, import_teacher
+from zskd.teacher.named.source import parse_source
+from zskd.teacher.opening import open_teacher
 from zskd.teacher.training import train_teacher
 
 
-def input_spec(config: TeacherConfig) -> InputSpec:
-    """Return the input specification in the settings."""
-    return InputSpec(shape=config.shape, mean=config.mean, std=config.std, box=config.box)
+def input_spec(config: NetworkConfig) -> InputSpec:
+    """Return the input specification of a network to be trained."""
+    mean, std = config.mean or (0.0,), config.std or (1.0,)
+    return InputSpec(shape=config.input_shape, mean=mean, std=std, box=config.box)
 
 
-def open_teacher(path: Path, config: TeacherConfig, model: str | None = None) -> tuple[Classifier, Card]:
-    """Open a checkpoint folder, or import another file.
-
-    Args:
-        path: folder or file.
-        config: describes the network in a file; a checkpoint folder has its own description.
-        model: factory that may run, for a checkpoint whose network is the user's own code.
+def open_given(source: Path, config: NetworkConfig) -> tuple[Classifier, Card]:
+    """Open a teacher with what the settings tell of it.
 
     Raises:
-        ZskdError: as `load_checkpoint` and `import_teacher` do.
+        ZskdError: as `open_teacher` does.
     """
-    if path.is_dir():
-        factory = model or (config.model if ":" in config.model else None)
-        classifier, card = load_checkpoint(path, model=factory)
-        golden = check_golden(classifier.freeze(), config.golden) if config.golden else card.golden
-        return classifier, Card(architecture=card.architecture, origin=card.origin, golden=golden)
-    return import_teacher(
-        path,
+    return open_teacher(
+        source,
         model=config.model,
-        spec=input_spec(config),
+        weights=config.weights,
+        shape=config.shape,
+        mean=config.mean,
+        std=config.std,
+        box=config.box,
         class_names=config.class_names,
         head=config.head,
         golden=config.golden,
@@ -87,14 +84,18 @@ def open_sources(recipe: Recipe) -> Sources:
     config, data, given = recipe.teacher, None, None
     device = choose_device(recipe.device)
     if config.path is not None:
-        given = open_teacher(config.path, config)
+        given = open_given(config.path, config)
     elif recipe.data.name == "none":
         raise ZskdError("no teacher and no data to train one: give --teacher.path FILE")
     elif config.golden is not None:
         raise ZskdError(
             "--golden checks a teacher from a file, but this one is to be trained: give --teacher.path FILE"
         )
-    shape = given[0].spec.shape if given else config.shape
+    elif config.weights is not None:
+        raise ZskdError(
+            "--weights chooses in a teacher's file, but this one is to be trained: give --teacher.path FILE"
+        )
+    shape = given[0].spec.shape if given else config.input_shape
     hashes: dict[str, str] = {}
     if recipe.data.name != "none":
         data = load_data(recipe.data, shape)
@@ -124,6 +125,8 @@ def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progr
         ZskdError: the loss diverges, or the checkpoint cannot be read or written.
     """
     if not (folder / "card.json").is_file():
+        for line in sources.card.origin.lines() if sources.card else ():
+            progress.log(f"teacher: {line}")
         card = sources.card or _train(recipe, sources, folder, progress)
         save_checkpoint(sources.model, card, folder)
     remove_file(folder / "training.safetensors")
@@ -136,10 +139,18 @@ def load_teacher(recipe: Recipe, folder: Path) -> Classifier:
     Raises:
         ZskdError: as `load_checkpoint` does.
     """
-    factory = recipe.teacher.model if ":" in recipe.teacher.model else None
-    teacher = load_checkpoint(folder, model=factory)[0].freeze().to(choose_device(recipe.device))
+    teacher, _ = load_checkpoint(folder, model=_named_code(recipe.teacher))
+    teacher.freeze().to(choose_device(recipe.device))
     teacher.rewrite = recipe.rewrite
     return teacher
+
+
+def _named_code(config: TeacherConfig) -> str | None:
+    """Return the user's own code that the settings name for the network, which may therefore run."""
+    if config.model is not None:
+        return config.model if is_code(config.model) else None
+    source = parse_source(str(config.path)) if config.path else None
+    return format_call(source.name, source.arguments) if source and source.kind == "code" else None
 
 
 def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
@@ -156,7 +167,7 @@ def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
 
 
 def _architecture(recipe: Recipe, data: Dataset) -> Architecture:
-    return describe(recipe.teacher.model, shape=recipe.teacher.shape, classes=len(data.class_names))
+    return describe(recipe.teacher.network, shape=recipe.teacher.input_shape, classes=len(data.class_names))
 
 
 def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Card:
@@ -164,7 +175,9 @@ def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -
     assert sources.data is not None
     settings = {key: to_values(recipe)[key] for key in ("seed", "data", "teacher")}
     settings["data"].pop("dir")
+    settings["teacher"] = described(settings["teacher"])
     del settings["teacher"]["seed"]  # `settings["seed"]` holds it
+    del settings["teacher"]["weights"]  # for a teacher from a file
     settings["seed"] = recipe.teacher_seed
     settings["versions"] = versions()
     how = {"threads": torch.get_num_threads(), "device": recipe.device, "rewrite": recipe.rewrite}

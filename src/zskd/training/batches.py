@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zskd.core.device import keep_freed_memory
 from zskd.core.errors import ZskdError
+from zskd.core.memory import keep_freed_memory
 from zskd.core.parallel import Lifeline, hold_on, new_processes
 from zskd.core.rng import torch_stream
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from zskd.config.registry import OPTIMISERS
 from zskd.config.training import FitConfig
-from zskd.core.device import keep_freed_memory
 from zskd.core.errors import ZskdError
+from zskd.core.memory import keep_freed_memory
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.training.batches import Batch, Batches, Order, Prepare, prepared
@@ -49,6 +49,7 @@ def fit(
     key: str = "",
     companions: Companions | None = None,
     watch: Watch | None = None,
+    explain: Callable[[], str | None] = lambda: None,
     progress: Progress | None = None,
 ) -> None:
     """Train a network in place; pass a copy to keep the original.
@@ -66,6 +67,7 @@ def fit(
         key: identifies the training; a state with another key is ignored.
         companions: modules that `prepare` changes, saved and restored together; not with a helper.
         watch: called every 50 steps if `progress.listens`.
+        explain: called where a loss is not finite: another reason than the learning rate, and what to do.
         progress: receives every step.
 
     Raises:
@@ -92,7 +94,11 @@ def fit(
             loss = batch_loss(batch)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise _diverged(section, f"the loss is not finite at step {step + 1} of {total}", config)
+                what = f"the loss is not finite at step {step + 1} of {total}"
+                reason = explain()
+                raise (
+                    ZskdError(f"{section}: {what}: {reason}") if reason else _diverged(section, what, config)
+                )
             if progress.listens:
                 for name, point in _points(config, step, total, value, watch).items():
                     progress.note(f"{section}/{name}", point, step)

@@ -16,13 +16,14 @@ from zskd.core.tensors import map_tensors
 from zskd.core.types import Images
 from zskd.transfer_set.manifest import ShardEntry, read_manifest, verify_transfer_set
 from zskd.transfer_set.shard import Shard
+from zskd.transfer_set.storage import DTYPES, decode
 
 
 class TransferSet:
     """A complete transfer set on disk, its shards mapped into memory and not copied.
 
-    Iteration yields shards whose tensors are pages of the files: they must not be written to. `images`
-    returns copies.
+    Iteration yields shards whose tensors are pages of the files: they must not be written to. Images that are
+    stored in 8 bits or half precision are copied to float32. `images` returns copies.
 
     Args:
         folder: with manifest and shards.
@@ -44,16 +45,16 @@ class TransferSet:
             count = f"{self.manifest.count:,}"
             raise ZskdError(f"{folder} holds {count} images: give first from 1 to {count}, not {first:,}")
         left = self.manifest.count if first is None else first
-        self._shards: list[Shard] = []
+        self._shards: list[dict[str, Tensor]] = []
         for entry in self.manifest.shards:
             if left > 0:
-                self._shards.append(self._open(entry).select(slice(left)))
+                self._shards.append({name: one[:left] for name, one in self._open(entry).items()})
                 left -= entry.count
-        self._starts = torch.tensor([0] + [len(shard) for shard in self._shards]).cumsum(0)
-        self.labels = torch.cat([shard.anchors for shard in self._shards])
+        self._starts = torch.tensor([0] + [len(shard["anchors"]) for shard in self._shards]).cumsum(0)
+        self.labels = self.column("anchors")
         """The class that each image was made for, or the label of a real image (N,)."""
 
-    def _open(self, entry: ShardEntry) -> Shard:
+    def _open(self, entry: ShardEntry) -> dict[str, Tensor]:
         path, count = self.folder / entry.file, entry.count
         tensors = map_tensors(path)
         expected = {
@@ -62,9 +63,10 @@ class TransferSet:
             "logits": (count, len(self.class_names)),
             **dict.fromkeys(("anchors", "steps", "kl"), (count,)),
         }
-        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if found != expected or tensors["images"].dtype not in DTYPES:
             raise ZskdError(f"{path} does not hold the tensors that the manifest lists: make the set again")
-        return Shard(**tensors)
+        return tensors
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the folder's path, not the images."""
@@ -74,7 +76,11 @@ class TransferSet:
         return int(self._starts[-1])
 
     def __iter__(self) -> Iterator[Shard]:
-        return iter(self._shards)
+        return (Shard(**shard | {"images": decode(shard["images"])}) for shard in self._shards)
+
+    def column(self, name: str) -> Tensor:
+        """Return a copy of one tensor of all shards by its name in `Shard`; images as they are stored."""
+        return torch.cat([shard[name] for shard in self._shards])
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -88,8 +94,8 @@ class TransferSet:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of all images in memory."""
-        return len(self) * math.prod(self.shape) * 4
+        """Bytes of all images as they are stored."""
+        return len(self) * math.prod(self.shape) * self._shards[0]["images"].itemsize
 
     def fingerprint(self) -> str:
         """Return a SHA-256 that identifies these images, as hexadecimal digits."""
@@ -97,7 +103,7 @@ class TransferSet:
 
     def all_images(self) -> Images:
         """Return a copy of all images in memory (N, C, H, W)."""
-        return torch.cat([shard.images for shard in self._shards])
+        return decode(self.column("images"))
 
     def images(self, rows: Tensor) -> Images:
         """Return copies of the images (M, C, H, W) of some rows (M,), in that order.
@@ -111,7 +117,7 @@ class TransferSet:
         owner = torch.bucketize(rows, self._starts[1:], right=True)
         for number in set(owner.tolist()):
             inside = owner == number
-            gathered[inside] = self._shards[number].images[rows[inside] - self._starts[number]]
+            gathered[inside] = decode(self._shards[number]["images"][rows[inside] - self._starts[number]])
         return gathered
 
 

@@ -55,6 +55,12 @@ class Resolved(Artefact):
     layout: Literal["channels_first", "channels_last"]
     merged: tuple[str, ...]
     """Layers of the teacher that others were fused into."""
+    batch_size: AtLeastOne | None = None
+    """Images optimised together; absent where it is that of the settings, as the next."""
+    shard_size: AtLeastOne | None = None
+    """Images in one file."""
+    storage: Literal["float16", "uint8"] | None = None
+    """How pixels are stored; absent for float32."""
 
 
 def _has_method(spec: JsonObject) -> JsonObject:

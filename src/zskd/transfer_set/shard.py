@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from zskd.core.files import sha256_file, whole_file
 from zskd.core.tensors import save_tensors
 from zskd.core.types import Images, Labels, Logits, PerSample, SoftLabels
 from zskd.transfer_set.manifest import ShardEntry
+from zskd.transfer_set.storage import Storage, bytes_per_pixel, encode
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Shard:
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors by name, as they are stored."""
+        """Return the tensors by name."""
         return {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
 
     @classmethod
@@ -49,13 +51,14 @@ class Shard:
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     @staticmethod
-    def bytes_per_image(shape: tuple[int, int, int], classes: int) -> int:
+    def bytes_per_image(shape: tuple[int, int, int], classes: int, storage: Storage = "float32") -> int:
         """Return the bytes that one image needs on disk."""
-        channels, height, width = shape
-        return 4 * (channels * height * width + 2 * classes + 2) + 8
+        return bytes_per_pixel(storage) * math.prod(shape) + 4 * (2 * classes + 2) + 8
 
 
-def write_shard(folder: Path, number: int, shard: Shard, *, missed: int = 0) -> ShardEntry:
+def write_shard(
+    folder: Path, number: int, shard: Shard, *, missed: int = 0, storage: Storage = "float32"
+) -> ShardEntry:
     """Write one shard as a whole file and return its manifest entry.
 
     Args:
@@ -63,10 +66,11 @@ def write_shard(folder: Path, number: int, shard: Shard, *, missed: int = 0) -> 
         number: of the shard.
         shard: at least one image.
         missed: images, dropped ones included, that took all their steps without meeting their target.
+        storage: of the pixels; the shard's logits belong to images of `round_to`.
     """
     path = folder / f"shard-{number:05d}.safetensors"
     with whole_file(path) as temporary:
-        save_tensors(shard.tensors(), temporary)
+        save_tensors(shard.tensors() | {"images": encode(shard.images, storage).contiguous()}, temporary)
     return ShardEntry(
         file=path.name,
         count=len(shard),

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from zskd.distillation.initialisation.ridge import (
-    IMAGES_AT_ONCE,
     WeightedLayer,
     gram_matrix,
+    in_parts,
     rows_of_channels,
     set_weight_matrix,
     solve_ridge,
@@ -105,7 +105,7 @@ def _select_forward(
     """Add one channel after the other: the one that explains most of the residual covariance of all channels,
     weighted by the next layer's weights."""
     gram, sums, values = images.new_zeros(width, width), images.new_zeros(width), 0
-    for batch in torch.split(images, IMAGES_AT_ONCE):
+    for batch in in_parts(images):
         channels = preceding(batch).reshape(len(batch), width, -1).transpose(0, 1).flatten(1)
         gram += channels @ channels.T
         sums += channels.sum(1)

@@ -27,8 +27,8 @@ from zskd.data.transforms import augment
 from zskd.distillation.architecture import copy_student
 from zskd.distillation.initialisation.channel_selection import divergence, select_channels
 from zskd.distillation.initialisation.ridge import (
-    IMAGES_AT_ONCE,
     WeightedLayer,
+    in_parts,
     normal_equations,
     set_weight_matrix,
     solve_ridge,
@@ -139,7 +139,7 @@ def initialise_weights(
     except ZskdError:  # one of them is no plain chain
         return False
     with in_mode(student_chain, training=False), in_mode(teacher_chain, training=False):
-        held_out = torch.split(teacher.normalise(draw()), IMAGES_AT_ONCE)
+        held_out = in_parts(teacher.normalise(draw()))
         logits = [teacher_chain(images) for images in held_out]
         attempts: list[tuple[float, dict[str, Tensor]]] = []
         for _ in range(_ATTEMPTS):

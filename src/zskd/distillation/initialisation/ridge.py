@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from zskd.core.memory import at_once
+
 _POSITIONS = 15
 """Positions of each image, drawn at random, that a convolution is fitted on."""
 _RIDGE = 1e-3
 """Weight of the squared change of the weights, in units of the mean square of the layer's inputs."""
-IMAGES_AT_ONCE = 100
-"""Images in one forward pass."""
+_IMAGES_AT_ONCE = 100
+"""Images in one forward pass, fewer of large ones."""
 WeightedLayer = nn.Conv2d | nn.Linear
 
 
@@ -43,7 +45,7 @@ def normal_equations(
     size = _inputs_count(layer)
     gram = images.new_zeros(size, size, dtype=torch.double)
     cross = images.new_zeros(size, len(layer.weight), dtype=torch.double)
-    for batch in torch.split(images, IMAGES_AT_ONCE):
+    for batch in in_parts(images):
         inputs = preceding(batch)
         residuals = target(batch) - layer(inputs)
         if isinstance(layer, nn.Conv2d):
@@ -59,13 +61,18 @@ def gram_matrix(layer: WeightedLayer, preceding: nn.Module, images: Tensor, rng:
     """Return the Gram matrix XᵀX (I, I) of `normal_equations`, without the cost of targets."""
     size = _inputs_count(layer)
     gram = images.new_zeros(size, size, dtype=torch.double)
-    for batch in torch.split(images, IMAGES_AT_ONCE):
+    for batch in in_parts(images):
         inputs = preceding(batch)
         if isinstance(layer, nn.Conv2d):
             inputs, _ = _patches(layer, inputs, rng)
         inputs = _with_ones(layer, inputs)
         gram += inputs.T @ inputs
     return gram
+
+
+def in_parts(images: Tensor) -> tuple[Tensor, ...]:
+    """Split images (N, C, H, W) into parts that fit through a network at once."""
+    return torch.split(images, at_once(_IMAGES_AT_ONCE, images.shape))
 
 
 def solve_ridge(gram: Tensor, cross: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from zskd.config.registry import PIXEL_RULES
@@ -67,7 +68,24 @@ def invert(
         )
         lanes.adam.update(lanes.images, gradient, config.learning_rate)
         pixel_rule(lanes.images, box)
-        finished = lanes.advance(divergence, box)
+        try:
+            finished = lanes.advance(divergence, box)
+        except ZskdError as error:
+            raise _cause(error, teacher, batch, config) from error
         if finished and on_progress is not None:
             on_progress(finished)
     return lanes.results[: len(batch)].cpu(), lanes.steps_taken[: len(batch)].cpu()
+
+
+def _cause(
+    error: ZskdError, teacher: Classifier, batch: InversionBatch, config: SynthesisConfig
+) -> ZskdError:
+    """Return the error for a loss that is not finite: of the teacher, where start images show it already."""
+    starts = batch.starts[: config.batch_size].clamp(*teacher.spec.box).to(teacher.device)
+    with torch.no_grad():
+        if bool(torch.isfinite(teacher(starts)).all()):
+            return error
+    return ZskdError(
+        "synthesis: the loss is not finite, because the teacher's logits for start images are not: check its "
+        "weights, mean and std with zskd inspect"
+    )

@@ -173,5 +173,5 @@ def divergence_and_gradient(
 def _forward(teacher: Classifier, images: Images, kinds: Kinds) -> tuple[Logits, tuple[LayerValue, ...]]:
     if not kinds:  # the network can run in its fastest form
         return teacher(images), ()
-    observed = observe(teacher, images, inputs_of=kinds)
+    observed = observe(teacher, images, inputs_of=kinds, with_features=False)
     return observed.logits, observed.layers

@@ -49,6 +49,13 @@ class Method(Config, ABC):
             ZskdError: the teacher does not allow the targets of this method.
         """
 
+    def check_teacher(self, teacher: Classifier) -> None:
+        """Refuse a teacher that does not allow the targets of this method, before any work begins.
+
+        Raises:
+            ZskdError: as `targets` does.
+        """
+
     @abstractmethod
     def objective(self, config: SynthesisConfig) -> Objective:
         """Return what the optimisation of an image minimises: a sum of terms.

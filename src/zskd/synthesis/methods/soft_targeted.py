@@ -69,6 +69,14 @@ class SoftTargeted(Method):
             drawn.append(redrawn(draw, entry.anchor, config.redraws))
         return np.asarray(drawn, dtype=np.float32)
 
+    def check_teacher(self, teacher: Classifier) -> None:
+        """Refuse a teacher whose last layer does not allow such features.
+
+        Raises:
+            ZskdError: as `feature_model` does.
+        """
+        feature_model(teacher)
+
     def objective(self, config: SynthesisConfig) -> Objective:
         """Return the cross-entropy with the target at τ, and the penalty of `config`."""
         return match_targets(config)
@@ -120,9 +128,7 @@ def feature_model(teacher: Classifier) -> FeatureModel:
         ZskdError: weights are not finite, or a class has the largest logit at no length of its mean.
     """
     weight = teacher.head_weight.numpy().astype(np.float64)
-    bias = np.zeros(len(weight))
-    if teacher.head.bias is not None:
-        bias = teacher.head.bias.detach().cpu().numpy().astype(np.float64)
+    bias = teacher.head_bias.numpy().astype(np.float64)
     if not np.isfinite(weight).all() or not np.isfinite(bias).all():
         raise ZskdError(
             "the weights of the teacher's last layer are not finite: give another teacher, or --head"

@@ -42,6 +42,14 @@ class ZSKD(Method):
         )
         return draw_targets(scaled, entries, config, seed=seed)
 
+    def check_teacher(self, teacher: Classifier) -> None:
+        """Refuse a teacher without class similarity.
+
+        Raises:
+            ZskdError: no last linear layer is found, or it has no class similarity.
+        """
+        concentration(class_similarity(teacher.head_weight))
+
     def objective(self, config: SynthesisConfig) -> Objective:
         """Return CE(y, softmax(T(x)/τ))  (equation 5), and the penalty of `config`."""
         return match_targets(config)

@@ -7,35 +7,39 @@ ZSKD (Nayak et al. 2019) and this project use 3 and 8 filters (35,820 parameters
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from torch import nn
 
+from zskd.models.networks.parts import Norm, Size, check_size, norm_layer
+
 _KERNEL = 5
 
 
-def _pooled_side(size: int) -> int:
+def _pooled_side(side: int) -> int:
     """Side length after two pairs of 5×5 convolution and 2×2 pooling: 5 for 32."""
     for _ in range(2):
-        size = (size - _KERNEL + 1) // 2
-    return size
+        side = (side - _KERNEL + 1) // 2
+    return side
 
 
 def _lenet(
-    filters: tuple[int, int], units: tuple[int, ...], channels: int, classes: int, size: int, batch_norm: bool
+    filters: tuple[int, int], units: tuple[int, ...], channels: int, classes: int, size: Size, norm: Norm
 ) -> nn.Sequential:
+    sides = check_size(size, 16, "lenet5")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     width = channels
     for i, count in enumerate(filters):
         layers[f"conv{i}"] = nn.Conv2d(width, count, _KERNEL)
-        if batch_norm:
-            layers[f"norm{i}"] = nn.BatchNorm2d(count)
+        if norm != "none":
+            layers[f"norm{i}"] = norm_layer(norm, count)
         # ReLU after max pooling gives the same output as before it, from a quarter of the values
         layers[f"pool{i}"] = nn.MaxPool2d(2)
         layers[f"conv{i}_relu"] = nn.ReLU()
         width = count
     layers["flatten"] = nn.Flatten()
-    width *= _pooled_side(size) ** 2
+    width *= math.prod(map(_pooled_side, sides))
     for i, count in enumerate(units):
         layers[f"fc{i}"] = nn.Linear(width, count)
         layers[f"fc{i}_relu"] = nn.ReLU()
@@ -44,24 +48,28 @@ def _lenet(
     return nn.Sequential(layers)
 
 
-def lenet5(channels: int = 1, classes: int = 10, size: int = 32) -> nn.Sequential:
+def lenet5(channels: int = 1, classes: int = 10, size: Size = 32, *, norm: Norm = "none") -> nn.Sequential:
     """LeNet-5 with ReLU and max pooling: 61,706 parameters for grey 32×32 images of ten classes."""
-    return _lenet((6, 16), (120, 84), channels, classes, size, batch_norm=False)
+    return _lenet((6, 16), (120, 84), channels, classes, size, norm)
 
 
-def lenet5_half(channels: int = 1, classes: int = 10, size: int = 32) -> nn.Sequential:
+def lenet5_half(
+    channels: int = 1, classes: int = 10, size: Size = 32, *, norm: Norm = "none"
+) -> nn.Sequential:
     """Half of LeNet-5's filters, as in ZSKD: 35,820 parameters."""
-    return _lenet((3, 8), (120, 84), channels, classes, size, batch_norm=False)
+    return _lenet((3, 8), (120, 84), channels, classes, size, norm)
 
 
-def lenet5_small(channels: int = 1, classes: int = 10, size: int = 32) -> nn.Sequential:
+def lenet5_small(
+    channels: int = 1, classes: int = 10, size: Size = 32, *, norm: Norm = "none"
+) -> nn.Sequential:
     """LeNet-5-half of DAFL and DFAD, whose third convolution of 60 filters covers its whole 5×5 input.
 
     That convolution is the same map as a linear layer; 15,738 parameters.
     """
-    return _lenet((3, 8), (60, 42), channels, classes, size, batch_norm=False)
+    return _lenet((3, 8), (60, 42), channels, classes, size, norm)
 
 
-def lenet5_bn(channels: int = 1, classes: int = 10, size: int = 32) -> nn.Sequential:
+def lenet5_bn(channels: int = 1, classes: int = 10, size: Size = 32) -> nn.Sequential:
     """LeNet-5 with batch-norm after each convolution, for methods that use batch-norm statistics."""
-    return _lenet((6, 16), (120, 84), channels, classes, size, batch_norm=True)
+    return _lenet((6, 16), (120, 84), channels, classes, size, "batch")

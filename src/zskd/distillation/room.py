@@ -1,0 +1,66 @@
+"""Whether the training of a student on large images fits into the memory, found out before it begins."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from zskd.config.distillation import DistillConfig
+from zskd.core.errors import ZskdError
+from zskd.core.memory import available_memory, bytes_per_image, is_large
+from zskd.core.progress import readable_bytes
+from zskd.core.rng import keep_global_rng
+from zskd.models.classifier import Classifier
+
+_OF_EACH_WEIGHT = 4
+"""Weight, gradient and two moments of the optimiser."""
+
+
+def training_bytes(student: Classifier, config: DistillConfig) -> int:
+    """Return about how many bytes the steps of a training take, measured on a few images.
+
+    Args:
+        student: a copy of it is run in training mode; it is not changed.
+        config: batch size.
+    """
+    tried = copy.deepcopy(student).train()
+    tried.requires_grad_(True)
+    middle = sum(student.spec.box) / 2
+
+    def forward(count: int) -> object:
+        return tried(torch.full((count, *student.spec.shape), middle, device=student.device))
+
+    with keep_global_rng():
+        image = bytes_per_image(forward)
+    weights = sum(value.nbytes for value in student.module.parameters())
+    return config.batch_size * image + _OF_EACH_WEIGHT * weights
+
+
+def check_memory(student: Classifier, config: DistillConfig) -> None:
+    """Refuse a batch of large images for which there is no memory; others are small beside the rest.
+
+    Raises:
+        ZskdError: there is none; the message names a batch size that fits.
+    """
+    if not is_large(student.spec.shape):
+        return
+    need, free = training_bytes(student, config), available_memory(student.device)
+    if need > free:
+        fits = max(1, config.batch_size * free // (2 * need))
+        raise ZskdError(
+            f"a step with {config.batch_size} images needs about {readable_bytes(need)}, and "
+            f"{readable_bytes(free)} of memory are free: give --distill.batch-size {fits}"
+        )
+
+
+def fit_students(student: Classifier, config: DistillConfig, workers: int) -> int:
+    """Return how many students can be trained at the same time: as many as there is memory for, at least one.
+
+    Args:
+        student: one of them.
+        config: batch size.
+        workers: as many at most.
+    """
+    each = training_bytes(student, config)
+    return max(1, min(workers, available_memory(student.device) // (2 * each)))

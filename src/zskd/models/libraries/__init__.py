@@ -1,0 +1,1 @@
+"""Networks of other libraries, rebuilt from a card: timm, torchvision, transformers, and ONNX files."""

@@ -1,0 +1,182 @@
+"""How much of a set is made at once: images per batch and per file, and processes.
+
+A set's bytes depend on the batch, so it is chosen before anything is made and kept in the manifest; the
+number of processes never changes them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from zskd.config.synthesis import SynthesisConfig
+from zskd.core.device import usable_cores, use_threads
+from zskd.core.errors import ZskdError
+from zskd.core.memory import at_once, available_memory, bytes_per_image, is_large
+from zskd.core.progress import readable_bytes
+from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
+from zskd.synthesis.inversion.objective import divergence_and_gradient
+from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.manifest import MANIFEST, Resolved, read_manifest
+from zskd.transfer_set.storage import Storage
+
+START_SECONDS = 3.0
+"""About what the first worker processes take to start: they import torch."""
+_SHARE = 0.5
+"""Largest share of the free memory that is used: libraries allocate some of their own."""
+_PROCESS = 300_000_000
+"""Bytes of a worker process before it makes anything."""
+_BATCHES = 4
+"""Batches in a shard of large images."""
+_COPIES = 8
+"""Copies of a shard's images that exist at the same time, most of them while start images are drawn."""
+
+
+def fit_spec(teacher: Classifier, spec: SetSpec, folder: Path | None = None) -> SetSpec:
+    """Return a spec with the batch, the shard size and the storage that a set is made with.
+
+    A set that was begun is continued as it was begun. For a new one, the default batch is less for large
+    images on a CPU, where larger batches are no faster, and shards are smaller; any batch is halved until it
+    fits into half of the free memory.
+
+    Args:
+        teacher: on the device that the images are made on.
+        spec: what was asked for; it is not changed, and the manifest holds it beside what was used.
+        folder: of the set; None: a set that is not stored.
+
+    Raises:
+        ZskdError: the memory has no room for a single image.
+    """
+    if folder is not None and (folder / MANIFEST).is_file():
+        return as_made(spec, read_manifest(folder).resolved)
+    spec = _of_size(teacher, spec)
+    need = worker_bytes(teacher, spec)
+    free = available_memory(teacher.device)
+    while need > _SHARE * free and spec.synthesis.batch_size > 1:
+        spec = _with(spec, batch_size=spec.synthesis.batch_size // 2)
+        need = worker_bytes(teacher, spec)
+    if need > free:
+        raise ZskdError(
+            f"synthesis of one image at a time, {spec.shard_size(teacher.classes):,} in a file, needs "
+            f"{readable_bytes(need)}, and {readable_bytes(free)} of memory are free: make room, or lower "
+            "--synthesis.shard-size"
+        )
+    return spec
+
+
+def as_made(spec: SetSpec, resolved: Resolved | None) -> SetSpec:
+    """Return the spec that a set was made with: what was asked for, changed as its manifest says."""
+    if resolved is None:
+        return spec
+    return _with(
+        spec,
+        batch_size=resolved.batch_size or spec.synthesis.batch_size,
+        shard_size=resolved.shard_size or spec.synthesis.shard_size,
+        storage=resolved.storage or "float32",
+    )
+
+
+def resolve(teacher: Classifier, spec: SetSpec, made: SetSpec) -> Resolved:
+    """Return what a manifest says about how a set is made, beside the spec that was asked for.
+
+    Args:
+        teacher: of the set.
+        spec: what was asked for.
+        made: what `fit_spec` made of it.
+    """
+    asked, used = spec.synthesis, made.synthesis
+    changed = {
+        name: getattr(used, name)
+        for name in ("batch_size", "shard_size")
+        if getattr(used, name) != getattr(asked, name)
+    }
+    storage = storage_of(used, teacher.spec.shape)
+    if storage != "float32":
+        changed["storage"] = storage
+    device = teacher.device.type
+    return Resolved(threads=1, device=device, dtype="float32", **teacher.how_run(), **changed)
+
+
+def storage_of(config: SynthesisConfig, shape: tuple[int, int, int]) -> Storage:
+    """Return how images of a shape (C, H, W) are stored."""
+    if config.storage == "auto":
+        return "uint8" if is_large(shape) else "float32"
+    return config.storage
+
+
+def fit_workers(teacher: Classifier, made: SetSpec, workers: int, *, shards: int, seconds: float) -> int:
+    """Return how many processes make shards.
+
+    Args:
+        teacher: on a GPU, it is kept busy by one process.
+        made: from `fit_spec`.
+        workers: as set; 0: one per core, or this process alone where others would take longer to start than
+            they save.
+        shards: to make.
+        seconds: of one core that all of them take.
+    """
+    chosen = min(shard_workers(teacher, workers), shards)
+    if chosen > 1 and workers == 0 and seconds - seconds / chosen < START_SECONDS:
+        return 1
+    room = int(_SHARE * available_memory(teacher.device) / (worker_bytes(teacher, made) + _PROCESS))
+    return max(1, min(chosen, room))
+
+
+def shard_workers(teacher: Classifier, workers: int) -> int:
+    """Return how many processes may make shards: `workers`, or one per core for 0; on a GPU always one."""
+    return (workers or usable_cores()) if teacher.device.type == "cpu" else 1
+
+
+def workers_bytes(teacher: Classifier, made: SetSpec, workers: int) -> int:
+    """Return about how many bytes some processes need together, the one that starts them included."""
+    # this process has measured the speed; of a further one, the workers are copies
+    batches, processes = (workers + 1, workers + 2) if workers > 1 else (1, 1)
+    return batches * worker_bytes(teacher, made) + processes * _PROCESS
+
+
+def worker_bytes(teacher: Classifier, spec: SetSpec) -> int:
+    """Return the bytes that one process needs to make a shard: of the network, the batch and the images."""
+    images = min(spec.shard_size(teacher.classes), spec.count)
+    weights: int = sum(value.nbytes for value in teacher.module.state_dict().values())
+    image = 4 * teacher.spec.shape[0] * teacher.spec.shape[1] * teacher.spec.shape[2]
+    return weights + spec.synthesis.batch_size * _lane_bytes(teacher, spec) + _COPIES * images * image
+
+
+def _lane_bytes(teacher: Classifier, spec: SetSpec) -> int:
+    """Return the bytes that a step takes for each image of a batch, measured on a few images."""
+    config, shape = spec.synthesis, teacher.spec.shape
+    middle = sum(teacher.spec.box) / 2
+
+    def forward(count: int) -> object:
+        images = torch.full((count, *shape), middle, device=teacher.device)
+        if not spec.optimises:
+            with torch.enable_grad():  # answers alone take less
+                return teacher(images.requires_grad_())
+        targets = torch.full((count, teacher.classes), 1 / teacher.classes, device=teacher.device)
+        warps = torch.full((count, 6), 0.5, device=teacher.device) if config.warp.moves else None
+        active = torch.ones(count, dtype=torch.bool, device=teacher.device)
+        return divergence_and_gradient(teacher, spec.objective, images, targets, warps, active, config)
+
+    with frozen(teacher), use_threads(1), torch.no_grad():
+        return bytes_per_image(forward) + 3 * 4 * math.prod(shape)  # the image and Adam's two moments
+
+
+def _of_size(teacher: Classifier, spec: SetSpec) -> SetSpec:
+    """Return the spec with the defaults for images of this size."""
+    shape, config, default = teacher.spec.shape, spec.synthesis, SynthesisConfig()
+    spec = _with(spec, storage=storage_of(config, shape))
+    if not is_large(shape):
+        return spec
+    lanes = config.batch_size
+    if lanes == default.batch_size and teacher.device.type == "cpu":
+        lanes = at_once(lanes, shape)
+    size = config.shard_size
+    return _with(spec, batch_size=lanes, shard_size=_BATCHES * lanes if size == default.shard_size else size)
+
+
+def _with(spec: SetSpec, **changed: object) -> SetSpec:
+    return replace(spec, synthesis=replace(spec.synthesis, **changed))  # type: ignore[arg-type]

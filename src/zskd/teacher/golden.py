@@ -1,0 +1,78 @@
+"""Golden pairs: images, and the logits of the original program for them.
+
+Without data, only these can reveal a wrong mean or standard deviation.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zskd.core.errors import ZskdError, one_line
+from zskd.core.files import sha256_file
+from zskd.core.tensors import read_tensors
+from zskd.models.checkpoint import Golden
+from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
+
+_GOLDEN_TOLERANCE = 1e-3
+"""Largest difference of two logits, relative to the largest golden logit, that counts as agreement."""
+_ROUNDINGS = 4
+"""Relative roundings of the stored weights that the logits may differ by, if they are in low precision."""
+
+
+def check_golden(classifier: Classifier, path: Path, *, epsilon: float = 0.0) -> Golden:
+    """Compare the classifier's logits with recorded ones and return the result for the card.
+
+    Args:
+        classifier: any; its modes are restored.
+        path: `.safetensors` or `.npz` with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K).
+        epsilon: relative spacing of the type of number in which the weights were stored.
+
+    Raises:
+        ZskdError: unreadable file, other shapes, or logits that differ by more than 0.1 % of the largest, and
+            by more than four roundings of weights in low precision.
+    """
+    pairs = _read_golden(path)
+    inputs, expected = pairs["inputs"], pairs["logits"]
+    if tuple(inputs.shape[1:]) != classifier.spec.shape or expected.shape != (
+        len(inputs),
+        classifier.classes,
+    ):
+        raise ZskdError(
+            f"{path}: inputs {tuple(inputs.shape)} and logits {tuple(expected.shape)} do not fit a network "
+            f"of input {classifier.spec.shape} and {classifier.classes} classes"
+        )
+    if not 0 <= float(inputs.min()) <= float(inputs.max()) <= 1:
+        raise ZskdError(f"{path}: inputs must be pixels in [0, 1], before mean and std are applied")
+    with frozen(classifier), torch.no_grad():
+        found = classifier(inputs)
+    scale = max(1.0, float(expected.abs().max()))
+    worst = float((found - expected).abs().max())
+    if not worst <= max(_GOLDEN_TOLERANCE, _ROUNDINGS * epsilon) * scale:
+        raise ZskdError(
+            f"the network disagrees with the golden pairs of {path} by up to {worst:.3g}: mean, std, "
+            "channel order or architecture are not those of the original"
+        )
+    return Golden(pairs=len(inputs), largest_difference=worst, file_sha256=sha256_file(path))
+
+
+def _read_golden(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                pairs = {key: torch.from_numpy(np.asarray(archive[key])) for key in archive.files}
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise ZskdError(f"{path} is no readable .npz of plain arrays ({one_line(error)})") from error
+    else:
+        pairs = read_tensors(path)
+    shapes = {key: pairs[key].ndim for key in ("inputs", "logits") if key in pairs}
+    if shapes != {"inputs": 4, "logits": 2} or not len(pairs["inputs"]):
+        raise ZskdError(f"{path} must hold `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K), N at least 1")
+    if any(pairs[key].is_complex() or not bool(torch.isfinite(pairs[key]).all()) for key in shapes):
+        raise ZskdError(f"{path}: inputs and logits must be real, finite numbers")
+    return {key: pairs[key].float() for key in shapes}

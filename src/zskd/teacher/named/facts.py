@@ -1,0 +1,125 @@
+"""What a library tells about a network, what the user tells, and which of the two holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+
+from zskd.core.artefact import JsonValue
+from zskd.core.errors import ZskdError
+from zskd.models.checkpoint import NOT_KNOWN
+from zskd.models.classifier import InputSpec
+from zskd.models.factory import Architecture
+from zskd.teacher.weights.reading import WeightsFile
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fact(Generic[T]):
+    """A value with its origin."""
+
+    value: T
+    origin: str
+    """"timm pretrained_cfg", "given by --mean", …"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a library tells about a network. None: it does not tell."""
+
+    shape: Fact[tuple[int, int, int]] | None = None
+    mean: Fact[tuple[float, ...]] | None = None
+    std: Fact[tuple[float, ...]] | None = None
+    class_names: Fact[tuple[str, ...]] | None = None
+    others: dict[str, str] = field(default_factory=dict)
+    """What else the card should tell: {"conversion": "agrees with onnxruntime"}."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network that was found under a name."""
+
+    module: nn.Module
+    architecture: Architecture
+    """From which a checkpoint builds it again."""
+    facts: Facts
+    file: WeightsFile | None = None
+    """The weights behind the @, if the network could not be found without them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the user tells; it holds against what a library tells. None: not given."""
+
+    shape: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    box: tuple[float, float] = (0.0, 1.0)
+    class_names: tuple[str, ...] | None = None
+    head: str | None = None
+    weights: str | None = None
+    """Place of a copy in a file of weights."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The input specification and class names of a network, with the origin of each."""
+
+    spec: InputSpec
+    class_names: tuple[str, ...] | None
+    """None: the classes are numbered."""
+    origins: dict[str, str]
+    """Field -> where its value comes from, for the card."""
+
+
+def assumed(shape: tuple[int, int, int]) -> Fact[tuple[int, int, int]]:
+    """Return an input shape that nobody told and that is assumed."""
+    return Fact(shape, f"{NOT_KNOWN}{'×'.join(map(str, shape))} is assumed")
+
+
+def settle(facts: Facts, given: Given) -> Settled:
+    """Choose the value of each fact: the user's, else the library's, else a default that the card calls
+    unknown.
+
+    Raises:
+        ZskdError: the shape is not known, or the values do not fit each other.
+    """
+    origins: dict[str, str] = {}
+
+    def choose(name: str, default: Any, unknown: str) -> Any:
+        own, told = getattr(given, name), getattr(facts, name)
+        if own is not None:
+            origins[name] = f"given by --{name.replace('_', '-')}"
+            return own
+        origins[name] = told.origin if told else f"{NOT_KNOWN}{unknown}"
+        return told.value if told else default
+
+    shape = choose("shape", None, "")
+    if shape is None:
+        raise ZskdError(
+            "the size of the network's images is not known: give --shape, such as --shape 3 224 224"
+        )
+    mean = choose("mean", (0.0,), "0, that is, pixels in [0, 1] as they are")
+    std = choose("std", (1.0,), "1, that is, pixels in [0, 1] as they are")
+    names = choose("class_names", None, "numbers")
+    spec = InputSpec(shape=tuple(shape), mean=tuple(mean), std=tuple(std), box=given.box)
+    return Settled(spec, names, origins | facts.others)
+
+
+def is_unknown(origin: str) -> bool:
+    """Return whether a value has this origin because nobody told it."""
+    return origin.startswith(NOT_KNOWN)
+
+
+def as_json(arguments: dict[str, Any]) -> dict[str, JsonValue]:
+    """Return arguments as they stand in a card: tuples as lists."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [convert(one) for one in value]
+        return {key: convert(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+    return {key: convert(value) for key, value in arguments.items()}

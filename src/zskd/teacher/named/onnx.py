@@ -1,0 +1,101 @@
+"""Find the network of an ONNX file: `onnx:FILE`, or a path that ends in `.onnx`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zskd.core.errors import ZskdError, one_line
+from zskd.models.libraries.extras import import_extra
+from zskd.models.libraries.onnx import ConvertedOnnx, OnnxNetwork, filled
+from zskd.models.modes import in_mode
+from zskd.teacher.named.facts import Fact, Facts, Found
+from zskd.teacher.named.source import Source
+
+_TOLERANCE = 1e-3
+"""Largest difference from onnxruntime, relative to its largest output, that counts as agreement."""
+
+
+def find(source: Source, shape: tuple[int, int, int] | None) -> Found:
+    """Convert an ONNX file and compare the result with onnxruntime.
+
+    Args:
+        source: the file.
+        shape: channels, height and width, where the file leaves them open.
+
+    Raises:
+        ZskdError: no ONNX file of a network for images, an operator that cannot be converted, or outputs
+            that differ from those of onnxruntime.
+    """
+    path = Path(source.name)
+    model = _read(path)
+    network = ConvertedOnnx(model, str(path))
+    architecture = OnnxNetwork(onnx_sha256=hashlib.sha256(model).hexdigest())
+    sizes = [own or (shape[i] if shape else None) for i, own in enumerate(network.shape)]
+    if None in sizes:
+        open_sides = ", ".join(
+            n for n, s in zip(("channels", "height", "width"), sizes, strict=True) if not s
+        )
+        raise ZskdError(
+            f"{path} leaves {open_sides} of its images open: give --shape, such as --shape 3 224 224"
+        )
+    used = (int(sizes[0] or 0), int(sizes[1] or 0), int(sizes[2] or 0))
+    facts = Facts(
+        shape=Fact(used, "input of the ONNX file"), others={"conversion": compare(network, used, path)}
+    )
+    return Found(network, architecture, facts)
+
+
+def _read(path: Path) -> bytes:
+    """Return an ONNX file with the weights that lie in files beside it."""
+    onnx = import_extra("onnx")
+    if not path.is_file():
+        raise ZskdError(f"there is no file {path}")
+    try:
+        return bytes(onnx.load(path).SerializeToString())
+    except Exception as error:  # protobuf and onnx raise many kinds
+        raise ZskdError(
+            f"{path} is no complete ONNX file of at most 2 GiB ({one_line(error)[:150]})"
+        ) from error
+
+
+def compare(network: ConvertedOnnx, shape: tuple[int, int, int], path: Path) -> str:
+    """Compare a converted network with onnxruntime on random images, and return the result in words.
+
+    Args:
+        network: made of the file.
+        shape: channels, height and width.
+        path: of the file, for messages.
+
+    Raises:
+        ZskdError: the outputs differ, or onnxruntime cannot run the file.
+    """
+    runtime = import_extra("onnxruntime")
+    images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = runtime.InferenceSession(network.model, options, providers=["CPUExecutionProvider"])
+        name, runs = session.get_inputs()[0].name, []
+        for part in torch.split(images, network.file_batch or len(images)):
+            inputs = filled(part, network.file_batch or len(part))
+            inputs = inputs.permute(0, 2, 3, 1) if network.channels_last else inputs
+            runs.append(session.run(None, {name: np.ascontiguousarray(inputs.numpy())})[0][: len(part)])
+    except Exception as error:  # the runtime raises many kinds
+        raise ZskdError(f"onnxruntime cannot run {path} ({one_line(error)[:150]})") from error
+    expected = torch.from_numpy(np.concatenate(runs))
+    with torch.no_grad(), in_mode(network, training=False):
+        try:
+            found = network(images)
+        except Exception as error:  # converted operators raise many kinds
+            raise ZskdError(f"{path}: the converted network fails ({one_line(error)[:150]})") from error
+    worst = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+    if not worst <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise ZskdError(
+            f"{path}: the network that onnx2fx made of it differs from onnxruntime by {worst:.3g}: export it "
+            "with another opset"
+        )
+    return f"onnx2fx; agrees with onnxruntime {runtime.__version__} on random images to {worst:.0e}"

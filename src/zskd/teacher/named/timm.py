@@ -1,0 +1,117 @@
+"""Find a network of timm: `timm:NAME`, `timm:hf-hub:OWNER/NAME`, `timm:local-dir:FOLDER`.
+
+Facts come from timm's `pretrained_cfg`: `input_size`, `mean`, `std`, `label_names`, `label_descriptions`.
+For a name of the registry it is that of the named weights ("resnet18.a1_in1k") or of timm's default ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zskd.core.errors import ZskdError, one_line
+from zskd.models.libraries.arguments import check_arguments, plain
+from zskd.models.libraries.extras import import_extra
+from zskd.models.libraries.timm import TimmNetwork, check_name
+from zskd.teacher.named.facts import Fact, Facts, Found, as_json
+from zskd.teacher.named.source import Source
+
+_CFG = "timm pretrained_cfg"
+
+
+def find(source: Source) -> Found:
+    """Build a network of timm, with timm's weights unless the user names others.
+
+    Raises:
+        ZskdError: no such network (the nearest is suggested), wrong arguments, or weights that cannot be had.
+    """
+    timm = import_extra("timm")
+    check_arguments(source.text, source.arguments)
+    place = next((one for one in ("local-dir", "hf-hub", "hf_hub") if source.name.startswith(f"{one}:")), "")
+    if place:
+        config, name, saved = _read_config(place, source)
+        known: dict[str, Any] = saved | {"num_classes": config.get("num_classes", 1000)}
+    else:
+        name, known = source.name.partition(".")[0], {}
+        check_name(name)
+        config = _registered(source.name)
+    arguments = known | source.arguments
+    architecture = TimmNetwork(timm=name, arguments=as_json(arguments))
+    if source.weights is not None:
+        return Found(architecture.build(), architecture, _facts(config, arguments))
+    told = config.get("num_classes", 1000)
+    if arguments.get("num_classes", told) != told:
+        raise ZskdError(
+            f"the weights of {source.text} are for {told} classes, and the layer for "
+            f"{arguments['num_classes']} would be random: name a file of weights: {source.text}@FILE"
+        )
+    try:
+        module = timm.create_model(source.name, pretrained=True, **plain(source.arguments))
+    except Exception as error:  # the hub, the network and timm raise many kinds
+        advice = "check the folder" if place == "local-dir" else f"name a file of weights: timm:{name}@FILE"
+        raise ZskdError(
+            f"the weights of {source.text} cannot be had ({one_line(error)[:150]}): {advice}"
+        ) from error
+    return Found(module.float(), architecture, _facts(config, arguments))
+
+
+def _read_config(place: str, source: Source) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Return pretrained_cfg, name and arguments of a network in a folder or on the hub."""
+    import_extra("timm")
+    from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
+
+    where = source.name.partition(":")[2]
+    if place == "local-dir" and not (Path(where) / "config.json").is_file():
+        raise ZskdError(f"{where} is no folder of timm: it has no config.json")
+    read = load_model_config_from_path if place == "local-dir" else load_model_config_from_hf
+    try:
+        config, name, arguments = read(where)
+    except Exception as error:  # the hub, the network and timm raise many kinds
+        raise ZskdError(
+            f"cannot read the configuration of {source.text} ({one_line(error)[:150]})"
+        ) from error
+    check_name(name)
+    check_arguments(source.text, arguments or {})
+    return dict(config), name, dict(arguments or {})
+
+
+def _registered(name: str) -> dict[str, Any]:
+    """Return the pretrained_cfg of a name with or without tag; empty if timm has none."""
+    from timm.models import get_pretrained_cfg
+
+    try:
+        found = get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ZskdError(f"timm has no weights {name!r} ({one_line(error)})") from error
+    return found.to_dict() if found else {}
+
+
+def _facts(config: dict[str, Any], arguments: dict[str, Any]) -> Facts:
+    """Return what a pretrained_cfg tells, after the arguments of the network."""
+    name, weights = config.get("architecture"), config.get("tag")
+    tag = f" of {name}.{weights}" if name and weights else ""
+    size, told = config.get("input_size"), _CFG + tag
+    changed = arguments.get("img_size")
+    if size and changed:
+        height, width = (changed, changed) if isinstance(changed, int) else changed
+        size, told = (size[0], height, width), "img_size of the network"
+    if size and arguments.get("in_chans"):
+        size = (arguments["in_chans"], *size[1:])
+    colours = size[0] if size else 3
+    mean, std = config.get("mean"), config.get("std")
+    fits = bool(mean and std and len(mean) in (1, colours))
+    return Facts(
+        shape=Fact((size[0], size[1], size[2]), told) if size else None,
+        mean=Fact(tuple(map(float, mean or ())), _CFG + tag) if fits else None,
+        std=Fact(tuple(map(float, std or ())), _CFG + tag) if fits else None,
+        class_names=_class_names(config, arguments),
+    )
+
+
+def _class_names(config: dict[str, Any], arguments: dict[str, Any]) -> Fact[tuple[str, ...]] | None:
+    labels = config.get("label_names")
+    if not labels or len(labels) != arguments.get("num_classes", config.get("num_classes")):
+        return None
+    told = config.get("label_descriptions") or {}
+    origin = f"{_CFG} label_{'descriptions' if told else 'names'}"
+    return Fact(tuple(str(told.get(label, label)) for label in labels), origin)

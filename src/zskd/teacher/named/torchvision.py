@@ -1,0 +1,71 @@
+"""Find a network of torchvision: `torchvision:NAME`.
+
+Facts come from its weights: the size, mean and std of their `transforms()`, and `meta["categories"]`.
+`torchvision:NAME(weights=IMAGENET1K_V2)` takes other weights than the default ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from zskd.config.checks import suggestion
+from zskd.core.errors import ZskdError, one_line
+from zskd.models.libraries.arguments import check_arguments, plain
+from zskd.models.libraries.extras import import_extra
+from zskd.models.libraries.torchvision import SLOW_WEIGHTS, TorchvisionNetwork, check_name, make_model
+from zskd.teacher.named.facts import Fact, Facts, Found, as_json
+from zskd.teacher.named.source import Source
+
+_WITH_WEIGHTS: Final = {"transform_input": True, "aux_logits": False}
+"""What GoogLeNet and Inception become when torchvision loads their weights."""
+
+
+def find(source: Source) -> Found:
+    """Build a network of torchvision, with its weights unless the user names others.
+
+    Raises:
+        ZskdError: no such network (the nearest is suggested), wrong arguments, or weights that cannot be had.
+    """
+    check_name(source.name)
+    arguments = dict(source.arguments)
+    weights = _choose_weights(source.name, arguments.pop("weights", None))
+    check_arguments(source.text, arguments)
+    architecture = TorchvisionNetwork(torchvision=source.name, arguments=as_json(arguments))
+    if source.weights is not None:
+        module = architecture.build()
+        return Found(module, architecture, _facts(weights, arguments))
+    try:
+        module = make_model(source.name, weights=weights, **plain(arguments))
+    except Exception as error:  # no network, a full disk, an argument that contradicts the weights
+        raise ZskdError(
+            f"the weights of {source.text} cannot be had ({one_line(error)[:150]}): name a file of weights: "
+            f"torchvision:{source.name}@FILE"
+        ) from error
+    if source.name in SLOW_WEIGHTS:
+        arguments = _WITH_WEIGHTS | arguments
+        architecture = TorchvisionNetwork(torchvision=source.name, arguments=as_json(arguments))
+    return Found(module, architecture, _facts(weights, arguments))
+
+
+def _choose_weights(name: str, wanted: Any) -> Any:
+    """Return a member of the weights of a network: the wanted one, or the default."""
+    weights = import_extra("torchvision").models.get_model_weights(name)
+    if wanted is None:
+        return weights.DEFAULT
+    members = list(weights.__members__)
+    if wanted not in members:
+        raise ZskdError(f"torchvision:{name} has no weights {wanted!r}{suggestion(str(wanted), members)}")
+    return weights[wanted]
+
+
+def _facts(weights: Any, arguments: dict[str, Any]) -> Facts:
+    preset, origin = weights.transforms(), f"torchvision {type(weights).__name__}.{weights.name}"
+    size = preset.crop_size[0]
+    categories = tuple(map(str, weights.meta.get("categories", ())))
+    same = len(categories) == arguments.get("num_classes", len(categories))
+    return Facts(
+        shape=Fact((3, size, size), origin),
+        mean=Fact(tuple(map(float, preset.mean)), origin),
+        std=Fact(tuple(map(float, preset.std)), origin),
+        class_names=Fact(categories, f"{origin} categories") if categories and same else None,
+    )
