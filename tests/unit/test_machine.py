@@ -13,7 +13,7 @@ import torch
 from limits import LIMIT
 from zskd.core.device import choose_device, processor, usable_cores, use_threads
 from zskd.core.errors import ZskdError
-from zskd.core.memory import at_once, available_memory, free_of_groups, peak_bytes
+from zskd.core.memory import at_once, available_memory, bytes_per_image, free_of_groups
 
 MB = 1_000_000
 
@@ -163,20 +163,16 @@ def test_limits_of_control_groups_of_both_versions_and_of_their_parents_are_foun
     assert free_of_groups(one, "4:memory:/job\n3:cpuset:/job\n0::/\n") == [450 * MB]
 
 
-def test_the_peak_of_a_computation_counts_what_exists_at_the_same_time() -> None:
-    given = torch.ones(1000, requires_grad=True)
+def test_the_bytes_of_an_image_are_what_is_kept_for_it_and_the_largest_twice() -> None:
+    weight = torch.ones(1000, requires_grad=True)
 
-    def one_after_the_other() -> None:
-        for _ in range(5):
-            torch.zeros(1000)
+    def forward(count: int) -> torch.Tensor:
+        """Each exponential keeps its result, 4,000 bytes an image; weights do not grow."""
+        return (torch.ones(count, 1000) * weight).exp().exp().exp()
 
-    def views_and_in_place() -> None:
-        given.detach()[:500].view(2, 250).add_(0)
-
-    assert peak_bytes(one_after_the_other) == 4000
-    assert peak_bytes(views_and_in_place) == 0
-    kept = peak_bytes(lambda: torch.autograd.grad(given.exp().exp().exp().sum(), given))
-    assert 4 * 4000 <= kept <= 6 * 4000  # three results are kept for the gradients
+    kept = 4 * 4000  # the factor of the weight, and three results
+    assert bytes_per_image(forward) == kept + 2 * 4000
+    assert bytes_per_image(lambda count: torch.ones(count, 1000)) == 0
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ class Recipe(Config):
     nominal_rates: Annotated[dict[str, float], Parameter(group=RUN_DETAILS)] = field(default_factory=dict)
     """Published rates that differ from their true size: the reproduction's 25 % is 12,000 of 60,000, 20 %."""
     controls: Annotated[
-        tuple[ControlName, ...] | None, Parameter(negative="--empty-controls", converter=read_controls)
+        tuple[ControlName, ...] | None,
+        Parameter(negative="--empty-controls", converter=read_controls, n_tokens=-1),
     ] = None
     """Arms to compare with, or none. They have the same size, steps and augmentation as the main arm. Absent:
     class_impressions, noise_shapes and noise_white, and none without data to compare the arms on."""
