@@ -33,11 +33,10 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-# Three workers on two cores, because tests that start processes wait for them; the tests of a file share what they
-# made. Files stay in
+# Two workers: one process per core of a small machine; the tests of a file share what they made. Files stay in
 # their order, because those with the fewest tests, which come last otherwise, are the longest.
 tests: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # One process: costs that are compared must not run side by side.
 ratios: $(VENV)/.installed-dev
