@@ -19,7 +19,7 @@ from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
 from zskd.distillation.adversarial.image_bank import ImageBank
 from zskd.distillation.attention import attend
 from zskd.models.classifier import Classifier
-from zskd.models.parts import logits_in_parts
+from zskd.models.many_images import logits_in_parts
 from zskd.training.batches import Batch
 from zskd.training.state import Companions
 from zskd.transfer_set.dataset import TransferSet

@@ -12,8 +12,8 @@ from zskd.core.types import Images, Labels
 from zskd.data.datasets import Split
 from zskd.evaluation.statistics import Share, share_of
 from zskd.models.classifier import Classifier
+from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
-from zskd.models.parts import logits_in_parts
 
 _BATCH = 500
 """Images per forward pass, fewer of large ones."""

@@ -23,8 +23,8 @@ from zskd.data.transforms import augment
 from zskd.evaluation.inspection import count_multiply_adds
 from zskd.evaluation.statistics import share_of
 from zskd.models.classifier import Classifier
+from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
-from zskd.models.parts import logits_in_parts
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.room import fit_spec
 from zskd.synthesis.shard import make_shard

@@ -109,11 +109,6 @@ def settle(facts: Facts, given: Given) -> Settled:
     return Settled(spec, names, origins | facts.others)
 
 
-def is_unknown(origin: str) -> bool:
-    """Return whether a value has this origin because nobody told it."""
-    return origin.startswith(NOT_KNOWN)
-
-
 def as_json(arguments: dict[str, Any]) -> dict[str, JsonValue]:
     """Return arguments as they stand in a card: tuples as lists."""
 
