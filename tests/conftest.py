@@ -12,20 +12,33 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 _STATE = tempfile.TemporaryDirectory(prefix="zskd-state-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
 
+from importlib.util import find_spec
+from pathlib import Path
+
 from jaxtyping import install_import_hook
 
-install_import_hook("zskd", "type_check.check")
 
+def shaped() -> list[str]:
+    """Return the modules whose annotations hold shapes; mypy checks all others, at no cost for each call."""
+    spec = find_spec("zskd")
+    assert spec is not None
+    (root,) = map(Path, spec.submodule_search_locations or ())
+    files = [path for path in root.rglob("*.py") if "zskd.core.types import" in path.read_text("utf-8")]
+    return [".".join(("zskd", *path.relative_to(root).with_suffix("").parts)) for path in files]
+
+
+install_import_hook(shaped(), "type_check.check")
+
+import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 from limits import LIMIT, wait_until
+from warm import zskd
 from zskd.config.data import DataConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
@@ -99,7 +112,7 @@ def run_zskd(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "zskd", *map(str, arguments)],
+        [*zskd(), *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -111,7 +124,7 @@ def run_zskd(
 
 def run_blocks(blocks: Iterable[str], folder: Path) -> None:
     """Run shell blocks of a page one after the other in a folder, as a reader does who has `zskd`."""
-    (folder / "zskd").write_text(f'#!/bin/sh\nexec {sys.executable} -m zskd "$@"\n')
+    (folder / "zskd").write_text(f'#!/bin/sh\nexec {shlex.join(zskd())} "$@"\n')
     (folder / "zskd").chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
     for block in blocks:

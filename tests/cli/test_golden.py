@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from warm import python
 from zskd.cli.main import main as run
 from zskd.core.code import import_object
 
@@ -65,7 +66,7 @@ def test_the_program_runs_as_it_stands_and_reveals_a_wrong_mean(
         torch.save({"state_dict": state, "epoch": 3} if file == "wrapped.pt" else state, file)
     program = printed([f"{code}@{file}", *SHAPE, *NORMALISE], capsys)
     assert "zskd" not in program.partition("\nimport")[2]
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([*python(), "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     with np.load("golden.npz") as pairs:
         x, logits = torch.from_numpy(pairs["inputs"]), pairs["logits"]

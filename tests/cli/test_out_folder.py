@@ -1,13 +1,13 @@
 """What a command leaves alone in the folder that it writes to: files of the user's, and other commands."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from conftest import run_zskd, wait_for
 from limits import LIMIT
+from warm import zskd
 from zskd.cli.main import main as run
 from zskd.run.verify import verify_folder
 
@@ -58,7 +58,7 @@ def test_what_is_in_the_way_is_told_in_one_line(tmp_path: Path, capsys: pytest.C
 @pytest.mark.slow
 def test_commands_in_a_folder_and_below_it_do_not_disturb_each_other(tmp_path: Path) -> None:
     below = tmp_path / "below"
-    command = [sys.executable, "-m", "zskd", *RUN, str(below)]
+    command = [*zskd(), *RUN, str(below)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for((below / "recipe.yaml").exists, process)
         done = run_zskd(*TRAIN, tmp_path)

@@ -10,6 +10,7 @@ import pytest
 
 from conftest import run_blocks, run_zskd
 from limits import LIMIT
+from warm import python
 from zskd.cli.main import main as run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ def test_the_python_runs(tmp_path: Path) -> None:
     (code,) = blocks("python")
     assert len(code.strip().splitlines()) <= 12
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False
+        [*python(), "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d % \[", done.stdout)
@@ -71,7 +72,7 @@ def test_the_line_that_records_golden_pairs(
         "x, mean, std = torch.rand(5, 3, 4, 4), 0.5, 0.25\n"
         "model.eval()\n"
     )
-    done = subprocess.run([sys.executable, "-c", before + line], capture_output=True, text=True, check=False)
+    done = subprocess.run([*python(), "-c", before + line], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     read = ["teacher", "import", "net.pt", "--model", "my_net.py:MyNet", "--shape", "3", "4", "4"]
     right = ["--mean", "0.5", "--std", "0.25", "--golden", "golden.npz"]

@@ -1,7 +1,6 @@
 """The contract of every synthesis method and every preset."""
 
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from limits import LIMIT
+from warm import python
 from zskd.config.loading import load_recipe
 from zskd.config.presets import preset_names
 from zskd.config.registry import CONTROLS, METHODS
@@ -127,7 +127,7 @@ def test_shards_are_the_same_in_any_order_and_in_another_process(
         "build_transfer_set(load_checkpoint(Path(sys.argv[1]))[0], spec, Path(sys.argv[3]))\n"
     )
     arguments = [str(teacher_folder), str(tmp_path / "set"), str(tmp_path / "other")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=LIMIT)
+    subprocess.run([*python(), "-c", code, *arguments], check=True, timeout=LIMIT)
     other = TransferSet(tmp_path / "other")
     assert other.manifest == made.manifest
 

@@ -6,7 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+import warm
 from conftest import run_zskd, wait_for
 from zskd.cli.main import main as run
 from zskd.core.files import folder_lock
@@ -306,8 +307,8 @@ def test_a_record_that_is_gone_is_measured_again_and_its_student_is_not_trained_
     }
 
 
-def start(cwd: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "zskd", "reproduce", *OPTIONS, *options]
+def start(cwd: Path, *options: str, zskd: Sequence[str] | None = None) -> subprocess.Popen[str]:
+    command = [*(zskd or warm.zskd()), "reproduce", *OPTIONS, *options]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -316,7 +317,7 @@ def wait_for_files(pattern: str, n: int, folder: Path, process: subprocess.Popen
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    process.kill()
+    process.send_signal(warm.KILL)
     process.communicate()
 
 
@@ -333,9 +334,11 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_records(
         ("the results/tiny/[!.]*.json", 5),
     )
     for pattern, n in moments:
-        process = start(tmp_path, "--workers", "1")
+        last = n == 5
+        command = [sys.executable, "-m", "zskd"] if last else None  # a process that can be stopped
+        process = start(tmp_path, "--workers", "1", zskd=command)
         wait_for_files(pattern, n, tmp_path, process)
-        if n < 5:
+        if not last:
             kill(process)
     process.send_signal(signal.SIGSTOP)
     recorded = set(records(results))
@@ -348,7 +351,8 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_records(
     )
     assert zskd("reproduce", *OPTIONS) == 2
     assert "the work is in use by another zskd process" in capsys.readouterr().err
-    kill(process)
+    process.kill()
+    process.communicate()
     assert zskd("reproduce", *OPTIONS, "--workers", "1") == 0
     assert capsys.readouterr().out == done.printed
     assert lasting(results) == lasting(done.results)

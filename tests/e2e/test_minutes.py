@@ -2,9 +2,7 @@
 
 import re
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import run_zskd, wait_for
+from warm import KILL, zskd
 from zskd.cli.main import main as run
 from zskd.config.loading import load_recipe
 from zskd.core.errors import ZskdError
@@ -95,14 +94,14 @@ def test_killed_at_every_moment_it_ends_in_what_the_numbers_by_hand_give(
         shutil.rmtree(folder, ignore_errors=True)
         for moment in MOMENTS.values():
             process = subprocess.Popen(
-                [sys.executable, "-m", "zskd", *map(str, spending(minutes))],
+                [*zskd(), *map(str, spending(minutes))],
                 cwd=tmp_path,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
             wait_for(lambda: process.poll() == 2 or moment(folder), process)  # noqa: B023
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(KILL)
             _, errors = process.communicate()
             if process.returncode == 2:
                 return errors

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 
 from conftest import run_zskd
+from warm import python
 from zskd.data.datasets import Dataset
 from zskd.evaluation.metrics import accuracy
 from zskd.models.checkpoint import load_checkpoint
@@ -113,9 +114,8 @@ def test_two_classes_and_colours(tmp_path: Path) -> None:
     )
     code = "import torch, odd; torch.save(odd.build().state_dict(), 'odd.pt')"
     import subprocess
-    import sys
 
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    subprocess.run([*python(), "-c", code], cwd=tmp_path, check=True)
     done = run_zskd(
         *("run", "my-teacher", "--teacher.path", "odd.pt", "--model", "odd.py:build", "--out", "run"),
         *("--shape", 3, 20, 24, "--mean", 0.5, 0.4, 0.3, "--std", 0.2, 0.2, 0.2),
