@@ -105,7 +105,9 @@ def student(
         fresh = fresh_student(describe_student("half", teacher), teacher, seed).module
         images, helper = zskd.TransferSet(folder), execution.has_room_for_helper()
         if config.start == "teacher":
-            begun = zskd.initialise_from_teacher(teacher, fresh, images, config.augment, seed=seed)
+            begun = zskd.initialise_from_teacher(
+                teacher, fresh, images, config.augment, seed=seed, training=config
+            )
             fresh = begun.student
         made = zskd.distill(teacher, fresh, images, config, seed=seed, helper=helper)
     seconds = time.perf_counter() - started

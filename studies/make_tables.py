@@ -17,11 +17,13 @@ from pathlib import Path
 from records import ROOT
 from tables.better import BETTER_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
+from tables.features import FEATURES_TABLES
 from tables.names import NAMES_TABLES
 from tables.presets import PRESETS_TABLES
 from tables.results import RESULTS_TABLES, write_pictures
 from tables.search import SEARCH_TABLES
 from tables.speed import SPEED_TABLES
+from tables.students import STUDENTS_TABLES, draw_students
 from tables.teachers import TEACHERS_TABLES
 
 PAGES = tuple(
@@ -35,6 +37,8 @@ PAGES = tuple(
         "docs/speed.md",
         "docs/estimate.md",
         "docs/extending.md",
+        "docs/features.md",
+        "docs/students.md",
         "docs/your-teacher.md",
     )
 )
@@ -49,6 +53,8 @@ TABLES: dict[str, Callable[[], str]] = {
     **ESTIMATE_TABLES,
     **NAMES_TABLES,
     **TEACHERS_TABLES,
+    **FEATURES_TABLES,
+    **STUDENTS_TABLES,
 }
 """By the names of their blocks."""
 
@@ -70,6 +76,7 @@ def main() -> int:
         page.write_text(rewritten(page), encoding="utf-8")
     write_pictures(ROOT / "docs" / "images")
     draw(ROOT / "docs" / "images")
+    draw_students(ROOT / "docs" / "images")
     return 0
 
 

@@ -15,7 +15,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -189,6 +189,16 @@ def make_set(teacher: Classifier, folder: Path, line: Line) -> TransferSet:
     raise AssertionError("the last method raises or returns")
 
 
+def made_with(libraries: Sequence[str]) -> Line:
+    """Return versions, processor, commit and command, for a record."""
+    return {
+        "versions": versions() | {name: version(name) for name in libraries},
+        "processor": processor(),
+        "commit": source_commit(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
 def main() -> None:
     """Study all networks, or those that are named, and write one line for each."""
     parser = argparse.ArgumentParser(
@@ -200,16 +210,11 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=LINES)
     given = parser.parse_args()
     order = [case.title for case in CASES]
-    made_with = {
-        "versions": versions() | {name: version(name) for name in LIBRARIES},
-        "processor": processor(),
-        "commit": source_commit(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
+    facts = made_with(LIBRARIES)
     for number, case in enumerate(CASES):
         if given.only and case.title not in given.only:
             continue
-        line = study(case, given.out / str(number), given.student) | made_with
+        line = study(case, given.out / str(number), given.student) | facts
         others = [one for one in read_lines(given.record) if one["network"] != case.title]
         write_lines(given.record, sorted([*others, line], key=lambda one: order.index(one["network"])))
         told = ("network", "stage", "why_not", "fault", "method", "missed", "seconds")

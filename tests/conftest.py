@@ -154,6 +154,17 @@ def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     assert came, process.communicate()[1]
 
 
+class Lines(Progress):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+
 class Stopped(Exception):
     """What a killed run looks like from inside."""
 

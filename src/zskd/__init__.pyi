@@ -1,5 +1,6 @@
 from .config.data import DataConfig as DataConfig
 from .config.distillation import DistillConfig as DistillConfig
+from .config.distillation import FeaturesConfig as FeaturesConfig
 from .config.distillation import GeneratorConfig as GeneratorConfig
 from .config.distillation import ImageBankConfig as ImageBankConfig
 from .config.loading import load_recipe as load_recipe
@@ -22,8 +23,10 @@ from .data.datasets import Split as Split
 from .data.datasets import load_data as load_data
 from .distillation.adversarial.base import GeneratorBatch as GeneratorBatch
 from .distillation.adversarial.base import GeneratorMethod as GeneratorMethod
+from .distillation.architecture import student as student
 from .distillation.distill import distill as distill
 from .distillation.execution import Execution as Execution
+from .distillation.features.base import FeatureLoss as FeatureLoss
 from .distillation.initialisation.from_teacher import Initialisation as Initialisation
 from .distillation.initialisation.from_teacher import initialise_from_teacher as initialise_from_teacher
 from .distillation.spec import StudentSpec as StudentSpec
@@ -31,6 +34,10 @@ from .distillation.students import build_student as build_student
 from .evaluation.agreement import Estimate as Estimate
 from .evaluation.agreement import EstimateRecord as EstimateRecord
 from .evaluation.agreement import estimate_agreement as estimate_agreement
+from .evaluation.gain import Cost as Cost
+from .evaluation.gain import Gain as Gain
+from .evaluation.gain import Latency as Latency
+from .evaluation.gain import measure_gain as measure_gain
 from .evaluation.inspection import Inspection as Inspection
 from .evaluation.inspection import inspect_teacher as inspect_teacher
 from .evaluation.metrics import accuracy as accuracy
@@ -43,6 +50,7 @@ from .models.checkpoint import save_checkpoint as save_checkpoint
 from .models.classifier import Classifier as Classifier
 from .models.classifier import InputSpec as InputSpec
 from .models.factory import half as half
+from .models.narrow.copies import narrow as narrow
 from .models.observation import LayerValue as LayerValue
 from .models.observation import Observation as Observation
 from .models.observation import observe as observe

@@ -8,6 +8,7 @@ from functools import cache
 from statistics import mean
 
 from records import RESULTS
+from zskd.core.tables import markdown_table
 from zskd.evaluation.statistics import summarise
 from zskd.experiment.definition import TEACHER, load_experiment
 from zskd.experiment.record import Record
@@ -18,7 +19,6 @@ from zskd.experiment.report.tables import (
     accuracies,
     accuracy_table,
     contrast_table,
-    markdown_table,
     provenance,
 )
 

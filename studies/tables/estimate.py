@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from records import Line
 from signals import FIT, concluded, fit, left_out, measured_lines, named_worst, near
 from tables.common import TITLES, shown_picture
+from zskd.core.tables import markdown_table
 from zskd.evaluation.figures import save_figure
-from zskd.experiment.report.tables import markdown_table
 
 _KINDS = ("near the best", "others", "real images")
 _COLOURS = ("#1b6ca8", "#3a9d5d", "#c2571a", "#7d4fa0", "#a08a2c", "#555555", "#d0569b", "#2bb3b3", "#111111")

@@ -10,6 +10,7 @@ from typing import Any
 
 from records import RESULTS
 from tables.common import TITLES, shown_picture
+from zskd.core.tables import markdown_table
 from zskd.evaluation.figures import save_figure
 from zskd.evaluation.statistics import ENOUGH_TO_PREDICT, prediction_interval, sampling_error, summarise
 from zskd.experiment.definition import TEACHER, Experiment, load_experiment
@@ -21,7 +22,6 @@ from zskd.experiment.report.tables import (
     accuracy_table,
     contrast_table,
     cost_table,
-    markdown_table,
     provenance,
 )
 

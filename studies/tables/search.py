@@ -10,8 +10,8 @@ import yaml
 
 from records import RESULTS, ROOT, read_appended, read_lines
 from tables.common import TITLES
+from zskd.core.tables import markdown_table
 from zskd.evaluation.statistics import compare_paired, summarise
-from zskd.experiment.report.tables import markdown_table
 
 _UNSEEN = "better-fashion-mnist"
 _DATA = {"mnist": "MNIST", "filled": "MNIST, filled", "permuted": "MNIST, permuted"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from records import RESULTS, read_appended
 from tables.common import TITLES
-from zskd.experiment.report.tables import markdown_table
+from zskd.core.tables import markdown_table
 
 
 def speed() -> dict[str, Any]:

@@ -27,7 +27,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     found = re.findall(r"^```bash\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
-    assert len(found) == 3
+    assert len(found) == 4
     run_blocks(found, tmp_path)
     page = (tmp_path / "runs" / "digits" / "README.md").read_text(encoding="utf-8")
     assert "CONFIDENT (default)" in page

@@ -116,6 +116,23 @@ def test_controls_may_be_none(typed: list[str], controls: str, capsys: pytest.Ca
     assert f"\ncontrols: {controls}\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--students", "mlp(widths=(8, 4)),budget:2k,half"],
+        ["--students=mlp(widths=(8, 4)), budget:2k,half"],
+        ["--students", "mlp(widths=(8, 4))", "budget:2k", "half"],
+    ],
+)
+def test_students_are_told_apart_by_commas_or_blanks(
+    typed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["run", "my-teacher", "--print-config", *typed]) == 0
+    shown = capsys.readouterr().out
+    assert "\nstudents: ['mlp(widths=(8, 4))', 'budget:2k', half]\n" in shown
+    assert "\nstudent: mlp(widths=(8, 4))\n" in shown
+
+
 def test_none_is_no_control_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["run", "my-teacher", "--print-config", "--controls", "none", "noise_white"]) == 2
     assert "--controls is 'none', which is no control" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conftest import StopAt, Stopped
-from zskd.config.distillation import DistillConfig, GeneratorConfig
+from zskd.config.distillation import DistillConfig, FeaturesConfig, GeneratorConfig
 from zskd.config.registry import GENERATOR_METHODS
 from zskd.config.training import TeacherConfig
 from zskd.config.transforms import AugmentConfig
@@ -19,7 +19,6 @@ from zskd.data.datasets import Dataset
 from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
 from zskd.distillation.adversarial.generator import Generator
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
-from zskd.distillation.attention import attend, attention_distance, check_attention
 from zskd.distillation.distill import distill
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
@@ -84,7 +83,7 @@ def test_a_seed_gives_the_same_student_and_another_seed_another(
     "config",
     [
         QUICK,
-        replace(QUICK, optimiser="sgd", attention=3.0),
+        replace(QUICK, optimiser="sgd", features=FeaturesConfig(weight=3.0)),
         replace(QUICK, generator=replace(SMALL, same=True, schedule="cosine", student_steps=7)),
     ],
     ids=["adam", "sgd", "same images"],
@@ -110,19 +109,12 @@ def test_the_state_of_another_method_is_not_used(teacher: Classifier, tmp_path: 
 
 def test_the_teacher_is_left_as_it_was_and_no_hook_stays(teacher: Classifier) -> None:
     before, rewrite = teacher.fingerprint(), teacher.rewrite
-    student = distill(teacher, network(1), None, replace(QUICK, steps=4, attention=1.0))
+    student = distill(teacher, network(1), None, replace(QUICK, steps=4, features=FeaturesConfig(weight=1.0)))
     assert teacher.fingerprint() == before
     assert teacher.rewrite == rewrite
     for module in (*teacher.modules(), *student.modules()):
         assert not module._forward_hooks
     assert all(parameter.grad is None for parameter in teacher.parameters())
-
-
-def test_no_hook_stays_after_an_exception(teacher: Classifier) -> None:
-    with pytest.raises(RuntimeError):
-        attend(teacher, torch.zeros(2, 3, 10, 10))
-    assert not any(module._forward_hooks for module in teacher.modules())
-    assert teacher.rewrite
 
 
 def of_logits(student: Tensor, teacher: Tensor) -> GeneratorBatch:
@@ -196,26 +188,6 @@ def test_a_share_of_a_batch_is_generated_and_the_rest_is_from_the_set(
 def test_training_without_a_transfer_set_or_a_generator_is_refused(teacher: Classifier) -> None:
     with pytest.raises(ZskdError, match="no transfer set to train on: give --distill.generator.share 1"):
         distill(teacher, network(1), None, replace(QUICK, generator=GeneratorConfig(share=0.9)))
-
-
-def test_equal_networks_have_equal_attention_maps(teacher: Classifier) -> None:
-    images = torch.rand(3, *SPEC.shape)
-    logits, maps = attend(teacher, images)
-    torch.testing.assert_close(logits, teacher(images))
-    assert [one.shape for one in maps] == [(3, 64), (3, 4)]
-    for one in maps:
-        torch.testing.assert_close(one.norm(dim=1), torch.ones(3))
-    assert float(attention_distance(maps, maps)) == 0
-    other = attend(Classifier(network(5, 2), spec=SPEC).freeze(), images)[1]
-    by_hand = sum(float((a - b).square().mean()) for a, b in zip(maps, other, strict=True))
-    assert float(attention_distance(maps, other)) == pytest.approx(by_hand)
-
-
-def test_networks_whose_attention_maps_cannot_be_compared_are_refused(teacher: Classifier) -> None:
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(100, 4))
-    with pytest.raises(ZskdError, match=r"\[\] and \[64, 4\] pixels: give --distill.attention 0"):
-        distill(teacher, flat, None, replace(QUICK, attention=1.0))
-    check_attention(teacher, Classifier(network(3, 2), spec=SPEC))
 
 
 # Two more methods, as a user would write them.

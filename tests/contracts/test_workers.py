@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -200,7 +201,10 @@ def test_workers_killed_again_and_again_end_in_one_line(teacher: Classifier, tmp
 def test_an_error_in_a_worker_arrives_as_it_would_from_this_process(
     linear: Classifier, tmp_path: Path
 ) -> None:
-    """Pixels grow by so much at every step that the first few steps, which are timed, are still finite."""
+    """Pixels grow by so much at every step that the first few steps, which are timed, are still finite.
+
+    Of two shards that fail at different steps, either may be the first.
+    """
     spec = spec_of(steps=60, learning_rate=1.5e37, pixels="free", tolerance=0.0, noise_share=0.0)
     messages = []
     for workers in (1, 2):
@@ -208,7 +212,7 @@ def test_an_error_in_a_worker_arrives_as_it_would_from_this_process(
         with pytest.raises(ZskdError, match="the loss is not finite") as raised:
             build_transfer_set(linear, spec, tmp_path / str(workers), workers=workers, progress=told)
         assert told.said, "the work had not begun"
-        messages.append(str(raised.value))
+        messages.append(re.sub(r"at step \d+", "at some step", str(raised.value)))
         assert not hashes(tmp_path / str(workers))
     assert messages[0] == messages[1]
     assert "\n" not in messages[0]

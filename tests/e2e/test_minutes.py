@@ -165,13 +165,14 @@ def test_a_student_in_a_given_time(
 def test_too_little_time_is_refused_and_more_may_be_given(tiny_teacher: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     small: dict[str, Any] = {
+        "students": ["half", "mlp(widths=(8,))"],
         "teacher": {"path": str(tiny_teacher)},
         "controls": [],
         "held_out": 20,
         "workers": 1,
         "threads": 1,
         "synthesis": {"steps": 5, "shard_size": 60},
-        "distill": {"batch_size": 16},
+        "distill": {"batch_size": 16, "start": "random"},
     }
     with pytest.raises(ZskdError) as refused:
         run_recipe(load_recipe("digits", small | {"budget": 0.001}), folder)
@@ -194,6 +195,9 @@ def test_too_little_time_is_refused_and_more_may_be_given(tiny_teacher: Path, tm
     done = metrics(folder)
     assert done.student_steps == found(folder)["steps"] >= 100
     assert {arm.count for arm in done.arms} == {found(folder)["count"]}
+    # both students were timed, and trained for as many steps
+    assert set(found(folder)["paces"]) == {"zskd", "zskd@mlp-widths-8"}
+    assert [one.student for one in done.sizes] == ["half", "mlp(widths=(8,))"]
     assert load_recipe(folder / "recipe.yaml").budget == minutes
     with pytest.raises(ZskdError, match="another seed"):
         run_recipe(load_recipe("digits", small | {"budget": minutes, "seed": 1}), folder)

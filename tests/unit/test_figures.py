@@ -14,16 +14,18 @@ from PIL import Image
 from zskd.core.errors import ZskdError
 from zskd.evaluation.figures import (
     Bar,
+    Point,
     bars_figure,
     caption,
     filmstrip_figure,
     grid_figure,
     save_figure,
     similarity_figure,
+    sizes_figure,
 )
 from zskd.evaluation.statistics import Share, share_of
 from zskd.run.metrics import read_metrics
-from zskd.run.page import summary_lines
+from zskd.run.summary import summary_lines
 
 RESULTS = Path(__file__).parents[2] / "results"
 DIGITS = tuple("0123456789")
@@ -44,6 +46,11 @@ def bars() -> Figure:
     return bars_figure(
         [*rows, Bar("all", share_of(7, 7), False)], ("teacher", share_of(1000, 1000)), "accuracy"
     )
+
+
+def sizes() -> Figure:
+    points = [Point("narrow:0.5", (90.0, 12.0), share_of(49, 50)), Point("$8", (30.0, 1.0), share_of(1, 50))]
+    return sizes_figure((1, 64), (100.0, 20.0), points)
 
 
 ALL = {"heat": heat, "samples": samples, "bars": bars}
@@ -170,6 +177,24 @@ def test_bars_are_as_long_as_their_shares_with_the_main_one_set_apart() -> None:
     assert colours[0] != colours[1] == colours[2]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["ZSKD  96.00", "noise  0.00", "all  100.00"]
     assert "(dashed: teacher, 100.00)" in axes.get_title()
+
+
+def test_students_stand_at_their_time_and_agreement_beside_the_teacher(tmp_path: Path) -> None:
+    figure = sizes()
+    assert [axes.get_xscale() for axes in figure.axes] == ["log", "log"]
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "µs per image, batch of 1",
+        "µs per image, batch of 64",
+    ]
+    for axes, times in zip(figure.axes, ((100, 90, 30), (20, 12, 1)), strict=True):
+        drawn = [
+            (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() in "*os"
+        ]
+        assert drawn == list(zip(times, (100, 98, 2), strict=True))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["teacher", "narrow:0.5  98.00", "\\$8  2.00"]
+    first = save_figure(figure, tmp_path / "a.png").read_bytes()
+    assert save_figure(sizes(), tmp_path / "b.png").read_bytes() == first
 
 
 def test_bars_can_do_without_a_teacher(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.distillation.architecture import describe_student, fresh_student
-from zskd.distillation.initialisation.from_teacher import initialise_from_teacher, initialise_weights
+from zskd.distillation.initialisation.chain import initialise_chain
+from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.distillation.spec import StudentSpec
 from zskd.distillation.students import build_student
 from zskd.evaluation.metrics import agreement
@@ -86,7 +87,7 @@ def of(module: nn.Module) -> Classifier:
 
 def initialise_classifier(teacher: Classifier, student: Classifier) -> bool:
     rng = Generator().manual_seed(1)
-    return initialise_weights(teacher, student, lambda: torch.rand(300, *SPEC.shape, generator=rng), rng)
+    return initialise_chain(teacher, student, lambda: torch.rand(300, *SPEC.shape, generator=rng), rng)
 
 
 def initialise(teacher: nn.Module, student: nn.Module) -> bool:

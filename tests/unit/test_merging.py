@@ -20,7 +20,8 @@ from zskd.config.registry import ARCHITECTURES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
-from zskd.models.fusion import FusedConv, fuse_layers
+from zskd.models.fused_conv import FusedConv
+from zskd.models.fusion import fuse_layers
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet

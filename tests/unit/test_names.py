@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from zskd.config.patterns import match_pattern
 from zskd.config.recipe import Recipe
 from zskd.config.registry import ARCHITECTURES, LOSSES, STUDENTS
+from zskd.config.sizes import Auto, Budget, Share, read_size
 from zskd.config.training import TeacherConfig
 from zskd.core.code import format_call, is_code, parse_call
 from zskd.core.errors import ZskdError
+from zskd.distillation.spec import StudentSpec
 from zskd.models.factory import Factory, Named, build, describe
 
 WORDS = st.text(string.ascii_letters + "_", min_size=1, max_size=8).filter(lambda w: not keyword.iskeyword(w))
@@ -193,7 +195,75 @@ def test_an_exact_name_comes_before_a_family() -> None:
         "width": 2,
         "norm": "none",
     }
-    assert set(STUDENTS.examples) == {"half", *ARCHITECTURES.examples}
+    assert set(STUDENTS.examples) > {"half", "narrow:0.5", "auto", *ARCHITECTURES.examples}
+
+
+def test_sizes_are_read() -> None:
+    assert read_size("narrow:0.5") == Share("narrow", 0.5)
+    assert read_size("params:.25") == Share("params", 0.25)
+    assert read_size("width:1") == Share("width", 1.0)
+    assert read_size("budget:200k") == Budget(200_000, "parameters")
+    assert read_size("budget:5M") == Budget(5e6, "multiply-adds")
+    assert read_size("budget:1.2G") == Budget(1.2e9, "multiply-adds")
+    assert read_size("budget:2M-params") == Budget(2e6, "parameters")
+    assert read_size("budget:800k-macs") == Budget(800_000, "multiply-adds")
+    assert read_size("budget:0.3x") == Budget(0.3, "teacher")
+    assert (read_size("auto"), read_size("auto:large")) == (Auto(None), Auto("large"))
+
+
+@settings(max_examples=60)
+@given(
+    kind=st.sampled_from(["narrow", "params", "width", "depth", "budget", "auto"]),
+    size=st.text("0123456789.xkMG%-,paramscs infe+(", max_size=10),
+)
+def test_any_size_is_read_or_refused_in_one_line(kind: str, size: str) -> None:
+    try:
+        found = read_size(f"{kind}:{size}")
+    except ZskdError as error:
+        found = None
+        lines = str(error).splitlines()
+    else:
+        lines = ["-"]
+    assert len(lines) == 1
+    amount = found.share if isinstance(found, Share) else found.amount if isinstance(found, Budget) else 1
+    assert 0 < amount < 1e22
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("narrow:50%", "such as narrow:0.5$"),
+        ("depth:25 %", "such as depth:0.25$"),
+        ("narrow:0,5", "such as narrow:0.5$"),
+        ("narrow:1.5", "such as narrow:0.5, because the student would be larger than the teacher"),
+        ("narrow:0", "such as narrow:0.5"),
+        ("narrow:", "such as narrow:0.5"),
+        ("narrow:half", "such as narrow:0.5"),
+        ("narow:0.5", "did you mean narrow:0.5"),
+        ("parms:0.5", "did you mean params:0.5"),
+        ("narrow:0.5(x=1)", "narrow:0.5 takes no arguments"),
+        ("narrow", "did you mean narrow:0.5"),
+        ("budget:200000", "budget:200000-params for parameters or budget:200000-macs for"),
+        ("budget:5m", "did you mean budget:5M"),
+        ("budget:1.5x", "budget:0.3x"),
+        ("budget:0k", "at least 1"),
+        ("budget:many", "write budget:200k .parameters., budget:5M"),
+        ("auto:tiny", "choose one of small, medium, large"),
+        ("auto:smal", "did you mean auto:small"),
+    ],
+)
+def test_a_wrong_size_is_refused_with_the_right_one(name: str, advice: str) -> None:
+    with pytest.raises(ZskdError, match=advice):
+        STUDENTS.check(name, "--student")
+
+
+def test_a_known_word_before_the_colon_is_no_code() -> None:
+    for name in ("narrow:0.5", "auto:small", "timm:resnet18", "torchvision:resnet18(width_per_group=32)"):
+        assert not STUDENTS.is_code(name)
+        assert StudentSpec(student=name).factory is None
+    for name in ("net.py:build", "narrower:build", "my.narrow:build(depth=20)", "narrow.py:build"):
+        assert STUDENTS.is_code(name)
+        STUDENTS.check(name, "--student")
 
 
 FACTORY = """

@@ -136,6 +136,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no name": (changed("name", to=""), "'' names files and folders"),
     "an arm's name that is a path": (changed("arms", "a/b", to={"title": "x"}), "'a/b' names files"),
     "a seed for all": (changed("settings", "seed", to=7), "settings cannot have a seed"),
+    "several students": (
+        changed("arms", "default", "settings", to={"students": ["resnet8", "resnet14"]}),
+        "several students are for one run: give each an arm with student",
+    ),
     "a count for all": (changed("settings", "count", to=7), "settings cannot have a count"),
     "classes left out of made images": (
         changed("arms", "default", "leave_out", to=[0]),
@@ -394,13 +398,14 @@ MATTERS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "seed of the teacher": (lambda values: values.update(teachers=[5] * 9), {MADE, REAL, ALL, SELF}),
     "validation": (of_all(data={"validation": 0.2}), {MADE, REAL, ALL, SELF}),
     "twin": (of_all(data={"twin": "inverted"}), {MADE, REAL, ALL, SELF}),
-    "attention": (of_all(distill={"attention": 1.0}), {MADE, REAL, ALL}),
+    "loss of features": (of_all(distill={"features": {"loss": "fitnets", "weight": 1.0}}), {MADE, REAL, ALL}),
+    "batch-norm": (of_all(distill={"batch_norm": "fixed"}), {MADE, REAL, ALL}),
     "threads": (of_all(threads=2), {MADE, REAL, ALL, SELF}),
     "device": (of_all(device="cpu"), {MADE, REAL, ALL, SELF}),
     "rewrite": (of_all(rewrite=False), {MADE, REAL, ALL, SELF}),
     "classes left out": (lambda values: values["arms"]["real_kd"].update(leave_out=[3]), {REAL}),
     # and these do not
-    "neutral values": (of_all(distill={"attention": 0.0}), set()),
+    "neutral values": (of_all(distill={"features": {"loss": "fitnets"}, "batch_norm": "running"}), set()),
     "the teacher of the same seed": (lambda values: values.update(teachers=[0] * 9), set()),
     "workers": (of_all(workers=3), set()),
     "folder of the data": (of_all(data={"dir": "/elsewhere"}), set()),

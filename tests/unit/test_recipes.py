@@ -519,3 +519,38 @@ print(TargetsConfig(betas=[1, 0.5]).betas, DistillConfig(tau=4).tau, warp)
     for line, (text, message) in zip(lines, WRONG.items(), strict=True):
         assert re.search(message, line), f"{text}: {line}"
     assert last.startswith("(1.0, 0.5) 4.0 WarpConfig(rotation=3.0")
+
+
+def test_several_students_take_the_place_of_one_and_one_that_of_several(tmp_path: Path) -> None:
+    path = file(tmp_path, "students: [resnet8, half]\n")
+    both = load_recipe(path)
+    assert (both.student, both.students) == ("resnet8", ("resnet8", "half"))
+    assert both.every_student == ("resnet8", "half")
+    one = load_recipe(path, {"student": "mlp"})
+    assert (one.student, one.students, one.every_student) == ("mlp", (), ("mlp",))
+    path = file(tmp_path, "student: resnet8\n")
+    assert load_recipe(path, {"students": ["mlp", "half"]}).student == "mlp"
+    saved = file(tmp_path, to_yaml(both))
+    assert load_recipe(saved) == both
+    assert Recipe(students=("mlp", "half")).student == "mlp"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"students": ("mlp", "mlp")}, "--students names a student twice"),
+        ({"students": ("mlp", "resnet9x")}, "--students is 'resnet9x', which is no student"),
+        (
+            {"students": ("mlp",), "student": "resnet8"},
+            "--student is resnet8 and the first of --students is mlp: give one of these options",
+        ),
+    ],
+)
+def test_students_that_contradict_themselves_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ZskdError, match=message):
+        Recipe(**settings)
+
+
+def test_one_student_has_the_hash_that_it_had_before_there_could_be_several() -> None:
+    assert "students" not in identity(Recipe(student="mlp"))
+    assert identity(Recipe(students=("mlp", "half")))["students"] == ["mlp", "half"]

@@ -27,6 +27,7 @@ from zskd.config.names import PresetName, StudentName
     group_parameters=RUN,
     help_epilogue=examples(
         "zskd distill teacher/ set/ --student half --distill.steps 6000 --out student/",
+        "zskd distill teacher/ set/ --student budget:200k --out student/",
         "zskd distill teacher/ --preset dfad --out student/",
         "zskd distill teacher/ set/ --budget 3 --out student/",
     ),
@@ -57,7 +58,7 @@ def distill(
         out: Folder of the student.
         recipe: Recipe with the settings.
         preset: Base of the settings.
-        student: half, a built-in network, or file.py:factory.
+        student: half, a built-in network, budget:200k, auto, or file.py:factory.
         seed: Seed of weights, order and augmentation.
         threads: Threads; 0: half of the cores. The other half prepares the batches.
         distill: Training of the student.
@@ -70,8 +71,11 @@ def distill(
     from zskd.config.identity import identity
     from zskd.core.device import use_threads
     from zskd.core.files import folder_lock, sha256_json
+    from zskd.core.tables import aligned_table
     from zskd.distillation.students import build_student
+    from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
+    from zskd.evaluation.sizes import log_sizes
     from zskd.run.arms import execution, student_spec
     from zskd.run.budget import Budget
     from zskd.transfer_set.dataset import TransferSet
@@ -93,11 +97,12 @@ def distill(
     progress, how = detail.progress(), execution(full)
     with folder_lock(out), use_threads(how.threads_of_each(1)):
         log_findings(classifier, progress)
+        log_sizes([full.student], classifier, progress)
         if full.budget is not None:
             settings = identity(full) | {"teacher": classifier.fingerprint()}
             key = sha256_json(settings | {"set": loaded and loaded.fingerprint()})
             spending = Budget(full, classifier, out, key=key, progress=progress)
-            full = spending.fit_steps(full, {"student": loaded})
+            full = spending.fit_steps(full, {"student": student_spec(full)}, {"student": loaded})
         made = build_student(
             classifier,
             student_spec(full),
@@ -107,6 +112,9 @@ def distill(
             progress=progress,
         )
     print_line(f"student in {out}: {made.parameters_count:,} parameters")
+    gain = measure_gain(classifier, made)
+    for line in aligned_table(*gain_table(["teacher", "student"], [gain.teacher, gain.student])):
+        print_line(line)
     if estimate:
         from_real = loaded is not None and loaded.manifest.method == REAL
         print_estimate(classifier, made, from_real=from_real)

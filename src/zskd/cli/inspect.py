@@ -29,12 +29,16 @@ def inspect(source: Path, /, *, teacher: NetworkConfig = NetworkConfig()) -> Non
         teacher: Network and input.
     """
     from zskd.evaluation.inspection import inspect_teacher
+    from zskd.evaluation.sizes import sizes_table
     from zskd.teacher.sources import open_given
 
     classifier, card = open_given(source, teacher)
     found = inspect_teacher(classifier)
     spec = classifier.spec
-    half = f"{found.half_parameters:,} parameters" if found.half_parameters else "cannot be made"
+    narrow = "cannot be made"
+    if found.narrow is not None:
+        size = f"{found.narrow.parameters:,} parameters, {found.narrow.multiply_adds:,} multiply-adds"
+        narrow = f"{size}, by cutting {found.narrow.how}"
     golden = f"{card.golden.pairs} golden pairs agree" if card.golden else "no golden pairs"
     names = classifier.class_names
     shown = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
@@ -49,10 +53,14 @@ def inspect(source: Path, /, *, teacher: NetworkConfig = NetworkConfig()) -> Non
         "batch-norm": f"{found.batch_norms} layers",
         "parameters": f"{found.parameters:,}",
         "multiply-adds": f"{found.multiply_adds:,} per image",
-        "student half": half,
+        "narrow:0.5": narrow,
     }
+    if found.half_parameters:
+        facts["half"] = f"{found.half_parameters:,} parameters"
     for key, value in facts.items():
         print_line(f"{key:<14}{value}")
+    for line in sizes_table(classifier, ["narrow:0.5"]):
+        print_line(line)
     if found.similarity is not None and len(names) <= _MOST_NAMES:
         print_matrix("class similarity", found.similarity, names)
     for line in (*card.origin.lines(), *(f"note: {warning}" for warning in found.warnings)):

@@ -22,7 +22,7 @@ from zskd.config.recipe import Recipe
         "zskd run digits",
         "zskd run mnist --data-dir data --rate 10 --seed 1 --out runs/mnist-10",
         "zskd run mnist --budget 3 --controls none --out runs/mnist-3-minutes",
-        "zskd run mnist --preset reproduction --out runs/mnist-reproduction",
+        "zskd run mnist --students narrow:0.5,narrow:0.25,resnet8",
         "zskd run my-teacher --print-config > mine.yaml",
     ),
 )
@@ -52,8 +52,8 @@ def run(
 
         print_line(to_yaml(full).rstrip())
         return
-    from zskd.run.page import summary_lines
     from zskd.run.pipeline import run_recipe
+    from zskd.run.summary import summary_lines
 
     folder = out or Path("runs") / full.name
     command = shlex.join(["zskd", *sys.argv[1:]])

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from cyclopts import Parameter
 
 from zskd.config.checks import Config
-from zskd.config.groups import AUGMENTATION, DISTILLATION, GENERATOR, IMAGE_BANK, RUN
-from zskd.config.names import GeneratorMethodName, LossName, OptimiserName
-from zskd.config.registry import GENERATOR_METHODS, LOSSES
+from zskd.config.groups import AUGMENTATION, DISTILLATION, FEATURES, GENERATOR, IMAGE_BANK, RUN
+from zskd.config.names import FeatureLossName, GeneratorMethodName, LossName, OptimiserName
+from zskd.config.registry import FEATURE_LOSSES, GENERATOR_METHODS, LOSSES
 from zskd.config.training import FitConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
@@ -79,6 +79,28 @@ class ImageBankConfig(Config):
         self.check_range("learning_rate", low=0, above=True)
 
 
+@Parameter(group=FEATURES)
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig(Config):
+    """A loss of features: layers of the student are pulled to those of the teacher."""
+
+    section: ClassVar[str] = "distill.features"
+
+    loss: FeatureLossName = "attention"
+    """How the features of student and teacher are compared."""
+    weight: float = 0.0
+    """Weight of this loss; 0: features are not read."""
+    layers: Literal["stages", "convolutions"] = "stages"
+    """Which layers to pair: the ends of stages of the same resolution (or of the same relative depth), or all
+    convolutions in the order of their use."""
+
+    def __post_init__(self) -> None:
+        """Check the loss and its weight."""
+        super().__post_init__()
+        FEATURE_LOSSES.check(self.loss, self.option("loss"))
+        self.check_range("weight", low=0)
+
+
 @Parameter(group=DISTILLATION)
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(FitConfig):
@@ -113,8 +135,12 @@ class DistillConfig(FitConfig):
         )
     )
     """Augmentation of the images."""
-    attention: float = 0.0
-    """Weight of attention transfer: the difference between attention maps of student and teacher."""
+    batch_norm: Literal["running", "again", "fixed"] = "running"
+    """Statistics of the student's batch-norm: `running` averages those of the training batches; `again` takes
+    them again at the end, on 2,000 images; `fixed` does so after three quarters of the training, which ends
+    with these statistics fixed."""
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    """The loss of features."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     """The adversarial generator."""
     image_bank: ImageBankConfig = field(default_factory=ImageBankConfig)
@@ -130,7 +156,7 @@ class DistillConfig(FitConfig):
         super().__post_init__()
         LOSSES.check(self.loss, self.option("loss"))
         self.check_range("tau", low=0, above=True)
-        self.check_range("teacher_weight", "label_weight", "attention", low=0)
+        self.check_range("teacher_weight", "label_weight", low=0)
         if self.start == "teacher" and not self.needs_set:
             raise ZskdError(
                 "--distill.start must be random where a generator makes all images: initialisation from the "

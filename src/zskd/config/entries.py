@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from zskd.config.checks import suggestion
 from zskd.config.patterns import fill_pattern, match_pattern
+from zskd.config.sizes import near_size, read_size
 from zskd.core.code import import_object, is_code, parse_call
 from zskd.core.errors import ZskdError
 
@@ -29,6 +30,22 @@ class Family(Entry):
 
     example: str
     """One of the names."""
+
+
+@dataclass(frozen=True)
+class Prefix(Entry):
+    """An entry for all names that begin with the same word and a colon. Its key is `timm:{name}`.
+
+    What follows the colon becomes the argument of this word: `timm="resnet18"`.
+    """
+
+    example: str
+    """One of the names."""
+
+
+@dataclass(frozen=True)
+class Sized(Prefix):
+    """A student by its size, `narrow:0.5` (see `config.sizes`); its argument is the whole name."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,8 @@ class Registry(Mapping[str, E], Generic[E]):
         takes_arguments: whether arguments may follow a name: `resnet20(norm=group)`.
 
     The key of a family is a pattern, `resnet{depth}`. It stands for all names with a number in that place,
-    and the number becomes an argument. An entry with exactly that name comes before a family.
+    and the number becomes an argument. An entry with exactly that name comes before a family. The words
+    before a colon that are keys here are never the user's own code.
     """
 
     def __init__(
@@ -90,11 +108,17 @@ class Registry(Mapping[str, E], Generic[E]):
     @property
     def examples(self) -> tuple[str, ...]:
         """One name for each entry; for a family, its example."""
-        return tuple(one.example if isinstance(one, Family) else key for key, one in self._entries.items())
+        return tuple(
+            one.example if isinstance(one, Family | Prefix) else key for key, one in self._entries.items()
+        )
 
     def knows(self, name: str) -> bool:
         """Return whether a name without arguments is an entry, or one of a family."""
         return self._find(name)[0] is not None
+
+    def is_code(self, name: str) -> bool:
+        """Return whether a name, with or without arguments, refers to the user's own code."""
+        return self.takes_code and is_code(name) and not self.knows(parse_call(name)[0])
 
     def check(self, name: str, option: str) -> None:
         """Check that a name is an entry, or refers to code where this is allowed.
@@ -140,28 +164,48 @@ class Registry(Mapping[str, E], Generic[E]):
         if entry is None:
             if not (self.takes_code and is_code(name)):
                 raise self._unknown(name, option)
+            if (near := self._mistyped(name)) is not None:
+                raise ZskdError(f"{option} is {name!r}, which is no {self.kind}: did you mean {near}?")
             return name, given
+        if isinstance(entry, Sized):
+            if given:
+                raise ZskdError(f"{option} is {text!r}, but {name} takes no arguments")
+            read_size(name, option)
         target, bound = parse_call(entry.target) if isinstance(entry, Entry) else ("", {})
         bound |= numbers
         if twice := bound.keys() & given.keys():
             raise ZskdError(f"{option} is {text!r}: its {min(twice)} is in the name already")
         return target, bound | given
 
-    def _find(self, name: str) -> tuple[E | None, dict[str, int]]:
-        """Return the entry of a name without arguments, and the numbers in the name."""
-        entry = self._entries.get(name)
-        if entry is not None and not isinstance(entry, Family):
-            return entry, {}
-        for key, family in self._entries.items():
-            if isinstance(family, Family) and (numbers := match_pattern(key, name)) is not None:
-                return family, numbers
+    def _find(self, name: str) -> tuple[E | None, dict[str, Any]]:
+        """Return the entry of a name without arguments, and the arguments in the name: of a family, its
+        numbers; of a prefix, what follows the colon; of a size, the name."""
+        word, colon, rest = name.partition(":")
+        for key, entry in self._entries.items():
+            if isinstance(entry, Family):
+                if (numbers := match_pattern(key, name)) is not None and name not in self._entries:
+                    return entry, numbers
+            elif isinstance(entry, Prefix) and ":" in key:
+                if colon and word == key.partition(":")[0]:
+                    return entry, {"name": name} if isinstance(entry, Sized) else {word: rest}
+            elif key == name:
+                return entry, {"name": name} if isinstance(entry, Sized) else {}
         return None, {}
+
+    def _mistyped(self, name: str) -> str | None:
+        """Return a name near one that looks like code and cannot be: `narrow:0.5` for `narow:0.5`."""
+        sized = any(isinstance(one, Sized) for one in self._entries.values())
+        return near_size(name) if sized and not name.rpartition(":")[2].isidentifier() else None
 
     def _unknown(self, name: str, option: str) -> ZskdError:
         if isinstance(family := self._entries.get(name), Family):
             return ZskdError(f"{option} is {name!r}, which stands for many names, such as {family.example}")
         names = [
-            fill_pattern(key, name) or one.example if isinstance(one, Family) else key
+            fill_pattern(key, name) or one.example
+            if isinstance(one, Family)
+            else one.example
+            if isinstance(one, Prefix)
+            else key
             for key, one in self._entries.items()
         ]
         near = suggestion(name, names)

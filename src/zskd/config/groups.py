@@ -16,6 +16,7 @@ TARGETS = Group.create_ordered("Targets")
 SYNTHESIS = Group.create_ordered("Synthesis")
 DISTILLATION = Group.create_ordered("Distillation")
 AUGMENTATION = Group.create_ordered("Augmentation")
+FEATURES = Group.create_ordered("Features of inner layers")
 GENERATOR = Group.create_ordered("Adversarial generator")
 IMAGE_BANK = Group.create_ordered("Adversarial image bank")
 
@@ -28,6 +29,7 @@ DETAILS = frozenset(
         SYNTHESIS,
         DISTILLATION,
         AUGMENTATION,
+        FEATURES,
         GENERATOR,
         IMAGE_BANK,
     )

@@ -23,6 +23,8 @@ _RENAMED = {
     "distill.rounds": "distill.image_bank",
 }
 """Former name of a setting -> its name."""
+_ATTENTION = {"loss": "attention", "layers": "convolutions"}
+"""Settings of `distill.features` that are `distill.attention` in the records, with its weight."""
 _SPREAD = 1.0
 """Default of `spread`, a setting of the method soft_targeted; in the records it belongs to the targets."""
 
@@ -46,12 +48,19 @@ def to_values(recipe: Recipe) -> dict[str, Any]:
 
 def former_keys(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Return nested values of a recipe, or of the group at `path`, under the names of the records."""
-    return _rename(values, {new: old for old, new in _RENAMED.items()}, path)
+    renamed = _rename(values, {new: old for old, new in _RENAMED.items()}, path)
+    distill = renamed if path == "distill" else renamed.get("distill")
+    if isinstance(distill, dict) and "features" in distill:
+        distill |= _former_features(distill.pop("features"))
+    return renamed
 
 
 def from_former_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested values of a recipe, with former or present names, under the present names."""
     renamed = _rename(values, _RENAMED, "")
+    distill = renamed.get("distill")
+    if isinstance(distill, dict) and "attention" in distill:
+        distill.setdefault("features", _ATTENTION | {"weight": distill.pop("attention")})
     targets = renamed.get("targets")
     if isinstance(targets, Mapping) and "spread" in targets:
         renamed["targets"] = {key: value for key, value in targets.items() if key != "spread"}
@@ -70,6 +79,15 @@ def split_spread(method: str, settings: Mapping[str, Any]) -> tuple[Any, dict[st
     return float(spread) if isinstance(spread, int) else spread, others
 
 
+def _former_features(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the loss of features as in the records, where attention transfer has a name."""
+    if not features["weight"]:
+        return {"attention": 0.0}
+    if features == _ATTENTION | {"weight": features["weight"]}:
+        return {"attention": features["weight"]}
+    return {"attention": 0.0, "features": features}
+
+
 def _rename(values: Mapping[Any, Any], table: Mapping[str, str], path: str) -> dict[str, Any]:
     renamed = {}
     for key, value in values.items():
@@ -81,6 +99,7 @@ def _rename(values: Mapping[Any, Any], table: Mapping[str, str], path: str) -> d
 
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "budget", None),
+    ("", "students", []),
     ("", "method_settings", {}),
     ("data", "twin", "none"),
     ("targets", "spread", _SPREAD),
@@ -90,6 +109,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "start", "random"),
     ("distill", "optimiser", "adam"),
     ("distill", "attention", 0.0),
+    ("distill", "batch_norm", "running"),
     ("distill", "game", former_keys(plain(GeneratorConfig()), "distill.generator")),
     ("distill", "rounds", former_keys(plain(ImageBankConfig()), "distill.image_bank")),
 )

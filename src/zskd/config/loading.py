@@ -73,7 +73,7 @@ def _number(value: Any) -> float | None:
 
 def _without_alternatives(values: Mapping[str, Any]) -> dict[str, Any]:
     """Set a setting to None when its alternative is given, so that lower layers do not set it."""
-    result = dict(values)
+    result = _with_own_student(values)
     for group, one, other in _ALTERNATIVES:
         level = dict(result.get(group, {})) if group else result
         for given, alternative in ((one, other), (other, one)):
@@ -81,4 +81,14 @@ def _without_alternatives(values: Mapping[str, Any]) -> dict[str, Any]:
                 level[alternative] = None
         if group and level:
             result[group] = level
+    return result
+
+
+def _with_own_student(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Let one student take the place of several in lower layers, and several that of one."""
+    result, several = dict(values), values.get("students")
+    if isinstance(several, list | tuple) and several and "student" not in values:
+        result["student"] = several[0]
+    if "student" in values and "students" not in values:
+        result["students"] = ()
     return result

@@ -8,6 +8,7 @@ from zskd.config.presets import preset_names
 from zskd.config.registry import (
     ARCHITECTURES,
     CONTROLS,
+    FEATURE_LOSSES,
     GENERATOR_METHODS,
     LOSSES,
     METHODS,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     ControlName: TypeAlias = str
+    FeatureLossName: TypeAlias = str
     GeneratorMethodName: TypeAlias = str
     LossName: TypeAlias = str
     MethodName: TypeAlias = str
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     StudentName: TypeAlias = str
 else:
     ControlName = Literal[tuple(CONTROLS)]
+    FeatureLossName = Literal[tuple(FEATURE_LOSSES)] | str
     GeneratorMethodName = Literal[tuple(GENERATOR_METHODS)] | str
     LossName = Literal[tuple(LOSSES)] | str
     MethodName = Literal[tuple(METHODS)] | str

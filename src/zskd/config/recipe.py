@@ -14,10 +14,11 @@ from zskd.config.data import DataConfig
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, RUN_DETAILS
 from zskd.config.names import ControlName, MethodName, PresetName, StudentName
-from zskd.config.registry import CONTROLS, METHODS, STUDENTS
+from zskd.config.registry import CONTROLS, HALF, METHODS, STUDENTS
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.config.training import TeacherConfig
+from zskd.core.code import split_names
 from zskd.core.errors import ZskdError
 
 _CONTROLS = ("class_impressions", "noise_shapes", "noise_white")
@@ -38,6 +39,11 @@ def read_controls(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
     for name in names:
         CONTROLS.check(name, "--controls")
     return names
+
+
+def read_students(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Return the students that were typed, with commas or blanks between them."""
+    return tuple(name for token in tokens for name in split_names(token.value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +80,14 @@ class Recipe(Config):
     """Number of held-out images of each kind, to measure the agreement of student and teacher. Absent: as
     many as `count`, from 20 to 500."""
     student: StudentName = "half"
-    """`half`, a built-in network, or file.py:factory. The first is a copy of the teacher with half the
-    filters. Arguments may follow a name: resnet8(width=0.5)."""
+    """half, narrow:0.5, budget:200k, resnet8, net.py:build. The first is a copy of the teacher with half the
+    filters; `auto` shows three sizes. Arguments may follow a name: resnet8(width=0.5)."""
+    students: Annotated[
+        tuple[StudentName, ...], Parameter(negative=(), converter=read_students, n_tokens=-1)
+    ] = ()
+    """Several students to choose from: `narrow:0.5,resnet8`. All are trained on the set of the main arm, and
+    the page of the run shows the agreement and the time of each. The first takes the place of `student`, and
+    the controls are trained with it."""
     threads: Annotated[int, Parameter(group=MACHINE)] = 0
     """Threads of each training; 0: its share of the cores. Parallel trainings and their helper processes
     share them. A shard always uses one thread."""
@@ -105,7 +117,7 @@ class Recipe(Config):
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ZskdError(f"--name is {self.name!r}: it must be a plain folder name")
         METHODS.check(self.method, "--method")
-        STUDENTS.check(self.student, "--student")
+        self._check_students()
         controls = self.controls or ()
         for control in controls:
             CONTROLS.check(control, "--controls")
@@ -120,6 +132,30 @@ class Recipe(Config):
         self.check_range("rate", low=0, high=100, above=True)
         if self.count is not None and self.rate is not None:
             raise ZskdError("--count and --rate both set the size of the transfer set: give one of them")
+
+    def _check_students(self) -> None:
+        """Check the names of the students, and take the first of several as the run's own.
+
+        Raises:
+            ZskdError: an unknown name, a name that stands twice, or another student beside several.
+        """
+        STUDENTS.check(self.student, "--student")
+        for name in self.students:
+            STUDENTS.check(name, "--students")
+        if len(set(self.students)) != len(self.students):
+            raise ZskdError("--students names a student twice")
+        if self.students and self.student not in (HALF, self.students[0]):
+            raise ZskdError(
+                f"--student is {self.student} and the first of --students is {self.students[0]}: give one of "
+                "these options"
+            )
+        if self.students:
+            object.__setattr__(self, "student", self.students[0])
+
+    @property
+    def every_student(self) -> tuple[StudentName, ...]:
+        """The students that are trained on the set of the main arm, the run's own first."""
+        return self.students or (self.student,)
 
     @property
     def control_arms(self) -> tuple[ControlName, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zskd.config.entries import Control, Entry, Family, PixelRule, Registry
+from zskd.config.entries import Control, Entry, Family, PixelRule, Prefix, Registry, Sized
 
 METHODS = Registry(
     "method",
@@ -81,6 +81,26 @@ LOSSES = Registry(
 )
 """Losses of the student: functions (student's logits, teacher's logits, settings) → scalar."""
 
+FEATURE_LOSSES = Registry(
+    "feature loss",
+    {
+        "attention": Entry(
+            "zskd.distillation.features.attention:Attention",
+            "maps of where features are large (Zagoruyko and Komodakis 2017)",
+        ),
+        "fitnets": Entry(
+            "zskd.distillation.features.fitnets:FitNets",
+            "the teacher's features, from the student's by a 1×1 convolution (Romero et al. 2015)",
+        ),
+        "similarity": Entry(
+            "zskd.distillation.features.similarity:Similarity",
+            "which images of a batch have similar features (Tung and Mori 2019)",
+        ),
+    },
+    takes_code=True,
+)
+"""Losses of features: subclasses of `distillation.features.base.FeatureLoss`."""
+
 OPTIMISERS = Registry(
     "optimiser",
     {
@@ -135,16 +155,54 @@ ARCHITECTURES = Registry(
 the arguments in their name: `file.py:build(depth=20)`."""
 
 HALF = "half"
+_SIZE = "zskd.config.sizes:read_size"
 STUDENTS = Registry(
     "student",
     {
         HALF: Entry("zskd.models.factory:half", "a copy of the teacher with half the filters"),
+        "narrow:{share}": Sized(
+            _SIZE,
+            "a copy of the teacher with fewer channels, and this share of its multiply-adds",
+            example="narrow:0.5",
+        ),
+        "params:{share}": Sized(
+            _SIZE,
+            "a copy of the teacher with fewer channels, and this share of its parameters",
+            example="params:0.5",
+        ),
+        "width:{share}": Sized(
+            _SIZE, "a copy of the teacher with this share of the channels of each layer", example="width:0.5"
+        ),
+        "depth:{share}": Sized(
+            _SIZE,
+            "a copy of the teacher with fewer residual blocks, and at most this share of its multiply-adds",
+            example="depth:0.5",
+        ),
+        "budget:{size}": Sized(
+            _SIZE,
+            "a built-in network of at most 200k parameters, 5M multiply-adds, 2M-params, 800k-macs, or 0.3x "
+            "of the teacher's multiply-adds",
+            example="budget:200k",
+        ),
+        "auto": Sized(_SIZE, "the medium of three students that are timed", example="auto"),
+        "auto:{size}": Sized(_SIZE, "small, medium or large of three students", example="auto:small"),
         **ARCHITECTURES,
+        "timm:{name}": Prefix(
+            "zskd.models.libraries.timm:TimmNetwork",
+            "a network of timm with random weights",
+            example="timm:resnet18",
+        ),
+        "torchvision:{name}": Prefix(
+            "zskd.models.libraries.torchvision:TorchvisionNetwork",
+            "a network of torchvision with random weights",
+            example="torchvision:resnet18",
+        ),
     },
     takes_code=True,
     takes_arguments=True,
 )
-"""Students: the networks above, or a narrower copy of the teacher."""
+"""Students: copies of the teacher that are narrower or less deep, the networks above by name or by size, and
+those of libraries."""
 
 GENERATOR_METHODS = Registry(
     "generator method",
@@ -177,6 +235,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "--synthesis.start": START_IMAGES,
     "--synthesis.pixels": PIXEL_RULES,
     "--distill.loss": LOSSES,
+    "--distill.features.loss": FEATURE_LOSSES,
     "--distill.optimiser": OPTIMISERS,
     "--model": ARCHITECTURES,
     "--student": STUDENTS,

@@ -78,7 +78,7 @@ class NetworkConfig(Config):
     section: ClassVar[str] = "teacher"
 
     model: Annotated[ModelName | None, _short("model")] = None
-    """Network: a built-in one, timm:NAME, or your own as file.py:factory. Also torchvision:NAME and
+    """Network: built-in, timm:NAME, or file.py:factory. Also torchvision:NAME and
     package.module:factory. Arguments may follow: resnet20(norm=group), file.py:factory(depth=20). Absent:
     lenet5, unless the source names its network."""
     weights: Annotated[str | None, _short("weights")] = None

@@ -65,6 +65,18 @@ def format_call(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}({inner})" if inner else name
 
 
+def split_names(text: str) -> list[str]:
+    """Return the names in a list with commas, which may have arguments: `mlp(widths=(8, 4)), resnet8`."""
+    names, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth <= 0:
+            names.append("")
+        else:
+            names[-1] += character
+    return [name.strip() for name in names if name.strip()]
+
+
 def _split(text: str) -> tuple[str, ast.Call | None]:
     """Return the part before the arguments, and the arguments; None without readable ones.
 

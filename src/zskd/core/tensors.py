@@ -19,6 +19,8 @@ from zskd.core.files import readable_errors
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I32": np.int32, "I64": np.int64}
 """Number types that can be mapped: safetensors name -> NumPy type."""
+_KINDS = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U", "bool": "BOOL", "complex": "C"}
+"""Number types without their bits: torch name -> safetensors name."""
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -31,6 +33,19 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
         save_file(dict(tensors), path, metadata=metadata)
     except SafetensorError as error:
         raise OSError(one_line(error)) from error
+
+
+def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Return the size in bytes of the file that `save_tensors` writes, without writing it."""
+    header, end = {}, 0
+    # the order of the format: larger numbers first, so that all are aligned
+    for name, tensor in sorted(tensors.items(), key=lambda one: (-one[1].element_size(), one[0])):
+        span, end = [end, end + tensor.nbytes], end + tensor.nbytes
+        kind = str(tensor.dtype).removeprefix("torch.")
+        dtype = _KINDS[kind.rstrip("0123456789")] + kind.lstrip("abcdefghijklmnopqrstuvwxyz")
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": span}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + -(-len(text) // 8) * 8 + end
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -2,27 +2,83 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from torch import nn
 
-from zskd.config.registry import HALF
+from zskd.config.registry import HALF, STUDENTS
+from zskd.config.sizes import Share, read_size
 from zskd.core.errors import ZskdError
+from zskd.distillation.sizes import is_size, resolve_size
 from zskd.models.classifier import Classifier
-from zskd.models.factory import Architecture, build, describe, describe_half, fresh_weights
+from zskd.models.factory import (
+    Architecture,
+    Narrowed,
+    build,
+    describe,
+    describe_half,
+    fresh_weights,
+    innermost,
+)
+from zskd.models.families import fallback
+from zskd.models.libraries.onnx import ConvertedOnnx, OnnxNetwork
+from zskd.models.narrow.changes import apply_changes, initialise_all
+from zskd.models.narrow.copies import copy_teacher
+from zskd.models.narrow.plan import CannotCut
+from zskd.models.preparation import copied
 
 
 def describe_student(name: str, teacher: Classifier) -> Architecture:
     """Return the architecture of a student by its name.
 
     Args:
-        name: `half`, a built-in name, or package.module:factory.
-        teacher: gives the shape of the inputs and the number of classes.
+        name: `half`, a size such as `narrow:0.5` or `budget:200k`, a built-in name, `timm:NAME`,
+            `torchvision:NAME`, or package.module:factory.
+        teacher: gives the shape of the inputs and the number of classes; for a size it is what a copy is made
+            of, and gives the kind of a named network. Such a network of the same size stands for a copy where
+            no channels can be cut.
 
     Raises:
-        ZskdError: unknown name, or `half` of a teacher that is no plain chain of layers.
+        ZskdError: unknown name, `half` of a teacher that is no plain chain of layers, or no network of this
+            kind is so small.
     """
+    name = resolve_size(name, teacher)
     if name == HALF:
         return describe_half(teacher.module)
+    if is_size(name):
+        size = read_size(name)
+        assert isinstance(size, Share), "a budget is a named network by now"
+        try:
+            return _describe_copy(_Teacher(teacher), size)
+        except CannotCut:
+            name = fallback(teacher, size.share)
     return describe(name, shape=teacher.spec.shape, classes=teacher.classes)
+
+
+class _Teacher:
+    """A teacher that is equal to another with the same weights and input."""
+
+    def __init__(self, network: Classifier) -> None:
+        self.network = network
+        self._key = network.fingerprint(), network.architecture
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Teacher) and other._key == self._key
+
+    def __hash__(self) -> int:
+        return hash(self._key[0])
+
+
+@lru_cache(maxsize=4)
+def _describe_copy(teacher: _Teacher, size: Share) -> Narrowed:
+    """Return the architecture of a copy; a run asks for it several times."""
+    architecture = copy_teacher(teacher.network, size).architecture
+    if architecture is None:
+        raise ZskdError(
+            f"how the teacher's network is built is not known, so no card can describe {size.name}: open the "
+            "teacher with open_teacher, or give zskd.narrow(teacher) to distill as the student"
+        )
+    return architecture
 
 
 def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) -> Classifier:
@@ -31,14 +87,38 @@ def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) ->
     Raises:
         ZskdError: it cannot be built, or has another number of classes than the teacher.
     """
-    module = fresh_weights(lambda: build(architecture, run_code=True), seed)
+    module = fresh_weights(lambda: _build(architecture, teacher), seed)
     student = Classifier(module, spec=teacher.spec, copy=False)
+    student.architecture = architecture
     if student.classes != teacher.classes:
         raise ZskdError(
             f"the student has {student.classes} classes and its teacher {teacher.classes}: choose another "
             "--student"
         )
     return student
+
+
+def student(name: str, *, like: Classifier, seed: int = 0) -> Classifier:
+    """Build an untrained student for a teacher's inputs and classes.
+
+    Args:
+        name: as for `--student`: "half", "narrow:0.5", "resnet8", "timm:resnet18", "package.module:factory".
+        like: the teacher; left as it is.
+        seed: of the random weights, at least 0.
+
+    Raises:
+        ZskdError: unknown name, or no such student of this teacher.
+    """
+    STUDENTS.check(name, "the student")
+    return fresh_student(describe_student(name, like), like, seed)
+
+
+def _build(architecture: Architecture, teacher: Classifier) -> nn.Module:
+    """Build a student; a copy of a network from an ONNX file is made of the teacher, which holds the file."""
+    onnx = isinstance(innermost(architecture), OnnxNetwork) and isinstance(teacher.module, ConvertedOnnx)
+    if not isinstance(architecture, Narrowed) or not onnx:
+        return build(architecture, run_code=True)
+    return initialise_all(apply_changes(copied(teacher.module), architecture.changes))
 
 
 def copy_student(teacher: Classifier, student: nn.Module) -> Classifier:

@@ -8,27 +8,27 @@ Beyer et al. 2022, arXiv:2106.05237, call it consistent teaching).
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from zskd.config.distillation import DistillConfig
-from zskd.config.registry import LOSSES
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
 from zskd.core.memory import available_memory
 from zskd.core.progress import Progress, readable_bytes
 from zskd.core.versions import versions
 from zskd.distillation.architecture import copy_student
-from zskd.distillation.attention import attend, attention_distance, check_attention
+from zskd.distillation.batch_norm import Statistics
 from zskd.distillation.batches import DistillationBatches
+from zskd.distillation.features.paired import pair_features
+from zskd.distillation.objective import Objective
 from zskd.distillation.room import check_memory
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.training.batches import Batch
-from zskd.training.loop import fit, percent_of_class
+from zskd.training.loop import fit
 from zskd.transfer_set.dataset import TransferSet
 
 
@@ -51,7 +51,7 @@ def distill(
             starts from its weights; `initialise_from_teacher` returns better ones than random for a narrower
             copy of the teacher.
         transfer_set: images to train on; None where a generator makes all of them.
-        config: loss, augmentation, schedule and generator.
+        config: losses, augmentation, schedule, statistics of batch-norm and generator.
         seed: of order and augmentation.
         state: file that the training is saved to and resumed from; None: it is not saved.
         helper: whether a second process makes the batches, teacher's logits included, while the student is
@@ -63,8 +63,8 @@ def distill(
         The trained copy, frozen. To train it further, give `student.module.requires_grad_()`.
 
     Raises:
-        ZskdError: images, classes or inputs do not fit, all weights of the student are frozen, a batch does
-            not fit into the memory, or the loss diverges.
+        ZskdError: images, classes or inputs do not fit, no features of the networks can be paired, all
+            weights of the student are frozen, a batch does not fit into the memory, or the loss diverges.
     """
     config = config or DistillConfig()
     if transfer_set is not None:
@@ -75,53 +75,31 @@ def distill(
     classifier = copy_student(teacher, student)
     if not any(p.requires_grad for p in classifier.module.parameters()):
         raise ZskdError("all weights of the student are frozen: call student.requires_grad_() first")
-    check_memory(classifier, config)
-    loss_of = LOSSES.load(config.loss)
-    if config.attention:
-        with frozen(teacher, classifier):
-            check_attention(teacher, classifier)
+    features = pair_features(teacher, classifier, config.features, seed=seed)
+    check_memory(classifier, config, features)
     if transfer_set is not None:
         config = choose_reading(transfer_set, config, progress)
     images = config.batch_size if transfer_set is None else len(transfer_set)
-    batches = DistillationBatches(teacher, transfer_set, config)
-    companions = batches.attach_student(classifier, seed=seed, steps=config.total_steps(images))
+    batches = DistillationBatches(teacher, transfer_set, config, features)
+    total = config.total_steps(images)
+    companions = batches.attach_student(classifier, seed=seed, steps=total)
     helper = helper and batches.fits_helper()
     progress.detail(
         f"distill: {torch.get_num_threads()} threads on {teacher.device}"
         f"{', and as many in a helper process' if helper else ''}; "
         f"teacher: {teacher.how_run()}; student: {classifier.how_run()}"
     )
-
-    last: Batch = ()
-
-    def loss(batch: Batch) -> Tensor:
-        nonlocal last
-        images, teacher_logits, labels, *teacher_maps = batch
-        logits, maps = attend(classifier, images) if teacher_maps else (classifier(images), [])
-        last = logits.detach(), teacher_logits
-        parts = []
-        if config.teacher_weight:
-            parts.append(loss_of(logits, teacher_logits, config) * config.teacher_weight)
-        if config.label_weight:
-            parts.append(F.cross_entropy(logits, labels) * config.label_weight)
-        if teacher_maps:
-            parts.append(attention_distance(maps, teacher_maps) * config.attention)
-        return torch.stack(parts).sum()
-
-    def watch() -> dict[str, float]:
-        logits, teacher_logits = last
-        return {"agreement": percent_of_class(logits, teacher_logits.argmax(1))}
-
-    def explain() -> str | None:
-        if bool(torch.isfinite(last[1]).all()):
-            return None
-        return "the teacher's logits are not finite: check its weights, mean and std with zskd inspect"
-
+    if features is not None:
+        progress.log(f"distill: {config.features.loss} compares {', '.join(map(str, features.pairs))}")
+    objective = Objective(classifier, config, features)
+    statistics = Statistics(
+        classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total
+    )
     with frozen(teacher):  # the teacher that a helper receives is frozen too, because it is pickled in here
         fit(
             classifier.module,
             batches,
-            loss,
+            objective.loss,
             config,
             images=images,
             seed=seed,
@@ -130,10 +108,13 @@ def distill(
             state=state,
             key=_key(teacher, classifier.module, transfer_set, config, seed) if state else "",
             companions=companions,
-            watch=watch if config.teacher_weight else None,
-            explain=explain,
+            beside=None if features is None else features.losses,
+            before_step=statistics.before_step,
+            watch=objective.watch if config.teacher_weight else None,
+            explain=objective.explain,
             progress=progress,
         )
+        statistics.at_end()
     return classifier.freeze()
 
 

@@ -11,41 +11,52 @@ from zskd.core.errors import ZskdError
 from zskd.core.memory import available_memory, bytes_per_image, is_large
 from zskd.core.progress import readable_bytes
 from zskd.core.rng import keep_global_rng
+from zskd.distillation.features.paired import PairedFeatures
 from zskd.models.classifier import Classifier
 
 _OF_EACH_WEIGHT = 4
 """Weight, gradient and two moments of the optimiser."""
+_BATCHES_AHEAD = 6
+"""Batches whose features of the teacher exist at once: in use, in the making, and ready in the helper."""
 
 
-def training_bytes(student: Classifier, config: DistillConfig) -> int:
+def training_bytes(student: Classifier, config: DistillConfig, features: PairedFeatures | None = None) -> int:
     """Return about how many bytes the steps of a training take, measured on a few images.
 
     Args:
         student: a copy of it is run in training mode; it is not changed.
         config: batch size.
+        features: of student and teacher, where a loss reads them.
     """
     tried = copy.deepcopy(student).train()
     tried.requires_grad_(True)
     middle = sum(student.spec.box) / 2
 
     def forward(count: int) -> object:
-        return tried(torch.full((count, *student.spec.shape), middle, device=student.device))
+        images = torch.full((count, *student.spec.shape), middle, device=student.device)
+        return tried(images) if features is None else features.of_student(tried, images)
 
     with keep_global_rng():
         image = bytes_per_image(forward)
     weights = sum(value.nbytes for value in student.module.parameters())
-    return config.batch_size * image + _OF_EACH_WEIGHT * weights
+    teachers = 0 if features is None else _BATCHES_AHEAD * features.bytes_of_teacher(config.batch_size)
+    return config.batch_size * image + _OF_EACH_WEIGHT * weights + teachers
 
 
-def check_memory(student: Classifier, config: DistillConfig) -> None:
+def check_memory(student: Classifier, config: DistillConfig, features: PairedFeatures | None = None) -> None:
     """Refuse a batch of large images for which there is no memory; others are small beside the rest.
+
+    Args:
+        student: left as it is.
+        config: batch size.
+        features: of student and teacher, where a loss reads them.
 
     Raises:
         ZskdError: there is none; the message names a batch size that fits.
     """
     if not is_large(student.spec.shape):
         return
-    need, free = training_bytes(student, config), available_memory(student.device)
+    need, free = training_bytes(student, config, features), available_memory(student.device)
     if need > free:
         fits = max(1, config.batch_size * free // (2 * need))
         raise ZskdError(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from zskd.config.checks import LAST_SEED, Config
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import STUDENTS
-from zskd.core.code import is_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +17,7 @@ class StudentSpec(Config):
     """
 
     student: str = "half"
-    """`half` for a narrower copy of the teacher, a built-in name, or package.module:factory."""
+    """A name of `STUDENTS`: `half`, `narrow:0.5`, a built-in network; or package.module:factory."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -33,7 +32,7 @@ class StudentSpec(Config):
     @property
     def factory(self) -> str | None:
         """The user's code that makes the network; None for a built-in one."""
-        return self.student if is_code(self.student) else None
+        return self.student if STUDENTS.is_code(self.student) else None
 
     def steps(self, count: int | None) -> int:
         """Return the number of steps on a set of `count` images; None: no set, and an epoch is one batch."""

@@ -63,9 +63,10 @@ def make_students(
     missing = [number for number, name in enumerate(names) if not (folder / name / CARD).is_file()]
     workers = execution.side_by_side(teacher, len(missing))
     if workers > 1 and is_large(teacher.spec.shape):
-        spec = specs[names[missing[0]]]
-        student = fresh_student(describe_student(spec.student, teacher), teacher, spec.seed)
-        workers = fit_students(student, spec.distill, workers)
+        different = {specs[names[number]].student: specs[names[number]] for number in missing}
+        workers = min(
+            fit_students(_untrained(spec, teacher), spec.distill, workers) for spec in different.values()
+        )
     if workers > 1:
         work = _work(teacher, specs, sets, folder, execution, workers, progress)
         steps = sum(specs[names[number]].steps(_size(sets[names[number]])) for number in missing)
@@ -81,6 +82,10 @@ def make_students(
                     teacher, spec, sets[name], folder / name, helper=helper, progress=tracking
                 )
         return students
+
+
+def _untrained(spec: StudentSpec, teacher: Classifier) -> Classifier:
+    return fresh_student(describe_student(spec.student, teacher), teacher, spec.seed)
 
 
 def time_students(
@@ -185,7 +190,13 @@ def build_student(
     if config.start == "teacher":
         assert transfer_set is not None, "without a transfer set, the settings initialise at random"
         initialised = initialise_from_teacher(
-            teacher, network, transfer_set, config.augment, seed=spec.seed, progress=progress
+            teacher,
+            network,
+            transfer_set,
+            config.augment,
+            seed=spec.seed,
+            training=config,
+            progress=progress,
         )
         network, from_teacher = initialised.student, initialised.from_teacher
     student = distill(

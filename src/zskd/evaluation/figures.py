@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 
 from zskd.core.errors import ZskdError
@@ -21,6 +22,10 @@ _ENDINGS = (".png", ".svg", ".pdf")
 _LABELLED_CELLS = 20
 """Up to this many classes every cell of a heat map shows its number."""
 _MAIN, _CONTROL = "#1b6ca8", "#b8c4cc"
+_MARKERS = "osD^vP"
+"""Of the students in a chart."""
+_TICKS, _FEW_TICKS = (1, 1.5, 2, 3, 5, 7), (1, 2, 5)
+"""Numbers on a logarithmic axis, times a power of ten: of a short one, and of a long one."""
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -160,6 +165,53 @@ def bars_figure(bars: Sequence[Bar], ceiling: tuple[str, Share] | None, title: s
     axes.set_xlabel("%")
     axes.set_title(title)
     axes.invert_yaxis()
+    return figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network in a chart of agreement against time."""
+
+    title: str
+    microseconds: tuple[float, ...]
+    """Per image, by batch."""
+    agreement: Share
+
+
+def sizes_figure(batches: Sequence[int], teacher: tuple[float, ...], points: Sequence[Point]) -> Figure:
+    """Draw the agreement of several students against their time per image, with 95 % intervals.
+
+    Args:
+        batches: images in a timed pass; one chart each.
+        teacher: its microseconds per image, by batch.
+        points: a student each.
+    """
+    figure = Figure(figsize=(3.5 + 4 * len(batches), 4.2), layout="constrained")
+    grid = figure.subplots(1, len(batches), squeeze=False, sharey=True)[0]
+    for i, (axes, batch) in enumerate(zip(grid, batches, strict=True)):
+        axes.axhline(100, color=_CONTROL, linewidth=1)
+        axes.plot(teacher[i], 100, "*", color="black", markersize=12, label="teacher")
+        for number, one in enumerate(points):
+            share = one.agreement
+            axes.errorbar(
+                one.microseconds[i],
+                share.percent,
+                yerr=[[share.percent - share.low], [share.high - share.percent]],
+                fmt=_MARKERS[number % len(_MARKERS)],
+                color=f"C{number % 10}",
+                capsize=3,
+                label=f"{_plain(one.title)}  {share.percent:.2f}",
+            )
+        axes.set_xscale("log")
+        times = [teacher[i], *(one.microseconds[i] for one in points)]
+        axes.xaxis.set_major_locator(LogLocator(subs=_FEW_TICKS if max(times) > 8 * min(times) else _TICKS))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(x=0.2)
+        axes.set_xlabel(f"µs per image, batch of {batch}")
+    grid[0].set_ylabel("agreement with the teacher, %")
+    figure.suptitle("agreement on held-out impressions against time on one thread")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
 
 

@@ -6,17 +6,33 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from zskd.config.sizes import Share
 from zskd.core.errors import ZskdError
 from zskd.core.types import Concentration, Similarity
 from zskd.evaluation.sanity import check_teacher
+from zskd.models import counting
 from zskd.models.chain import build_layers
 from zskd.models.classifier import Classifier
 from zskd.models.factory import describe_half
 from zskd.models.head import Head
 from zskd.models.modes import frozen
+from zskd.models.narrow.copies import copy_teacher
 from zskd.synthesis.similarity import class_similarity, concentration
+
+NARROW = Share("narrow", 0.5)
+"""The copy that is told of: half the multiply-adds."""
+
+
+@dataclass(frozen=True)
+class NarrowCopy:
+    """A narrower copy of a teacher that a student could be."""
+
+    how: str
+    """What was cut, in words."""
+    parameters: int
+    multiply_adds: int
+    """Of one image's forward pass."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,8 @@ class Inspection:
     """The similarity with each row scaled to [0, 1] (K, K)."""
     half_parameters: int | None
     """Parameters of the student `half`; None when no such copy can be made."""
+    narrow: NarrowCopy | None
+    """The student `narrow:0.5`; None when no such copy can be made."""
     warnings: tuple[str, ...]
     """What will not work, and why; one line each."""
 
@@ -57,7 +75,8 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
     similarity, scaled, not_similar = _similarity(head)
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     batch_norms = sum(isinstance(layer, norms) for layer in teacher.module.modules())
-    half, why_not = _half(teacher)
+    multiply_adds = count_multiply_adds(teacher)
+    narrow, why_not = _narrow(teacher)
     return Inspection(
         output=teacher.output,
         head=None if isinstance(head, ZskdError) else head.name,
@@ -65,10 +84,11 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
         features=None if isinstance(head, ZskdError) else head.weight.shape[1],
         batch_norms=batch_norms,
         parameters=teacher.parameters_count,
-        multiply_adds=count_multiply_adds(teacher),
+        multiply_adds=multiply_adds,
         similarity=similarity,
         concentration=scaled,
-        half_parameters=half,
+        half_parameters=_half(teacher),
+        narrow=narrow,
         warnings=(
             *why_not,
             *not_similar,
@@ -87,10 +107,7 @@ def count_multiply_adds(classifier: Classifier) -> int:
         classifier: not changed.
     """
     image = torch.zeros(1, *classifier.spec.shape, device=classifier.device)
-    counter = FlopCounterMode(display=False)
-    with frozen(classifier), counter, torch.no_grad():
-        classifier.module(classifier.normalise(image))
-    return int(counter.get_total_flops()) // 2
+    return counting.count_multiply_adds(classifier.module, classifier.normalise(image))
 
 
 def _similarity(
@@ -106,14 +123,25 @@ def _similarity(
         return None, None, (str(error),)
 
 
-def _half(teacher: Classifier) -> tuple[int | None, tuple[str, ...]]:
+def _half(teacher: Classifier) -> int | None:
     try:
         layers = describe_half(teacher.module).layers
         with torch.device("meta"):  # counted, not made
             half = build_layers(layers)
+    except ZskdError:
+        return None
+    return sum(p.numel() for p in half.parameters())
+
+
+def _narrow(teacher: Classifier) -> tuple[NarrowCopy | None, tuple[str, ...]]:
+    """Return what the student `narrow:0.5` would be, or why there is none."""
+    try:
+        copy = copy_teacher(teacher, NARROW)
     except ZskdError as error:
         return None, (str(error),)
-    return sum(p.numel() for p in half.parameters()), ()
+    image = teacher.normalise(torch.zeros(1, *teacher.spec.shape, device=teacher.device))
+    parameters = sum(p.numel() for p in copy.network.parameters())
+    return NarrowCopy(copy.how, parameters, counting.count_multiply_adds(copy.network, image)), ()
 
 
 def _warnings(teacher: Classifier, batch_norms: int) -> list[str]:

@@ -153,6 +153,10 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
             f"experiment {experiment.name}: a budget is for one run, and arms are compared at equal steps: "
             "give distill.steps"
         )
+    if recipe.students:
+        raise ZskdError(
+            f"experiment {experiment.name}: several students are for one run: give each an arm with student"
+        )
     if arm.images != "none" and (arm.images == "generated") == recipe.distill.needs_set:
         raise ZskdError(
             f"experiment {experiment.name}, arm {name}: images: generated and distill.generator.share 1 mean "

@@ -186,6 +186,6 @@ def _only_reads_size(previous: fx.Node, node: fx.Node) -> bool:
 def not_plain(why: str) -> ZskdError:
     """Return the error for a network that is not one chain of plain layers."""
     return ZskdError(
-        f"no narrower copy of this network can be made, because {why}: choose a built-in student, e.g. "
-        "--student resnet8, or give your own with --student package.module:factory"
+        f"no `half` of this network can be made, because {why}: choose --student narrow:0.5, a built-in "
+        "student, e.g. resnet8, or your own with --student package.module:factory"
     )

@@ -32,7 +32,7 @@ from zskd.core.files import make_folder, read_json, sha256_file, whole_file
 from zskd.core.tensors import read_tensors, save_tensors
 from zskd.core.versions import versions
 from zskd.models.classifier import Classifier, InputSpec
-from zskd.models.factory import Architecture, Factory, build
+from zskd.models.factory import Architecture, Factory, Narrowed, build, innermost
 from zskd.models.libraries.onnx import ONNX, ConvertedOnnx, OnnxNetwork
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -165,7 +165,7 @@ def save_checkpoint(classifier: Classifier, card: Card, folder: Path) -> Path:
         ZskdError: the folder cannot be written to.
     """
     make_folder(folder)
-    if isinstance(card.architecture, OnnxNetwork) and isinstance(classifier.module, ConvertedOnnx):
+    if isinstance(innermost(card.architecture), OnnxNetwork) and isinstance(classifier.module, ConvertedOnnx):
         with whole_file(folder / ONNX) as temporary:
             temporary.write_bytes(classifier.module.model)
     tensors = {name: t.detach().cpu().contiguous() for name, t in classifier.module.state_dict().items()}
@@ -202,17 +202,25 @@ def load_checkpoint(folder: Path, *, model: str | None = None) -> tuple[Classifi
     weights = folder / WEIGHTS
     if sha256_file(weights) != card.weights_sha256:
         raise ZskdError(f"{weights} is not the file of its card: copy the whole folder again")
-    architecture = card.architecture
-    if model is not None and isinstance(architecture, Factory):
-        kept, _ = parse_call(architecture.factory)
-        if parse_call(model) != (kept, {}):  # the name alone leaves the arguments of the card
-            architecture = Factory(factory=model)
+    architecture = card.architecture if model is None else _with_code(card.architecture, model)
     module = build(architecture, run_code=model is not None, folder=folder)
     load_weights(module, read_tensors(weights), weights)
     classifier = Classifier(
         module, spec=card.input.spec(), class_names=card.class_names, head=card.head, copy=False
     )
+    classifier.architecture = architecture
     return classifier, card
+
+
+def _with_code(architecture: Architecture, model: str) -> Architecture:
+    """Return an architecture of the user's own code with the code that the user names."""
+    if isinstance(architecture, Narrowed):
+        return architecture.model_copy(update={"of": _with_code(architecture.of, model)})
+    if isinstance(architecture, Factory):
+        kept, _ = parse_call(architecture.factory)
+        if parse_call(model) != (kept, {}):  # the name alone leaves the arguments of the card
+            return Factory(factory=model)
+    return architecture
 
 
 def read_card(folder: Path) -> StoredCard:

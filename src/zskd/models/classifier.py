@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,11 @@ from zskd.models.head import Head
 from zskd.models.libraries.extras import Declarations
 from zskd.models.preparation import copied, in_single_precision, set_layout
 from zskd.models.reading import Reading
+
+if TYPE_CHECKING:
+    from zskd.models.factory import Architecture
+else:  # `factory` is above this file
+    Architecture = Any
 
 _PROBES = 8
 """Images on which it is found out what a network returns, and which layer is its head."""
@@ -143,6 +148,8 @@ class Classifier(nn.Module):
         for name, values in (("mean", self.spec.mean), ("std", self.spec.std)):
             per_channel = torch.tensor(values, device=device).view(1, -1, 1, 1)
             self.register_buffer(name, per_channel, persistent=False)
+        self.architecture: Architecture | None = None
+        """How the module is built again; None where nobody told."""
         self.rewrite = True
         """Whether to run the faster, equivalent network instead of the module."""
         probe = self._probe()
@@ -265,8 +272,13 @@ class Classifier(nn.Module):
         return self._reading.features_if_any(self._network, self.normalise(images))
 
     @property
+    def fused(self) -> nn.Module:
+        """The faster, equivalent network; the module itself where nothing can be fused."""
+        return self._fused[0]
+
+    @property
     def _network(self) -> nn.Module:
-        return self._fused[0] if self.rewrite else self.module
+        return self.fused if self.rewrite else self.module
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the arguments of the constructor."""
@@ -278,6 +290,7 @@ class Classifier(nn.Module):
             self.head_name,
             self.rewrite,
             self.training,
+            self.architecture,
         )
 
     def freeze(self) -> Classifier:
@@ -326,7 +339,9 @@ def _rebuilt(
     head: str | None,
     rewrite: bool,
     training: bool,
+    architecture: Architecture | None,
 ) -> Classifier:
     classifier = Classifier(module, spec=spec, class_names=class_names, head=head, copy=False)
     classifier.rewrite, classifier.training = rewrite, training
+    classifier.architecture = architecture
     return classifier

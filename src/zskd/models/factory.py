@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 from reprlib import repr as short
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
-from pydantic import ValidationError, validate_call
+from pydantic import Field, ValidationError, validate_call
 from torch import nn
 
 from zskd.config.checks import suggestion
@@ -21,11 +21,14 @@ from zskd.core.errors import ZskdError, one_line
 from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.core.trust import is_trusted, remember
 from zskd.models.chain import build_layers, read_layers
+from zskd.models.libraries.describe import describe_library
 from zskd.models.libraries.onnx import OnnxNetwork
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.models.libraries.torchvision import TorchvisionNetwork
 from zskd.models.libraries.transformers import TransformersNetwork
-from zskd.models.narrow import narrow
+from zskd.models.narrow.chain import narrow
+from zskd.models.narrow.changes import Changes, apply_changes
+from zskd.models.narrow.cut import Scope
 
 _MOST_PARAMETERS = 10**9
 """Largest number of parameters of a built-in network."""
@@ -74,23 +77,47 @@ class Layers(Artefact):
         return "layers"
 
 
+class Narrowed(Artefact):
+    """A copy of another network with fewer channels or blocks. It is built without torch-pruning."""
+
+    student: str
+    """The name that it was made by: "narrow:0.5"."""
+    of: Architecture
+    """The network that it is a copy of."""
+    changes: Changes
+    """How it differs."""
+    scope: Scope | None = None
+    """Which channels were cut; None where blocks are left out."""
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the channels that stayed; with the scope, what cuts the teacher to the same shapes again."""
+
+    @property
+    def title(self) -> str:
+        """Name for messages."""
+        return f"{self.student} of {self.of.title}"
+
+
 LibraryNetwork = TimmNetwork | TorchvisionNetwork | TransformersNetwork
 """A network that a library builds from its name or configuration."""
-Architecture = Named | Factory | Layers | LibraryNetwork | OnnxNetwork
+Architecture = Named | Factory | Layers | LibraryNetwork | OnnxNetwork | Narrowed
 """Architecture in a card; the JSON keys distinguish the kinds."""
+Narrowed.model_rebuild()
 
 
 def describe(model: str, *, shape: tuple[int, int, int], classes: int) -> Architecture:
-    """Return the architecture of a built-in name or of a `package.module:factory`.
+    """Return the architecture of a built-in name, of a `package.module:factory`, or of a library.
 
     Args:
-        model: "lenet5", "resnet20(norm=group)", "package.module:build" or "path/to/file.py:build(depth=20)".
+        model: "lenet5", "resnet20(norm=group)", "package.module:build", "path/to/file.py:build(depth=20)",
+            "timm:resnet18", "torchvision:resnet18".
         shape: channels, height, width of the input.
         classes: number of classes K.
 
     Raises:
         ZskdError: unknown name, wrong arguments, or an input shape that the built-in network does not accept.
     """
+    if (library := describe_library(model, shape=shape, classes=classes)) is not None:
+        return library
     ARCHITECTURES.check(model, "--model")
     name = format_call(*parse_call(model))
     if is_code(name):
@@ -120,6 +147,11 @@ def half(teacher: nn.Module) -> nn.Module:
     return build(describe_half(teacher), run_code=False)
 
 
+def innermost(architecture: Architecture) -> Architecture:
+    """Return the architecture that another is a copy of, if need be of a copy; itself where it is none."""
+    return innermost(architecture.of) if isinstance(architecture, Narrowed) else architecture
+
+
 def build(architecture: Architecture, *, run_code: bool, folder: Path | None = None) -> nn.Module:
     """Build the network of an architecture, with random weights.
 
@@ -145,6 +177,8 @@ def build(architecture: Architecture, *, run_code: bool, folder: Path | None = N
             return _call_factory(factory)
         case Layers(layers=layers):
             return build_layers(layers)
+        case Narrowed(of=of, changes=changes):
+            return apply_changes(build(of, run_code=run_code, folder=folder), changes)
         case TimmNetwork() | TorchvisionNetwork() | TransformersNetwork():
             return architecture.build()
         case OnnxNetwork():

@@ -18,12 +18,12 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from zskd.core.errors import ZskdError
 from zskd.models.chain import layer_of
+from zskd.models.fused_conv import FusedConv, few_channels
 from zskd.models.modes import in_mode
 from zskd.models.tracing import trace
 
@@ -53,121 +53,6 @@ def fuse_layers(module: nn.Module, probe: Tensor) -> tuple[nn.Module, tuple[str,
     graph.lint()
     fused.recompile()
     return (fused, tuple(names)) if _same_outputs(module, fused, probe) else (module, ())
-
-
-class FusedConv(nn.Module):
-    """A convolution with the batch-norm and the 2×2 max-pooling that follow it.
-
-    Args:
-        conv: the convolution; its weights are used, not copied.
-        norm: batch-norm after it, if any.
-        pool: whether 2×2 max-pooling follows.
-        watched: other fused layers; if one has hooks, the layers run unfused.
-    """
-
-    def __init__(
-        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, pool: bool, watched: tuple[nn.Module, ...] = ()
-    ) -> None:
-        super().__init__()
-        self.conv, self.norm, self.pool = conv, norm, pool
-        self._watched = watched
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the output of the layers in sequence: images (N, C, H, W) → (N, C', H', W')."""
-        if self._runs_unfused():
-            values = self.conv(images)
-            values = values if self.norm is None else self.norm(values)
-            return F.max_pool2d(values, 2) if self.pool else values
-        weight, bias = self._folded()
-        if self.pool and self._fits_blocks(images):
-            return self._in_blocks(images, weight, bias)
-        conv = self.conv
-        values = F.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        return F.max_pool2d(values, 2) if self.pool else values
-
-    def _runs_unfused(self) -> bool:
-        """Return whether fusion would change results or skip hooks."""
-        if self.norm is not None and (self.norm.training or self.norm.running_mean is None):
-            return True
-        return any(_has_hooks(layer) for layer in (self.conv, self.norm, *self._watched) if layer is not None)
-
-    def _folded(self) -> tuple[Tensor, Tensor | None]:
-        """Return weights and bias that include the batch-norm: γ(Wx + b − μ)/σ + β."""
-        weight, bias, norm = self.conv.weight, self.conv.bias, self.norm
-        if norm is None or norm.running_mean is None or norm.running_var is None:
-            return weight, bias
-        scale = torch.rsqrt(norm.running_var + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        shift = -norm.running_mean * scale
-        if bias is not None:
-            shift = shift + bias * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias
-        return weight * scale.view(-1, 1, 1, 1), shift
-
-    def _fits_blocks(self, images: Tensor) -> bool:
-        conv = self.conv
-        if not _few_channels(conv) or not isinstance(conv.padding, tuple) or not len(images):
-            return False
-        plain = conv.groups == 1 and conv.stride == conv.dilation == (1, 1) and conv.padding_mode == "zeros"
-        odd = all(side % 2 == 1 for side in conv.kernel_size)
-        sides = zip(images.shape[2:], conv.padding, strict=True)
-        return plain and odd and all((side + 2 * padding) % 2 == 0 for side, padding in sides)
-
-    def _in_blocks(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve 2×2 blocks with filters at the four positions of a pooling window; take the maximum."""
-        vertical, horizontal = map(int, self.conv.padding)
-        padding = [horizontal, horizontal, vertical, vertical]
-        blocks = F.pixel_unshuffle(F.pad(images, padding), 2)
-        shifted = [
-            F.pixel_unshuffle(F.pad(weight, (right, 1 - right, down, 1 - down)), 2)
-            for down in (0, 1)
-            for right in (0, 1)
-        ]
-        return max_of_four(
-            F.conv2d(blocks, torch.cat(shifted).contiguous(), None if bias is None else bias.repeat(4))
-        )
-
-
-class _MaxOfFour(torch.autograd.Function):
-    """Maximum over four groups of channels; the gradient goes to the first maximal entry."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        count = len(values)
-        # the four groups become rows of a channels-last image, so that pooling reads whole vectors
-        rows = values.reshape(count, 4, 1, -1).permute(0, 3, 1, 2)
-        largest, index = F.max_pool2d(rows, (4, 1), return_indices=True)
-        ctx.save_for_backward(index.reshape(count, 1, -1))
-        ctx.shape = values.shape
-        return largest
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gradient,) = gradients
-        (index,) = ctx.saved_tensors
-        spread = gradient.new_zeros(len(gradient), 4, index.shape[2])
-        spread.scatter_(1, index, gradient.reshape(len(gradient), 1, -1))
-        return spread.view(ctx.shape)
-
-
-def max_of_four(values: Tensor) -> Tensor:
-    """Return the maximum over four groups of channels: (N, 4·C, H, W) → (N, C, H, W)."""
-    largest: Tensor = _MaxOfFour.apply(values)  # type: ignore[no-untyped-call]
-    # reshaped here, so that an in-place ReLU can follow
-    return largest.reshape(len(values), -1, *values.shape[2:])
-
-
-def _few_channels(conv: nn.Conv2d) -> bool:
-    """Return whether blocks are faster: with more channels, their larger kernels cost more than they save."""
-    return conv.in_channels <= conv.kernel_size[0] + 1
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    return bool(
-        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    )
 
 
 def _trace(module: nn.Module) -> fx.Graph | None:
@@ -202,7 +87,7 @@ def _fuse(fused: fx.GraphModule, node: fx.Node) -> bool:
     if following is not None and _is(fused, following, "MaxPool2d"):
         pool = following
     # fusion is faster only with a batch-norm or blocks
-    if norm is None and (pool is None or not _few_channels(conv)):
+    if norm is None and (pool is None or not few_channels(conv)):
         return False
     name = f"merged_{node.name}"
     removed = (_module(fused, one, kind) for one, kind in ((pool, nn.MaxPool2d), (relu, nn.ReLU)) if one)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zskd.core.errors import ZskdError
@@ -62,6 +63,7 @@ def observe(
     *,
     inputs_of: Kinds = (),
     outputs_of: Kinds = (),
+    outputs_named: Collection[str] = (),
     with_features: bool = True,
 ) -> Observation:
     """Run a classifier once, in its present mode.
@@ -74,7 +76,8 @@ def observe(
         classifier: any; a network without a head has no features.
         images: (N, C, H, W) in [0, 1].
         inputs_of: classes of layers whose inputs to return.
-        outputs_of: classes of layers whose outputs to return.
+        outputs_of: classes of layers whose outputs to return; of a tuple or list of outputs, the first.
+        outputs_named: dotted names of further layers whose outputs to return.
         with_features: False where features are not read: some heads can only be observed at a cost.
     """
     layers: list[LayerValue] = []
@@ -85,19 +88,23 @@ def observe(
 
         return keep
 
-    def keep_output(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def keep(layer: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
-            layers.append(LayerValue(name=name, layer=layer, value=output.clone()))
+    def keep_output(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def keep(layer: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+            value = output[0] if isinstance(output, tuple | list) and output else output
+            if isinstance(value, Tensor):  # a network of another library may return anything
+                layers.append(LayerValue(name=name, layer=layer, value=value.clone()))
 
         return keep
 
     with ExitStack() as undo:
         for name, layer in classifier.module.named_modules():
+            if isinstance(layer, torch.jit.ScriptModule):  # takes no hooks
+                continue
             if isinstance(layer, inputs_of):
                 undo.enter_context(layer.register_forward_pre_hook(keep_input(name)))
-            if isinstance(layer, outputs_of):
+            if isinstance(layer, outputs_of) or name in outputs_named:
                 undo.enter_context(layer.register_forward_hook(keep_output(name)))
-        if inputs_of or outputs_of:
+        if inputs_of or outputs_of or outputs_named:
             undo.callback(setattr, classifier, "rewrite", classifier.rewrite)
             classifier.rewrite = False
         features: Features | ZskdError = ZskdError("features were not observed: give with_features=True")

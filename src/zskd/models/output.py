@@ -124,6 +124,18 @@ def possible_outputs(answer: Any, count: int, computed: Sequence[Tensor] | None 
     return found
 
 
+def first_rows(answer: Any, count: int) -> Tensor:
+    """Return the first part (N, K) of a network's answer for N images that can be its class scores.
+
+    Raises:
+        ZskdError: there is none.
+    """
+    for part in _parts(answer).values():
+        if (values := _rows(part, count)) is not None:
+            return values
+    raise ZskdError(f"the network returned {describe_answer(answer)} and no class scores of {count} images")
+
+
 def describe_answer(answer: Any) -> str:
     """Return in words what a network returned."""
     parts = _parts(answer)

@@ -1,8 +1,11 @@
-"""The arms of a run: the method and its controls."""
+"""The arms of a run, the method and its controls, and the students that are trained on their sets."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 
 from zskd.config.entries import Registry
 from zskd.config.recipe import Recipe
@@ -11,6 +14,9 @@ from zskd.data.datasets import Dataset, load_data
 from zskd.distillation.execution import Execution
 from zskd.distillation.spec import StudentSpec
 from zskd.synthesis.spec import SetSpec
+
+_LONGEST = 80
+"""Characters of the name of a student's folder."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,47 @@ class Arm:
     """Of its transfer set; None where a generator makes all images."""
 
 
-def student_spec(recipe: Recipe) -> StudentSpec:
-    """Return the settings of the recipe's students; all arms share them."""
-    return StudentSpec(student=recipe.student, seed=recipe.seed, distill=recipe.distill)
+@dataclass(frozen=True)
+class Trainee:
+    """A student of a run."""
+
+    name: str
+    """Of its folder."""
+    arm: Arm
+    spec: StudentSpec
+
+
+def student_spec(recipe: Recipe, student: str | None = None) -> StudentSpec:
+    """Return the settings of a student; all students of a run share them.
+
+    Args:
+        recipe: of the run.
+        student: another name than the recipe's.
+    """
+    return StudentSpec(student=student or recipe.student, seed=recipe.seed, distill=recipe.distill)
+
+
+def plan_students(recipe: Recipe, arms: Sequence[Arm]) -> list[Trainee]:
+    """Return the run's own student for each arm, and then the other students of the main arm.
+
+    Args:
+        recipe: of the run.
+        arms: from `plan_arms`.
+    """
+    planned = [Trainee(arm.name, arm, student_spec(recipe)) for arm in arms]
+    taken = {one.name for one in planned}
+    for student in recipe.every_student[1:]:
+        name = _folder_name(f"{arms[0].name}@{student}", taken)
+        taken.add(name)
+        planned.append(Trainee(name, arms[0], student_spec(recipe, student)))
+    return planned
+
+
+def _folder_name(text: str, taken: Container[str]) -> str:
+    """Return a text as the name of a folder, which is not taken: `zskd@narrow-0.5`."""
+    plain = re.sub(r"[^A-Za-z0-9@._]+", "-", text).strip("-.")[:_LONGEST]
+    numbered = (f"{plain}-{number}" for number in count(2))
+    return next(name for name in chain([plain], numbered) if name not in taken)
 
 
 def execution(recipe: Recipe) -> Execution:

@@ -37,9 +37,10 @@ from zskd.core.parallel import start_workers
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.timing import Pace
 from zskd.core.versions import versions
+from zskd.distillation.spec import StudentSpec
 from zskd.distillation.students import time_students, training_seconds
 from zskd.models.classifier import Classifier
-from zskd.run.arms import execution, student_spec
+from zskd.run.arms import execution
 from zskd.synthesis.build import make_shards, open_writer, seconds_per_image
 from zskd.synthesis.room import fit_spec, shard_workers
 from zskd.synthesis.spec import SetSpec
@@ -76,7 +77,7 @@ class BudgetFile(Artefact):
     steps: AtLeastOne | None = None
     """Of each student; absent until measured."""
     paces: dict[Name, Pace] | None = None
-    """Speed of the students, by arm."""
+    """Speed of the students, by the names of their folders."""
     beside: Seconds | None = None
     """Seconds that the workers took to start and to end."""
 
@@ -185,12 +186,15 @@ class Budget:
                 writer.add(number, entry)
         return count
 
-    def fit_steps(self, recipe: Recipe, sets: Mapping[str, TransferSet | None]) -> Recipe:
-        """Return the recipe with the number of training steps of its students.
+    def fit_steps(
+        self, recipe: Recipe, specs: Mapping[str, StudentSpec], sets: Mapping[str, TransferSet | None]
+    ) -> Recipe:
+        """Return the recipe with the number of training steps, which all students take.
 
         Args:
             recipe: with the number of images from `fit_count`.
-            sets: the complete sets by the names of the arms; None where a generator makes all images.
+            specs: of the students, by name.
+            sets: their complete sets by the same names; None where a generator makes all images.
 
         Raises:
             ZskdError: the time is too short for a student.
@@ -198,16 +202,18 @@ class Budget:
         steps = None if self._found is None else self._found.steps
         if steps is None:
             self._progress.log("budget: measuring the speed of training")
-            steps = self._time_steps(recipe, sets)
+            steps = self._time_steps(recipe, specs, sets)
         sizes = [len(one) for one in sets.values() if one is not None]
         images = f"{sizes[0]:,} images and " if sizes else ""
         self._progress.log(f"budget: {images}{steps:,} steps fit into {readable_seconds(self._seconds)}")
         return replace(recipe, distill=replace(recipe.distill, steps=steps, epochs=None))
 
-    def _time_steps(self, recipe: Recipe, sets: Mapping[str, TransferSet | None]) -> int:
-        how, specs = execution(recipe), dict.fromkeys(sets, student_spec(recipe))
-        workers = how.side_by_side(self._teacher, len(sets))
-        turns = math.ceil(len(sets) / workers)
+    def _time_steps(
+        self, recipe: Recipe, specs: Mapping[str, StudentSpec], sets: Mapping[str, TransferSet | None]
+    ) -> int:
+        how = execution(recipe)
+        workers = how.side_by_side(self._teacher, len(specs))
+        turns = math.ceil(len(specs) / workers)
         each = min(_LONGEST_TIMING, _FOR_TIMING * self._seconds / turns)
         scratch = self._folder / "timed"
         shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted measurement
@@ -228,7 +234,7 @@ class Budget:
                 f"--budget {recipe.budget:g} allows {max(0, steps)} steps, and a student needs at least "
                 f"{_FEWEST_STEPS}: give --budget {minutes:g} or more"
             )
-        found = dict(zip(sets, paces, strict=True))
+        found = dict(zip(specs, paces, strict=True))
         self._write(steps=steps, paces=found, beside=round(beside, 3), seconds=round(spent, 3))
         return steps
 

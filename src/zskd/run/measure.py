@@ -15,14 +15,15 @@ from zskd.core.device import processor
 from zskd.core.progress import Progress
 from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset
+from zskd.distillation.architecture import describe_student
 from zskd.distillation.students import generated_images
 from zskd.evaluation.agreement import estimate_agreement
-from zskd.evaluation.inspection import count_multiply_adds
+from zskd.evaluation.gain import Gain, measure_costs
 from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement
-from zskd.evaluation.probes import make_probes
+from zskd.evaluation.probes import Probes, make_probes
 from zskd.models.classifier import Classifier
-from zskd.run.arms import Arm, execution, student_spec
-from zskd.run.metrics import ArmMetrics, RunMetrics, SetFacts, StudentMetrics, TeacherMetrics
+from zskd.run.arms import Arm, Trainee, execution, plan_students, student_spec
+from zskd.run.metrics import ArmMetrics, RunMetrics, SetFacts, SizeMetrics, StudentMetrics, TeacherMetrics
 from zskd.run.similarity import has_similarity
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import HELD_OUT, SetSpec
@@ -87,7 +88,7 @@ def measure_run(
         recipe: of the run, with the numbers of images and steps that a budget gave.
         teacher: frozen.
         arms: the method, then its controls.
-        students: by the names of the arms.
+        students: by the names of `plan_students`.
         sets: their training sets, by the names of the arms; none where a generator makes all images.
         held_out: images that agreement is measured on, by kind.
         sources: with the real images, if there are any.
@@ -101,49 +102,75 @@ def measure_run(
     Raises:
         ZskdError: the test images have another shape or more classes than the teacher.
     """
-    rows, main, data = [], arms[0].spec, sources.data
+    main, data = arms[0].spec, sources.data
+    planned = plan_students(recipe, arms)
     probes = make_probes(teacher, count=None if main is None else main.count)
-    for arm in arms:
-        student = students[arm.name]
-        agrees = {
-            name: agreement(teacher, student, torch.cat([shard.images for shard in images]))
-            for name, images in held_out.items()
-        }
-        row = ArmMetrics(
-            arm=arm.name,
-            title=arm.title,
-            count=generated_images(recipe.distill) if arm.spec is None else arm.spec.count,
-            agreement=agrees,
-            estimated_agreement=estimate_agreement(teacher, student, probes).record(),
-            parameters=student.parameters_count,
-            **_accuracies(student, data),
+    results = {
+        one.name: _results(recipe, one, teacher, students[one.name], held_out, probes, data)
+        for one in planned
+    }
+    tried = [one for one in planned if one.arm is arms[0]]
+    of_teacher, *costs = measure_costs([teacher, *(students[one.name] for one in tried)])
+    sizes = [
+        SizeMetrics(
+            **dict(results[one.name]),
+            student=one.spec.student,
+            network=describe_student(one.spec.student, teacher).title,
+            cost=cost,
         )
-        rows.append(row)
-    of_teacher = TeacherMetrics(
-        parameters=teacher.parameters_count,
-        multiply_adds=count_multiply_adds(teacher),
-        sha256=teacher.fingerprint(),
-        **_accuracies(teacher, data),
-    )
+        for one, cost in zip(tried, costs, strict=True)
+    ]
     return RunMetrics(
         run=recipe.name,
         preset=recipe.preset,
         student_steps=student_spec(recipe).steps(None if main is None else main.count),
         data=recipe.data.label,
         accuracy="measured" if data else NOT_MEASURED,
-        teacher=of_teacher,
-        student=StudentMetrics(multiply_adds=count_multiply_adds(students[arms[0].name])),
-        arms=tuple(rows),
+        teacher=TeacherMetrics(
+            parameters=teacher.parameters_count,
+            multiply_adds=of_teacher.multiply_adds,
+            sha256=teacher.fingerprint(),
+            **_accuracies(teacher, data),
+        ),
+        student=StudentMetrics(multiply_adds=costs[0].multiply_adds),
+        gain=Gain(teacher=of_teacher, student=costs[0]),
+        arms=tuple(results[arm.name] for arm in arms),
+        sizes=tuple(sizes) if len(sizes) > 1 else (),
         sets={name: SetFacts.of(one) for name, one in sets.items()},
         seconds=dict(seconds),
         seed=recipe.seed,
-        threads=execution(recipe).threads_of_each(len(arms)),
+        threads=execution(recipe).threads_of_each(len(planned)),
         versions=versions(),
         processor=processor(),
         commit=source_commit(),
         command=command,
         recipe_sha256=recipe_sha256,
         sources=sources.hashes,
+    )
+
+
+def _results(
+    recipe: Recipe,
+    trainee: Trainee,
+    teacher: Classifier,
+    student: Classifier,
+    held_out: Mapping[str, TransferSet],
+    probes: Probes,
+    data: Dataset | None,
+) -> ArmMetrics:
+    spec = trainee.arm.spec
+    agrees = {
+        name: agreement(teacher, student, torch.cat([shard.images for shard in images]))
+        for name, images in held_out.items()
+    }
+    return ArmMetrics(
+        arm=trainee.arm.name,
+        title=trainee.arm.title,
+        count=generated_images(recipe.distill) if spec is None else spec.count,
+        agreement=agrees,
+        estimated_agreement=estimate_agreement(teacher, student, probes).record(),
+        parameters=student.parameters_count,
+        **_accuracies(student, data),
     )
 
 

@@ -22,6 +22,7 @@ from zskd.core.artefact import (
     read_artefact,
 )
 from zskd.evaluation.agreement import EstimateRecord
+from zskd.evaluation.gain import Cost, Gain
 from zskd.evaluation.statistics import Share
 from zskd.synthesis.outcome import outcome_of
 from zskd.teacher.sources import SourceHashes
@@ -84,6 +85,17 @@ class ArmMetrics(Artefact):
     validation_accuracy: Measured | None = None
 
 
+class SizeMetrics(ArmMetrics):
+    """Results of one of several students of the main arm."""
+
+    student: Name
+    """As it was named: `narrow:0.5`."""
+    network: Name
+    """The network that was made of the name: `resnet14(width=1.07)`."""
+    cost: Cost
+    """What it costs; `RunMetrics.gain` has its teacher's."""
+
+
 class SetFacts(Artefact):
     """The facts of a transfer set that the metrics repeat; the fields are those of its manifest."""
 
@@ -119,8 +131,12 @@ class RunMetrics(Artefact):
     """`measured`, or why it was not."""
     teacher: TeacherMetrics
     student: StudentMetrics
+    gain: Gain | None = None
+    """What the student of the main arm costs beside its teacher; absent in files of older versions."""
     arms: Annotated[tuple[ArmMetrics, ...], Field(min_length=1)]
     """The method, then its controls."""
+    sizes: tuple[SizeMetrics, ...] = ()
+    """Several students of the main arm, its own first; none where it was the only one."""
     sets: dict[Name, SetFacts]
     """By arm; arms without a transfer set are absent."""
     seconds: dict[Name, Seconds]

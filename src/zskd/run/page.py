@@ -1,4 +1,4 @@
-"""The page of a finished run: figures, a README that shows them, and a table for the terminal."""
+"""The page of a finished run: figures, a README that shows them and its tables."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zskd.config.recipe import Recipe
-from zskd.config.registry import CONTROLS
 from zskd.core.errors import ZskdError
 from zskd.core.files import write_text
-from zskd.core.progress import readable_seconds
+from zskd.core.tables import markdown_table
 from zskd.evaluation.figures import (
     Bar,
+    Point,
     bars_figure,
     caption,
     filmstrip_figure,
     grid_figure,
     save_figure,
     similarity_figure,
+    sizes_figure,
 )
-from zskd.evaluation.statistics import Share
 from zskd.models.classifier import Classifier
-from zskd.run.metrics import ArmMetrics, RunMetrics
+from zskd.run.metrics import RunMetrics
 from zskd.run.similarity import has_similarity
+from zskd.run.summary import arms_table, notes, students_table
 from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.synthesis.spec import SetSpec
@@ -34,13 +35,6 @@ from zskd.synthesis.trace import trace_impression
 from zskd.transfer_set.dataset import TransferSet
 
 _COLUMNS = 10
-_KINDS = {
-    "impressions": "held-out impressions",
-    **{name: control.summary for name, control in CONTROLS.items() if control.method == "noise"},
-}
-"""Kinds of images that agreement is measured on, and their names in tables."""
-
-
 _SIMILARITY = (
     "## Class similarity in the teacher's last layer",
     "Row k is the concentration of the targets of class k: the larger an entry, the larger the share of that "
@@ -86,6 +80,8 @@ def draw_run(
         made = as_made(main, next(iter(sets.values())).manifest.resolved)
         save_figure(trace_figure(teacher, made), figures / "filmstrip.png")
     save_figure(_chart(metrics), figures / "arms.png")
+    if metrics.sizes:
+        save_figure(sizes_chart(metrics), figures / "sizes.png")
     write_text(folder / "README.md", _page(recipe, metrics, list(sets), similar, traced))
 
 
@@ -146,75 +142,15 @@ def trace_figure(teacher: Classifier, spec: SetSpec, index: int = 0) -> Figure:
     return filmstrip_figure(images, captions, f"target {caption(frames[0].target, teacher.class_names)}")
 
 
-def summary_lines(metrics: RunMetrics) -> list[str]:
-    """Return the run's table and notes for a terminal, line by line."""
-    heads, rows = _table(metrics)
-    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (heads, *rows)
-    ]
-    return [line.rstrip() for line in (*lines, "", *_notes(metrics))]
-
-
-def _table(metrics: RunMetrics) -> tuple[list[str], list[list[str]]]:
-    teacher = metrics.teacher
-    # metrics of older versions have no random shapes
-    kinds = [kind for kind in _KINDS if kind in metrics.arms[0].agreement]
-    heads = ["arm", "parameters", "images", "steps"]
-    heads += [] if teacher.test_accuracy is None else ["test accuracy"]
-    heads += [f"agreement on {_KINDS[kind]}" for kind in kinds]
-    rows = [["teacher", f"{teacher.parameters:,}", "", "", *_share(teacher.test_accuracy)]]
-    rows[0] += [""] * len(kinds)
-    for arm in metrics.arms:
-        row = [arm.title, f"{arm.parameters:,}", f"{arm.count:,}", f"{metrics.student_steps:,}"]
-        row += _share(arm.test_accuracy)
-        rows.append(row + [text for kind in kinds for text in _share(arm.agreement[kind])])
-    return heads, rows
-
-
-def _notes(metrics: RunMetrics) -> list[str]:
-    """Sentences that explain the numbers."""
-    seconds = readable_seconds(sum(metrics.seconds.values()))
-    small, large = metrics.student.multiply_adds, metrics.teacher.multiply_adds
-    lines = [
-        f"The student needs {small:,} multiply-adds per image, the teacher {large:,}. {seconds} in all.",
-        "The weights are those of the last step; nothing was selected on test images.",
-        "Brackets are 95 % Wilson intervals: they cover test sampling, not the spread over seeds.",
-    ]
-    made = {arm.title: metrics.sets[arm.arm].outcome for arm in metrics.arms if arm.arm in metrics.sets}
-    lines += [f"Images of {title}: {words}." for title, words in made.items() if words]
-    lines += _estimated(metrics.arms[0])
-    if metrics.teacher.test_accuracy is not None:
-        return lines
-    return [
-        f"{metrics.accuracy}.",
-        "Measured instead: agreement with the teacher on images that no student was trained on.",
-        "A good student needs high agreement there, but high agreement does not prove a good student: errors",
-        "of the teacher cannot be measured.",
-        *lines,
-    ]
-
-
-def _estimated(arm: ArmMetrics) -> list[str]:
-    """The estimate for real images; metrics of older versions have none."""
-    found = arm.estimated_agreement
-    if found is None:
-        return []
-    first, *others = found.words
-    return [f"{arm.title}: {first}.", *(line.rstrip(".") + "." for line in others)]
-
-
 def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], similar: bool, traced: bool) -> str:
-    heads, rows = _table(metrics)
-    table = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
     parts = [
         f"# Run {recipe.name}",
         f"Preset `{recipe.preset}`, seed {recipe.seed}, data `{recipe.data.label}`. All settings are in "
         "[recipe.yaml](recipe.yaml), all results in [metrics.json](metrics.json).",
-        "\n".join(table),
-        "\n".join(_notes(metrics)),
+        markdown_table(*arms_table(metrics)),
+        "\n".join(notes(metrics)),
         "![arms](figures/arms.png)",
+        *_gained(metrics),
         *(_SIMILARITY if similar else ()),
         "## Training images of the students",
         "The student is trained to match the teacher's outputs on these images. The images are not made to "
@@ -229,6 +165,27 @@ def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], similar: boo
     return "\n\n".join(parts) + "\n"
 
 
+def _gained(metrics: RunMetrics) -> list[str]:
+    """The part of the page about what the students cost."""
+    table = students_table(metrics)
+    if table is None:
+        return []
+    curve = ["![agreement against time](figures/sizes.png)"] if metrics.sizes else []
+    return ["## What is gained", markdown_table(*table), *curve]
+
+
+def sizes_chart(metrics: RunMetrics) -> Figure:
+    """Draw agreement against time for the students of a run that has several."""
+    assert metrics.gain is not None
+    of_teacher = metrics.gain.teacher.latency
+    points = [
+        Point(one.student, tuple(time.median for time in one.cost.latency), one.agreement["impressions"])
+        for one in metrics.sizes
+    ]
+    batches = [time.batch for time in of_teacher]
+    return sizes_figure(batches, tuple(time.median for time in of_teacher), points)
+
+
 def _chart(metrics: RunMetrics) -> Figure:
     ceiling = metrics.teacher.test_accuracy
     bars = [
@@ -238,8 +195,3 @@ def _chart(metrics: RunMetrics) -> Figure:
     if ceiling is None:
         return bars_figure(bars, None, "agreement with the teacher on held-out impressions")
     return bars_figure(bars, ("teacher", ceiling), f"test accuracy, {metrics.data}")
-
-
-def _share(value: Share | None) -> list[str]:
-    """The table cell of a share; none where it was not measured."""
-    return [] if value is None else [f"{value.percent:.2f} [{value.low:.2f}, {value.high:.2f}]"]

@@ -6,7 +6,7 @@ run that was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.students import make_students
 from zskd.evaluation.sanity import log_findings
+from zskd.evaluation.sizes import log_sizes
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.run.arms import Arm, execution, plan_arms, student_spec
+from zskd.run.arms import Arm, execution, plan_arms, plan_students
 from zskd.run.budget import Budget
 from zskd.run.folder import claim_folder, is_whole
 from zskd.run.measure import held_out_sets, measure_run
@@ -34,7 +35,7 @@ from zskd.run.metrics import METRICS, RunMetrics, read_metrics
 from zskd.run.page import draw_run
 from zskd.run.similarity import SIMILARITY, has_similarity, write_similarity
 from zskd.synthesis.build import build_transfer_set
-from zskd.teacher.sources import make_teacher, open_sources
+from zskd.teacher.sources import Sources, make_teacher, open_sources
 from zskd.transfer_set.dataset import TransferSet
 
 _SHOWN = 64
@@ -63,79 +64,146 @@ def run_recipe(
         tracked(progress, recipe.tensorboard, "run") as tracker,
     ):
         sources = open_sources(recipe)
-        fresh_student(describe_student(recipe.student, sources.model), sources.model, recipe.seed)
+        for student in recipe.every_student:
+            fresh_student(describe_student(student, sources.model), sources.model, recipe.seed)
         claim_folder(recipe, folder, sources.hashes)
         # the metrics are the last file of a run: with them it is finished
         if (folder / METRICS).is_file() and is_whole(folder, progress):
             return read_metrics(folder / METRICS)
-        arms = plan_arms(recipe, sources.data)
-        if sources.card is not None:
-            _check_teacher(sources.model, arms, progress)
-        clock = Clock(folder / "timings.json")
-        with clock("teacher"), tracked(progress, recipe.tensorboard, "teacher") as of_teacher:
-            teacher = make_teacher(recipe, sources, folder / "teacher", of_teacher)
-        if sources.card is None:
-            _check_teacher(teacher, arms, progress)
-        if has_similarity(teacher):
-            write_similarity(teacher, folder / SIMILARITY)
-        given, budget = recipe, None
-        if recipe.budget is not None:
-            spent = sum(seconds for stage, seconds in clock.seconds.items() if stage.startswith("set "))
-            key = sha256_json(identity(recipe) | sources.hashes.to_json())
-            budget = Budget(recipe, teacher, folder, key=key, spent=spent, progress=progress)
-            specs = {folder / "sets" / arm.name: arm.spec for arm in arms if arm.spec is not None}
-            if specs:
-                with clock("budget"):
-                    recipe = replace(recipe, count=budget.fit_count(specs), rate=None)
-                arms = plan_arms(recipe, sources.data)
-        sets: dict[str, TransferSet] = {}
-        for arm in arms:
-            if arm.spec is None:
-                continue
-            with clock(f"set {arm.name}"):
-                sets[arm.name] = build_transfer_set(
-                    teacher,
-                    arm.spec,
-                    folder / "sets" / arm.name,
-                    workers=recipe.workers,
-                    progress=progress,
-                )
-            if tracker.listens:
-                tracker.picture(f"set/{arm.name}", _first_images(sets[arm.name]))
-        training_sets = {arm.name: sets.get(arm.name) for arm in arms}
-        if budget is not None:
-            with clock("budget"):
-                recipe = budget.fit_steps(recipe, training_sets)
-        with clock("students"):
-            students = make_students(
-                teacher,
-                dict.fromkeys(training_sets, student_spec(recipe)),
-                training_sets,
-                folder / "students",
-                execution=execution(recipe),
-                progress=progress,
-            )
-        held_out = held_out_sets(recipe, teacher, folder, progress)
+        log_sizes(recipe.every_student, sources.model, progress)
+        run = _Run(recipe, folder, sources, Clock(folder / "timings.json"), progress, tracker)
+        teacher = run.teacher()
+        sets = run.sets(teacher)
+        students = run.students(teacher, sets)
+        held_out = held_out_sets(run.recipe, teacher, folder, progress)
         if (folder / METRICS).is_file():  # a stage was repaired; the test set is not used a second time
             metrics = read_metrics(folder / METRICS)
             _note_results(metrics, tracker)
             return metrics
         metrics = measure_run(
-            recipe,
+            run.recipe,
             teacher,
-            arms,
+            run.arms,
             students,
             sets,
             held_out,
             sources,
-            seconds=clock.seconds,
-            recipe_sha256=sha256_json(identity(given)),
+            seconds=run.clock.seconds,
+            recipe_sha256=sha256_json(identity(recipe)),
             command=command,
         )
         _note_results(metrics, tracker)
-        draw_run(recipe, folder, metrics, teacher, sets, arms[0].spec)
+        draw_run(run.recipe, folder, metrics, teacher, sets, run.arms[0].spec)
         write_artefact(folder / METRICS, metrics)
     return metrics
+
+
+class _Run:
+    """The stages of a run, in their order; a budget changes its recipe as soon as it is known what fits."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        sources: Sources,
+        clock: Clock,
+        progress: Progress,
+        tracker: Progress,
+    ) -> None:
+        """Plan the arms.
+
+        Args:
+            recipe: as given.
+            folder: of the run.
+            sources: data and teacher.
+            clock: of the stages.
+            progress: receives log lines and steps.
+            tracker: receives pictures.
+
+        Raises:
+            ZskdError: the size of the sets is not given.
+        """
+        self.recipe, self.clock = recipe, clock
+        self.arms = plan_arms(recipe, sources.data)
+        self._folder, self._sources, self._progress, self._tracker = folder, sources, progress, tracker
+        self._budget: Budget | None = None
+
+    def teacher(self) -> Classifier:
+        """Return the teacher, checked, and write its class similarity.
+
+        Raises:
+            ZskdError: it cannot be made, or the methods of the run cannot use it.
+        """
+        recipe, sources = self.recipe, self._sources
+        if sources.card is not None:
+            _check_teacher(sources.model, self.arms, self._progress)
+        with self.clock("teacher"), tracked(self._progress, recipe.tensorboard, "teacher") as of_teacher:
+            teacher = make_teacher(recipe, sources, self._folder / "teacher", of_teacher)
+        if sources.card is None:
+            _check_teacher(teacher, self.arms, self._progress)
+        if has_similarity(teacher):
+            write_similarity(teacher, self._folder / SIMILARITY)
+        return teacher
+
+    def sets(self, teacher: Classifier) -> dict[str, TransferSet]:
+        """Return the transfer sets by the names of their arms, as large as the budget allows.
+
+        Raises:
+            ZskdError: a set cannot be made.
+        """
+        if self.recipe.budget is not None:
+            self._begin_budget(teacher)
+        sets: dict[str, TransferSet] = {}
+        for arm in self.arms:
+            if arm.spec is None:
+                continue
+            with self.clock(f"set {arm.name}"):
+                sets[arm.name] = build_transfer_set(
+                    teacher,
+                    arm.spec,
+                    self._folder / "sets" / arm.name,
+                    workers=self.recipe.workers,
+                    progress=self._progress,
+                )
+            if self._tracker.listens:
+                self._tracker.picture(f"set/{arm.name}", _first_images(sets[arm.name]))
+        return sets
+
+    def _begin_budget(self, teacher: Classifier) -> None:
+        """Start the clock of the budget, and take as many images as it allows."""
+        spent = sum(seconds for stage, seconds in self.clock.seconds.items() if stage.startswith("set "))
+        key = sha256_json(identity(self.recipe) | self._sources.hashes.to_json())
+        self._budget = Budget(
+            self.recipe, teacher, self._folder, key=key, spent=spent, progress=self._progress
+        )
+        specs = {self._folder / "sets" / arm.name: arm.spec for arm in self.arms if arm.spec is not None}
+        if specs:
+            with self.clock("budget"):
+                self.recipe = replace(self.recipe, count=self._budget.fit_count(specs), rate=None)
+            self.arms = plan_arms(self.recipe, self._sources.data)
+
+    def students(self, teacher: Classifier, sets: Mapping[str, TransferSet]) -> dict[str, Classifier]:
+        """Return all students by the names of their folders, trained for as many steps as the budget allows.
+
+        Raises:
+            ZskdError: a student cannot be trained, or the budget is too small.
+        """
+        planned = plan_students(self.recipe, self.arms)
+        images = {one.name: sets.get(one.arm.name) for one in planned}
+        if self._budget is not None:
+            with self.clock("budget"):
+                specs = {one.name: one.spec for one in planned}
+                self.recipe = self._budget.fit_steps(self.recipe, specs, images)
+            planned = plan_students(self.recipe, self.arms)
+        with self.clock("students"):
+            return make_students(
+                teacher,
+                {one.name: one.spec for one in planned},
+                images,
+                self._folder / "students",
+                execution=execution(self.recipe),
+                progress=self._progress,
+            )
 
 
 def _check_teacher(teacher: Classifier, arms: Sequence[Arm], progress: Progress) -> None:
@@ -161,6 +229,9 @@ def _note_results(metrics: RunMetrics, progress: Progress) -> None:
     for arm in metrics.arms:
         found |= {f"agreement_{kind}/{arm.arm}": share for kind, share in arm.agreement.items()}
         found[f"test_accuracy/{arm.arm}"] = arm.test_accuracy
+    for size in metrics.sizes:
+        found |= {f"agreement_{kind}/{size.student}": share for kind, share in size.agreement.items()}
+        found[f"test_accuracy/{size.student}"] = size.test_accuracy
     for name, share in found.items():
         if share is not None:
             progress.note(name, share.percent, metrics.student_steps)

@@ -103,6 +103,7 @@ def _open(source: Source, given: Given, golden: Path | None) -> tuple[Classifier
     classifier = Classifier(
         found.module, spec=settled.spec, class_names=settled.class_names, head=given.head, copy=False
     ).freeze()
+    classifier.architecture = found.architecture
     checked = check_golden(classifier, golden, epsilon=fitted.epsilon if fitted else 0.0) if golden else None
     origin = _origin(source, file, fitted, settled.origins)
     return classifier, Card(architecture=found.architecture, origin=origin, golden=checked)

@@ -163,7 +163,9 @@ def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
     architecture = _architecture(recipe, data)
     module = fresh_weights(lambda: build(architecture, run_code=True), recipe.teacher_seed)
     names = config.class_names or data.class_names
-    return Classifier(module, spec=input_spec(config), class_names=names, head=config.head, copy=False)
+    made = Classifier(module, spec=input_spec(config), class_names=names, head=config.head, copy=False)
+    made.architecture = architecture
+    return made
 
 
 def _architecture(recipe: Recipe, data: Dataset) -> Architecture:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -48,6 +48,8 @@ def fit(
     state: Path | None = None,
     key: str = "",
     companions: Companions | None = None,
+    beside: nn.Module | None = None,
+    before_step: Callable[[int], None] = lambda step: None,
     watch: Watch | None = None,
     explain: Callable[[], str | None] = lambda: None,
     progress: Progress | None = None,
@@ -66,6 +68,9 @@ def fit(
         state: file to save the state to after every pass, and to resume from.
         key: identifies the training; a state with another key is ignored.
         companions: modules that `prepare` changes, saved and restored together; not with a helper.
+        beside: further weights of `batch_loss`, trained in place by the same loss and settings, without `l2`.
+        before_step: called with the number of each step, from 0, when its batch is ready; may change modes
+            and buffers of the network.
         watch: called every 50 steps if `progress.listens`.
         explain: called where a loss is not finite: another reason than the learning rate, and what to do.
         progress: receives every step.
@@ -78,8 +83,10 @@ def fit(
     batches = Batches(Order(config.batch_size, images, seed), prepare, seed)
     total = config.total_steps(images)
     weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
-    optimiser = OPTIMISERS.load(config.optimiser)(module.parameters(), config.learning_rate)
-    learners = {"": (module, optimiser), **(companions or {})}
+    trained = {"": module} | ({"beside": beside} if beside and any(True for _ in beside.parameters()) else {})
+    learned = {name: (one, _optimiser(one, config)) for name, one in trained.items()}
+    optimisers = [optimiser for _, optimiser in learned.values()]
+    learners: Companions = {**learned, **(companions or {})}
     done = load_state(state, key, learners) if state else 0
     save_every = max(_SAVE_STEPS, images // config.batch_size)
     module.train()
@@ -89,6 +96,7 @@ def fit(
         progress.task(section, total, "steps", done=done) as task,
     ):
         for step, batch in enumerate(prepared(batches, range(done, total), helper), start=done):
+            before_step(step)
             # dropout uses the global generator
             torch.manual_seed(torch_stream(seed, "dropout", step).initial_seed())
             loss = batch_loss(batch)
@@ -104,7 +112,7 @@ def fit(
                     progress.note(f"{section}/{name}", point, step)
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
-            _descend(optimiser, loss, rate_at(config.learning_rate, config.schedule, step, total))
+            _descend(optimisers, loss, rate_at(config.learning_rate, config.schedule, step, total))
             if state and (step + 1) % save_every == 0 and step + 1 < total:
                 save_state(state, key, learners, step + 1)
             task.advance(1, f"loss {value:.4f}")
@@ -114,7 +122,8 @@ def fit(
                     f"{section}: {total - done:,} steps of {config.batch_size} images, "
                     f"about {readable_seconds(left)}"
                 )
-    optimiser.zero_grad()
+    for optimiser in optimisers:
+        optimiser.zero_grad()
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
         raise _diverged(section, "the weights are not finite after the last step", config)
     module.eval()
@@ -136,12 +145,19 @@ def _points(config: FitConfig, step: int, total: int, loss: float, watch: Watch 
     return points
 
 
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.zero_grad()
+def _optimiser(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
+    made: torch.optim.Optimizer = OPTIMISERS.load(config.optimiser)(module.parameters(), config.learning_rate)
+    return made
+
+
+def _descend(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor, rate: float) -> None:
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
+    for optimiser in optimisers:
+        optimiser.step()
 
 
 def _diverged(section: str, what: str, config: FitConfig) -> ZskdError:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from zskd.config.distillation import GeneratorConfig
-from zskd.core.rng import torch_stream
+from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.core.types import Images
 from zskd.distillation.adversarial.base import GeneratorMethod
 from zskd.distillation.adversarial.generator import Generator
 from zskd.models.classifier import Classifier
 from zskd.models.factory import fresh_weights
+from zskd.models.modes import in_mode
 from zskd.training.loop import rate_at
 from zskd.training.state import Companions
 
@@ -78,10 +79,18 @@ class AdversarialGenerator:
             images: Images = self._generator(latents)
         return images
 
+    def images_for_statistics(self, count: int) -> Images:
+        """Return images of the generator as it is now (count, C, H, W); it takes no step."""
+        with in_mode(self._generator, training=False), torch.no_grad():
+            images: Images = self._generator(self._latents("statistics'", int(self._generator.turn), count))
+        return images
+
     def _train(self, own_step: int, count: int) -> None:
         """Take one optimisation step of the generator; the student's gradients stay as they are."""
         images = self._generator(self._latents("own", own_step, count))
-        loss = self._method.loss_on(self._teacher, self._student, images)
+        with keep_global_rng():  # from which the student's dropout draws
+            torch.manual_seed(torch_stream(self._seed, "generator's dropout", own_step).initial_seed())
+            loss = self._method.loss_on(self._teacher, self._student, images)
         parameters = list(self._generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient

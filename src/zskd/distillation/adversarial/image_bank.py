@@ -18,6 +18,7 @@ from zskd.config.registry import LOSSES
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.models.classifier import Classifier
+from zskd.models.modes import in_mode
 from zskd.training.per_sample_adam import LaneAdam
 from zskd.training.state import Companions
 
@@ -105,14 +106,13 @@ class ImageBank:
         """Take steps that increase the student's loss, for each image on its own."""
         student, teacher = self._networks
         images = starts.clone()
-        adam, training = LaneAdam.fresh(images), student.training
-        student.eval()
-        for _ in range(self._config.image_bank.steps):
-            leaf = images.detach().requires_grad_(True)
-            # the mean over the batch scales all gradients alike, and Adam does not depend on their scale
-            loss = LOSSES.load(self._config.loss)(student(leaf), teacher(leaf), self._config)
-            (gradient,) = torch.autograd.grad(-loss, leaf)
-            adam.update(images, gradient, self._config.image_bank.learning_rate)
-            images.clamp_(*teacher.spec.box)
-        student.train(training)
+        adam = LaneAdam.fresh(images)
+        with in_mode(student, training=False):
+            for _ in range(self._config.image_bank.steps):
+                leaf = images.detach().requires_grad_(True)
+                # the mean over the batch scales all gradients alike, and Adam does not depend on their scale
+                loss = LOSSES.load(self._config.loss)(student(leaf), teacher(leaf), self._config)
+                (gradient,) = torch.autograd.grad(-loss, leaf)
+                adam.update(images, gradient, self._config.image_bank.learning_rate)
+                images.clamp_(*teacher.spec.box)
         return images

@@ -6,113 +6,85 @@ teacher's logits; forward selection for wide ones.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from zskd.distillation.initialisation.ridge import (
-    WeightedLayer,
-    gram_matrix,
-    in_parts,
-    rows_of_channels,
-    set_weight_matrix,
-    solve_ridge,
-    weight_matrix,
-    weighted_layer,
-)
-
-_ELIMINATION_WIDTH = 32
-"""Widest layer for backward elimination; in a wider one, other channels can replace any channel."""
-_ELIMINATION_IMAGES = 300
-"""Images that each elimination is judged on."""
-_TAU = 2.0
-"""Temperature at which logits are compared."""
+from zskd.distillation.initialisation.effort import Effort
+from zskd.distillation.initialisation.elimination import Elimination, may_eliminate
+from zskd.distillation.initialisation.passes import Passes
+from zskd.distillation.initialisation.ridge import WeightedLayer, gram_matrix, weighted_layer
 
 
-def divergence(logits: Tensor, target: Tensor) -> float:
-    """Return KL(softmax(target/τ) ‖ softmax(logits/τ)) at τ = 2, averaged over images, in nats.
+class Judged:
+    """A teacher's images that the elimination of channels is judged on.
 
     Args:
-        logits: (N, K).
-        target: logits (N, K).
+        teacher: a chain of layers.
+        images: normalised (N, C, H, W).
     """
-    logits, target = (F.log_softmax(one / _TAU, 1) for one in (logits, target))
-    return float(F.kl_div(logits, target, log_target=True, reduction="batchmean"))
+
+    def __init__(self, teacher: nn.Sequential, images: Tensor) -> None:
+        self.passes = Passes(teacher, (images,))
+        (self.logits,) = self.passes.at(len(teacher))
 
 
-def select_channels(teacher: nn.Sequential, index: int, count: int, images: Tensor, rng: Generator) -> Tensor:
+def select_channels(
+    teacher: nn.Sequential,
+    index: int,
+    count: int,
+    passes: Passes,
+    judged: Judged,
+    rng: Generator,
+    *,
+    effort: Effort,
+    judge: Callable[[int], None],
+) -> Tensor:
     """Return the channels of a teacher's layer that the student's layer is initialised with.
 
     Args:
         teacher: a chain of layers.
         index: of a convolution or linear layer in it.
         count: channels of the student's layer.
-        images: normalised (N, C, H, W).
+        passes: the teacher's, at or before the outputs of this layer.
+        judged: images that an elimination is judged on.
         rng: for the positions that a convolution is fitted on.
+        effort: whether and how channels are eliminated.
+        judge: called with the number of candidates after each round of an elimination.
 
     Returns:
         Numbers of the channels (count,), in ascending order.
     """
-    width = len(weighted_layer(teacher, index).weight)
+    layer = weighted_layer(teacher, index)
+    width = len(layer.weight)
     if count == width:
-        return torch.arange(width, device=images.device)
+        return torch.arange(width, device=layer.weight.device)
     split = next(i for i in range(index + 1, len(teacher)) if isinstance(teacher[i], WeightedLayer))
-    layers = list(teacher)
-    preceding, following = nn.Sequential(*layers[:split]), nn.Sequential(*layers[split:])
-    if width <= _ELIMINATION_WIDTH:
-        channels = _eliminate_backward(preceding, following, width, count, images, rng)
+    following = weighted_layer(teacher, split)
+    if effort.eliminates and may_eliminate(width, following):
+        gram = gram_matrix(following, passes.at(split), rng)
+        judged.passes.advance(split)
+        (inputs,) = judged.passes.at(split)
+        elimination = Elimination(nn.Sequential(*list(teacher)[split:]), width, gram, inputs, judged.logits)
+        channels = elimination.keep(count, exactly=effort.exactly, judge=judge)
     else:
-        channels = _select_forward(preceding, following, width, count, images)
-    return torch.tensor(channels, device=images.device)
+        channels = _select_forward(passes.at(split), following, width, count)
+    return torch.tensor(channels, device=layer.weight.device)
 
 
-def _eliminate_backward(
-    preceding: nn.Sequential,
-    following: nn.Sequential,
-    width: int,
-    count: int,
-    images: Tensor,
-    rng: Generator,
-) -> list[int]:
-    """Remove one channel after the other: the one without which the teacher's logits change least, after the
-    next layer has been refitted to the remaining channels."""
-    layer = weighted_layer(following, 0)
-    gram = gram_matrix(layer, preceding, images, rng)
-    weight = weight_matrix(layer)
-    inputs = preceding(images[:_ELIMINATION_IMAGES])
-    target = following(inputs)
-    refitted = copy.deepcopy(layer)
-
-    def change(remaining: list[int]) -> float:
-        rows = rows_of_channels(remaining, width, layer)
-        within = gram[rows][:, rows]
-        matrix = torch.zeros_like(weight)
-        matrix[rows] = weight[rows] + solve_ridge(within, gram[rows] @ weight - within @ weight[rows])
-        set_weight_matrix(refitted, matrix)
-        return divergence(following[1:](refitted(inputs)), target)
-
-    channels = list(range(width))
-    while len(channels) > count:
-        channels = min(([one for one in channels if one != removed] for removed in channels), key=change)
-    return channels
-
-
-def _select_forward(
-    preceding: nn.Sequential, following: nn.Sequential, width: int, count: int, images: Tensor
-) -> list[int]:
+def _select_forward(parts: Iterable[Tensor], following: WeightedLayer, width: int, count: int) -> list[int]:
     """Add one channel after the other: the one that explains most of the residual covariance of all channels,
     weighted by the next layer's weights."""
-    gram, sums, values = images.new_zeros(width, width), images.new_zeros(width), 0
-    for batch in in_parts(images):
-        channels = preceding(batch).reshape(len(batch), width, -1).transpose(0, 1).flatten(1)
+    weight = following.weight
+    gram, sums, values = weight.new_zeros(width, width), weight.new_zeros(width), 0
+    for inputs in parts:
+        channels = inputs.reshape(len(inputs), width, -1).transpose(0, 1).flatten(1)
         gram += channels @ channels.T
         sums += channels.sum(1)
         values += channels.shape[1]
     mean = sums.double() / values
     covariance = gram.double() / values - mean.outer(mean)
-    weight = weighted_layer(following, 0).weight
     weights = weight.double().reshape(len(weight), width, -1).transpose(0, 1).flatten(1)
     least = 1e-9 * covariance.diagonal().mean() + torch.finfo(covariance.dtype).tiny
     selected: list[int] = []

@@ -5,16 +5,14 @@ He, Zhang, Sun: "Channel Pruning for Accelerating Very Deep Neural Networks", IC
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from zskd.core.memory import at_once
+from zskd.distillation.initialisation.rows import POSITIONS, all_patches, draw_positions, patches_at
 
-_POSITIONS = 15
-"""Positions of each image, drawn at random, that a convolution is fitted on."""
 _RIDGE = 1e-3
 """Weight of the squared change of the weights, in units of the mean square of the layer's inputs."""
 _IMAGES_AT_ONCE = 100
@@ -23,19 +21,13 @@ WeightedLayer = nn.Conv2d | nn.Linear
 
 
 def normal_equations(
-    layer: WeightedLayer,
-    preceding: nn.Module,
-    target: Callable[[Tensor], Tensor],
-    images: Tensor,
-    rng: Generator,
+    layer: WeightedLayer, parts: Iterable[tuple[Tensor, Tensor]], rng: Generator
 ) -> tuple[Tensor, Tensor]:
     """Return the normal equations XᵀX Δ = XᵀR of the change Δ of a layer's weights.
 
     Args:
         layer: with I inputs for each of its O outputs, a bias counted as one more input.
-        preceding: maps images to the layer's inputs.
-        target: maps images to the outputs that the layer should have.
-        images: normalised (N, C, H, W).
+        parts: inputs of the layer, and the outputs that it should have, part by part.
         rng: for the positions that a convolution is fitted on.
 
     Returns:
@@ -43,26 +35,57 @@ def normal_equations(
         of the outputs; both float64.
     """
     size = _inputs_count(layer)
-    gram = images.new_zeros(size, size, dtype=torch.double)
-    cross = images.new_zeros(size, len(layer.weight), dtype=torch.double)
-    for batch in in_parts(images):
-        inputs = preceding(batch)
-        residuals = target(batch) - layer(inputs)
-        if isinstance(layer, nn.Conv2d):
-            inputs, positions = _patches(layer, inputs, rng)
-            residuals = residuals.flatten(2)[:, :, positions].transpose(1, 2).flatten(0, 1)
-        inputs = _with_ones(layer, inputs)
+    gram = layer.weight.new_zeros(size, size, dtype=torch.double)
+    cross = layer.weight.new_zeros(size, len(layer.weight), dtype=torch.double)
+    for inputs, outputs in parts:
+        inputs, residuals = _rows(layer, inputs, outputs - layer(inputs), rng)
         gram += inputs.T @ inputs
         cross += inputs.T @ residuals
     return gram, cross
 
 
-def gram_matrix(layer: WeightedLayer, preceding: nn.Module, images: Tensor, rng: Generator) -> Tensor:
-    """Return the Gram matrix XᵀX (I, I) of `normal_equations`, without the cost of targets."""
+def fit_layer(
+    layer: WeightedLayer, parts: Iterable[tuple[Tensor, Tensor]], rows: int, rng: Generator
+) -> None:
+    """Set a layer's weights, with as little change as needed, to those whose outputs are nearest to others.
+
+    Args:
+        layer: changed in place.
+        parts: as for `normal_equations`.
+        rows: number of rows that they have in all; where it is below the number I of inputs, the same change
+            is found from the (rows, rows) products of the rows.
+        rng: as for `normal_equations`.
+    """
+    if rows < _inputs_count(layer):
+        change = _change_from_rows(layer, parts, rng)
+    else:
+        change = solve_ridge(*normal_equations(layer, parts, rng))
+    set_weight_matrix(layer, weight_matrix(layer) + change)
+
+
+def _change_from_rows(layer: WeightedLayer, parts: Iterable[tuple[Tensor, Tensor]], rng: Generator) -> Tensor:
+    """Return Δ (I, O) of `solve_ridge` as Xᵀ(XXᵀ + λI)⁻¹R."""
+    sampled = [_rows(layer, inputs, outputs - layer(inputs), rng) for inputs, outputs in parts]
+    inputs, residuals = (torch.cat(one) for one in zip(*sampled, strict=True))
+    return solve_from_rows(inputs, residuals)
+
+
+def solve_from_rows(inputs: Tensor, residuals: Tensor) -> Tensor:
+    """Return Δ (I, O) of `solve_ridge` as Xᵀ(XXᵀ + λI)⁻¹R, from fewer rows (M, I) and (M, O) than inputs."""
+    inputs, residuals = inputs.double(), residuals.double()
+    products = inputs @ inputs.T
+    # the mean over all inputs, as in `damped`
+    ridge = damping(products.diagonal().sum() / inputs.shape[1])
+    identity = torch.eye(len(products), dtype=products.dtype, device=products.device)
+    change: Tensor = inputs.T @ torch.linalg.solve(products + ridge * identity, residuals)
+    return change
+
+
+def gram_matrix(layer: WeightedLayer, parts: Iterable[Tensor], rng: Generator) -> Tensor:
+    """Return the Gram matrix XᵀX (I, I) of `normal_equations` from a layer's inputs, part by part."""
     size = _inputs_count(layer)
-    gram = images.new_zeros(size, size, dtype=torch.double)
-    for batch in in_parts(images):
-        inputs = preceding(batch)
+    gram = layer.weight.new_zeros(size, size, dtype=torch.double)
+    for inputs in parts:
         if isinstance(layer, nn.Conv2d):
             inputs, _ = _patches(layer, inputs, rng)
         inputs = _with_ones(layer, inputs)
@@ -77,9 +100,23 @@ def in_parts(images: Tensor) -> tuple[Tensor, ...]:
 
 def solve_ridge(gram: Tensor, cross: Tensor) -> Tensor:
     """Return Δ = (XᵀX + λI)⁻¹ XᵀR (I, O), with λ = 10⁻³ times the mean of the Gram matrix's diagonal."""
-    ridge = _RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
-    change: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), cross)
+    change: Tensor = torch.linalg.solve(damped(gram), cross)
     return change
+
+
+def damped(gram: Tensor) -> Tensor:
+    """Return XᵀX + λI (I, I) of `solve_ridge`."""
+    return gram + damping(gram.diagonal().mean()) * torch.eye(len(gram)).to(gram)
+
+
+def damping(mean: Tensor) -> Tensor:
+    """Return λ for the mean of a float64 Gram matrix's diagonal."""
+    return _RIDGE * mean + torch.finfo(mean.dtype).tiny
+
+
+def rows_of_image(layer: WeightedLayer, positions: int) -> int:
+    """Return on how many rows of each image a layer with so many output positions is fitted."""
+    return min(POSITIONS, positions) if isinstance(layer, nn.Conv2d) else 1
 
 
 def weight_matrix(layer: WeightedLayer) -> Tensor:
@@ -119,26 +156,21 @@ def _inputs_count(layer: WeightedLayer) -> int:
     return layer.weight[0].numel() + (layer.bias is not None)
 
 
+def _rows(layer: WeightedLayer, inputs: Tensor, residuals: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Return inputs (M, I) and residuals (M, O) of a layer as rows."""
+    if isinstance(layer, nn.Conv2d):
+        inputs, positions = _patches(layer, inputs, rng)
+        residuals = residuals.flatten(2)[:, :, positions].transpose(1, 2).flatten(0, 1)
+    return _with_ones(layer, inputs), residuals
+
+
 def _with_ones(layer: WeightedLayer, inputs: Tensor) -> Tensor:
     """Return inputs (M, I) with a column of ones where the layer has a bias."""
     return inputs if layer.bias is None else torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
 
 
 def _patches(layer: nn.Conv2d, inputs: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Return the input patches (M, I) of a convolution at random positions, and the positions: numbers of
-    pixels of its outputs."""
-    if layer.padding == "same":
-        spans = [step * (size - 1) for size, step in zip(layer.kernel_size, layer.dilation, strict=True)]
-        around = [side for span in reversed(spans) for side in (span // 2, span - span // 2)]
-    else:
-        amounts = (0, 0) if isinstance(layer.padding, str) else layer.padding
-        around = [amount for amount in reversed(amounts) for _ in range(2)]
-    patches = F.pad(inputs, around)
-    for axis in (0, 1):
-        span = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
-        patches = patches.unfold(2 + axis, span, layer.stride[axis])
-    patches = patches[..., :: layer.dilation[0], :: layer.dilation[1]]  # a view: (N, C, H, W, kernel)
-    height, width = patches.shape[2:4]
-    positions = torch.randperm(height * width, generator=rng)[:_POSITIONS].to(inputs.device)
-    rows = patches[:, :, positions // width, positions % width].transpose(1, 2).flatten(0, 1).flatten(1)
-    return rows, positions
+    """Return the input patches (M, I) of a convolution at random positions, and the positions."""
+    patches = all_patches(layer, inputs)
+    positions = draw_positions(patches.shape[2] * patches.shape[3], rng).to(inputs.device)
+    return patches_at(patches, positions), positions

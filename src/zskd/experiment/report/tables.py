@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from zskd.core.tables import markdown_table
 from zskd.evaluation.statistics import McNemarTest, compare_paired, holm, mcnemar, summarise
 from zskd.experiment.record import Record, unpack_mask
 
@@ -66,12 +67,6 @@ class Records:
 def accuracies(group: Group) -> dict[int, float]:
     """Return test accuracy in percent by seed."""
     return {seed: record.test_accuracy for seed, record in group.items()}
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown: a heading, and rows of as many cells."""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def accuracy_table(records: Records, arms: Sequence[str] | None = None) -> str:

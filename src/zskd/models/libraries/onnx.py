@@ -21,6 +21,7 @@ from zskd.core.files import readable_errors
 from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.onnx_layers import convert_with_layers
 from zskd.models.modes import in_mode
+from zskd.models.narrow.changes import Changes, apply_changes, find_changes
 
 ONNX: Final = "network.onnx"
 """Name of the ONNX file in a checkpoint."""
@@ -123,13 +124,15 @@ class ConvertedOnnx(nn.Module):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the ONNX file and the weights: functions of the converter cannot be pickled."""
         needed = {name for name, value in self.named_parameters() if value.requires_grad}
-        return _rebuilt, (self.model, self.state_dict(), needed, self.training)
+        changes = find_changes(ConvertedOnnx(self.model, ONNX), self)  # a student has fewer channels
+        return _rebuilt, (self.model, self.state_dict(), needed, self.training, changes)
 
 
 def _rebuilt(
-    model: bytes, tensors: dict[str, Tensor], with_gradient: set[str], training: bool
+    model: bytes, tensors: dict[str, Tensor], with_gradient: set[str], training: bool, changes: Changes
 ) -> ConvertedOnnx:
     made = ConvertedOnnx(model, ONNX)
+    apply_changes(made, changes)
     made.load_state_dict(tensors)
     for name, value in made.named_parameters():
         value.requires_grad_(name in with_gradient)

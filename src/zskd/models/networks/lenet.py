@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from zskd.models.networks.parts import Norm, Size, check_size, norm_layer
+from zskd.models.networks.parts import Norm, Size, Width, check_size, norm_layer, scale
 
 _KERNEL = 5
 
@@ -48,9 +48,20 @@ def _lenet(
     return nn.Sequential(layers)
 
 
-def lenet5(channels: int = 1, classes: int = 10, size: Size = 32, *, norm: Norm = "none") -> nn.Sequential:
-    """LeNet-5 with ReLU and max pooling: 61,706 parameters for grey 32×32 images of ten classes."""
-    return _lenet((6, 16), (120, 84), channels, classes, size, norm)
+def lenet5(
+    channels: int = 1, classes: int = 10, size: Size = 32, *, width: Width = 1.0, norm: Norm = "none"
+) -> nn.Sequential:
+    """LeNet-5 with ReLU and max pooling: 61,706 parameters for grey 32×32 images of ten classes.
+
+    Args:
+        channels: of the images.
+        classes: number of classes K.
+        size: of the images, at least 16 pixels.
+        width: factor of all filters and units: 6, 16 and 120, 84.
+        norm: normalisation after each convolution.
+    """
+    filters, units = (scale(6, width), scale(16, width)), (scale(120, width), scale(84, width))
+    return _lenet(filters, units, channels, classes, size, norm)
 
 
 def lenet5_half(

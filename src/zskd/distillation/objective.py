@@ -1,0 +1,62 @@
+"""What the student minimises: the sum of its losses on a batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zskd.config.distillation import DistillConfig
+from zskd.config.registry import LOSSES
+from zskd.distillation.features.paired import PairedFeatures
+from zskd.models.classifier import Classifier
+from zskd.training.batches import Batch
+from zskd.training.loop import percent_of_class
+
+
+class Objective:
+    """The weighted sum of the losses of the settings."""
+
+    def __init__(self, student: Classifier, config: DistillConfig, features: PairedFeatures | None) -> None:
+        """Read the loss of the logits.
+
+        Args:
+            student: in training.
+            config: losses and weights.
+            features: of student and teacher; None where no loss reads them.
+
+        Raises:
+            ZskdError: unknown loss.
+        """
+        self._student, self._config, self._features = student, config, features
+        self._loss_of = LOSSES.load(config.loss)
+        self._last: Batch = ()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the weighted sum of all losses, a scalar."""
+        config, features = self._config, self._features
+        images, teacher_logits, labels, *of_teacher = batch
+        if features is None:
+            logits, of_student = self._student(images), list[Tensor]()
+        else:
+            logits, of_student = features.of_student(self._student, images)
+        self._last = logits.detach(), teacher_logits
+        parts = []
+        if config.teacher_weight:
+            parts.append(self._loss_of(logits, teacher_logits, config) * config.teacher_weight)
+        if config.label_weight:
+            parts.append(F.cross_entropy(logits, labels) * config.label_weight)
+        if features is not None:
+            parts.append(features.distance(of_student, of_teacher) * config.features.weight)
+        return torch.stack(parts).sum()
+
+    def watch(self) -> dict[str, float]:
+        """Return the agreement on the last batch, in percent."""
+        logits, teacher_logits = self._last
+        return {"agreement": percent_of_class(logits, teacher_logits.argmax(1))}
+
+    def explain(self) -> str | None:
+        """Return why the last loss is not finite, if the teacher is the reason."""
+        if bool(torch.isfinite(self._last[1]).all()):
+            return None
+        return "the teacher's logits are not finite: check its weights, mean and std with zskd inspect"

@@ -1,0 +1,50 @@
+"""Students by size, told to the user before they are trained: which network each is, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zskd.config.sizes import Auto, read_size
+from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress
+from zskd.core.tables import aligned_table
+from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.sizes import AUTO, is_size
+from zskd.evaluation.gain import gain_table, measure_costs
+from zskd.models.classifier import Classifier
+
+
+def log_sizes(students: Iterable[str], teacher: Classifier, progress: Progress) -> None:
+    """Log which network each student by size is; for `auto`, the three that it offers with what they cost.
+
+    Args:
+        students: names of students.
+        teacher: not changed.
+        progress: receives the lines.
+    """
+    sized = [name for name in students if is_size(name)]
+    if any(isinstance(read_size(name), Auto) for name in sized):
+        for line in sizes_table(teacher, [f"auto:{choice}" for choice in AUTO]):
+            progress.log(line)
+    for name in sized:
+        network = describe_student(name, teacher)
+        count = fresh_student(network, teacher, seed=0).parameters_count
+        progress.log(f"student {name}: {network.title}, {count:,} parameters")
+
+
+def sizes_table(teacher: Classifier, students: Iterable[str]) -> list[str]:
+    """Return a table of what untrained students cost beside their teacher, a line each.
+
+    Args:
+        teacher: not changed; it is timed in turns with the students.
+        students: names; one that cannot be made for this teacher is left out.
+    """
+    names, networks = ["teacher"], [teacher]
+    for name in students:
+        try:
+            network = describe_student(name, teacher)
+        except ZskdError:
+            continue
+        names.append(f"{name}: {network.title}")
+        networks.append(fresh_student(network, teacher, seed=0))
+    return aligned_table(*gain_table(names, measure_costs(networks)))

@@ -1,0 +1,28 @@
+"""Count the multiply-adds of a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from zskd.models.modes import frozen
+
+
+def count_multiply_adds(network: nn.Module, image: Tensor) -> int:
+    """Return the multiply-adds of one image's forward pass: convolutions and matrix products.
+
+    Args:
+        network: run in evaluation mode; left as it is.
+        image: normalised (1, C, H, W), on the network's device.
+    """
+    counter = FlopCounterMode(display=False)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)  # its one operation would not be counted
+        with frozen(network), sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
+            network(image)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return int(counter.get_total_flops()) // 2

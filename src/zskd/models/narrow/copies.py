@@ -1,0 +1,175 @@
+"""Narrower and less deep copies of teachers: as networks, and as architectures for a card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from zskd.config.sizes import Share, ShareKind
+from zskd.core.errors import ZskdError
+from zskd.models.chain import in_a_row, read_layers
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import Architecture, Layers, Narrowed
+from zskd.models.narrow.changes import find_changes
+from zskd.models.narrow.cut import Cut, Scope, cut_channels
+from zskd.models.narrow.depth import drop_blocks
+from zskd.models.narrow.plan import CannotCut
+from zskd.models.narrow.scoring import Scores
+from zskd.models.narrow.search import narrow_network
+from zskd.models.preparation import copied
+
+_LARGE = 128 * 128
+"""Pixels above which a network is tried on fewer images."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of a teacher with fewer channels or blocks."""
+
+    network: nn.Module
+    """With the weights of the teacher that it kept."""
+    architecture: Narrowed | None
+    """For a card; None where the teacher's own architecture is not known."""
+    how: str
+    """What is missing, in words: "all channels", "channels inside blocks", "3 residual blocks"."""
+
+
+def narrow(
+    network: nn.Module,
+    share: float = 0.5,
+    kind: ShareKind = "narrow",
+    *,
+    shape: tuple[int, int, int] | None = None,
+) -> nn.Module:
+    """Return a smaller copy of any network, with the weights that it keeps.
+
+    `narrow`, `params` and `width` cut channels: the same share of each layer, those with the smallest
+    weights, together with all that they are joined to (Fang et al. 2023, arXiv:2301.12900). `depth` leaves
+    out the residual blocks without which the outputs change least. The copy was run, and computes what the
+    network does without those channels.
+
+    Args:
+        network: a network for images, or a `Classifier`; left as it is.
+        share: above 0, at most 1: what at most is left.
+        kind: `narrow` for a share of the multiply-adds, `params` of the parameters, `width` of each layer's
+            channels, `depth` of the multiply-adds.
+        shape: channels, height, width of its images; for a `Classifier` it is known.
+
+    Returns:
+        The copy; a `Classifier` for a `Classifier`.
+
+    Raises:
+        ZskdError: no such copy can be made; the message says why.
+    """
+    if not 0 < share <= 1:
+        raise ZskdError(f"a copy of {share:g} of the size cannot be made: give a share above 0 and at most 1")
+    if isinstance(network, Classifier):
+        made = copy_teacher(network, Share(kind, share))
+        smaller = Classifier(
+            made.network,
+            spec=network.spec,
+            class_names=network.class_names,
+            head=network.head_name,
+            copy=False,
+        )
+        smaller.rewrite, smaller.architecture = network.rewrite, made.architecture
+        return smaller
+    if shape is None:
+        raise ZskdError("the shape of the images is not known: give shape=(3, 224, 224) or a Classifier")
+    return _copy(network, probes(InputSpec(shape=shape), network), share, kind)[0]
+
+
+def copy_teacher(teacher: Classifier, size: Share) -> Copy:
+    """Return a smaller copy of a teacher, and its architecture if that of the teacher is known.
+
+    Args:
+        teacher: left as it is.
+        size: what it is reduced to.
+
+    Raises:
+        ZskdError: no such copy can be made; the message names another student.
+    """
+    of, network = _described(teacher)
+    try:
+        made, again = _copy(network, probes(teacher.spec, network), size.share, size.kind)
+    except CannotCut as error:
+        raise CannotCut(
+            f"{error}: choose a built-in student, e.g. --student resnet8, or give your own with --student "
+            "package.module:factory"
+        ) from error
+    how = again[2]
+    architecture = None
+    if of is not None:
+        changes = find_changes(network, made)
+        architecture = Narrowed(student=size.name, of=of, changes=changes, scope=again[0], ratio=again[1])
+    return Copy(made, architecture, how)
+
+
+def cut_again(teacher: Classifier, student: Narrowed, scores: Scores | None = None) -> Cut:
+    """Cut a teacher to the shapes of a student that is a narrower copy of it, by other scores.
+
+    Args:
+        teacher: left as it is.
+        student: architecture of the student, from `copy_teacher` or a card.
+        scores: importance of each output channel by layer, as for `cut_channels`. The names are those of the
+            network that `student.of` builds: of a chain in the user's own code, the numbers of its layers.
+
+    Returns:
+        The copy, with the teacher's weights.
+
+    Raises:
+        ZskdError: the student is no cut of this teacher.
+    """
+    _, network = _described(teacher)
+    for name in student.changes.dropped:
+        raise ZskdError(f"the student lacks blocks of its teacher, such as {name}, and no channels")
+    assert student.scope is not None
+    assert student.ratio is not None
+    made = cut_channels(
+        network, probes(teacher.spec, network)[:1], student.ratio, scope=student.scope, scores=scores
+    )
+    if find_changes(network, made.network) != student.changes:
+        raise ZskdError("the student is no narrower copy of this teacher: make it again")
+    return made
+
+
+def probes(spec: InputSpec, network: nn.Module) -> Tensor:
+    """Return different images (N, C, H, W), normalised, to try a network with: noise, then coarse noise."""
+    channels, height, width = spec.shape
+    device = next((value.device for value in network.parameters()), torch.device("cpu"))
+    each = 1 if height * width > _LARGE else 2
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.rand(each, channels, height, width, generator=rng)
+    coarse = torch.rand(each, channels, min(4, height), min(4, width), generator=rng)
+    images = torch.cat([noise, nn.functional.interpolate(coarse, size=(height, width))])
+    low, high = spec.box
+    mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (spec.mean, spec.std))
+    return ((low + (high - low) * images - mean) / std).to(device)
+
+
+def _described(teacher: Classifier) -> tuple[Architecture | None, nn.Module]:
+    """Return the architecture of a teacher, None if it is not known, and the network that it builds."""
+    if teacher.architecture is not None:
+        return teacher.architecture, teacher.module
+    try:
+        chain = copied(in_a_row(teacher.module))
+        return Layers(layers=tuple(read_layers(teacher.module))), chain
+    except ZskdError:  # it branches
+        return None, teacher.module
+
+
+def _copy(
+    network: nn.Module, images: Tensor, share: float, kind: ShareKind
+) -> tuple[nn.Module, tuple[Scope | None, float | None, str]]:
+    """Return a copy, what was cut by how much, and this in words."""
+    try:
+        if kind == "depth":
+            made = drop_blocks(network, images, share)
+            count = len(find_changes(network, made).dropped)
+            return made, (None, None, f"{count} residual block{'s' * (count != 1)}")
+        narrower = narrow_network(network, images, share, kind)
+    except CannotCut as error:
+        raise CannotCut(f"no {kind}:{share:g} of this network can be made, because {error}") from error
+    return narrower.cut.network, (narrower.scope, narrower.ratio, narrower.cut.how)

@@ -1,0 +1,108 @@
+"""Find the share of channels that gives a share of multiply-adds or parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from zskd.config.sizes import ShareKind
+from zskd.models.counting import count_multiply_adds
+from zskd.models.narrow.checks import EXACT, Read, difference, is_sound
+from zskd.models.narrow.cut import Cut, Scope, cut_channels, words
+from zskd.models.narrow.groups import Groups
+from zskd.models.narrow.plan import CannotCut, Plan, plan_cut, read_logits
+from zskd.models.narrow.scoring import Scores
+from zskd.models.preparation import copied
+
+_STEPS = 10
+"""Halvings of the interval in which the share of channels is."""
+_LEAST = 1 / 64
+"""Least share of channels that is tried."""
+_UNITS: dict[ShareKind, str] = {"narrow": "multiply-adds", "params": "parameters"}
+
+
+@dataclass(frozen=True)
+class Narrower:
+    """A narrower copy of a network, and how to cut it again."""
+
+    cut: Cut
+    ratio: float
+    """Share of each layer's channels that stayed."""
+    scope: Scope
+
+
+def narrow_network(
+    network: nn.Module,
+    images: Tensor,
+    share: float,
+    kind: ShareKind = "narrow",
+    *,
+    scores: Scores | None = None,
+    read: Read = read_logits,
+) -> Narrower:
+    """Return a copy with fewer channels that has at most a share of a network's size.
+
+    The same share of the channels of each layer stays. Its shapes depend on the network's shapes alone.
+
+    Args:
+        network: left as it is.
+        images: some different normalised images (N, C, H, W), N at least 2.
+        share: above 0, at most 1: of the multiply-adds (`narrow`), the parameters (`params`) or each layer's
+            channels (`width`).
+        kind: what the share is of.
+        scores: importance of the channels, as for `cut_channels`.
+        read: reads the class scores.
+
+    Raises:
+        CannotCut: nothing can be cut, or not so much.
+    """
+    if share == 1:
+        none = Scope(sums=False, attention="none")
+        made = cut_channels(network, images[:1], 1.0, scope=none, groups=Groups((), {}, every=False))
+        return Narrower(made, 1.0, none)
+    plan = plan_cut(network, images, read)
+    ratio = share if kind == "width" else _search(network, images[:1], share, _UNITS[kind], plan)
+    made = cut_channels(network, images[:1], ratio, scope=plan.scope, scores=scores, groups=plan.groups)
+    twin = plan.twin
+    again = cut_channels(twin, images[:1], ratio, scope=plan.scope, groups=plan.groups)
+    if not is_sound(made.network, images, read) or not difference(again, twin, images, read) < EXACT:
+        raise CannotCut(f"a copy with {share:g} of its size does not compute the same as the network")
+    return Narrower(made, ratio, plan.scope)
+
+
+def _search(network: nn.Module, image: Tensor, share: float, unit: str, plan: Plan) -> float:
+    """Return the largest share of channels whose copy has at most a share of a size."""
+    sketch, count = _counter(network, image, unit)
+    most = share * count(sketch)
+
+    def size(ratio: float) -> int:
+        return count(cut_channels(sketch, image, ratio, scope=plan.scope, groups=plan.groups).network)
+
+    low, high = _LEAST, 1.0
+    if (least := size(low)) > most:
+        left, what = least / count(sketch), words(plan.groups, plan.scope)
+        raise CannotCut(f"cutting {what} leaves at least {left:.2f} of its {unit}, not {share:g}")
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        if size(middle) <= most:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _counter(network: nn.Module, image: Tensor, unit: str) -> tuple[nn.Module, Callable[[nn.Module], int]]:
+    """Return a copy of a network to count in, without memory for its weights where it runs so, and what
+    counts."""
+    if unit == "parameters":
+        return copied(network).to("meta"), lambda one: sum(value.numel() for value in one.parameters())
+    for device in ("meta", image.device):
+        sketch, probe = copied(network).to(device), image.to(device)
+        try:
+            count_multiply_adds(sketch, probe)
+        except Exception:  # some networks look at values, which are not there
+            continue
+        return sketch, lambda one, probe=probe: count_multiply_adds(one, probe)
+    raise CannotCut("its multiply-adds cannot be counted")

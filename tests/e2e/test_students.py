@@ -1,0 +1,127 @@
+"""Several students in one run: each as if trained alone, resumed after an interruption, and on the page."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Lines
+from zskd.config.loading import load_recipe
+from zskd.config.recipe import Recipe
+from zskd.core.errors import ZskdError
+from zskd.core.files import read_json, sha256_file
+from zskd.distillation.spec import StudentSpec
+from zskd.distillation.students import build_student
+from zskd.models.checkpoint import load_checkpoint, read_card
+from zskd.run.metrics import RunMetrics, read_metrics
+from zskd.run.pipeline import run_recipe
+from zskd.run.summary import summary_lines
+from zskd.run.verify import verify_folder
+from zskd.transfer_set.dataset import TransferSet
+
+STUDENTS = ["lenet5_half", "budget:3k", "mlp(widths=(8, 4))"]
+FOLDERS = ["zskd", "noise_shapes", "zskd@budget-3k", "zskd@mlp-widths-8-4"]
+SMALL: dict[str, Any] = {
+    "controls": ["noise_shapes"],
+    "count": 40,
+    "held_out": 20,
+    "workers": 1,
+    "threads": 1,
+    "synthesis": {"steps": 2},
+    "distill": {"steps": 3, "batch_size": 16, "start": "random"},
+    "teacher": {"shape": [1, 16, 16], "steps": 40},
+    "students": STUDENTS,
+}
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return load_recipe("digits", SMALL)
+
+
+@pytest.fixture(scope="module")
+def several(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunMetrics, Lines]:
+    folder, lines = tmp_path_factory.mktemp("several") / "run", Lines()
+    return folder, run_recipe(recipe, folder, progress=lines), lines
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    return {one.parent.name: sha256_file(one) for one in folder.glob("students/*/*.safetensors")}
+
+
+@pytest.mark.parametrize(("student", "name"), list(zip(STUDENTS, ("zskd", *FOLDERS[2:]), strict=True)))
+def test_each_student_is_as_if_it_was_the_only_one(
+    student: str, name: str, several: tuple[Path, RunMetrics, Lines], recipe: Recipe, tmp_path: Path
+) -> None:
+    folder, _, _ = several
+    assert sorted(bytes_of(folder)) == sorted(FOLDERS)
+    teacher = load_checkpoint(folder / "teacher")[0].freeze()
+    alone = StudentSpec(student=student, distill=recipe.distill)
+    build_student(teacher, alone, TransferSet(folder / "sets" / "zskd"), tmp_path / "alone")
+    assert sha256_file(tmp_path / "alone" / "model.safetensors") == bytes_of(folder)[name]
+
+
+def test_the_card_and_the_log_name_the_network_of_a_budget(several: tuple[Path, RunMetrics, Lines]) -> None:
+    folder, metrics, lines = several
+    card = read_card(folder / "students" / "zskd@budget-3k")
+    assert card.architecture.title.startswith("lenet5(width=0.")
+    assert card.parameters is not None
+    assert 2000 < card.parameters <= 3000
+    assert f"student budget:3k: {card.architecture.title}, {card.parameters:,} parameters" in lines.lines
+    assert metrics.sizes[1].network == card.architecture.title
+    load_checkpoint(folder / "students" / "zskd@budget-3k")
+
+
+def test_the_results_of_all_are_kept_and_shown(several: tuple[Path, RunMetrics, Lines]) -> None:
+    folder, metrics, _ = several
+    assert [one.student for one in metrics.sizes] == STUDENTS
+    assert metrics.gain is not None
+    assert metrics.gain.student == metrics.sizes[0].cost
+    assert metrics.sizes[0].agreement == metrics.arms[0].agreement
+    assert {one.arm for one in metrics.sizes} == {"zskd"}
+    assert read_metrics(folder / "metrics.json") == metrics
+    page = (folder / "README.md").read_text()
+    table = summary_lines(metrics)
+    for one in metrics.sizes:
+        assert f"| {one.student}" in page
+        (row,) = (line for line in table if line.startswith(one.student))
+        agreement, accuracy = one.agreement["impressions"], one.test_accuracy
+        assert f"{agreement.percent:.2f} [" in row
+        assert accuracy is not None
+        assert f"{accuracy.percent:.2f} [" in row
+        assert f"{one.cost.parameters:,} (" in row
+    assert "![agreement against time](figures/sizes.png)" in page
+    assert (folder / "figures" / "sizes.png").stat().st_size > 5000
+    # teacher, 2 sets, 4 students, 4 sets that are held out
+    assert len(verify_folder(folder)) == 1 + 2 + 4 + 4
+
+
+def test_a_student_that_is_missing_is_trained_again_and_no_other(
+    several: tuple[Path, RunMetrics, Lines], recipe: Recipe, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(several[0], tmp_path / "run")
+    for lost in ("metrics.json", "README.md", "students/zskd@budget-3k/card.json"):
+        (folder / lost).unlink()
+    kept = {one: one.stat().st_mtime_ns for one in folder.glob("students/zskd/*")}
+    again = run_recipe(recipe, folder)
+    assert again.arms == several[1].arms
+    assert [one.agreement for one in again.sizes] == [one.agreement for one in several[1].sizes]
+    assert bytes_of(folder) == bytes_of(several[0])
+    assert {one: one.stat().st_mtime_ns for one in kept} == kept
+    with pytest.raises(ZskdError, match="was made with another students"):
+        run_recipe(replace(recipe, students=tuple(STUDENTS[:2])), folder)
+
+
+def test_metrics_of_older_versions_are_shown_without_what_they_did_not_measure(
+    several: tuple[Path, RunMetrics, Lines], tmp_path: Path
+) -> None:
+    values = read_json(several[0] / "metrics.json", "the test's")
+    del values["gain"], values["sizes"]
+    (tmp_path / "old.json").write_text(json.dumps(values))
+    old = read_metrics(tmp_path / "old.json")
+    assert (old.gain, old.sizes) == (None, ())
+    assert not any("µs" in line for line in summary_lines(old))
+    assert old.to_json() == values
