@@ -195,7 +195,9 @@ def test_everything_else_goes_where_it_went(tmp_path: Path, verbose: bool) -> No
         progress.task("t", 9, "steps", 4) as task,
     ):
         task.advance(3)
-    assert units == [4, 3]
+        with progress.task("before it", 5, "billion multiply-adds") as other:
+            other.advance(2)
+    assert units == [4, 3], "steps alone: their sum is announced"
     assert not list((tmp_path / "run").iterdir()), "nothing was noted"
 
 

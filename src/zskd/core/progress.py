@@ -173,7 +173,7 @@ def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
 
 
 class WorkerProgress(Progress):
-    """Reports the units of a worker's tasks to the process that started the worker."""
+    """Reports the steps of a worker's trainings to the process that started the worker, and no other units."""
 
     def __init__(self, on_progress: Callable[[int], None]) -> None:
         self._on_progress = on_progress
@@ -181,9 +181,13 @@ class WorkerProgress(Progress):
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
         """Report a task of `total` units, of which `done` were done before."""
+        if unit != "steps":
+            with Progress().task(title, total, unit, done) as silent:
+                yield silent
+            return
         self._on_progress(done)
         yield self
 
     def advance(self, done: int = 1, note: str = "") -> None:
-        """Report `done` further units."""
+        """Report `done` further steps."""
         self._on_progress(done)
