@@ -70,7 +70,7 @@ class Case:
 CASES = (
     Case("resnet20", "resnet20", "cifar10", 32),
     Case("chain", "lenet5", "digits", 32),
-    Case("depthwise", "mobilenet(width=0.25)", "digits", 16),
+    Case("depthwise", "mobilenet(width=0.25)", "digits", 32),
     Case(
         "vit",
         "timm:vit_tiny_patch16_224(depth=4,embed_dim=96,img_size=16,patch_size=2)",
@@ -127,7 +127,7 @@ def study(case: Case, start: str, steps: int, seed: int, given: argparse.Namespa
     real = build_real_set(
         teacher, data.train, given.out / case.title / f"set-{count}-{seed}", count=count, seed=seed
     )
-    config = DistillConfig(start=start, steps=steps or 1)
+    config = DistillConfig(start=start, steps=steps or 600)
     began = time.process_time()
     if steps:
         folder = given.out / case.title / f"{start}-{steps}-{count}-{seed}"
@@ -136,8 +136,8 @@ def study(case: Case, start: str, steps: int, seed: int, given: argparse.Namespa
     else:
         fresh = fresh_student(describe_student(STUDENT, teacher), teacher, seed)
         if start == "teacher":
-            network = initialise_from_teacher(teacher, fresh.module, real, seed=seed).student
-            fresh = Classifier(network, spec=teacher.spec, class_names=teacher.class_names)
+            begun = initialise_from_teacher(teacher, fresh.module, real, seed=seed, training=config)
+            fresh = Classifier(begun.student, spec=teacher.spec, class_names=teacher.class_names)
         student = fresh.freeze()
     return {
         "images": count,

@@ -91,13 +91,13 @@ class Shuffled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.branch = nn.Sequential(conv(8, 12, 1), nn.BatchNorm2d(12), nn.ReLU(), conv(12, 8))
+        self.branch = nn.Sequential(conv(8, 12, 1), nn.ReLU(), conv(12, 12, groups=12), conv(12, 8, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = x.chunk(2, 1)
         x = torch.cat([first, self.branch(second)], 1)
         n, c, h, w = x.shape
-        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
 
 
 class Reversed(nn.Module):
@@ -155,7 +155,7 @@ OWN: dict[str, Callable[[], nn.Module]] = {
     ),
     "grouped": lambda: Ending(nn.Sequential(conv(3, 16), conv(16, 16, groups=4), nn.ReLU(), conv(16, 8)), 8),
     "concatenation": lambda: Ending(nn.Sequential(conv(3, 8), Joined()), 8),
-    "shuffled": lambda: Ending(nn.Sequential(conv(3, 16), Shuffled(), Shuffled()), 16),
+    "shuffled": lambda: Ending(nn.Sequential(conv(3, 16), Shuffled(), Shuffled(), conv(16, 16, 1)), 16),
     "group norm": lambda: Ending(nn.Sequential(conv(3, 16), nn.GroupNorm(4, 16), nn.ReLU(), conv(16, 8)), 8),
     "flattened": lambda: nn.Sequential(
         conv(3, 8), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(128, 20), nn.ReLU(), nn.Linear(20, 5)

@@ -26,7 +26,8 @@ def provenance() -> str:
     commit = (of.commit or "unknown")[:8]
     return (
         f"`{of.command}`; one seed; n = {of.arms[0].agreement['impressions'].n} held-out impressions and "
-        f"{of.teacher.test_accuracy.n if of.teacher.test_accuracy else 0} test images; {of.processor['name']}; "
+        f"{of.teacher.test_accuracy.n if of.teacher.test_accuracy else 0} test images; "
+        f"{of.processor['name']}; "
         f"torch {of.versions['torch']}; commit {commit}."
     )
 

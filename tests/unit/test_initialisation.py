@@ -15,15 +15,17 @@ from zskd.config.distillation import DistillConfig, GeneratorConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
+from zskd.data.datasets import Split
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.initialisation.chain import initialise_chain
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.distillation.spec import StudentSpec
 from zskd.distillation.students import build_student
-from zskd.evaluation.metrics import agreement
+from zskd.evaluation.metrics import agreement, predict
 from zskd.models.checkpoint import load_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
-from zskd.models.factory import half
+from zskd.models.factory import describe, half
+from zskd.synthesis.real import build_real_set
 from zskd.transfer_set.dataset import TransferSet
 
 SPEC = InputSpec(shape=(2, 12, 12), mean=(0.4,), std=(0.3,))
@@ -289,6 +291,23 @@ def test_a_student_of_another_architecture_starts_at_random_and_this_is_logged(
     assert "keeps its own initial weights: it is no narrower copy of the teacher" in log
     assert load_checkpoint(tmp_path / "one")[1].origin.inherited is False
     assert one.fingerprint() == other.fingerprint()
+
+
+def test_a_narrower_copy_of_a_network_with_branches_is_initialised_from_the_teacher(
+    teacher: Classifier, small_set: TransferSet, tmp_path: Path
+) -> None:
+    network = fresh_student(describe("resnet8(width=0.25)", shape=(1, 32, 32), classes=10), teacher, seed=0)
+    other = Classifier(network.module, spec=teacher.spec).freeze()
+    other.architecture = network.architecture
+    made_set = build_real_set(
+        other,
+        Split(small_set.all_images(), predict(other, small_set.all_images())),
+        tmp_path / "set",
+        count=50,
+    )
+    _, log = made(other, made_set, tmp_path / "student", student="narrow:0.5")
+    assert "is initialised with weights of the teacher (channels by " in log
+    assert load_checkpoint(tmp_path / "student")[1].origin.inherited is True
 
 
 def test_initialise_from_teacher_gives_the_student_of_a_recipe(

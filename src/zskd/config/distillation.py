@@ -109,8 +109,8 @@ class DistillConfig(FitConfig):
     section: ClassVar[str] = "distill"
 
     start: Literal["teacher", "random"] = "teacher"
-    """Initial weights: `teacher` initialises from the teacher if the student is a narrower copy of it, and
-    at random otherwise; `random` is always at random."""
+    """Initial weights: `teacher` initialises from the teacher if the student is a narrower or less deep
+    copy of it, and at random otherwise; `random` is always at random."""
     steps: Annotated[int | None, Parameter(group=RUN)] = 4000
     optimiser: OptimiserName = "muon"
     learning_rate: float = 0.01

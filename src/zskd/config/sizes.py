@@ -27,6 +27,7 @@ class Share:
     """A copy of the teacher, reduced to a share."""
 
     kind: ShareKind
+    """What is reduced."""
     share: float
     """Above 0, at most 1."""
 
@@ -43,6 +44,7 @@ class Budget:
     amount: float
     """Above 0; of the teacher: at most 1."""
     unit: BudgetUnit
+    """What it counts."""
 
 
 @dataclass(frozen=True)

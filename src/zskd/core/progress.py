@@ -173,7 +173,7 @@ def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
 
 
 class WorkerProgress(Progress):
-    """Reports the steps of a worker's trainings to the process that started the worker, and no other units."""
+    """Reports the steps of a worker's trainings to the process that started it, and no other units."""
 
     def __init__(self, on_progress: Callable[[int], None]) -> None:
         self._on_progress = on_progress

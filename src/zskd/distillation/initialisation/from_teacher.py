@@ -59,9 +59,9 @@ def initialise_from_teacher(
 ) -> Initialisation:
     """Return a copy of a student with weights selected from the teacher's, to be distilled.
 
-    The student must be a narrower copy of a teacher that is a plain chain of layers, as `half` makes them;
-    another student keeps its weights. Sources: He et al. 2017, arXiv:1707.06168; Luo et al. 2017,
-    arXiv:1707.06342; Xu et al. 2024, arXiv:2311.18823.
+    The student must be a copy of the teacher with fewer channels or blocks, as `half` and `narrow:0.5` make
+    them; another student keeps its weights. Sources: He et al. 2017, arXiv:1707.06168; Luo et al. 2017,
+    arXiv:1707.06342; Theis et al. 2018, arXiv:1801.05787; Xu et al. 2024, arXiv:2311.18823.
 
     Args:
         teacher: used in evaluation mode; left as it is.

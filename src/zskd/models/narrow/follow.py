@@ -22,6 +22,7 @@ from zskd.models.narrow.members import (
     read_members,
     repeat_members,
 )
+from zskd.models.narrow.parting import Parted
 from zskd.models.narrow.tracing import Entered, dependency_graph, find_sums
 from zskd.models.preparation import copied
 
@@ -44,10 +45,22 @@ def find_groups(network: nn.Module, image: Tensor, *, training: bool = False) ->
         found, every = _all_groups(dependency_graph(network, (image,), training), network)
         found = repeat_members(found, network)
     except Exception as error:  # the user's network and the tracing may raise any exception
-        found, every = list(_inside_children(network, image)), False
+        found, every = _between_shuffles(network, image) or list(_inside_children(network, image)), False
         if not found:
             raise ZskdError(f"its channels cannot be followed ({one_line(error)[:200]})") from error
     return Groups(tuple(found), _attentions(network), every)
+
+
+def _between_shuffles(network: nn.Module, image: Tensor) -> list[Group]:
+    """Return the groups whose channels are not shuffled; none where the network cannot be followed so."""
+    try:
+        parted = Parted(network, image)
+        if not len(parted.marks):
+            return []
+        found, _ = _all_groups(dependency_graph(parted, (image,), False), parted)
+    except Exception:  # as above
+        return []
+    return [one.renamed("module.", "") for one in repeat_members(found, parted)]
 
 
 def _inside_children(network: nn.Module, image: Tensor) -> Iterator[Group]:
