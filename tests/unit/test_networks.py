@@ -308,7 +308,7 @@ def test_chains_have_a_half_and_others_name_a_student() -> None:
         assert sum(p.numel() for p in half(module).parameters()) < 0.6 * sum(
             p.numel() for p in module.parameters()
         )
-    with pytest.raises(ZskdError, match="e.g. --student resnet8"):
+    with pytest.raises(ZskdError, match="choose --student narrow:0.5, a built-in student, e.g. resnet8"):
         half(network("resnet8"))
 
 
