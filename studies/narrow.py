@@ -4,7 +4,8 @@
     python studies/narrow.py --out runs/narrow --only resnet18 "swin tiny" --student params:0.25
 
 Networks and sizes are those of `teachers.py`, with random weights. Each gets the student `narrow:0.5`,
-untrained; its checkpoint is opened in a fresh process, which compares the logits. Nothing is downloaded.
+untrained, which is timed in turns with its teacher; its checkpoint is opened in a fresh process, which
+compares the logits. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from teachers import CASES, LIBRARIES, Case, made_with, save_weights
 from zskd.config.sizes import Share, read_size
 from zskd.core.errors import ZskdError, one_line
 from zskd.distillation.architecture import fresh_student
+from zskd.evaluation.gain import measure_gain
 from zskd.evaluation.inspection import count_multiply_adds
 from zskd.models.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier
@@ -65,7 +67,7 @@ def study(case: Case, teacher: Classifier, size: Share, folder: Path) -> Line:
             "student_parameters": student.parameters_count,
             "student_multiply_adds": count_multiply_adds(student),
             "card_bytes": (folder / "card.json").stat().st_size,
-            "us_per_image": None,
+            "us_per_image": times(teacher, student),
         }
         images = torch.rand(4, *teacher.spec.shape, generator=torch.Generator().manual_seed(0))
         torch.save({"images": images, "logits": student(images)}, folder / "pair.pt")
@@ -78,6 +80,13 @@ def study(case: Case, teacher: Classifier, size: Share, folder: Path) -> Line:
     except Exception as error:  # a fault of zskd, which the record should show
         line["fault"] = f"{type(error).__name__}: {one_line(error)[:300]}"
     return line
+
+
+def times(teacher: Classifier, student: Classifier) -> list[Line]:
+    """Return the median µs per image of teacher and student, timed in turns, for one image and for many."""
+    gain = measure_gain(teacher, student)
+    pairs = zip(gain.teacher.latency, gain.student.latency, strict=True)
+    return [{"batch": one.batch, "teacher": one.median, "student": two.median} for one, two in pairs]
 
 
 def compare(folder: Path) -> float:
