@@ -19,6 +19,7 @@ from tables.better import BETTER_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
 from tables.features import FEATURES_TABLES
 from tables.names import NAMES_TABLES
+from tables.narrow import NARROW_TABLES
 from tables.presets import PRESETS_TABLES
 from tables.results import RESULTS_TABLES, write_pictures
 from tables.search import SEARCH_TABLES
@@ -38,6 +39,7 @@ PAGES = tuple(
         "docs/estimate.md",
         "docs/extending.md",
         "docs/features.md",
+        "docs/narrow.md",
         "docs/students.md",
         "docs/your-teacher.md",
     )
@@ -52,6 +54,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **SEARCH_TABLES,
     **ESTIMATE_TABLES,
     **NAMES_TABLES,
+    **NARROW_TABLES,
     **TEACHERS_TABLES,
     **FEATURES_TABLES,
     **STUDENTS_TABLES,
