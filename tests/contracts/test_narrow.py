@@ -15,6 +15,7 @@ from zskd.models.counting import count_multiply_adds
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.models.narrow.copies import narrow, probes
 from zskd.models.narrow.cut import Cut, Scope, channels_kept, cut_channels
+from zskd.models.narrow.matching import match_copy
 from zskd.models.narrow.plan import CannotCut, plan_cut, with_random_weights
 from zskd.models.narrow.search import narrow_network
 
@@ -50,12 +51,12 @@ def test_a_copy_computes_what_is_left_of_the_network(name: str, how: str) -> Non
     """Independent truth: in the whole network, the weights of cut input channels are set to zero."""
     network = own(name)
     found = narrow_network(network, IMAGES, 0.6, "width")
-    assert found.cut.how == how
-    sizes = [sum(one.numel() for one in net.parameters()) for net in (found.cut.network, network)]
+    assert found.how == how
+    sizes = [sum(one.numel() for one in net.parameters()) for net in (found.network, network)]
     assert sizes[0] < 0.95 * sizes[1]
-    masked = mask_inputs(network, found.cut)
+    masked = mask_inputs(network, found)
     if name not in ("attention", "group norm"):  # their norms also see the channels that are cut
-        assert torch.allclose(found.cut.network(IMAGES), masked(IMAGES), atol=1e-4)
+        assert torch.allclose(found.network(IMAGES), masked(IMAGES), atol=1e-4)
 
 
 def mask_inputs(network: nn.Module, cut: Cut) -> nn.Module:
@@ -75,7 +76,7 @@ def mask_inputs(network: nn.Module, cut: Cut) -> nn.Module:
 @pytest.mark.parametrize("name", ["residual", "norm first", "depthwise, gated", "concatenation", "flattened"])
 def test_the_weights_of_a_copy_are_those_of_the_kept_channels(name: str) -> None:
     network = own(name)
-    found = narrow_network(network, IMAGES, 0.6, "width").cut
+    found = narrow_network(network, IMAGES, 0.6, "width")
     layers = dict(network.named_modules())
     for layer, inputs in found.inputs.items():
         before, after = layers[layer], found.network.get_submodule(layer)
@@ -110,19 +111,15 @@ def test_a_cut_that_is_wrong_is_seen_and_left_out() -> None:
 
 @settings(max_examples=12)
 @given(seed=st.integers(0, 10**6), ratio=st.floats(0.05, 1.0))
-def test_the_shapes_do_not_depend_on_the_scores(seed: int, ratio: float) -> None:
+def test_the_shapes_do_not_depend_on_which_channels_stay(seed: int, ratio: float) -> None:
     network, scope = fresh_weights(OWN["residual"], 0), Scope(attention="none")
-    rng = torch.Generator().manual_seed(seed)
-    scores = {
-        name: torch.rand(layer.out_channels, generator=rng)
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Conv2d)
-    }
-    plain, scored = (
-        cut_channels(network, IMAGES[:1], ratio, scope=scope, scores=one) for one in (None, scores)
-    )
-    assert shapes(plain.network) == shapes(scored.network)
-    assert torch.isfinite(scored.network(IMAGES)).all()
+    plain = cut_channels(network, IMAGES[:1], ratio, scope=scope)
+    match, rng = match_copy(network, plain.network, IMAGES[:1]), torch.Generator().manual_seed(seed)
+    assert match is not None
+    drawn = {one.group.name: torch.rand(one.group.size, generator=rng) for one in match.shares}
+    others = match.cut(drawn)
+    assert shapes(plain.network) == shapes(others.network)
+    assert torch.isfinite(others.network(IMAGES)).all()
 
 
 @settings(max_examples=200)

@@ -36,8 +36,9 @@ from zskd.models.libraries.timm import TimmNetwork
 from zskd.models.libraries.torchvision import TorchvisionNetwork
 from zskd.models.libraries.transformers import TransformersNetwork
 from zskd.models.narrow.changes import apply_changes, find_changes
-from zskd.models.narrow.copies import cut_again, narrow
+from zskd.models.narrow.copies import narrow
 from zskd.models.narrow.depth import find_blocks
+from zskd.models.narrow.matching import match_copy
 from zskd.models.narrow.plan import CannotCut
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
@@ -126,7 +127,9 @@ def test_a_card_builds_a_copy_again(name: str, tmp_path: Path) -> None:
     assert card.architecture == architecture
     images = torch.rand(2, *SHAPE)
     assert torch.equal(loaded.eval()(images), made.eval()(images))
-    again = cut_again(teacher, architecture)
+    match = match_copy(teacher.module, made.module, teacher.normalise(images[:1]))
+    assert match is not None
+    again = match.cut({one.group.name: torch.ones(one.group.size) for one in match.shares})
     assert shapes(again.network) == shapes(made.module)
     assert torch.isfinite(again.network(teacher.normalise(images))[0]).all()
 

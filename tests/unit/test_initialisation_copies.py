@@ -13,12 +13,12 @@ from torch import Generator, Tensor, nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from zskd.distillation.batch_norm import take_statistics
 from zskd.distillation.initialisation.elimination import divergence
 from zskd.distillation.initialisation.graph import initialise_copy
 from zskd.distillation.initialisation.graph_effort import Costs, plan_copy
 from zskd.distillation.initialisation.importance import RULES, Importance, order_by_covariance
 from zskd.distillation.initialisation.repair import Place, find_places, repair
-from zskd.distillation.initialisation.statistics import retake_statistics
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.narrow.matching import match_copy
 from zskd.models.narrow.skip import Skip
@@ -274,10 +274,10 @@ def test_statistics_are_those_of_all_inputs() -> None:
     inputs = outputs_of(network, "stem", images)
     before = copy.deepcopy(network.module.norm)
     with torch.no_grad():
-        retake_statistics(network, images.split(30))
+        take_statistics(network, images.split(30))
     norm = network.module.norm
     assert_close(norm.running_mean, inputs.mean((0, 2, 3)))  # type: ignore[union-attr]
-    assert_close(norm.running_var, inputs.var((0, 2, 3)))  # type: ignore[union-attr]
+    assert_close(norm.running_var, inputs.var((0, 2, 3), correction=0))  # type: ignore[union-attr]
     assert (norm.momentum, norm.training) == (before.momentum, False)  # type: ignore[union-attr]
     assert torch.equal(norm.num_batches_tracked, before.num_batches_tracked)  # type: ignore[union-attr, arg-type]
 

@@ -8,8 +8,8 @@ the usual shortcut. Wu, Johnson: "Rethinking 'Batch' in BatchNorm", 2021, arXiv:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -34,49 +34,81 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     ]
 
 
+@contextmanager
+def by_batch(classifier: Classifier) -> Iterator[list[_BatchNorm]]:
+    """Let batch-norm layers normalise by the batch and leave their running statistics as they are.
+
+    The original network runs, not the rewritten one. Afterwards all modes are as they were.
+
+    Yields:
+        The batch-norm layers that keep statistics.
+    """
+    layers = batch_norms(classifier.module)
+    before = [(one.training, one.momentum, one.num_batches_tracked) for one in layers]
+    rewrite = classifier.rewrite
+    try:
+        classifier.rewrite = False
+        for one in layers:
+            one.training, one.momentum, one.num_batches_tracked = True, 0.0, None
+        yield layers
+    finally:
+        classifier.rewrite = rewrite
+        for one, (training, momentum, counter) in zip(layers, before, strict=True):
+            one.training, one.momentum, one.num_batches_tracked = training, momentum, counter
+
+
 @torch.no_grad()
 def take_statistics(classifier: Classifier, batches: Iterable[Images]) -> None:
-    """Set mean and variance of all batch-norm layers, in place, to those of the images.
+    """Set mean and variance of all batch-norm layers, in place, to those of all their inputs.
 
     Each batch is normalised by its own statistics, as in training, so batches should be large; all other
-    layers are in evaluation mode. The variance is that of all images together: the mean of the batches'
-    variances and the variance of their means.
+    layers are in evaluation mode. The variance is the one that images are normalised by: the mean
+    of squared deviations.
 
     Args:
         classifier: its modes stay as they are.
         batches: images (N, C, H, W) in [0, 1]; not read if there are no such layers.
     """
-    layers = batch_norms(classifier.module)
-    if not layers:
+    if not batch_norms(classifier.module):
         return
-    moments: dict[_BatchNorm, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
-    counters = [layer.num_batches_tracked for layer in layers]
-    counts = [None if counter is None else counter.clone() for counter in counters]
+    moments: dict[nn.Module, _Moments] = {}
 
-    def keep(layer: _BatchNorm) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def enter(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            values = inputs[0].double()
-            variance, mean = torch.var_mean(values, [0, *range(2, values.ndim)], correction=0)
-            moments[layer].append((mean, variance))
+    def add(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        moments.setdefault(layer, _Moments()).add(inputs[0].transpose(0, 1).flatten(1))
 
-        return enter
-
-    with in_mode(classifier, training=False), ExitStack() as hooks:
+    with in_mode(classifier, training=False), by_batch(classifier) as layers, ExitStack() as hooks:
         for layer in layers:
-            layer.training = True
-            hooks.enter_context(layer.register_forward_pre_hook(keep(layer)))
+            hooks.enter_context(layer.register_forward_pre_hook(add))
         for images in batches:
             classifier(images)
-    for layer, counter, count in zip(layers, counters, counts, strict=True):
-        if counter is not None and count is not None:
-            counter.copy_(count)
-        if not moments[layer]:  # a layer that is not used
+    for layer in layers:
+        if (found := moments.get(layer)) is None:  # a layer that is not used
             continue
-        means, variances = (torch.stack(one) for one in zip(*moments[layer], strict=True))
         assert layer.running_mean is not None
         assert layer.running_var is not None
-        layer.running_mean.copy_(means.mean(0))
-        layer.running_var.copy_(variances.mean(0) + means.var(0, correction=0))
+        layer.running_mean.copy_(found.mean)
+        layer.running_var.copy_(found.spread / found.count)
+
+
+class _Moments:
+    """Mean and sum of squared deviations of channels, by parts (Chan, Golub, LeVeque 1979)."""
+
+    mean: Tensor
+    spread: Tensor
+    count = 0
+
+    def add(self, values: Tensor) -> None:
+        """Add values (C, M)."""
+        values, new = values.double(), values.shape[1]
+        mean = values.mean(1)
+        spread = (values - mean[:, None]).square().sum(1)
+        if not self.count:
+            self.mean, self.spread, self.count = mean, spread, new
+            return
+        total = self.count + new
+        self.spread = self.spread + spread + (mean - self.mean).square() * (self.count * new / total)
+        self.mean = self.mean + (mean - self.mean) * (new / total)
+        self.count = total
 
 
 class Statistics:

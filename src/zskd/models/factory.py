@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 from reprlib import repr as short
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import torch
-from pydantic import Field, ValidationError, validate_call
+from pydantic import ValidationError, validate_call
 from torch import nn
 
 from zskd.config.checks import suggestion
@@ -28,7 +28,6 @@ from zskd.models.libraries.torchvision import TorchvisionNetwork
 from zskd.models.libraries.transformers import TransformersNetwork
 from zskd.models.narrow.chain import narrow
 from zskd.models.narrow.changes import Changes, apply_changes
-from zskd.models.narrow.cut import Scope
 
 _MOST_PARAMETERS = 10**9
 """Largest number of parameters of a built-in network."""
@@ -86,10 +85,6 @@ class Narrowed(Artefact):
     """The network that it is a copy of."""
     changes: Changes
     """How it differs."""
-    scope: Scope | None = None
-    """Which channels were cut; None where blocks are left out."""
-    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the channels that stayed; with the scope, what cuts the teacher to the same shapes again."""
 
     @property
     def title(self) -> str:

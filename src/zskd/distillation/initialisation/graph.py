@@ -17,13 +17,13 @@ from torch import Generator, Tensor
 from zskd.core.memory import at_once
 from zskd.core.progress import Progress
 from zskd.core.types import Images
+from zskd.distillation.batch_norm import by_batch, take_statistics
 from zskd.distillation.initialisation.effort import Work, counted
 from zskd.distillation.initialisation.elimination import divergence
 from zskd.distillation.initialisation.graph_effort import Costs, GraphPlan, plan_copy
 from zskd.distillation.initialisation.importance import Importance
 from zskd.distillation.initialisation.repair import Place, find_places, repair
 from zskd.distillation.initialisation.ridge import in_parts
-from zskd.distillation.initialisation.statistics import by_batch, retake_statistics
 from zskd.models.classifier import Classifier
 from zskd.models.counting import count_multiply_adds
 from zskd.models.modes import in_mode
@@ -118,7 +118,7 @@ def _fit(
 
     with by_batch(student):
         repair(teacher, student, plan.sweeps, cut.outputs, parts, rng, done)
-    retake_statistics(student, parts)
+    take_statistics(student, parts)
 
 
 def _parts(images: Tensor) -> tuple[Tensor, ...]:

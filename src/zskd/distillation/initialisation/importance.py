@@ -90,7 +90,7 @@ class Importance:
 
     def __init__(self, teacher: Classifier, match: Match, parts: Sequence[Tensor], rng: Generator) -> None:
         self._match, self._rng = match, rng
-        self._makers = Makers(match.network, {})
+        self._makers = Makers(match.network)
         self._received: dict[str, _Received] = {}
         self._latest: dict[str, Tensor] = {}
         names = {

@@ -13,10 +13,8 @@ from zskd.models.chain import in_a_row, read_layers
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, Layers, Narrowed
 from zskd.models.narrow.changes import find_changes
-from zskd.models.narrow.cut import Cut, Scope, cut_channels
 from zskd.models.narrow.depth import drop_blocks
 from zskd.models.narrow.plan import CannotCut
-from zskd.models.narrow.scoring import Scores
 from zskd.models.narrow.search import narrow_network
 from zskd.models.preparation import copied
 
@@ -93,46 +91,16 @@ def copy_teacher(teacher: Classifier, size: Share) -> Copy:
     """
     of, network = _described(teacher)
     try:
-        made, again = _copy(network, probes(teacher.spec, network), size.share, size.kind)
+        made, how = _copy(network, probes(teacher.spec, network), size.share, size.kind)
     except CannotCut as error:
         raise CannotCut(
             f"{error}: choose a built-in student, e.g. --student resnet8, or give your own with --student "
             "package.module:factory"
         ) from error
-    how = again[2]
     architecture = None
     if of is not None:
-        changes = find_changes(network, made)
-        architecture = Narrowed(student=size.name, of=of, changes=changes, scope=again[0], ratio=again[1])
+        architecture = Narrowed(student=size.name, of=of, changes=find_changes(network, made))
     return Copy(made, architecture, how)
-
-
-def cut_again(teacher: Classifier, student: Narrowed, scores: Scores | None = None) -> Cut:
-    """Cut a teacher to the shapes of a student that is a narrower copy of it, by other scores.
-
-    Args:
-        teacher: left as it is.
-        student: architecture of the student, from `copy_teacher` or a card.
-        scores: importance of each output channel by layer, as for `cut_channels`. The names are those of the
-            network that `student.of` builds: of a chain in the user's own code, the numbers of its layers.
-
-    Returns:
-        The copy, with the teacher's weights.
-
-    Raises:
-        ZskdError: the student is no cut of this teacher.
-    """
-    _, network = _described(teacher)
-    for name in student.changes.dropped:
-        raise ZskdError(f"the student lacks blocks of its teacher, such as {name}, and no channels")
-    assert student.scope is not None
-    assert student.ratio is not None
-    made = cut_channels(
-        network, probes(teacher.spec, network)[:1], student.ratio, scope=student.scope, scores=scores
-    )
-    if find_changes(network, made.network) != student.changes:
-        raise ZskdError("the student is no narrower copy of this teacher: make it again")
-    return made
 
 
 def probes(spec: InputSpec, network: nn.Module) -> Tensor:
@@ -160,16 +128,14 @@ def _described(teacher: Classifier) -> tuple[Architecture | None, nn.Module]:
         return None, teacher.module
 
 
-def _copy(
-    network: nn.Module, images: Tensor, share: float, kind: ShareKind
-) -> tuple[nn.Module, tuple[Scope | None, float | None, str]]:
-    """Return a copy, what was cut by how much, and this in words."""
+def _copy(network: nn.Module, images: Tensor, share: float, kind: ShareKind) -> tuple[nn.Module, str]:
+    """Return a copy, and what is missing, in words."""
     try:
         if kind == "depth":
             made = drop_blocks(network, images, share)
             count = len(find_changes(network, made).dropped)
-            return made, (None, None, f"{count} residual block{'s' * (count != 1)}")
-        narrower = narrow_network(network, images, share, kind)
+            return made, f"{count} residual block{'s' * (count != 1)}"
+        cut = narrow_network(network, images, share, kind)
     except CannotCut as error:
         raise CannotCut(f"no {kind}:{share:g} of this network can be made, because {error}") from error
-    return narrower.cut.network, (narrower.scope, narrower.ratio, narrower.cut.how)
+    return cut.network, cut.how

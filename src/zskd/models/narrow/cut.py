@@ -10,15 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zskd.core.artefact import Artefact
 from zskd.models.narrow.follow import find_groups
-from zskd.models.narrow.groups import LAYERS, NORMS, Group, Groups, Member, Side, width_of
-from zskd.models.narrow.scoring import Makers, Scores
+from zskd.models.narrow.groups import LAYERS, NORMS, Group, Groups, Member, Side, largest, width_of
+from zskd.models.narrow.scoring import Makers
 from zskd.models.narrow.slicing import Kept, set_heads, set_sizes_of_containers, take_channels
 from zskd.models.preparation import copied
 
 
-class Scope(Artefact):
+@dataclass(frozen=True, kw_only=True)
+class Scope:
     """Which groups of channels are cut."""
 
     sums: bool = True
@@ -54,27 +54,26 @@ def cut_channels(
     ratio: float,
     *,
     scope: Scope,
-    scores: Scores | None = None,
     groups: Groups | None = None,
 ) -> Cut:
-    """Return a narrower copy of a network. Its shapes do not depend on the scores.
+    """Return a narrower copy of a network. Its shapes depend on those of the network alone.
 
     In each group of channels that must go together (Fang et al. 2023, arXiv:2301.12900) this share stays,
-    rounded to multiples of 8 where a layer has 64 or more, of 4 where it has 16 or more; at least one.
+    those with the largest weights. It is rounded to multiples of 8 where a layer has 64 or more, of 4 where
+    it has 16 or more; at least one stays.
 
     Args:
         network: left as it is.
         image: one normalised image (1, C, H, W) that it takes.
         ratio: share of the channels that stay, above 0, at most 1.
         scope: which groups are cut.
-        scores: importance of output channels; for an absent layer, the L2 norm of each channel's weights.
         groups: of this network, if they are known already.
 
     Raises:
         ZskdError: the channels of the network cannot be followed, or it cannot be copied.
     """
     groups = groups or find_groups(network, image, training=scope.training)
-    makers = Makers(network, scores or {})
+    makers = Makers(network)
     stays = {one.name: _stays(one, groups, scope, ratio, makers) for one in chosen(groups, scope)}
     return cut_groups(network, groups, stays, scope)
 
@@ -93,7 +92,7 @@ def cut_groups(network: nn.Module, groups: Groups, stays: Mapping[str, Tensor], 
     """
     kept: dict[tuple[str, Side], Tensor] = {}
     inner: dict[str, tuple[int, int]] = {}
-    makers = Makers(network, {})
+    makers = Makers(network)
     for group in groups.groups:
         if group.name not in stays:
             continue
@@ -157,7 +156,7 @@ def _stays(group: Group, groups: Groups, scope: Scope, ratio: float, makers: Mak
         heads = groups.attentions[group.attention].heads
         if group.size % heads:
             return ~stays
-        best = _largest(
+        best = largest(
             importance.view(heads, -1).mean(1), max(1, round(heads * ratio)) if ratio < 1 else heads
         )
         stays.view(heads, -1)[best] = True
@@ -168,14 +167,9 @@ def _stays(group: Group, groups: Groups, scope: Scope, ratio: float, makers: Mak
         parts = math.lcm(parts, *(groups.attentions[one].heads for one in inside))
     if group.size % parts:
         return ~stays
-    best = _largest(importance.view(parts, -1).mean(0), channels_kept(group.size, parts, ratio))
+    best = largest(importance.view(parts, -1).mean(0), channels_kept(group.size, parts, ratio))
     stays.view(parts, -1)[:, best] = True
     return stays
-
-
-def _largest(importance: Tensor, count: int) -> Tensor:
-    """Return the places of the largest values; of equal ones, the first."""
-    return torch.argsort(importance, descending=True, stable=True)[:count]
 
 
 def _remove(kept: dict[tuple[str, Side], Tensor], member: Member, stays: Tensor, makers: Makers) -> None:

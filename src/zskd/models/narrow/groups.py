@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Side = Literal["out", "in", "both"]
@@ -105,3 +106,8 @@ def width_of(module: nn.Module, side: Side) -> int:
 def width_of_parameter(value: Tensor) -> int:
     """Return the size of a parameter's cut dimension, the last one above one."""
     return next((size for size in reversed(value.shape) if size > 1), 1)
+
+
+def largest(importance: Tensor, count: int) -> Tensor:
+    """Return the places of the largest values; of equal ones, the first."""
+    return torch.argsort(importance, descending=True, stable=True)[:count]

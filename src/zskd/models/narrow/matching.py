@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zskd.core.errors import ZskdError
 from zskd.models.narrow.cut import Cut, Scope, cut_groups
 from zskd.models.narrow.follow import find_groups
-from zskd.models.narrow.groups import Group, Groups, width_of, width_of_parameter
+from zskd.models.narrow.groups import Group, Groups, largest, width_of, width_of_parameter
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Share:
         by_unit = importance.view(self.units, -1)
         if self.heads:
             whole = self.count * self.units // self.group.size
-            stays.view(self.units, -1)[_largest(by_unit.sum(1), whole)] = True
+            stays.view(self.units, -1)[largest(by_unit.sum(1), whole)] = True
         else:
-            stays.view(self.units, -1)[:, _largest(by_unit.sum(0), self.count // self.units)] = True
+            stays.view(self.units, -1)[:, largest(by_unit.sum(0), self.count // self.units)] = True
         return stays
 
 
@@ -132,8 +132,3 @@ def _fits(made: nn.Module, copy: nn.Module) -> bool:
     """Whether each tensor of a copy has the shape of that in another network."""
     shapes, own = ({key: value.shape for key, value in one.state_dict().items()} for one in (made, copy))
     return shapes.items() >= own.items()
-
-
-def _largest(importance: Tensor, count: int) -> Tensor:
-    """Return the places of the largest values; of equal ones, the first."""
-    return torch.argsort(importance, descending=True, stable=True)[:count]

@@ -79,7 +79,7 @@ def plan_cut(network: nn.Module, images: Tensor, read: Read = read_logits) -> Pl
         members = chosen(last, scope)
         left = _failing(twin, images, scope, last, members, read, [_TRIALS])
         if len(left) < len(members):
-            return Plan(scope.model_copy(update={"left": tuple(one.name for one in left)}), last, twin)
+            return Plan(replace(scope, left=tuple(one.name for one in left)), last, twin)
     raise CannotCut(why)
 
 

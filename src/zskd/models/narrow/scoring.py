@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from zskd.models.narrow.groups import LAYERS, Group, Member, width_of, width_of_parameter
 
-Scores = Mapping[str, Tensor]
-"""Importance of each output channel (C,) of a layer, by its dotted name."""
-
 
 class Makers:
-    """The layers of a network, their widths and the scores of their channels."""
+    """The layers of a network, their widths and the importance of their channels."""
 
-    def __init__(self, network: nn.Module, scores: Scores) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.modules = dict(network.named_modules())
         self.parameters = dict(network.named_parameters())
-        self.scores = scores
 
     def width(self, member: Member) -> int:
         """Return the number of channels of a member."""
@@ -35,12 +29,9 @@ class Makers:
             module = self.modules.get(one.name)
             if module is None or one.side == "in" or not isinstance(module, LAYERS):
                 continue
-            scores = self.scores.get(one.name)
-            if scores is None:
-                scores = _norms(module)
-            scores = scores.detach().float().cpu()
-            scores = scores / scores.mean().clamp_min(1e-12)
-            total.index_add_(0, one.roots, scores[one.indices])
+            norms = _norms(module).float().cpu()
+            norms = norms / norms.mean().clamp_min(1e-12)
+            total.index_add_(0, one.roots, norms[one.indices])
             count.index_add_(0, one.roots, torch.ones(len(one.roots)))
         return total / count.clamp_min(1)
 

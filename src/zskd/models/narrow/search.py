@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -13,7 +12,6 @@ from zskd.models.narrow.checks import EXACT, Read, difference, is_sound
 from zskd.models.narrow.cut import Cut, Scope, cut_channels, words
 from zskd.models.narrow.groups import Groups
 from zskd.models.narrow.plan import CannotCut, Plan, plan_cut, read_logits
-from zskd.models.narrow.scoring import Scores
 from zskd.models.preparation import copied
 
 _STEPS = 10
@@ -23,25 +21,14 @@ _LEAST = 1 / 64
 _UNITS: dict[ShareKind, str] = {"narrow": "multiply-adds", "params": "parameters"}
 
 
-@dataclass(frozen=True)
-class Narrower:
-    """A narrower copy of a network, and how to cut it again."""
-
-    cut: Cut
-    ratio: float
-    """Share of each layer's channels that stayed."""
-    scope: Scope
-
-
 def narrow_network(
     network: nn.Module,
     images: Tensor,
     share: float,
     kind: ShareKind = "narrow",
     *,
-    scores: Scores | None = None,
     read: Read = read_logits,
-) -> Narrower:
+) -> Cut:
     """Return a copy with fewer channels that has at most a share of a network's size.
 
     The same share of the channels of each layer stays. Its shapes depend on the network's shapes alone.
@@ -52,7 +39,6 @@ def narrow_network(
         share: above 0, at most 1: of the multiply-adds (`narrow`), the parameters (`params`) or each layer's
             channels (`width`).
         kind: what the share is of.
-        scores: importance of the channels, as for `cut_channels`.
         read: reads the class scores.
 
     Raises:
@@ -60,16 +46,15 @@ def narrow_network(
     """
     if share == 1:
         none = Scope(sums=False, attention="none")
-        made = cut_channels(network, images[:1], 1.0, scope=none, groups=Groups((), {}, every=False))
-        return Narrower(made, 1.0, none)
+        return cut_channels(network, images[:1], 1.0, scope=none, groups=Groups((), {}, every=False))
     plan = plan_cut(network, images, read)
     ratio = share if kind == "width" else _search(network, images[:1], share, _UNITS[kind], plan)
-    made = cut_channels(network, images[:1], ratio, scope=plan.scope, scores=scores, groups=plan.groups)
+    made = cut_channels(network, images[:1], ratio, scope=plan.scope, groups=plan.groups)
     twin = plan.twin
     again = cut_channels(twin, images[:1], ratio, scope=plan.scope, groups=plan.groups)
     if not is_sound(made.network, images, read) or not difference(again, twin, images, read) < EXACT:
         raise CannotCut(f"a copy with {share:g} of its size does not compute the same as the network")
-    return Narrower(made, ratio, plan.scope)
+    return made
 
 
 def _search(network: nn.Module, image: Tensor, share: float, unit: str, plan: Plan) -> float:
