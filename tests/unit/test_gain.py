@@ -8,6 +8,7 @@ from torch import nn
 
 from conftest import Lines
 from zskd.config.registry import ARCHITECTURES
+from zskd.core.errors import ZskdError
 from zskd.core.tables import aligned_table
 from zskd.core.tensors import save_tensors, stored_bytes
 from zskd.distillation.architecture import describe_student
@@ -125,6 +126,20 @@ def test_auto_offers_three_sizes_and_tells_the_one_that_was_asked_for() -> None:
     assert large in shown.lines[4]
     assert shown.lines[5].startswith(f"student auto:large: {large}, ")
     assert len(shown.lines) == 6
+
+
+def test_a_named_network_in_place_of_a_copy_is_told_with_the_reason() -> None:
+    """A single linear layer has no channels between inputs and logits."""
+    one_layer = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    teacher, shown = Classifier(one_layer, spec=InputSpec(shape=SMALL)), Lines()
+    log_sizes(["narrow:0.5"], teacher, shown)
+    (line,) = shown.lines
+    name = describe_student("narrow:0.5", teacher).title
+    assert line.startswith(f"student narrow:0.5: {name}, ")
+    why = "no narrow:0.5 of this network can be made, because "
+    assert f"({why}" in line
+    with pytest.raises(ZskdError, match=f"{why.replace('0.5', '0.01')}.*; a budget of 25 "):
+        log_sizes(["narrow:0.01"], teacher, shown)
 
 
 def test_students_without_a_size_are_not_told() -> None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,28 @@ def test_layers_read_off_a_forward_pass_are_the_same_function(module: nn.Module)
     x = torch.rand(3, 1, 32, 32)
     torch.testing.assert_close(rebuilt(x), module(x))
     assert parameters(half(module)) == 35_820
+
+
+def test_layers_keep_what_is_not_their_default() -> None:
+    class Softened(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 6, 3, padding=1, padding_mode="reflect")
+            self.norm = nn.BatchNorm2d(6, affine=False)
+            self.elu, self.gelu = nn.ELU(0.3), nn.GELU("tanh")
+            self.fc = nn.Linear(6 * 16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.gelu(self.elu(self.norm(self.conv(x))))
+            x = F.avg_pool2d(F.gelu(x, approximate="tanh"), 2, divisor_override=3)
+            return self.fc(torch.flatten(F.elu(x, 0.2), 1))
+
+    module = Softened().eval()
+    rebuilt = build_layers(json.loads(json.dumps(read_layers(module)))).eval()
+    rebuilt.load_state_dict(dict(zip(rebuilt.state_dict(), module.state_dict().values(), strict=True)))
+    x = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(rebuilt(x), module(x))
+    assert half(module)[0].padding_mode == "reflect"
 
 
 def test_half_keeps_batch_norm_dropout_and_strides_in_step() -> None:

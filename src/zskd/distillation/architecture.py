@@ -46,13 +46,38 @@ def describe_student(name: str, teacher: Classifier) -> Architecture:
     if name == HALF:
         return describe_half(teacher.module)
     if is_size(name):
-        size = read_size(name)
-        assert isinstance(size, Share), "a budget is a named network by now"
+        copy, share = _copy_by_name(name, teacher)
+        if isinstance(copy, Narrowed):
+            return copy
         try:
-            return _describe_copy(_Teacher(teacher), size)
-        except CannotCut:
-            name = fallback(teacher, size.share)
+            name = fallback(teacher, share)
+        except ZskdError as error:
+            raise ZskdError(f"{copy}; {error}") from error
     return describe(name, shape=teacher.spec.shape, classes=teacher.classes)
+
+
+def why_no_copy(name: str, teacher: Classifier) -> str | None:
+    """Return why no copy of the teacher can be cut, so that a named network stands for it; else None.
+
+    Args:
+        name: of a student.
+        teacher: left as it is.
+
+    Raises:
+        ZskdError: as for `describe_student`.
+    """
+    name = resolve_size(name, teacher)
+    if not is_size(name):
+        return None
+    copy, _ = _copy_by_name(name, teacher)
+    return None if isinstance(copy, Narrowed) else str(copy)
+
+
+def _copy_by_name(name: str, teacher: Classifier) -> tuple[Narrowed | CannotCut, float]:
+    """Return a copy of the teacher, or why there is none, and the share of the teacher that it should be."""
+    size = read_size(name)
+    assert isinstance(size, Share), "a budget is a named network by now"
+    return _describe_copy(_Teacher(teacher), size), size.share
 
 
 class _Teacher:
@@ -70,9 +95,12 @@ class _Teacher:
 
 
 @lru_cache(maxsize=4)
-def _describe_copy(teacher: _Teacher, size: Share) -> Narrowed:
-    """Return the architecture of a copy; a run asks for it several times."""
-    architecture = copy_teacher(teacher.network, size).architecture
+def _describe_copy(teacher: _Teacher, size: Share) -> Narrowed | CannotCut:
+    """Return the architecture of a copy, or why none can be cut; a run asks for it several times."""
+    try:
+        architecture = copy_teacher(teacher.network, size).architecture
+    except CannotCut as error:
+        return error
     if architecture is None:
         raise ZskdError(
             f"how the teacher's network is built is not known, so no card can describe {size.name}: open the "

@@ -8,7 +8,7 @@ from zskd.config.sizes import Auto, read_size
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.core.tables import aligned_table
-from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.architecture import describe_student, fresh_student, why_no_copy
 from zskd.distillation.sizes import AUTO, is_size
 from zskd.evaluation.gain import gain_table, measure_costs
 from zskd.models.classifier import Classifier
@@ -29,7 +29,8 @@ def log_sizes(students: Iterable[str], teacher: Classifier, progress: Progress) 
     for name in sized:
         network = describe_student(name, teacher)
         count = fresh_student(network, teacher, seed=0).parameters_count
-        progress.log(f"student {name}: {network.title}, {count:,} parameters")
+        why = why_no_copy(name, teacher)
+        progress.log(f"student {name}: {network.title}, {count:,} parameters{f' ({why})' if why else ''}")
 
 
 def sizes_table(teacher: Classifier, students: Iterable[str]) -> list[str]:

@@ -40,6 +40,15 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "Flatten": ("start_dim", "end_dim"),
 }
 """The layers of a plain sequential network and the arguments that define each."""
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "Conv2d": {"padding_mode": "zeros"},
+    "BatchNorm2d": {"affine": True, "track_running_stats": True},
+    "BatchNorm1d": {"affine": True, "track_running_stats": True},
+    "AvgPool2d": {"divisor_override": None},
+    "ELU": {"alpha": 1.0},
+    "GELU": {"approximate": "none"},
+}
+"""Further arguments and their defaults; a list of layers holds only what differs from these."""
 _FUNCTIONS: dict[Callable[..., Any], str] = {
     F.relu: "ReLU",
     torch.relu: "ReLU",
@@ -155,6 +164,7 @@ def _arguments_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {key: values[key] for key in _ARGUMENTS[name]}
     if name in ("Conv2d", "Linear"):
         chosen["bias"] = values["bias"] is not None
+    chosen |= {key: values[key] for key, usual in _OPTIONS.get(name, {}).items() if values[key] != usual}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
 
 
@@ -162,7 +172,7 @@ def _functional(name: str, node: fx.Node) -> Layer:
     """Return the layer of a functional call; its positional arguments are in the order of the layer's."""
     if name == "Flatten":
         return name, {"start_dim": 1, "end_dim": -1}
-    order = _ARGUMENTS[name]
+    order = (*_ARGUMENTS[name], *_OPTIONS.get(name, {}))
     arguments = dict(zip(order, node.args[1:], strict=False)) | dict(node.kwargs)
     known = {key: value for key, value in arguments.items() if key in order and value is not None}
     return name, {key: list(v) if isinstance(v, tuple | list) else v for key, v in known.items()}

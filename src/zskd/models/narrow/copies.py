@@ -90,13 +90,7 @@ def copy_teacher(teacher: Classifier, size: Share) -> Copy:
         ZskdError: no such copy can be made; the message names another student.
     """
     of, network = _described(teacher)
-    try:
-        made, how = _copy(network, probes(teacher.spec, network), size.share, size.kind)
-    except CannotCut as error:
-        raise CannotCut(
-            f"{error}: choose a built-in student, e.g. --student resnet8, or give your own with --student "
-            "package.module:factory"
-        ) from error
+    made, how = _copy(network, probes(teacher.spec, network), size.share, size.kind)
     architecture = None
     if of is not None:
         architecture = Narrowed(student=size.name, of=of, changes=find_changes(network, made))
