@@ -21,6 +21,8 @@ QUICK = (
     200,
     "--distill.steps",
     60,
+    "--synthesis.batch-size",
+    50,
     "--controls",
     "none",
     "--held-out",

@@ -117,4 +117,5 @@ def distill(
         print_line(line)
     if estimate:
         from_real = loaded is not None and loaded.manifest.method == REAL
-        print_estimate(classifier, made, from_real=from_real)
+        count = None if loaded is None else len(loaded)
+        print_estimate(classifier, made, from_real=from_real, count=count)

@@ -132,14 +132,24 @@ def print_matrix(title: str, values: np.ndarray, names: tuple[str, ...]) -> None
         print_line(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
 
 
-def print_estimate(teacher: Classifier, student: Classifier, *, from_real: bool) -> Estimate | None:
-    """Print and return the estimated agreement on real images; None for a student trained on real images."""
+def print_estimate(
+    teacher: Classifier, student: Classifier, *, from_real: bool, count: int | None = None
+) -> Estimate | None:
+    """Print and return the estimated agreement on real images; None for a student trained on real images.
+
+    Args:
+        teacher: not changed.
+        student: not changed.
+        from_real: whether it was trained on real images.
+        count: images of its transfer set, whose cost that of the estimate should not exceed.
+    """
     from zskd.evaluation.agreement import estimate_agreement
+    from zskd.evaluation.probes import make_probes
 
     if from_real:
         print_line("agreement on real images is not estimated: the student was trained on real images")
         return None
-    estimate = estimate_agreement(teacher, student)
+    estimate = estimate_agreement(teacher, student, make_probes(teacher, count=count))
     for line in estimate.lines():
         print_line(line)
     return estimate

@@ -52,6 +52,22 @@ def torch_stream(seed: int, purpose: str, index: int, device: torch.device | str
     return generator
 
 
+def seed_global_rng(seed: int, purpose: str, index: int) -> None:
+    """Set torch's global generators, of the CPU and of all used GPUs, to those of one index.
+
+    `torch.manual_seed` does the same, but spends 0.3 to 1 ms on devices that are not in use.
+
+    Args:
+        seed: run seed, at least 0.
+        purpose: use of the numbers ("dropout", "weights", …).
+        index: at least 0.
+    """
+    number = torch_stream(seed, purpose, index).initial_seed()
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(number)
+
+
 def keep_global_rng() -> AbstractContextManager[None]:
     """Return a context that restores the state of torch's global generators, of the CPU and of all used GPUs.
 

@@ -111,7 +111,7 @@ def make_probes(teacher: Classifier, *, count: int | None = None) -> Probes:
             count=impressions,
             first_index=HELD_OUT,
             targets=TargetsConfig(),
-            synthesis=replace(_SYNTHESIS, start=start),
+            synthesis=replace(_SYNTHESIS, start=start, batch_size=min(_SYNTHESIS.batch_size, impressions)),
         )
         spec = fit_spec(teacher, spec)
         made = torch.cat([make_shard(teacher, spec, k).images for k in range(spec.shards(teacher.classes))])

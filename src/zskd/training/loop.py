@@ -21,7 +21,7 @@ from zskd.config.training import FitConfig
 from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
 from zskd.core.progress import Progress, readable_seconds
-from zskd.core.rng import keep_global_rng, torch_stream
+from zskd.core.rng import keep_global_rng, seed_global_rng
 from zskd.training.batches import Batch, Batches, Order, Prepare, prepared
 from zskd.training.state import Companions, load_state, save_state
 
@@ -98,7 +98,7 @@ def fit(
         for step, batch in enumerate(prepared(batches, range(done, total), helper), start=done):
             before_step(step)
             # dropout uses the global generator
-            torch.manual_seed(torch_stream(seed, "dropout", step).initial_seed())
+            seed_global_rng(seed, "dropout", step)
             loss = batch_loss(batch)
             value = float(loss.detach())
             if not math.isfinite(value):

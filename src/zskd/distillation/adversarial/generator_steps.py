@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zskd.config.distillation import GeneratorConfig
-from zskd.core.rng import keep_global_rng, torch_stream
+from zskd.core.rng import keep_global_rng, seed_global_rng, torch_stream
 from zskd.core.types import Images
 from zskd.distillation.adversarial.base import GeneratorMethod
 from zskd.distillation.adversarial.generator import Generator
@@ -89,7 +89,7 @@ class AdversarialGenerator:
         """Take one optimisation step of the generator; the student's gradients stay as they are."""
         images = self._generator(self._latents("own", own_step, count))
         with keep_global_rng():  # from which the student's dropout draws
-            torch.manual_seed(torch_stream(self._seed, "generator's dropout", own_step).initial_seed())
+            seed_global_rng(self._seed, "generator's dropout", own_step)
             loss = self._method.loss_on(self._teacher, self._student, images)
         parameters = list(self._generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
