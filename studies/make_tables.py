@@ -24,6 +24,7 @@ from tables.presets import PRESETS_TABLES
 from tables.results import RESULTS_TABLES, write_pictures
 from tables.search import SEARCH_TABLES
 from tables.speed import SPEED_TABLES
+from tables.starts import STARTS_TABLES
 from tables.students import STUDENTS_TABLES, draw_students
 from tables.teachers import TEACHERS_TABLES
 
@@ -57,6 +58,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **NARROW_TABLES,
     **TEACHERS_TABLES,
     **FEATURES_TABLES,
+    **STARTS_TABLES,
     **STUDENTS_TABLES,
 }
 """By the names of their blocks."""

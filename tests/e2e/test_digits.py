@@ -18,15 +18,14 @@ SEEDS = (0, 1, 2)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, RunMetrics]]:
     """The shipped recipe with the two noise controls: three seeds of synthesis and student, one teacher.
 
-    Pictures of 16 pixels and half as many: a fraction of the work, and the digits were recorded with 8.
+    Pictures of 24 pixels: half the work of 32, and the digits were recorded with 8.
     """
     found = []
     root = tmp_path_factory.mktemp("runs")
     overrides: dict[str, Any] = {
         "threads": 1,
         "controls": ["noise_smooth", "noise_white"],
-        "count": 1000,
-        "teacher": {"shape": [1, 16, 16]},
+        "teacher": {"shape": [1, 24, 24]},
     }
     for seed in SEEDS:
         folder = root / f"digits-{seed}"
@@ -78,7 +77,7 @@ def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, RunMetrics
     assert f"{metrics.arms[0].test_accuracy.percent:.2f}" in page
     assert len(verify_folder(folder)) == 3 + 3 + 4 + 1
     assert metrics.student_steps == 400
-    assert {arm.count for arm in metrics.arms} == {1000}
+    assert {arm.count for arm in metrics.arms} == {2000}
     assert metrics.versions["zskd"]
     assert not list(folder.glob("**/training.safetensors"))
     assert not [p for p in folder.glob("**/.*") if p.name != ".lock"]

@@ -8,6 +8,8 @@ from torch import Tensor
 
 Images = Float32[Tensor, "n c h w"]
 """Pixels in [0, 1]; normalisation belongs to the `Classifier`, never to the images."""
+OfOneBatch = Float32[Tensor, "_ c h w"]
+"""Images of one of several batches, whose sizes may differ: a check of one must not bind N for the next."""
 Logits = Float32[Tensor, "n k"]
 Features = Float32[Tensor, "n d"]
 Labels = Int64[Tensor, "n"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zskd.core.types import Images
+from zskd.core.types import Images, OfOneBatch
 from zskd.models.classifier import Classifier
 from zskd.models.modes import in_mode
 
@@ -58,7 +58,7 @@ def by_batch(classifier: Classifier) -> Iterator[list[_BatchNorm]]:
 
 
 @torch.no_grad()
-def take_statistics(classifier: Classifier, batches: Iterable[Images]) -> None:
+def take_statistics(classifier: Classifier, batches: Iterable[OfOneBatch]) -> None:
     """Set mean and variance of all batch-norm layers, in place, to those of all their inputs.
 
     Each batch is normalised by its own statistics, as in training, so batches should be large; all other

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zskd.core.errors import ZskdError
-from zskd.core.types import Images, Labels
+from zskd.core.types import Images, Labels, OfOneBatch
 from zskd.data.datasets import Split
 from zskd.evaluation.statistics import Share, share_of
 from zskd.models.classifier import Classifier
@@ -81,7 +81,7 @@ def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
     }
 
 
-def agreement(teacher: Classifier, student: Classifier, images: Images | Iterable[Images]) -> Share:
+def agreement(teacher: Classifier, student: Classifier, images: Images | Iterable[OfOneBatch]) -> Share:
     """Return the share of images for which teacher and student predict the same class.
 
     Args:
