@@ -1,6 +1,7 @@
 """The contract of every synthesis method and every preset."""
 
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import torch
 from limits import LIMIT
 from warm import python
 from zskd.config.loading import load_recipe
-from zskd.config.presets import preset_names
+from zskd.config.presets import preset_changes, preset_names
 from zskd.config.registry import CONTROLS, METHODS
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.models.classifier import Classifier
+from zskd.models.factory import fresh_weights
+from zskd.models.networks.lenet import lenet5_bn
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch, LaneState
@@ -24,14 +27,42 @@ from zskd.synthesis.trace import trace_impression
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.shard import Shard
 
+OWN = {
+    preset_changes(name)["method"]: name for name in preset_names()[1:] if "method" in preset_changes(name)
+}
+"""Method -> its preset; the other presets are for all methods that have none."""
+SHARED = [name for name in preset_names() if name not in OWN.values()]
+EVERY = [(method, preset) for method in METHODS for preset in ([OWN[method]] if method in OWN else SHARED)]
 
-def spec_of(method: str, preset: str = "default", count: int = 60) -> SetSpec:
-    recipe = load_recipe(None, {"preset": preset, "count": count})
+
+def spec_of(method: str, preset: str | None = None, count: int = 60) -> SetSpec:
+    recipe = load_recipe(None, {"preset": preset or OWN.get(method, "default"), "count": count})
     synthesis = replace(recipe.synthesis, steps=4, batch_size=20, shard_size=40)
-    return SetSpec(method=method, count=count, seed=1, targets=recipe.targets, synthesis=synthesis)
+    return SetSpec(
+        method=method,
+        method_settings={"student": "teacher"} if method == "adi" else {},
+        count=count,
+        seed=1,
+        targets=recipe.targets,
+        synthesis=synthesis,
+    )
 
 
-EVERY = [(method, preset) for method in METHODS for preset in preset_names()]
+@pytest.fixture(autouse=True)
+def beside_a_checkpoint(teacher_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder "teacher" holds a network that can be the student of others."""
+    monkeypatch.chdir(teacher_folder.parent)
+
+
+@pytest.fixture(scope="module")
+def with_norms() -> Classifier:
+    return Classifier(fresh_weights(lenet5_bn, 0)).freeze()
+
+
+@pytest.fixture
+def suited(teacher: Classifier, with_norms: Classifier) -> Callable[[SetSpec], Classifier]:
+    """Returns a teacher that has what a method reads."""
+    return lambda spec: with_norms if spec.objective.reads_statistics else teacher
 
 
 def same(one: Shard, other: Shard) -> bool:
@@ -40,17 +71,21 @@ def same(one: Shard, other: Shard) -> bool:
 
 @pytest.mark.parametrize(("method", "preset"), EVERY)
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_bytes(
-    teacher: Classifier, method: str, preset: str
+    suited: Callable[[SetSpec], Classifier], method: str, preset: str
 ) -> None:
     spec = spec_of(method, preset)
+    teacher = suited(spec)
     first = make_shard(teacher, spec, 0)
     assert same(first, make_shard(teacher, spec, 0))
     assert not torch.equal(first.images, make_shard(teacher, replace(spec, seed=2), 0).images)
 
 
 @pytest.mark.parametrize(("method", "preset"), EVERY)
-def test_pixels_targets_logits_and_kl_are_consistent(teacher: Classifier, method: str, preset: str) -> None:
+def test_pixels_targets_logits_and_kl_are_consistent(
+    suited: Callable[[SetSpec], Classifier], method: str, preset: str
+) -> None:
     spec = spec_of(method, preset)
+    teacher = suited(spec)
     shard = make_shard(teacher, spec, 0)
     assert 0 <= float(shard.images.min()) <= float(shard.images.max()) <= 1
     torch.testing.assert_close(shard.targets.sum(1), torch.ones(len(shard)))
@@ -68,10 +103,14 @@ def test_pixels_targets_logits_and_kl_are_consistent(teacher: Classifier, method
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-def test_the_teacher_is_left_as_it_was(teacher: Classifier, method: str) -> None:
+def test_the_teacher_is_left_as_it_was(suited: Callable[[SetSpec], Classifier], method: str) -> None:
+    spec = spec_of(method)
+    teacher = suited(spec)
     before = teacher.fingerprint()
-    make_shard(teacher, spec_of(method), 0)
+    make_shard(teacher, spec, 0)
     assert teacher.fingerprint() == before
+    assert teacher.rewrite
+    assert not any(layer._forward_pre_hooks for layer in teacher.modules())
     assert not teacher.training
     assert all(p.grad is None for p in teacher.parameters())
 
@@ -100,7 +139,7 @@ def test_no_hook_stays_even_after_an_exception(teacher: Classifier) -> None:
     assert hooks() == before
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", [method for method in METHODS if spec_of(method).nests])
 def test_a_set_is_the_beginning_of_a_larger_one(teacher: Classifier, method: str, tmp_path: Path) -> None:
     small = build_transfer_set(teacher, spec_of(method, count=50), tmp_path / "small")
     large = build_transfer_set(teacher, spec_of(method, count=130), tmp_path / "large")
@@ -109,7 +148,35 @@ def test_a_set_is_the_beginning_of_a_larger_one(teacher: Classifier, method: str
     assert torch.equal(small.images(rows), large.images(rows))
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("method", OWN)
+def test_images_that_share_statistics_are_those_of_their_shard(
+    with_norms: Classifier, method: str, tmp_path: Path
+) -> None:
+    spec = spec_of(method, count=50)
+    assert not spec.nests
+    made = build_transfer_set(with_norms, spec, tmp_path / "set", workers=2)
+    assert made.manifest.resolved is not None
+    assert made.manifest.resolved.coupled
+    assert same(list(made)[1], make_shard(with_norms, spec, 1))
+    # the last batch holds ten images and ten lanes without one
+    alone = make_shard(with_norms, replace(spec, count=60), 1)
+    assert torch.equal(alone.targets[:10], list(made)[1].targets)
+    assert not torch.equal(alone.images[:10], list(made)[1].images)
+    frames = trace_impression(with_norms, spec, 45, frames=3)
+    assert [frame.step for frame in frames] == [0, 1, 4]
+    assert torch.equal(frames[-1].image, list(made)[1].images[5])
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_a_teacher_without_batch_norm_is_refused_before_any_work(
+    teacher: Classifier, method: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ZskdError, match="reads the running statistics of batch-norm layers, and the teacher"):
+        build_transfer_set(teacher, spec_of(method), tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("preset", SHARED)
 def test_shards_are_the_same_in_any_order_and_in_another_process(
     teacher: Classifier, teacher_folder: Path, tmp_path: Path, preset: str
 ) -> None:

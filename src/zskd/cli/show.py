@@ -125,5 +125,7 @@ def show_filmstrip(
     if not 0 <= index < manifest.count:
         raise ZskdError(f"--index is {index}: the set holds rows 0 to {manifest.count - 1}")
     spec = as_made(read_spec(manifest.spec, trusted=trust), manifest.resolved)
+    if dict(spec.own_method.files()) != (manifest.files or {}):
+        raise ZskdError(f"{transfer_set} was made with another student than its settings name: make it again")
     figure = trace_figure(classifier, spec, index)
     print_line(f"picture in {save_figure(figure, out)}")

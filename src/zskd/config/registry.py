@@ -29,6 +29,18 @@ METHODS = Registry(
             "zskd.synthesis.methods.class_impressions:ClassImpressions",
             "one-hot targets (Mopuri et al. 2018)",
         ),
+        "deepinversion": Entry(
+            "zskd.synthesis.methods.deepinversion:DeepInversion",
+            "one-hot targets and the teacher's batch-norm statistics (Yin et al. 2020)",
+        ),
+        "zskd_bn": Entry(
+            "zskd.synthesis.methods.zskd_bn:ZSKDWithStatistics",
+            "the soft targets of zskd and the teacher's batch-norm statistics",
+        ),
+        "adi": Entry(
+            "zskd.synthesis.methods.adi:AdaptiveDeepInversion",
+            "deepinversion against a given student (Yin et al. 2020)",
+        ),
         "noise": Entry(
             "zskd.synthesis.methods.noise:Noise",
             "no optimisation: the start images (Nayak et al. 2021)",

@@ -17,21 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zskd.core.types import Images, OfOneBatch
+from zskd.models.batch_statistics import batch_norms
 from zskd.models.classifier import Classifier
 from zskd.models.modes import in_mode
 
 BatchNorm = Literal["running", "again", "fixed"]
 FIXED_FROM = 0.75
 """Share of the steps after which `fixed` takes the statistics."""
-
-
-def batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    """Return the batch-norm layers of a network that keep statistics for evaluation."""
-    return [
-        layer
-        for layer in network.modules()
-        if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None
-    ]
 
 
 @contextmanager
@@ -43,7 +35,7 @@ def by_batch(classifier: Classifier) -> Iterator[list[_BatchNorm]]:
     Yields:
         The batch-norm layers that keep statistics.
     """
-    layers = batch_norms(classifier.module)
+    layers = list(batch_norms(classifier.module).values())
     before = [(one.training, one.momentum, one.num_batches_tracked) for one in layers]
     rewrite = classifier.rewrite
     try:
@@ -134,7 +126,7 @@ class Statistics:
             return
         if step == self._from:
             take_statistics(self._student, self._images())
-        for layer in batch_norms(self._student.module):
+        for layer in batch_norms(self._student.module).values():
             layer.eval()
 
     def at_end(self) -> None:

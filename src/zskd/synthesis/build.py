@@ -107,6 +107,8 @@ def open_writer(teacher: Classifier, spec: SetSpec, made: SetSpec, folder: Path)
     provenance = Provenance(spec=spec_values(spec), teacher_sha256=teacher.fingerprint(), resolved=resolved)
     if code:
         provenance = provenance.model_copy(update={"code": code})
+    if files := dict(spec.own_method.files()):
+        provenance = provenance.model_copy(update={"files": files})
     return Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
 
 

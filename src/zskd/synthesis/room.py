@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -89,7 +90,7 @@ def resolve(teacher: Classifier, spec: SetSpec, made: SetSpec) -> Resolved:
         made: what `fit_spec` made of it.
     """
     asked, used = spec.synthesis, made.synthesis
-    changed = {
+    changed: dict[str, Any] = {
         name: getattr(used, name)
         for name in ("batch_size", "shard_size")
         if getattr(used, name) != getattr(asked, name)
@@ -97,6 +98,8 @@ def resolve(teacher: Classifier, spec: SetSpec, made: SetSpec) -> Resolved:
     storage = storage_of(used, teacher.spec.shape)
     if storage != "float32":
         changed["storage"] = storage
+    if spec.optimises and spec.objective.couples:
+        changed["coupled"] = True
     device = teacher.device.type
     return Resolved(threads=1, device=device, dtype="float32", **teacher.how_run(), **changed)
 

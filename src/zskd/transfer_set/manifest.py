@@ -61,6 +61,9 @@ class Resolved(Artefact):
     """Images in one file."""
     storage: Literal["float16", "uint8"] | None = None
     """How pixels are stored; absent for float32."""
+    coupled: Literal[True] | None = None
+    """Present where the objective couples the images of a batch, which share statistics: then an image is the
+    same only with its whole shard."""
 
 
 def _has_method(spec: JsonObject) -> JsonObject:
@@ -88,6 +91,8 @@ class Provenance(Artefact):
     """For real images: hash of the images that they were drawn from."""
     code: dict[str, Sha256 | None] | None = None
     """For a set made with the user's own code: hash of each source file, by the name of the code."""
+    files: dict[str, Sha256] | None = None
+    """For a method that reads more than the teacher: hash of it, by the setting that names it."""
 
 
 class Manifest(Artefact):
@@ -110,11 +115,12 @@ class Manifest(Artefact):
     shape: Shape
     """Channels, height and width of the images."""
     spec: Settings
-    """As for `Provenance`; so are the next four."""
+    """As for `Provenance`; so are the next five."""
     teacher_sha256: Sha256
     resolved: Resolved | None = None
     data_sha256: Sha256 | None = None
     code: dict[str, Sha256 | None] | None = None
+    files: dict[str, Sha256] | None = None
     versions: Versions
     """Of the software, by package."""
     processor: Processor

@@ -19,7 +19,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.types import Images
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.lanes import InversionBatch, Lanes, LaneState
-from zskd.synthesis.inversion.objective import Objective, divergence_and_gradient, match_targets
+from zskd.synthesis.inversion.objective import Memory, Objective, divergence_and_gradient, match_targets
 from zskd.synthesis.inversion.pixels import PixelRule
 
 
@@ -60,11 +60,12 @@ def invert(
     lanes = Lanes(batch.to(teacher.device), config)
     box = teacher.spec.box
     pixel_rule: PixelRule = PIXEL_RULES.load(config.pixels)
+    memory: Memory = {}
     while lanes.finished < len(batch):
         if on_step is not None:
             on_step(LaneState(lanes.numbers, lanes.steps, lanes.images))
         divergence, gradient = divergence_and_gradient(
-            teacher, objective, lanes.images, lanes.targets, lanes.warps, lanes.active, config
+            teacher, objective, lanes.images, lanes.targets, lanes.warps, lanes.active, config, memory
         )
         lanes.adam.update(lanes.images, gradient, config.learning_rate)
         pixel_rule(lanes.images, box)
@@ -72,8 +73,10 @@ def invert(
             finished = lanes.advance(divergence, box)
         except ZskdError as error:
             raise _cause(error, teacher, batch, config) from error
-        if finished and on_progress is not None:
-            on_progress(finished)
+        if finished:
+            memory.clear()  # where images are coupled, the whole batch is finished
+            if on_progress is not None:
+                on_progress(finished)
     return lanes.results[: len(batch)].cpu(), lanes.steps_taken[: len(batch)].cpu()
 
 

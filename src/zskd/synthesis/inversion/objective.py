@@ -9,7 +9,9 @@ images of a batch, the gradient of an image does not depend on the others.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Hashable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, final
 
@@ -18,10 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zskd.config.synthesis import SynthesisConfig
-from zskd.core.types import Images, Logits, PerSample, SoftLabels
+from zskd.core.types import Features, Images, Logits, PerSample, SoftLabels
 from zskd.data.transforms import affine_matrices, warp
+from zskd.models.batch_statistics import BatchStatistics, reading_statistics
 from zskd.models.classifier import Classifier
-from zskd.models.observation import Kinds, LayerValue, observe
+from zskd.models.observation import Kinds, LayerValue, Observation, observe
+
+Memory = dict[Hashable, tuple[Tensor, ...]]
+"""What terms keep between the steps of a batch."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,31 @@ class ForwardPass:
     active: Tensor
     """Which lanes hold an image (N,), bool. At the end of a shard the others hold a copy, which a term that
     couples images must leave out."""
+    statistics: tuple[BatchStatistics, ...] = ()
+    """Of the inputs of the teacher's batch-norm layers over the active lanes, where a term reads them."""
+    observed: Observation | None = None
+    """The teacher's features, where a term reads them."""
+    memory: Memory = field(default_factory=dict)
+    """What terms that couple images keep between steps, by keys of their own; empty at the first step of a
+    batch."""
+
+    @property
+    def features(self) -> Features:
+        """The input of the teacher's last linear layer (N, D), for terms that read features.
+
+        Raises:
+            ZskdError: no linear map alone determines the teacher's output.
+        """
+        assert self.observed is not None, "the term does not set reads_features"
+        return self.observed.features
+
+    def of_batch(self, value: Tensor) -> PerSample:
+        """Return a value of the whole batch, a scalar, as the value of each active image (N,).
+
+        The values of a batch are added: so the term keeps the weight that it has in a paper, where the
+        cross-entropy is averaged over the batch and the value is added once.
+        """
+        return value * self.active.to(value.dtype)
 
     @cached_property
     def cross_entropy(self) -> PerSample:
@@ -60,6 +91,12 @@ class Term(ABC):
 
     teacher_layers: ClassVar[Kinds] = ()
     """Kinds of the teacher's layers whose inputs the term reads, in `forward.layers`."""
+
+    reads_statistics: ClassVar[bool] = False
+    """Whether the term reads `forward.statistics`, which cost less than the inputs of all layers."""
+
+    reads_features: ClassVar[bool] = False
+    """Whether the term reads `forward.features`."""
 
     @abstractmethod
     def __call__(self, forward: ForwardPass) -> PerSample:
@@ -99,6 +136,16 @@ class Objective:
         """Kinds of the teacher's layers whose inputs any term reads."""
         return tuple(dict.fromkeys(kind for _, term in self.terms for kind in term.teacher_layers))
 
+    @property
+    def reads_statistics(self) -> bool:
+        """Whether any term reads the statistics of the teacher's batch-norm layers."""
+        return any(term.reads_statistics for _, term in self.terms)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether any term reads the teacher's features."""
+        return any(term.reads_features for _, term in self.terms)
+
     def values(self, forward: ForwardPass) -> dict[str, PerSample]:
         """Return the weighted value of each term for each image (N,), by the name of the term's class."""
         found: dict[str, PerSample] = {}
@@ -130,7 +177,7 @@ class SquaredPixels(Term):
 
 
 def match_targets(config: SynthesisConfig) -> Objective:
-    """Return CE(y, softmax(T(A(x))/τ)) + l2/2·|x|², the objective of all methods of the package."""
+    """Return CE(y, softmax(T(A(x))/τ)) + l2/2·|x|², which the objectives of all methods begin with."""
     objective = 1 * CrossEntropy()
     return objective + config.l2 / 2 * SquaredPixels() if config.l2 else objective
 
@@ -143,6 +190,7 @@ def divergence_and_gradient(
     warps: Tensor | None,
     active: Tensor,
     config: SynthesisConfig,
+    memory: Memory | None = None,
 ) -> tuple[PerSample, Images]:
     """Return the divergence of the teacher's outputs from their targets, and the gradient of the objective.
 
@@ -154,6 +202,7 @@ def divergence_and_gradient(
         warps: six numbers of U(0, 1) per image (N, 6); None: the teacher receives the images as they are.
         active: lanes that hold an image (N,).
         config: temperature and random maps.
+        memory: of the batch, which terms may change; None: this is its only step.
 
     Returns:
         KL(y ‖ softmax(T(A(x))/τ)) in nats (N,), and the gradient (N, C, H, W).
@@ -163,15 +212,34 @@ def divergence_and_gradient(
         inputs = leaf
         if warps is not None:
             inputs = warp(leaf, affine_matrices(warps, config.warp), teacher.spec.box[0])
-        logits, layers = _forward(teacher, inputs, objective.teacher_layers)
-        forward = ForwardPass(leaf, inputs, logits, targets, config.tau, layers, active)
+        observed, statistics = _forward(teacher, inputs, active, objective)
+        forward = ForwardPass(
+            leaf,
+            inputs,
+            observed.logits,
+            targets,
+            config.tau,
+            observed.layers,
+            active,
+            statistics,
+            observed,
+            {} if memory is None else memory,
+        )
         loss = torch.stack([value.sum() for value in objective.values(forward).values()]).sum()
         (gradient,) = torch.autograd.grad(loss, leaf)
     return forward.cross_entropy.detach() - torch.special.entr(targets).sum(1), gradient
 
 
-def _forward(teacher: Classifier, images: Images, kinds: Kinds) -> tuple[Logits, tuple[LayerValue, ...]]:
-    if not kinds:  # the network can run in its fastest form
-        return teacher(images), ()
-    observed = observe(teacher, images, inputs_of=kinds, with_features=False)
-    return observed.logits, observed.layers
+def _forward(
+    teacher: Classifier, inputs: Images, active: Tensor, objective: Objective
+) -> tuple[Observation, tuple[BatchStatistics, ...]]:
+    """Run the teacher once, in its fastest form that still shows what the terms read."""
+    with ExitStack() as reading:
+        found: list[BatchStatistics] = []
+        if objective.reads_statistics:
+            rows = None if bool(active.all()) else active
+            found = reading.enter_context(reading_statistics(teacher, rows))
+        observed = observe(
+            teacher, inputs, inputs_of=objective.teacher_layers, with_features=objective.reads_features
+        )
+    return observed, tuple(found)

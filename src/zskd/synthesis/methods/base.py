@@ -56,6 +56,16 @@ class Method(Config, ABC):
             ZskdError: as `targets` does.
         """
 
+    def files(self) -> Mapping[str, str]:
+        """Return the SHA-256 of what the method reads beside the teacher, by the setting that names it.
+
+        Other content makes another set; the manifest holds these hashes.
+
+        Raises:
+            ZskdError: a file cannot be read.
+        """
+        return {}
+
     @abstractmethod
     def objective(self, config: SynthesisConfig) -> Objective:
         """Return what the optimisation of an image minimises: a sum of terms.

@@ -1,0 +1,98 @@
+"""Adaptive DeepInversion: images that a given student does not yet classify as the teacher does.
+
+Yin et al.: "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", CVPR 2020,
+arXiv:1912.08795, section 3.3. docs/methods/deepinversion.md lists the differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import final
+
+import torch
+
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
+from zskd.core.errors import ZskdError
+from zskd.core.files import sha256_json
+from zskd.core.types import TargetsArray
+from zskd.models.checkpoint import load_checkpoint, read_card
+from zskd.models.classifier import Classifier, check_classes
+from zskd.synthesis.dirichlet import one_hot
+from zskd.synthesis.inversion.objective import Objective
+from zskd.synthesis.inversion.terms import Disagreement
+from zskd.synthesis.methods.with_statistics import MethodWithStatistics
+from zskd.synthesis.plan import PlanEntry
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveDeepInversion(MethodWithStatistics):
+    """DeepInversion, and a term for disagreement with a student  (equations 6 to 8)."""
+
+    student: str = ""
+    """Folder of the student's checkpoint."""
+    competition: float = 10.0
+    """Weight of 1 − JS(teacher, student), at least 0."""
+    competition_tau: float = 3.0
+    """Temperature of both outputs in that term; above 0."""
+
+    def __post_init__(self) -> None:
+        """Check ranges, and that there is a student."""
+        super().__post_init__()
+        self.check_range("competition", low=0)
+        self.check_range("competition_tau", low=0, above=True)
+        if not self.student:
+            raise ZskdError(
+                "--method adi competes with a student: give its checkpoint folder as "
+                "--method-settings.student FOLDER"
+            )
+
+    def targets(
+        self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
+    ) -> TargetsArray:
+        """Return one-hot rows (N, K), float32."""
+        return one_hot([entry.anchor for entry in entries], teacher.classes)
+
+    def check_teacher(self, teacher: Classifier) -> None:
+        """Refuse a teacher without batch-norm, and a student that does not fit it.
+
+        Raises:
+            ZskdError: one of them cannot be used.
+        """
+        super().check_teacher(teacher)
+        student = read_student(self.student, torch.device("cpu"))
+        if student.spec.shape != teacher.spec.shape:
+            raise ZskdError(
+                f"--method-settings.student {self.student} takes images of {student.spec.shape}, and the "
+                f"teacher of {teacher.spec.shape}: give a student of this teacher"
+            )
+        check_classes(student, teacher.class_names)
+
+    def files(self) -> Mapping[str, str]:
+        """Return the fingerprint of the student."""
+        return {"student": read_student(self.student, torch.device("cpu")).fingerprint()}
+
+    def objective(self, config: SynthesisConfig) -> Objective:
+        """Return DeepInversion's objective and the disagreement; the student is read when it is first run."""
+        student = cache(partial(read_student, self.student))
+        return super().objective(config) + self.competition * Disagreement(student, self.competition_tau)
+
+
+def read_student(folder: str, device: torch.device) -> Classifier:
+    """Return the student of a checkpoint, frozen; it is read again where its card has changed.
+
+    Nothing that its card names is run.
+
+    Raises:
+        ZskdError: it is no checkpoint, is damaged, or needs code of the user's own.
+    """
+    return _read(folder, sha256_json(read_card(Path(folder)).to_json())).to(device)
+
+
+@lru_cache(maxsize=1)
+def _read(folder: str, _card_sha256: str) -> Classifier:
+    return load_checkpoint(Path(folder))[0].freeze()
