@@ -23,8 +23,8 @@ class SynthesisConfig(Config):
     section: ClassVar[str] = "synthesis"
 
     start: StartName = "shapes"
-    """Start image: smooth multi-scale noise, random shapes on a plain background, or white noise from U(0, 1)
-    or N(0, 1)."""
+    """Start image: smooth multi-scale noise, random shapes on a plain background, procedural pictures (a
+    mixture, or one of its families), or white noise from U(0, 1) or N(0, 1)."""
     noise_share: float = 0.8
     """Share of start images in the set, which are not optimised, 0 to 1."""
     steps: int = 50
