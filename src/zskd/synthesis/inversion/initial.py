@@ -40,7 +40,13 @@ _TEXTURE = 0.3
 
 
 def draw_initial(
-    kind: str, indices: Sequence[int], *, seed: int, shape: tuple[int, int, int], box: tuple[float, float]
+    kind: str,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    shape: tuple[int, int, int],
+    box: tuple[float, float],
+    candidate: int = 0,
 ) -> Images:
     """Return one start image per index (N, C, H, W) float32, each from the index's own random stream.
 
@@ -50,12 +56,14 @@ def draw_initial(
         seed: of the set.
         shape: channels, height and width.
         box: least and largest pixel value.
+        candidate: which of the start images that an index has.
 
     Raises:
         ZskdError: unknown kind, or code that returns another shape or type.
     """
     draw: StartImage = START_IMAGES.load(kind)
-    drawn = draw([numpy_stream(seed, "start", index) for index in indices], shape, box)
+    purpose = f"start {candidate}" if candidate else "start"
+    drawn = draw([numpy_stream(seed, purpose, index) for index in indices], shape, box)
     if not isinstance(drawn, Tensor) or drawn.shape != (len(indices), *shape) or drawn.dtype != torch.float32:
         what = f"{drawn.dtype} {tuple(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
         raise ZskdError(
