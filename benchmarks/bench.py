@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import measures
 import zskd
+from zskd.config.registry import START_IMAGES
 from zskd.core.device import processor, usable_cores, use_threads
 from zskd.core.files import write_json
 from zskd.core.progress import PlainProgress
@@ -67,6 +68,7 @@ def main() -> None:
             "processor": processor(),
             "data": data.name,
             "sets": bench.sets(),
+            "pictures": bench.pictures(),
             "impression_step": bench.impression_steps(),
             "distilled_image": bench.distilled_images(),
             "default_set": bench.default_sets(),
@@ -109,6 +111,13 @@ class Bench:
                 f"{row['argmax_match']:.1f} % of their class, students {mean(row['test_accuracy']):.2f} % "
                 f"(n = {len(SEEDS)})"
             )
+        return found
+
+    def pictures(self) -> dict[str, float]:
+        """Start images of 3×32×32 pixels that one core draws per second, by their name."""
+        found = {kind: run_apart(measures.pictures, kind) for kind in START_IMAGES}
+        for kind, per_second in found.items():
+            log(f"start images {kind}: {per_second:,.0f} /s on 1 core")
         return found
 
     def impression_steps(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tables.estimate import ESTIMATE_TABLES, draw
 from tables.features import FEATURES_TABLES
 from tables.names import NAMES_TABLES
 from tables.narrow import NARROW_TABLES
+from tables.pictures import PICTURES_TABLES
 from tables.presets import PRESETS_TABLES
 from tables.results import RESULTS_TABLES, write_pictures
 from tables.search import SEARCH_TABLES
@@ -39,6 +40,7 @@ PAGES = tuple(
         "docs/speed.md",
         "docs/estimate.md",
         "docs/extending.md",
+        "docs/pictures.md",
         "docs/features.md",
         "docs/narrow.md",
         "docs/students.md",
@@ -56,6 +58,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **ESTIMATE_TABLES,
     **NAMES_TABLES,
     **NARROW_TABLES,
+    **PICTURES_TABLES,
     **TEACHERS_TABLES,
     **FEATURES_TABLES,
     **STARTS_TABLES,

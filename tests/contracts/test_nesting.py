@@ -56,6 +56,7 @@ NESTED = {
 ROWS = {"order": "rows", "betas": (1.0,)}
 APART = {
     "rows": (spec(noise_share=0.0, targets=ROWS), 40, 90),
+    "candidates": (spec("noise", candidates=3), SMALL, LARGE),
     "minmax": (spec(pixels="minmax", noise_share=0.0, tolerance=0.0), 44, 57),
     "dropping": (spec(missed="drop", steps=12, tolerance=0.4, tau=4.0, noise_share=0.3), SMALL, LARGE),
 }

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zskd.config.registry import START_IMAGES
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import WarpConfig
 from zskd.core.errors import ZskdError
@@ -339,12 +340,14 @@ def test_the_batch_does_not_change(
     assert torch.equal(batch.targets, before[1])
 
 
-@pytest.mark.parametrize("kind", ["smooth", "shapes", "uniform", "gaussian"])
+@pytest.mark.parametrize("kind", list(START_IMAGES))
 def test_starts_depend_on_their_index_alone(kind: str) -> None:
-    both = draw_initial(kind, [4, 9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
-    alone = draw_initial(kind, [9], seed=1, shape=(3, 16, 12), box=(0.0, 1.0))
-    torch.testing.assert_close(both[1:], alone, rtol=0, atol=0)
-    assert both.shape == (2, 3, 16, 12)
+    numbers, shape = [4, 9, *range(20, 61)], (3, 16, 12)
+    together = draw_initial(kind, numbers, seed=1, shape=shape, box=(0.0, 1.0))
+    assert together.shape == (len(numbers), *shape)
+    for some in ([1], [40], [0, 2], [30, 5, 11]):
+        apart = draw_initial(kind, [numbers[row] for row in some], seed=1, shape=shape, box=(0.0, 1.0))
+        assert torch.equal(together[some], apart)
 
 
 def test_starts_have_the_distribution_of_their_name() -> None:

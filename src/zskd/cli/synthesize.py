@@ -90,6 +90,12 @@ def synthesize(
         made = build_transfer_set(classifier, spec, out, workers=full.workers, progress=progress)
     found = outcome_of(made)
     print_line(f"{len(made):,} images in {out}: {found.words}")
+    predicted, entropy = made.manifest.predicted, made.manifest.predicted_entropy
+    if predicted is not None and entropy is not None:
+        seen = sum(count > 0 for count in predicted)
+        print_line(
+            f"the teacher predicts {seen:,} of {len(predicted):,} classes, entropy {entropy:.2f} of at most 1"
+        )
     if found.mean_kl is not None and found.anchor_match is not None:
         print_line(
             f"of the optimised: mean KL {found.mean_kl:.4f}, {100 * found.anchor_match:.1f} % predicted as "

@@ -103,6 +103,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "method_settings", {}),
     ("data", "twin", "none"),
     ("targets", "spread", _SPREAD),
+    ("synthesis", "candidates", 1),
     ("synthesis", "storage", "auto"),
     ("teacher", "optimiser", "adam"),
     ("teacher", "seed", None),

@@ -58,6 +58,21 @@ START_IMAGES = Registry(
             "zskd.synthesis.inversion.initial:shapes",
             "random shapes on a plain background (after Baradad et al. 2021)",
         ),
+        "procedural": Entry(
+            "zskd.synthesis.pictures.mixture:procedural", "a mixture of the five families below"
+        ),
+        "dead_leaves": Entry(
+            "zskd.synthesis.pictures.leaves:dead_leaves",
+            "textured objects of all sizes, one over the other (after Baradad et al. 2021)",
+        ),
+        "textures": Entry(
+            "zskd.synthesis.pictures.families:textures", "noise of one band of frequencies and directions"
+        ),
+        "fractals": Entry("zskd.synthesis.pictures.families:fractals", "clouds with the spectrum 1/f^a"),
+        "waves": Entry("zskd.synthesis.pictures.families:waves", "stripes, rings, checks and grids"),
+        "gradients": Entry(
+            "zskd.synthesis.pictures.families:gradients", "three colours that pass into each other"
+        ),
         "uniform": Entry("zskd.synthesis.inversion.initial:uniform", "white noise of U(0, 1)"),
         "gaussian": Entry("zskd.synthesis.inversion.initial:gaussian", "white noise of N(0, 1)"),
     },

@@ -23,8 +23,11 @@ class SynthesisConfig(Config):
     section: ClassVar[str] = "synthesis"
 
     start: StartName = "shapes"
-    """Start image: smooth multi-scale noise, random shapes on a plain background, or white noise from U(0, 1)
-    or N(0, 1)."""
+    """Start image: smooth multi-scale noise, random shapes on a plain background, procedural pictures (a
+    mixture, or one of its families), or white noise from U(0, 1) or N(0, 1)."""
+    candidates: int = 1
+    """Start images that are drawn for each one that is kept. With more than 1, those are kept for which the
+    teacher predicts the classes in the shares of the anchor classes, the most confident ones first."""
     noise_share: float = 0.8
     """Share of start images in the set, which are not optimised, 0 to 1."""
     steps: int = 50
@@ -72,7 +75,7 @@ class SynthesisConfig(Config):
         self.check_range("noise_share", low=0, high=1)
         self.check_range("steps", "tolerance", "l2", low=0)
         self.check_range("learning_rate", "tau", low=0, above=True)
-        self.check_range("batch_size", "shard_size", low=1)
+        self.check_range("candidates", "batch_size", "shard_size", low=1)
         if (self.carry_images or self.carry_moments) and self.noise_share:
             raise ZskdError("--synthesis.noise-share must be 0 with carry-images or carry-moments: give 0")
         if self.tolerance and (self.carry_images or self.carry_moments or PIXEL_RULES[self.pixels].couples):

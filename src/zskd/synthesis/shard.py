@@ -15,8 +15,10 @@ from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
 from zskd.core.types import Images, Labels, SoftLabels
 from zskd.models.classifier import Classifier
+from zskd.models.many_images import logits_in_batches
 from zskd.models.modes import frozen
-from zskd.synthesis.inversion.initial import draw_initial, draw_warps
+from zskd.synthesis.candidates import draw_starts
+from zskd.synthesis.inversion.initial import draw_warps
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.plan import PlanEntry, plan_entry
@@ -94,7 +96,7 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
     Args:
         teacher: frozen.
         spec: of the set.
-        indices: positions of the images in the set.
+        indices: positions of the images in the set: those of a whole shard where `spec.needs_shard`.
 
     Raises:
         ZskdError: the method's targets or the start images have another shape or type than they must.
@@ -108,9 +110,7 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
             f"--method {spec.method} returned {targets.dtype} targets {tuple(targets.shape)}: they must be "
             f"float32 of {(len(entries), teacher.classes)}"
         )
-    starts = draw_initial(
-        config.start, numbers, seed=spec.seed, shape=teacher.spec.shape, box=teacher.spec.box
-    )
+    starts = draw_starts(teacher, entries, config, seed=spec.seed)
     if config.pixels == "project":
         starts.clamp_(*teacher.spec.box)
     optimised = [method.optimises and entry.optimised and config.steps > 0 for entry in entries]
@@ -164,7 +164,7 @@ def label(
         ZskdError: a logit is not finite.
     """
     images = images.clamp(*teacher.spec.box)
-    logits = _logits(teacher, images, config.batch_size)
+    logits = logits_in_batches(teacher, images, config.batch_size)
     if not bool(torch.isfinite(logits).all()):
         advice = "check its weights, mean and std with zskd inspect"
         if not bool(torch.isfinite(images).all()):
@@ -176,12 +176,3 @@ def label(
     anchors = torch.where(untouched, logits.argmax(1), anchors)
     kl = F.kl_div(F.log_softmax(logits / config.tau, dim=1), targets, reduction="none").sum(1)
     return Shard(images=images, targets=targets, logits=logits, anchors=anchors, steps=steps, kl=kl)
-
-
-def _logits(teacher: Classifier, images: Tensor, batch: int) -> Tensor:
-    """Return logits (N, K), computed in padded batches of one size, because their bits depend on the size."""
-    parts = []
-    for part in torch.split(images, batch):
-        padded = F.pad(part, (0, 0) * 3 + (0, batch - len(part)))
-        parts.append(teacher(padded.to(teacher.device))[: len(part)].cpu())
-    return torch.cat(parts)

@@ -100,13 +100,23 @@ class SetSpec(Config):
         return self.own_method.optimises and config.noise_share < 1 and config.steps > 0
 
     @property
+    def needs_shard(self) -> bool:
+        """Whether an image can only be made together with its whole shard.
+
+        It can if objective or pixel rule couple the images, if a batch continues from the one before, or if
+        start images are chosen among the candidates of all.
+        """
+        return self.couples or self.chains or self.synthesis.candidates > 1
+
+    @property
     def nests(self) -> bool:
         """Whether a smaller set of the same settings is a prefix of this one.
 
-        It is not if the plan of an image depends on the count, images of a batch are coupled, or some are
-        dropped.
+        It is not if the plan of an image depends on the count, images of a batch are coupled, start images
+        are chosen among the candidates of a shard, whose last one is smaller, or some images are dropped.
         """
-        return self.targets.order == "interleaved" and not self.couples and self.synthesis.missed == "keep"
+        apart = not self.couples and self.synthesis.candidates == 1
+        return apart and self.targets.order == "interleaved" and self.synthesis.missed == "keep"
 
     def shards(self, classes: int) -> int:
         """Return the number of shards."""
@@ -119,8 +129,9 @@ def spec_values(spec: SetSpec) -> dict[str, Any]:
     values: dict[str, Any] = plain(spec) | {"method_settings": settings}
     if not settings:
         del values["method_settings"]
-    if spec.synthesis.storage == "auto":  # newer than the first manifests
-        values["synthesis"] = {key: one for key, one in values["synthesis"].items() if key != "storage"}
+    for newer, absent in (("candidates", 1), ("storage", "auto")):  # than the first manifests
+        if values["synthesis"][newer] == absent:
+            values["synthesis"] = {key: one for key, one in values["synthesis"].items() if key != newer}
     targets: dict[str, Any] = {}
     for name, value in values["targets"].items():
         targets |= {"spread": spread, name: value} if name == "priors" else {name: value}

@@ -36,8 +36,8 @@ class Frame:
 def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> list[Frame]:
     """Optimise one data impression again and return its trace, from the start image to the stored image.
 
-    The frames are denser in the first steps, where the image changes most. If images of a shard are coupled,
-    or a batch continues from the one before, the whole shard is made again.
+    The frames are denser in the first steps, where the image changes most. The whole shard is made again
+    where `spec.needs_shard`.
 
     Args:
         teacher: used in evaluation mode; left as it is.
@@ -56,7 +56,7 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
     path: list[tuple[int, Tensor]] = []
     box, config = teacher.spec.box, spec.synthesis
     indices = [index]
-    if spec.couples or spec.chains:
+    if spec.needs_shard:
         shard = spec.indices(index // spec.shard_size(teacher.classes), teacher.classes)
         indices = sorted({*shard, index})
     row = indices.index(index)

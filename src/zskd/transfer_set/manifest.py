@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -111,6 +113,11 @@ class Manifest(Artefact):
     """Sum over the shards; None until the set is complete."""
     dropped: Count | None = None
     """Images that were made and then dropped, because they missed their target."""
+    predicted: tuple[Count, ...] | None = None
+    """Images by the class that the teacher predicts for them; None until the set is complete, and in sets of
+    earlier versions."""
+    predicted_entropy: Fraction | None = None
+    """Entropy of their shares, relative to its largest value ln K: 1 where all classes have as many."""
     class_names: ClassNames
     shape: Shape
     """Channels, height and width of the images."""
@@ -136,6 +143,12 @@ class Manifest(Artefact):
     def method(self) -> str:
         """How the images were made: a key of `METHODS`, or `REAL`."""
         return str(self.spec["method"])
+
+
+def class_entropy(counts: Sequence[int]) -> float:
+    """Return the entropy of the shares of K ≥ 2 classes, relative to its largest value ln K: 0 to 1."""
+    shares = [count / sum(counts) for count in counts if count]
+    return min(1.0, -sum(share * math.log(share) for share in shares) / math.log(len(counts)))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -9,12 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from zskd.core.artefact import write_artefact
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError
 from zskd.core.files import first_difference, make_folder, sha256_file
+from zskd.core.tensors import map_tensors
 from zskd.core.versions import versions
-from zskd.transfer_set.manifest import FORMAT, MANIFEST, Manifest, Provenance, ShardEntry, read_manifest
+from zskd.transfer_set.manifest import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Provenance,
+    ShardEntry,
+    class_entropy,
+    read_manifest,
+)
 
 
 class Writer:
@@ -53,15 +64,31 @@ class Writer:
         self._write(complete=False)
 
     def finish(self, *, dropped: int = 0) -> None:
-        """Mark the set as complete and record how many images missed their target or were dropped.
+        """Mark the set as complete, and record how many images missed their target or were dropped, and which
+        classes the teacher predicts.
 
         Args:
             dropped: images that were made and are in no shard.
         """
         missed = sum(shard.missed for shard in self.done.values())
-        self._write(complete=True, missed=missed, dropped=dropped)
+        predicted = self._predicted()
+        self._write(
+            complete=True,
+            missed=missed,
+            dropped=dropped,
+            predicted=predicted,
+            predicted_entropy=class_entropy(predicted),
+        )
 
-    def _write(self, *, complete: bool, **outcome: int) -> None:
+    def _predicted(self) -> tuple[int, ...]:
+        """Return the images by the class that the teacher predicts, from the logits of all shards."""
+        counts = torch.zeros(len(self._class_names), dtype=torch.int64)
+        for shard in self.done.values():
+            logits = map_tensors(self._folder / shard.file)["logits"]
+            counts += torch.bincount(logits.argmax(1), minlength=len(counts))
+        return tuple(counts.tolist())
+
+    def _write(self, *, complete: bool, **outcome: object) -> None:
         shards = tuple(self.done[number] for number in sorted(self.done))
         count = sum(shard.count for shard in shards)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,15 @@ from zskd.config.registry import START_IMAGES
 from zskd.core.errors import ZskdError
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Images
+from zskd.synthesis.pictures.streams import (
+    Box,
+    Shape,
+    StartImage,
+    Streams,
+    coordinates,
+    numbers,
+    stretched,
+)
 
 _GRIDS = (2, 4, 8, 16, 32)
 """Side lengths of the random grids that smooth noise is a sum of."""
@@ -30,18 +39,14 @@ _TEXTURE = 0.3
 """Largest standard deviation of a shape's texture."""
 
 
-Streams = list[np.random.Generator]
-"""One stream of random numbers per image."""
-Shape = tuple[int, int, int]
-"""Channels, height and width."""
-Box = tuple[float, float]
-"""Least and largest pixel value."""
-StartImage = Callable[[Streams, Shape, Box], Images]
-"""(streams, shape, box) → start images (N, C, H, W), float32. An image may only draw from its own stream."""
-
-
 def draw_initial(
-    kind: str, indices: Sequence[int], *, seed: int, shape: tuple[int, int, int], box: tuple[float, float]
+    kind: str,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    shape: tuple[int, int, int],
+    box: tuple[float, float],
+    candidate: int = 0,
 ) -> Images:
     """Return one start image per index (N, C, H, W) float32, each from the index's own random stream.
 
@@ -51,12 +56,14 @@ def draw_initial(
         seed: of the set.
         shape: channels, height and width.
         box: least and largest pixel value.
+        candidate: which of the start images that an index has.
 
     Raises:
         ZskdError: unknown kind, or code that returns another shape or type.
     """
     draw: StartImage = START_IMAGES.load(kind)
-    drawn = draw([numpy_stream(seed, "start", index) for index in indices], shape, box)
+    purpose = f"start {candidate}" if candidate else "start"
+    drawn = draw([numpy_stream(seed, purpose, index) for index in indices], shape, box)
     if not isinstance(drawn, Tensor) or drawn.shape != (len(indices), *shape) or drawn.dtype != torch.float32:
         what = f"{drawn.dtype} {tuple(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
         raise ZskdError(
@@ -73,7 +80,7 @@ def gaussian(streams: Streams, shape: Shape, box: Box) -> Images:
 
 def uniform(streams: Streams, shape: Shape, box: Box) -> Images:
     """White noise of U(0, 1), stretched to the box."""
-    return _stretched(torch.from_numpy(np.stack([s.random(shape, dtype=np.float32) for s in streams])), box)
+    return stretched(torch.from_numpy(np.stack([s.random(shape, dtype=np.float32) for s in streams])), box)
 
 
 def smooth(streams: Streams, shape: Shape, box: Box) -> Images:
@@ -82,9 +89,9 @@ def smooth(streams: Streams, shape: Shape, box: Box) -> Images:
     The numbers are drawn per image, the arithmetic is done for all at once.
     """
     noise, deviation = _field(streams, shape, _GRIDS, power=2)
-    contrast, brightness = _uniform(streams, 2)
+    contrast, brightness = numbers(streams, 2)
     contrast = _CONTRAST[0] + (_CONTRAST[1] - _CONTRAST[0]) * contrast
-    return _stretched((brightness + contrast * noise / deviation).clamp_(0, 1), box)
+    return stretched((brightness + contrast * noise / deviation).clamp_(0, 1), box)
 
 
 def shapes(streams: Streams, shape: Shape, box: Box) -> Images:
@@ -93,15 +100,14 @@ def shapes(streams: Streams, shape: Shape, box: Box) -> Images:
     Similar to the dead-leaves images of Baradad et al. 2021 (arXiv:2106.05963).
     """
     channels, height, width = shape
-    (kind,) = _uniform(streams, 1)
-    plain = torch.stack(_uniform(streams, channels), dim=1).view(-1, channels, 1, 1)
+    (kind,) = numbers(streams, 1)
+    plain = torch.stack(numbers(streams, channels), dim=1).view(-1, channels, 1, 1)
     ends = torch.where(kind < _DARK, 0.0, torch.where(kind < _DARK + _LIGHT, 1.0, plain))
     images = ends.expand(-1, channels, height, width)
-    across = torch.linspace(-1, 1, width).view(1, 1, 1, width)
-    down = torch.linspace(-1, 1, height).view(1, 1, height, 1)
+    across, down = coordinates(shape)
     for layer in range(_LAYERS):
         outline, deviation = _field(streams, (1, height, width), _OUTLINES, power=1)
-        present, level, framed, sharp, line, thick, strong, x, y, wide, high = _uniform(streams, 11)
+        present, level, framed, sharp, line, thick, strong, x, y, wide, high = numbers(streams, 11)
         # most shapes stay within an ellipse somewhere near the middle
         from_middle = ((across - 0.4 * (x - 0.5)) / (0.45 + 0.75 * wide)).square()
         from_middle = from_middle + ((down - 0.4 * (y - 0.5)) / (0.45 + 0.75 * high)).square()
@@ -110,16 +116,11 @@ def shapes(streams: Streams, shape: Shape, box: Box) -> Images:
         inside = torch.where(line < _LINES, 0.1 + 0.4 * thick - inside.abs(), inside) - pull
         mask = torch.sigmoid(inside * (3 + 20 * sharp))
         mask = torch.where((present < _SECOND) | torch.tensor(layer == 0), mask, 0.0)
-        colour = torch.stack(_uniform(streams, channels), dim=1).view(-1, channels, 1, 1)
+        colour = torch.stack(numbers(streams, channels), dim=1).view(-1, channels, 1, 1)
         texture, deviation = _field(streams, shape, _GRIDS, power=2)
         texture = texture / deviation * (_TEXTURE * strong.square())
         images = torch.lerp(images, (colour + texture).clamp(0, 1), mask)
-    return _stretched(images.clamp(0, 1), box)
-
-
-def _stretched(images: Images, box: Box) -> Images:
-    low, high = box
-    return images * (high - low) + low
+    return stretched(images.clamp(0, 1), box)
 
 
 def _field(streams: Streams, shape: Shape, grids: tuple[int, ...], *, power: int) -> tuple[Images, Tensor]:
@@ -133,19 +134,13 @@ def _field(streams: Streams, shape: Shape, grids: tuple[int, ...], *, power: int
         np.stack([s.standard_normal((channels, g, g), dtype=np.float32) for s in streams]) for g in grids
     ]
     noise = torch.zeros(len(streams), *shape)
-    for grid, weight in zip(drawn, _uniform(streams, len(grids)), strict=True):
+    for grid, weight in zip(drawn, numbers(streams, len(grids)), strict=True):
         enlarged = F.interpolate(
             torch.from_numpy(grid), size=(height, width), mode="bilinear", align_corners=False
         )
         noise += weight**power * enlarged
     mean, deviation = noise.mean((1, 2, 3), keepdim=True), noise.std((1, 2, 3), keepdim=True)
     return noise - mean, deviation.clamp_min(1e-6)
-
-
-def _uniform(streams: Streams, count: int) -> tuple[Tensor, ...]:
-    """Draw `count` numbers of U(0, 1) from each stream; return each as (N, 1, 1, 1)."""
-    drawn = np.stack([stream.random(count, dtype=np.float32) for stream in streams])
-    return torch.from_numpy(drawn).view(-1, count, 1, 1, 1).unbind(1)
 
 
 def draw_warps(indices: Sequence[int], steps: int, *, seed: int) -> Tensor:
