@@ -17,6 +17,7 @@ from typing import Any
 from zskd.config.checks import Config
 from zskd.config.distillation import GeneratorConfig, ImageBankConfig
 from zskd.config.recipe import Recipe
+from zskd.config.sources import FreshConfig, ReplayConfig
 from zskd.config.training import DEFAULT_NETWORK, DEFAULT_SHAPE
 from zskd.config.transforms import AugmentConfig
 
@@ -117,6 +118,9 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "batch_norm", "running"),
     *(("distill.augment", name, 0.0) for name in _STRONG),
     ("distill.augment", "cutout_side", AugmentConfig().cutout_side),
+    ("distill", "order", "shuffled"),
+    ("distill", "fresh", plain(FreshConfig())),
+    ("distill", "replay", plain(ReplayConfig())),
     ("distill", "game", former_keys(plain(GeneratorConfig()), "distill.generator")),
     ("distill", "rounds", former_keys(plain(ImageBankConfig()), "distill.image_bank")),
 )

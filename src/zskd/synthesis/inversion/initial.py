@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zskd.config.registry import START_IMAGES
-from zskd.core.errors import ZskdError
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Images
+from zskd.data.drawn import Box, Shape, Streams, draw_start_images
 
 _GRIDS = (2, 4, 8, 16, 32)
 """Side lengths of the random grids that smooth noise is a sum of."""
@@ -30,16 +29,6 @@ _TEXTURE = 0.3
 """Largest standard deviation of a shape's texture."""
 
 
-Streams = list[np.random.Generator]
-"""One stream of random numbers per image."""
-Shape = tuple[int, int, int]
-"""Channels, height and width."""
-Box = tuple[float, float]
-"""Least and largest pixel value."""
-StartImage = Callable[[Streams, Shape, Box], Images]
-"""(streams, shape, box) → start images (N, C, H, W), float32. An image may only draw from its own stream."""
-
-
 def draw_initial(
     kind: str, indices: Sequence[int], *, seed: int, shape: tuple[int, int, int], box: tuple[float, float]
 ) -> Images:
@@ -55,15 +44,8 @@ def draw_initial(
     Raises:
         ZskdError: unknown kind, or code that returns another shape or type.
     """
-    draw: StartImage = START_IMAGES.load(kind)
-    drawn = draw([numpy_stream(seed, "start", index) for index in indices], shape, box)
-    if not isinstance(drawn, Tensor) or drawn.shape != (len(indices), *shape) or drawn.dtype != torch.float32:
-        what = f"{drawn.dtype} {tuple(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
-        raise ZskdError(
-            f"--synthesis.start {kind} returned {what}: it must return float32 images of "
-            f"{(len(indices), *shape)}"
-        )
-    return drawn
+    streams = [numpy_stream(seed, "start", index) for index in indices]
+    return draw_start_images(kind, streams, shape, box, option="--synthesis.start")
 
 
 def gaussian(streams: Streams, shape: Shape, box: Box) -> Images:
