@@ -11,9 +11,13 @@ from zskd.config.checks import Config
 from zskd.config.groups import AUGMENTATION, DISTILLATION, FEATURES, GENERATOR, IMAGE_BANK, RUN
 from zskd.config.names import FeatureLossName, GeneratorMethodName, LossName, OptimiserName
 from zskd.config.registry import FEATURE_LOSSES, GENERATOR_METHODS, LOSSES
+from zskd.config.sources import FreshConfig, ReplayConfig
 from zskd.config.training import FitConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
+
+_ROUNDING = 1e-9
+"""Largest rounding error of a sum of shares."""
 
 
 @Parameter(group=GENERATOR)
@@ -126,6 +130,9 @@ class DistillConfig(FitConfig):
     label_weight: float = 0.0
     """Weight of the cross-entropy with the labels: the class of a real image, or the anchor class of an
     impression."""
+    order: Literal["shuffled", "easy_first", "hard_first"] = "shuffled"
+    """Order of the transfer set: `shuffled`, or first from the quarter of its images that the teacher is most
+    (`easy_first`) or least sure of, and from all of them in the second half of the training."""
     images: Literal["auto", "memory", "mapped"] = "auto"
     """How to read the transfer set: `memory` copies it once, `mapped` reads its files at every step, `auto`
     is `memory` if the set needs less than half of the free memory. The student is the same."""
@@ -145,6 +152,10 @@ class DistillConfig(FitConfig):
     """The adversarial generator."""
     image_bank: ImageBankConfig = field(default_factory=ImageBankConfig)
     """The bank of adversarial images."""
+    fresh: FreshConfig = field(default_factory=FreshConfig)
+    """Start images, drawn anew."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """Difficult images of earlier batches."""
 
     @property
     def needs_set(self) -> bool:
@@ -162,15 +173,7 @@ class DistillConfig(FitConfig):
                 "--distill.start must be random where a generator makes all images: initialisation from the "
                 "teacher needs images of a transfer set"
             )
-        if self.generator.share + self.image_bank.share > 1:
-            raise ZskdError(
-                "--distill.generator.share and --distill.image-bank.share sum to more than 1: lower one"
-            )
-        if (self.generator.share or self.image_bank.share) and self.label_weight:
-            raise ZskdError(
-                "--distill.label-weight must be 0 with --distill.generator.share or "
-                "--distill.image-bank.share: their images have no labels"
-            )
+        self._check_sources()
         if not self.teacher_weight and not self.label_weight:
             raise ZskdError(
                 "--distill.teacher-weight and --distill.label-weight are both 0: raise one of them"
@@ -180,3 +183,19 @@ class DistillConfig(FitConfig):
                 "--distill.label-weight must be 0 where images are mixed, because a mixture has no label; or "
                 "give --distill.augment.mixup 0 --distill.augment.cutmix 0"
             )
+
+    def _check_sources(self) -> None:
+        """Check the shares of the sources beside the transfer set.
+
+        Raises:
+            ZskdError: they sum to more than 1, or there are labels or no logits where these are needed.
+        """
+        groups = (self.generator, self.image_bank, self.fresh, self.replay)
+        options = [one.option("share") for one in groups if one.share]
+        named = f"{', '.join(options[:-1])} and {options[-1]}" if len(options) > 1 else "".join(options)
+        if sum(one.share for one in groups) > 1 + _ROUNDING:
+            raise ZskdError(f"{named} sum to more than 1: lower one")
+        if options and self.label_weight:
+            raise ZskdError(f"--distill.label-weight must be 0 with {named}: their images have no labels")
+        if self.replay.share and not self.teacher_weight:
+            raise ZskdError("--distill.replay.share needs the teacher: give --distill.teacher-weight 1")

@@ -19,6 +19,7 @@ AUGMENTATION = Group.create_ordered("Augmentation")
 FEATURES = Group.create_ordered("Features of inner layers")
 GENERATOR = Group.create_ordered("Adversarial generator")
 IMAGE_BANK = Group.create_ordered("Adversarial image bank")
+SOURCES = Group.create_ordered("Other images in the batches")
 
 DETAILS = frozenset(
     group.name
@@ -32,6 +33,7 @@ DETAILS = frozenset(
         FEATURES,
         GENERATOR,
         IMAGE_BANK,
+        SOURCES,
     )
 )
 """Titles of the groups that only `--help-all` shows."""

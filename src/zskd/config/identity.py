@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from zskd.config.checks import Config
 from zskd.config.distillation import GeneratorConfig, ImageBankConfig
 from zskd.config.recipe import Recipe
+from zskd.config.sources import FreshConfig, ReplayConfig
 from zskd.config.training import DEFAULT_NETWORK, DEFAULT_SHAPE
+from zskd.config.transforms import AugmentConfig
 
 _RENAMED = {
     "distill.game": "distill.generator",
@@ -97,6 +101,8 @@ def _rename(values: Mapping[Any, Any], table: Mapping[str, str], path: str) -> d
     return renamed
 
 
+_STRONG = ("crop", "flip_vertical", "brightness", "contrast", "saturation", "hue", "cutout")
+"""Changes of `distill.augment` that are newer than the first records; 0 leaves them out."""
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "budget", None),
     ("", "students", []),
@@ -111,6 +117,11 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "optimiser", "adam"),
     ("distill", "attention", 0.0),
     ("distill", "batch_norm", "running"),
+    *(("distill.augment", name, 0.0) for name in _STRONG),
+    ("distill.augment", "cutout_side", AugmentConfig().cutout_side),
+    ("distill", "order", "shuffled"),
+    ("distill", "fresh", plain(FreshConfig())),
+    ("distill", "replay", plain(ReplayConfig())),
     ("distill", "game", former_keys(plain(GeneratorConfig()), "distill.generator")),
     ("distill", "rounds", former_keys(plain(ImageBankConfig()), "distill.image_bank")),
 )
@@ -146,7 +157,7 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     for training in ("teacher", "distill"):
         values[training] |= _GONE
     for group, setting, absent in _LATER:
-        level = values[group] if group else values
+        level = reduce(getitem, group.split(".") if group else [], values)
         if level[setting] == absent:
             del level[setting]
     return values

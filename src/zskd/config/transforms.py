@@ -46,7 +46,23 @@ class AugmentConfig(WarpConfig):
     section: ClassVar[str] = "distill.augment"
 
     share: float = 1.0
-    """Share of the images that get a map, and, drawn independently, of those that get noise; 0 to 1."""
+    """Share of the images that get an affine map, and, drawn independently, that get noise; 0 to 1."""
+    crop: float = 0.0
+    """Largest shift by whole pixels, as a share of the side, 0 to 1; the image is reflected at its edges."""
+    flip_vertical: float = 0.0
+    """Probability of a vertical flip, 0 to 1."""
+    brightness: float = 0.0
+    """Largest change of brightness, as a share of it, 0 to 1."""
+    contrast: float = 0.0
+    """Largest change of contrast, as a share of it, 0 to 1."""
+    saturation: float = 0.0
+    """Largest change of saturation, as a share of it, 0 to 1; for images of three channels."""
+    hue: float = 0.0
+    """Largest turn of the hue, in turns of the colour circle, 0 to 0.5; for images of three channels."""
+    cutout: float = 0.0
+    """Share of the images with a square of one random colour in them, 0 to 1."""
+    cutout_side: float = 0.5
+    """Side of this square, as a share of the side of the image; above 0 and at most 1."""
     salt_pepper: float = 0.0
     """Share of the pixels set to the least or largest value of the box, 0 to 1."""
     gaussian: float = 0.0
@@ -60,6 +76,10 @@ class AugmentConfig(WarpConfig):
         """Check ranges."""
         super().__post_init__()
         self.check_range("share", "salt_pepper", "mixup", "cutmix", low=0, high=1)
+        self.check_range("crop", "flip_vertical", "brightness", "contrast", "saturation", low=0, high=1)
+        self.check_range("cutout", low=0, high=1)
+        self.check_range("hue", low=0, high=0.5)
+        self.check_range("cutout_side", low=0, high=1, above=True)
         check_range("--distill.augment.mixup and cutmix together", self.mixup + self.cutmix, 0, 1)
         self.check_range("gaussian", low=0)
 
@@ -67,4 +87,15 @@ class AugmentConfig(WarpConfig):
     def changes(self) -> bool:
         """Whether any image is changed at all."""
         noisy = self.salt_pepper or self.gaussian
-        return bool(self.share and (self.moves or noisy)) or bool(self.mixup or self.cutmix)
+        shared = bool(self.share and (self.moves or noisy))
+        return shared or self.crops or self.colours or bool(self.cutout or self.mixup or self.cutmix)
+
+    @property
+    def crops(self) -> bool:
+        """Whether images are shifted by whole pixels or flipped vertically."""
+        return bool(self.crop or self.flip_vertical)
+
+    @property
+    def colours(self) -> bool:
+        """Whether brightness, contrast, saturation or hue change."""
+        return bool(self.brightness or self.contrast or self.saturation or self.hue)

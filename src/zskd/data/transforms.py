@@ -14,12 +14,16 @@ from torch import Generator, Tensor
 
 from zskd.config.transforms import AugmentConfig, WarpConfig
 from zskd.core.types import Images
+from zskd.data.colour import jitter
+from zskd.data.crops import crop, cut_out
 
 
 def augment(images: Images, config: AugmentConfig, box: tuple[float, float], generator: Generator) -> Images:
-    """Return augmented copies of a batch: first the random maps, then noise, then MixUp and CutMix.
+    """Return augmented copies of a batch.
 
-    Pixels from outside the image get the least value of the box.
+    The changes follow each other: crops and vertical flips, affine maps with horizontal flips, colours,
+    cut-outs, noise, MixUp and CutMix. Pixels that a map takes from outside the image get the least value of
+    the box. A change that the settings do not use draws no random numbers.
 
     Args:
         images: batch (N, C, H, W) in [0, 1], on any device.
@@ -28,8 +32,14 @@ def augment(images: Images, config: AugmentConfig, box: tuple[float, float], gen
         generator: on the CPU; the only source of randomness.
     """
     changed = images
+    if config.crops:
+        changed = crop(changed, config, generator)
     if config.moves and config.share:
         changed = _warp(changed, config, box[0], generator)
+    if config.colours:
+        changed = jitter(changed, config, box, generator)
+    if config.cutout:
+        changed = cut_out(changed, config, box, generator)
     if config.salt_pepper or config.gaussian:
         changed = _noise(changed, config, box, generator)
     if config.mixup or config.cutmix:

@@ -17,10 +17,8 @@ from zskd.core.memory import at_once
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
-from zskd.distillation.adversarial.base import make_generator_method
-from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
-from zskd.distillation.adversarial.image_bank import ImageBank
 from zskd.distillation.features.paired import PairedFeatures
+from zskd.distillation.sources import Generated, Source, draw_from, make_sources
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.training.batches import Batch
@@ -58,12 +56,12 @@ class DistillationBatches:
         """
         self._teacher, self._set, self._config = teacher, transfer_set, config
         self._features = features
-        self._generator: AdversarialGenerator | None = None
-        self._image_bank: ImageBank | None = None
+        self._sources: list[Source] = []
+        self._last: list[Images] = []
         self._images_in_memory: Tensor | None = None
 
     def attach_student(self, student: Classifier, *, seed: int, steps: int) -> Companions:
-        """Create the adversarial generator and the image bank, where the settings use them.
+        """Create the sources that the settings give a share beside the transfer set.
 
         Args:
             student: the network in training.
@@ -76,24 +74,14 @@ class DistillationBatches:
         Raises:
             ZskdError: unknown generator method, or one that does not fit the teacher.
         """
-        teacher, config = self._teacher, self._config
-        companions: Companions = {}
-        if config.generator.share:
-            method = make_generator_method(config.generator.method)
-            self._generator = AdversarialGenerator(
-                teacher, student, method, config.generator, seed=seed, steps=steps
-            )
-            companions = {**companions, **self._generator.companions}
-        if config.image_bank.share:
-            self._image_bank = ImageBank(teacher, student, config, self._draw, seed=seed, steps=steps)
-            companions = {**companions, **self._image_bank.companions}
-        return companions
+        self._sources = make_sources(self._teacher, student, self._config, self._draw, seed=seed, steps=steps)
+        return {name: one for source in self._sources for name, one in source.companions.items()}
 
     def __call__(self, rows: Tensor, rng: Generator) -> Batch:
         """Return a batch for rows of the set (N,).
 
         Args:
-            rows: of the set; of each batch, the generator and the image bank replace the first ones.
+            rows: of the set; of each batch, the other sources replace the first ones.
             rng: random numbers of this step.
 
         Returns:
@@ -101,14 +89,12 @@ class DistillationBatches:
             (N,), and for each pair of features what the loss compares of the teacher's.
         """
         teacher, config = self._teacher, self._config
-        parts: list[Images] = []
-        if self._generator is not None:
-            parts.append(self._generator.images(round(config.generator.share * len(rows))))
-        if self._image_bank is not None:
-            parts.append(self._image_bank.images(round(config.image_bank.share * len(rows)), rng))
-        generated = sum(len(part) for part in parts)
-        if generated < len(rows):
-            parts.append(self._stored(rows[generated:]))
+        parts = draw_from(self._sources, len(rows), rng)
+        others = sum(len(part) for part in parts)
+        if others < len(rows):
+            parts.append(self._stored(rows[others:]))
+        if self.follow_student:
+            self._last = parts
         images = augment(torch.cat(parts), config.augment, teacher.spec.box, rng)
         labels = rows if self._set is None else self._set.labels[rows]
         labels = labels.to(teacher.device)
@@ -119,6 +105,22 @@ class DistillationBatches:
         if not config.teacher_weight:
             return images, none, labels
         return images, logits_in_parts(teacher, images, most), labels
+
+    @property
+    def follow_student(self) -> bool:
+        """Whether the images depend on the student in training."""
+        return any(source.follows_student for source in self._sources)
+
+    def learn(self, divergence: Tensor) -> None:
+        """Tell the sources of the last batch how far the student was from the teacher on it.
+
+        Args:
+            divergence: KL(T ‖ S) of each image (N,), in nats.
+        """
+        images, end = torch.cat(self._last), 0
+        for source, part in zip(self._sources, self._last, strict=False):
+            begin, end = end, end + len(part)
+            source.learn(images, divergence, slice(begin, end))
 
     def images_for_statistics(self, seed: int) -> Iterator[Images]:
         """Yield images, augmented as those of the steps, to take statistics of batch-norm on (N, C, H, W).
@@ -136,8 +138,8 @@ class DistillationBatches:
         shape = self._teacher.spec.shape
         most, count = at_once(_PART, shape), min(_STATISTICS_IMAGES, _STATISTICS_VALUES // prod(shape))
         if self._set is None:
-            assert self._generator is not None
-            yield from torch.split(self._generator.images_for_statistics(count), most)
+            (generated,) = (one for one in self._sources if isinstance(one, Generated))
+            yield from torch.split(generated.generator.images_for_statistics(count), most)
             return
         for rows in torch.split(torch.randperm(len(self._set), generator=rng)[:count], most):
             yield self._set.images(rows).to(self._teacher.device)
@@ -157,7 +159,7 @@ class DistillationBatches:
     def fits_helper(self) -> bool:
         """Whether a helper process can make the batches: they do not depend on the student, the teacher is on
         the CPU and can be pickled, and shared memory has room."""
-        if self._set is None or self._generator is not None or self._image_bank is not None:
+        if self._set is None or self.follow_student:
             return False
         batch = self._config.batch_size
         features = 0 if self._features is None else self._features.bytes_of_teacher(batch)

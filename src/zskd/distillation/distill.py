@@ -25,9 +25,11 @@ from zskd.distillation.batch_norm import Statistics
 from zskd.distillation.batches import DistillationBatches
 from zskd.distillation.features.paired import pair_features
 from zskd.distillation.objective import Objective
+from zskd.distillation.order import Graded, rank
 from zskd.distillation.room import check_memory
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
+from zskd.training.batches import Order, RowOrder
 from zskd.training.loop import fit
 from zskd.transfer_set.dataset import TransferSet
 
@@ -91,7 +93,8 @@ def distill(
     )
     if features is not None:
         progress.log(f"distill: {config.features.loss} compares {', '.join(map(str, features.pairs))}")
-    objective = Objective(classifier, config, features)
+    learn = batches.learn if config.replay.share else None
+    objective = Objective(classifier, config, features, learn)
     statistics = Statistics(
         classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total
     )
@@ -112,10 +115,19 @@ def distill(
             before_step=statistics.before_step,
             watch=objective.watch if config.teacher_weight else None,
             explain=objective.explain,
+            order=_order(transfer_set, config, seed, total),
             progress=progress,
         )
         statistics.at_end()
     return classifier.freeze()
+
+
+def _order(transfer_set: TransferSet | None, config: DistillConfig, seed: int, steps: int) -> RowOrder | None:
+    """Return the order of the images of the settings; None: the usual one."""
+    if transfer_set is None or config.order == "shuffled":
+        return None
+    ranked = rank(transfer_set.column("logits"), hard_first=config.order == "hard_first")
+    return Graded(Order(config.batch_size, len(transfer_set), seed), ranked, steps=steps)
 
 
 def choose_reading(

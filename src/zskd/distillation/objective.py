@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,23 +15,34 @@ from zskd.models.classifier import Classifier
 from zskd.training.batches import Batch
 from zskd.training.loop import percent_of_class
 
+Learn = Callable[[Tensor], None]
+"""Receives a number for each image of a batch."""
+
 
 class Objective:
     """The weighted sum of the losses of the settings."""
 
-    def __init__(self, student: Classifier, config: DistillConfig, features: PairedFeatures | None) -> None:
+    def __init__(
+        self,
+        student: Classifier,
+        config: DistillConfig,
+        features: PairedFeatures | None,
+        learn: Learn | None = None,
+    ) -> None:
         """Read the loss of the logits.
 
         Args:
             student: in training.
             config: losses and weights.
             features: of student and teacher; None where no loss reads them.
+            learn: receives KL(T ‖ S) of each image of a batch (N,), in nats; None: it is not computed.
 
         Raises:
             ZskdError: unknown loss.
         """
         self._student, self._config, self._features = student, config, features
         self._loss_of = LOSSES.load(config.loss)
+        self._learn = learn
         self._last: Batch = ()
 
     def loss(self, batch: Batch) -> Tensor:
@@ -41,6 +54,8 @@ class Objective:
         else:
             logits, of_student = features.of_student(self._student, images)
         self._last = logits.detach(), teacher_logits
+        if self._learn is not None:
+            self._learn(divergences(*self._last))
         parts = []
         if config.teacher_weight:
             parts.append(self._loss_of(logits, teacher_logits, config) * config.teacher_weight)
@@ -60,3 +75,9 @@ class Objective:
         if bool(torch.isfinite(self._last[1]).all()):
             return None
         return "the teacher's logits are not finite: check its weights, mean and std with zskd inspect"
+
+
+def divergences(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return KL(T ‖ S) at τ = 1 of each image (N,), in nats, from the logits of both (N, K)."""
+    of_student, of_teacher = F.log_softmax(logits, dim=1), F.log_softmax(teacher_logits, dim=1)
+    return F.kl_div(of_student, of_teacher, reduction="none", log_target=True).sum(1).clamp_min(0)

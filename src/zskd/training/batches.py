@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -21,6 +22,13 @@ Batch = tuple[Tensor, ...]
 """Images, and further tensors that the loss needs, such as labels."""
 Prepare = Callable[[Tensor, Generator], Batch]
 """(rows of the training set, generator of this step) → batch; independent of the network."""
+
+
+class RowOrder(Protocol):
+    """Which rows of the training set the batch of each step has."""
+
+    def rows(self, step: int) -> Tensor:
+        """Return the rows (B,) of the batch of a step, whatever was asked before."""
 
 
 class Order:
@@ -53,7 +61,7 @@ class Order:
 class Batches(Dataset[Batch]):
     """The batch of each step, a pure function of the number of the step."""
 
-    def __init__(self, order: Order, prepare: Prepare, seed: int) -> None:
+    def __init__(self, order: RowOrder, prepare: Prepare, seed: int) -> None:
         self._order, self._prepare, self._seed = order, prepare, seed
 
     def __getitem__(self, step: int) -> Batch:

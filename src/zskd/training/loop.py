@@ -22,7 +22,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.rng import keep_global_rng, seed_global_rng
-from zskd.training.batches import Batch, Batches, Order, Prepare, prepared
+from zskd.training.batches import Batch, Batches, Order, Prepare, RowOrder, prepared
 from zskd.training.state import Companions, load_state, save_state
 
 _PROBE_STEPS = 10
@@ -52,6 +52,7 @@ def fit(
     before_step: Callable[[int], None] = lambda step: None,
     watch: Watch | None = None,
     explain: Callable[[], str | None] = lambda: None,
+    order: RowOrder | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Train a network in place; pass a copy to keep the original.
@@ -73,6 +74,7 @@ def fit(
             and buffers of the network.
         watch: called every 50 steps if `progress.listens`.
         explain: called where a loss is not finite: another reason than the learning rate, and what to do.
+        order: of the images; None: every pass in a new random order.
         progress: receives every step.
 
     Raises:
@@ -80,7 +82,7 @@ def fit(
     """
     progress = progress or Progress()
     keep_freed_memory()
-    batches = Batches(Order(config.batch_size, images, seed), prepare, seed)
+    batches = Batches(order or Order(config.batch_size, images, seed), prepare, seed)
     total = config.total_steps(images)
     weights = [p for name, p in module.named_parameters() if p.ndim > 1 and not name.endswith("bias")]
     trained = {"": module} | ({"beside": beside} if beside and any(True for _ in beside.parameters()) else {})

@@ -9,19 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zskd.config.registry import START_IMAGES
-from zskd.core.errors import ZskdError
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Images
-from zskd.synthesis.pictures.streams import (
-    Box,
-    Shape,
-    StartImage,
-    Streams,
-    coordinates,
-    numbers,
-    stretched,
-)
+from zskd.data.drawn import Box, Shape, Streams, draw_start_images
+from zskd.synthesis.pictures.streams import coordinates, numbers, stretched
 
 _GRIDS = (2, 4, 8, 16, 32)
 """Side lengths of the random grids that smooth noise is a sum of."""
@@ -61,16 +52,9 @@ def draw_initial(
     Raises:
         ZskdError: unknown kind, or code that returns another shape or type.
     """
-    draw: StartImage = START_IMAGES.load(kind)
     purpose = f"start {candidate}" if candidate else "start"
-    drawn = draw([numpy_stream(seed, purpose, index) for index in indices], shape, box)
-    if not isinstance(drawn, Tensor) or drawn.shape != (len(indices), *shape) or drawn.dtype != torch.float32:
-        what = f"{drawn.dtype} {tuple(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
-        raise ZskdError(
-            f"--synthesis.start {kind} returned {what}: it must return float32 images of "
-            f"{(len(indices), *shape)}"
-        )
-    return drawn
+    streams = [numpy_stream(seed, purpose, index) for index in indices]
+    return draw_start_images(kind, streams, shape, box, option="--synthesis.start")
 
 
 def gaussian(streams: Streams, shape: Shape, box: Box) -> Images:

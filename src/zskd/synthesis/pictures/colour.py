@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from zskd.core.types import Images
-from zskd.synthesis.pictures.streams import Shape, Streams, coordinates, direction, numbers
+from zskd.data.drawn import Shape, Streams
+from zskd.synthesis.pictures.streams import coordinates, direction, numbers
 
 _CONTRAST = (0.05, 0.3)
 """Least and largest deviation of a painted field."""

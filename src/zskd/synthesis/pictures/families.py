@@ -7,9 +7,10 @@ import math
 import torch
 
 from zskd.core.types import Images
+from zskd.data.drawn import Box, Shape, Streams
 from zskd.synthesis.pictures.colour import lit, painted, palette
 from zskd.synthesis.pictures.noise import spectral
-from zskd.synthesis.pictures.streams import Box, Shape, Streams, exp2, numbers, stretched, turned
+from zskd.synthesis.pictures.streams import exp2, numbers, stretched, turned
 
 _MOST_CYCLES = 8.0
 """Most periods of a wave across an image."""

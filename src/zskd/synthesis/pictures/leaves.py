@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from zskd.core.types import Images
+from zskd.data.drawn import Box, Shape, Streams
 from zskd.synthesis.pictures.colour import lit, painted, tints
 from zskd.synthesis.pictures.noise import spectral
-from zskd.synthesis.pictures.streams import Box, Shape, Streams, exp2, numbers, stretched, turned
+from zskd.synthesis.pictures.streams import exp2, numbers, stretched, turned
 
 _LEAVES = 12
 """Most leaves of an image; from one leaf on, all numbers are equally frequent."""

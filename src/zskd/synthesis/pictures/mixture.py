@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from zskd.core.types import Images
+from zskd.data.drawn import Box, Shape, StartImage, Streams
 from zskd.synthesis.pictures.families import fractals, gradients, textures, waves
 from zskd.synthesis.pictures.leaves import dead_leaves
 from zskd.synthesis.pictures.noise import spectral
-from zskd.synthesis.pictures.streams import Box, Shape, StartImage, Streams, numbers
+from zskd.synthesis.pictures.streams import numbers
 
 _FAMILIES: tuple[tuple[float, StartImage], ...] = (
     (0.4, dead_leaves),

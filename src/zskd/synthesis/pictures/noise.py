@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from zskd.core.types import Images
-from zskd.synthesis.pictures.streams import Shape, Streams, direction, exp, log
+from zskd.data.drawn import Shape, Streams
+from zskd.synthesis.pictures.streams import direction, exp, log
 
 _LEAST = 1e-6
 """Least deviation that a field is divided by."""

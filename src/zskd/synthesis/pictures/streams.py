@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from zskd.core.types import Images
-
-Streams = list[np.random.Generator]
-"""One stream of random numbers per image."""
-Shape = tuple[int, int, int]
-"""Channels, height and width."""
-Box = tuple[float, float]
-"""Least and largest pixel value."""
-StartImage = Callable[[Streams, Shape, Box], Images]
-"""(streams, shape, box) → start images (N, C, H, W), float32. An image may only draw from its own stream."""
+from zskd.data.drawn import Box, Shape, Streams
 
 
 def numbers(streams: Streams, count: int) -> tuple[Tensor, ...]:

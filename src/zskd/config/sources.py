@@ -1,0 +1,51 @@
+"""Settings of further sources of the images of a student's batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cyclopts import Parameter
+
+from zskd.config.checks import Config
+from zskd.config.groups import SOURCES
+from zskd.config.names import StartName
+from zskd.config.registry import START_IMAGES
+
+
+@Parameter(group=SOURCES)
+@dataclass(frozen=True, kw_only=True)
+class FreshConfig(Config):
+    """Start images that are drawn anew for every batch."""
+
+    section: ClassVar[str] = "distill.fresh"
+
+    share: float = 0.0
+    """Share of start images, drawn anew for each batch, 0 to 1."""
+    start: StartName = "shapes"
+    """Which start images, or file.py:Name."""
+
+    def __post_init__(self) -> None:
+        """Check share and name."""
+        super().__post_init__()
+        START_IMAGES.check(self.start, self.option("start"))
+        self.check_range("share", low=0, high=1)
+
+
+@Parameter(group=SOURCES)
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig(Config):
+    """Images of earlier batches, from any source, on which the student differed most from the teacher."""
+
+    section: ClassVar[str] = "distill.replay"
+
+    share: float = 0.0
+    """Share of images of earlier batches that were most difficult for the student, 0 to 1."""
+    keep: int = 2000
+    """Number of difficult images that are kept; their difficulty is measured again when they are shown."""
+
+    def __post_init__(self) -> None:
+        """Check share and number."""
+        super().__post_init__()
+        self.check_range("share", low=0, high=1)
+        self.check_range("keep", low=1)

@@ -1,0 +1,183 @@
+"""Where the images of a batch come from: each source is a class with a share.
+
+The transfer set fills what the others leave. Of each batch the sources come in the order of `make_sources`,
+and the set is last.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, final
+
+import torch
+from torch import Generator, Tensor
+
+from zskd.config.distillation import DistillConfig
+from zskd.core.rng import numpy_stream
+from zskd.core.types import Images
+from zskd.data.drawn import draw_start_images
+from zskd.distillation.adversarial.base import make_generator_method
+from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
+from zskd.distillation.adversarial.image_bank import ImageBank
+from zskd.distillation.replay import Memory
+from zskd.models.classifier import Classifier
+from zskd.training.state import Companions
+
+_SEEDS = 2**62
+"""Different start images that a batch can draw."""
+Draw = Callable[[int, Generator], Images]
+"""(count, random numbers) → augmented images of the transfer set (count, C, H, W)."""
+
+
+class Source(ABC):
+    """Images for a share of each batch.
+
+    Attributes:
+        share: of the batch, 0 to 1.
+        companions: modules that change with the batches, by their names in the state file.
+    """
+
+    follows_student: ClassVar[bool] = False
+    """Whether the images depend on the student's weights, so that no helper process can make them."""
+
+    def __init__(self, share: float, companions: Companions | None = None) -> None:
+        self.share, self.companions = share, companions or {}
+
+    @abstractmethod
+    def images(self, count: int, rng: Generator) -> Images:
+        """Return at most `count` images for the next step (N, C, H, W), inside the teacher's input box.
+
+        Where there are fewer, the transfer set fills the batch.
+
+        Args:
+            count: images wanted.
+            rng: random numbers of this step, on the CPU.
+        """
+
+    def learn(self, images: Images, divergence: Tensor, own: slice) -> None:  # noqa: B027
+        """Receive how far the student was from the teacher on the last batch.
+
+        Args:
+            images: of the batch, of all sources, before their augmentation (N, C, H, W).
+            divergence: KL(T ‖ S) on each of them, augmented (N,), in nats.
+            own: which of them are of this source.
+        """
+
+
+@final
+class Generated(Source):
+    """Images of an adversarial generator."""
+
+    follows_student: ClassVar[bool] = True
+
+    def __init__(self, generator: AdversarialGenerator, share: float) -> None:
+        super().__init__(share, generator.companions)
+        self.generator = generator
+
+    def images(self, count: int, rng: Generator) -> Images:
+        """As for `Source`; the generator has its own random numbers."""
+        return self.generator.images(count)
+
+
+@final
+class Banked(Source):
+    """Images of an adversarial image bank; none in its first phase."""
+
+    follows_student: ClassVar[bool] = True
+
+    def __init__(self, bank: ImageBank, share: float) -> None:
+        super().__init__(share, bank.companions)
+        self._bank = bank
+
+    def images(self, count: int, rng: Generator) -> Images:
+        """As for `Source`."""
+        return self._bank.images(count, rng)
+
+
+@final
+class Fresh(Source):
+    """Start images, drawn anew for every batch."""
+
+    def __init__(self, teacher: Classifier, config: DistillConfig, *, seed: int) -> None:
+        super().__init__(config.fresh.share)
+        self._start, self._seed, self._spec, self._device = (
+            config.fresh.start,
+            seed,
+            teacher.spec,
+            teacher.device,
+        )
+
+    def images(self, count: int, rng: Generator) -> Images:
+        """As for `Source`; the step's random numbers choose the streams of the images."""
+        chosen: list[int] = torch.randint(_SEEDS, (count,), generator=rng).tolist()
+        streams = [numpy_stream(self._seed, "fresh", index) for index in chosen]
+        shape, box = self._spec.shape, self._spec.box
+        drawn = draw_start_images(self._start, streams, shape, box, option="--distill.fresh.start")
+        return drawn.clamp(*box).to(self._device)
+
+
+@final
+class Replayed(Source):
+    """Difficult images of earlier batches; none before the first."""
+
+    follows_student: ClassVar[bool] = True
+
+    def __init__(self, teacher: Classifier, config: DistillConfig) -> None:
+        self._memory = Memory(config.replay.keep, teacher.spec.shape, teacher.spec.box).to(teacher.device)
+        super().__init__(config.replay.share, {"replay": (self._memory, None)})
+
+    def images(self, count: int, rng: Generator) -> Images:
+        """As for `Source`."""
+        return self._memory.draw(count, rng)
+
+    def learn(self, images: Images, divergence: Tensor, own: slice) -> None:
+        """As for `Source`; the most difficult images are kept."""
+        self._memory.note(images, divergence, own)
+
+
+def make_sources(
+    teacher: Classifier, student: Classifier, config: DistillConfig, draw: Draw, *, seed: int, steps: int
+) -> list[Source]:
+    """Return the sources that the settings give a share, in their order in a batch.
+
+    Args:
+        teacher: frozen.
+        student: the network in training.
+        config: the shares and all else about the sources.
+        draw: returns augmented images of the transfer set, which the image bank starts from.
+        seed: of everything that is generated for the student.
+        steps: of the student in all.
+
+    Raises:
+        ZskdError: unknown generator method, or one that does not fit the teacher.
+    """
+    made: list[Source] = []
+    if config.generator.share:
+        method = make_generator_method(config.generator.method)
+        generator = AdversarialGenerator(teacher, student, method, config.generator, seed=seed, steps=steps)
+        made.append(Generated(generator, config.generator.share))
+    if config.image_bank.share:
+        bank = ImageBank(teacher, student, config, draw, seed=seed, steps=steps)
+        made.append(Banked(bank, config.image_bank.share))
+    if config.fresh.share:
+        made.append(Fresh(teacher, config, seed=seed))
+    if config.replay.share:
+        made.append(Replayed(teacher, config))
+    return made
+
+
+def draw_from(sources: Sequence[Source], size: int, rng: Generator) -> list[Images]:
+    """Return the images of each source for a batch of `size`: its share, as long as there is room.
+
+    Args:
+        sources: in their order in the batch.
+        size: images in the batch; what is left of them is for the transfer set.
+        rng: random numbers of this step.
+    """
+    drawn: list[Images] = []
+    left = size
+    for source in sources:
+        drawn.append(source.images(min(round(source.share * size), left), rng))
+        left -= len(drawn[-1])
+    return drawn

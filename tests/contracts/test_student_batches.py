@@ -1,0 +1,198 @@
+"""Sources of a student's batches: their shares, their order, and the same bytes after an interruption."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import StopAt, Stopped
+from zskd.config.distillation import DistillConfig, GeneratorConfig, ImageBankConfig
+from zskd.config.sources import FreshConfig, ReplayConfig
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.errors import ZskdError
+from zskd.core.rng import torch_stream
+from zskd.core.types import Images
+from zskd.distillation.batches import DistillationBatches
+from zskd.distillation.distill import distill
+from zskd.distillation.objective import divergences
+from zskd.distillation.order import Graded, rank
+from zskd.distillation.replay import Memory
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.training.batches import Order
+from zskd.transfer_set.dataset import TransferSet
+
+SPEC = InputSpec(shape=(1, 8, 8), box=(0.2, 0.9))
+PLAIN = DistillConfig(
+    start="random", steps=26, batch_size=8, optimiser="adam", learning_rate=0.01, augment=AugmentConfig()
+)
+FRESH = replace(PLAIN, fresh=FreshConfig(share=0.5))
+REPLAY = replace(PLAIN, replay=ReplayConfig(share=0.25, keep=12))
+STRONG = AugmentConfig(crop=0.2, brightness=0.3, contrast=0.3, cutout=0.5, mixup=0.3)
+
+
+def network(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 4))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Classifier:
+    return Classifier(network(0), spec=SPEC).freeze()
+
+
+@pytest.fixture(scope="module")
+def noise(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> TransferSet:
+    spec = SetSpec(method="noise", count=60, synthesis=SynthesisConfig(shard_size=30))
+    return build_transfer_set(teacher, spec, tmp_path_factory.mktemp("sources") / "set")
+
+
+def batches(teacher: Classifier, images: TransferSet, config: DistillConfig) -> DistillationBatches:
+    made = DistillationBatches(teacher, images, config)
+    made.attach_student(Classifier(network(1), spec=SPEC), seed=0, steps=40)
+    return made
+
+
+def of_set(images: Images, transfer_set: TransferSet) -> list[bool]:
+    stored = {image.numpy().tobytes() for image in transfer_set.all_images()}
+    return [one.numpy().tobytes() in stored for one in images]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fresh": FreshConfig(share=0.5), "order": "easy_first"},
+        {"order": "hard_first", "replay": ReplayConfig(share=0.25, keep=5)},
+        {
+            "fresh": FreshConfig(share=0.25, start="smooth"),
+            "generator": GeneratorConfig(share=0.25, width=4, latent=5),
+            "image_bank": ImageBankConfig(share=0.25, count=4, images=10, keep=15),
+            "replay": ReplayConfig(share=0.25, keep=9),
+        },
+    ],
+)
+def test_an_interrupted_training_resumes_to_the_same_student(
+    teacher: Classifier, noise: TransferSet, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    config, state = replace(PLAIN, augment=STRONG, **changes), tmp_path / "state.safetensors"
+
+    def weights(**more: Any) -> Tensor:
+        parameters = distill(teacher, network(1), noise, config, **more).module.parameters()
+        return torch.cat([one.detach().flatten() for one in parameters])
+
+    whole = weights()
+    with pytest.raises(Stopped):
+        weights(state=state, progress=StopAt(23))
+    assert torch.equal(weights(state=state), whole)
+    assert not torch.equal(weights(seed=1), whole)
+
+
+def test_each_source_has_its_share_and_the_set_the_rest(teacher: Classifier, noise: TransferSet) -> None:
+    rows = torch.arange(8)
+    made = batches(teacher, noise, FRESH)
+    first, second = (made(rows, torch_stream(0, "step", step))[0] for step in (0, 1))
+    assert of_set(first, noise) == [False] * 4 + [True] * 4
+    assert torch.equal(first[4:], noise.images(rows[4:]))
+    assert not torch.equal(first[:4], second[:4])
+    assert torch.equal(first, made(rows, torch_stream(0, "step", 0))[0])
+    assert float(first.min()) >= 0.2
+    assert float(first.max()) <= 0.9
+    sources = {
+        "generator": GeneratorConfig(share=0.5, width=4, latent=5),
+        "fresh": FreshConfig(share=0.5),
+    }
+    odd = batches(teacher, noise, replace(PLAIN, **sources))  # type: ignore[arg-type]
+    images, logits, labels = odd(rows[:3], torch_stream(0, "step", 0))  # two of each would be four
+    assert len(images) == len(logits) == len(labels) == 3
+
+
+def test_replayed_images_are_those_that_were_most_difficult(teacher: Classifier, noise: TransferSet) -> None:
+    made = batches(teacher, noise, REPLAY)
+    first, *_ = made(torch.arange(8), torch_stream(0, "step", 0))
+    assert all(of_set(first, noise))  # nothing to replay yet
+    made.learn(torch.tensor([0.0, 9, 0, 0, 8, 0, 0, 0]).add(0.5))
+    for step in range(1, 3):
+        images, *_ = made(torch.arange(8, 16), torch_stream(0, "step", step))
+        assert of_set(images, noise) == [False] * 2 + [True] * 6  # stored in 256 levels
+        near = (images[:2, None] - first[None]).abs().amax((2, 3, 4)) < 0.002
+        assert bool(near.any(1).all())
+        made.learn(torch.full((8,), 0.1))
+
+
+def test_the_memory_keeps_the_largest_divergences(teacher: Classifier) -> None:
+    memory, rng = Memory(7, (1, 1, 1), (0.0, 1.0)), torch.Generator().manual_seed(0)
+    expected: dict[int, float] = {}
+    for step in range(6):
+        drawn = (memory.draw(2, rng)[:, 0, 0, 0] * 255).round().long().tolist()
+        levels = [*drawn, *range(8 * step, 8 * step + 6)]
+        value = torch.rand(len(levels), generator=rng)
+        memory.note(torch.tensor(levels).view(-1, 1, 1, 1) / 255, value, slice(0, len(drawn)))
+        seen = dict(zip(levels, value.tolist(), strict=True))  # of one drawn twice the last counts
+        expected |= seen
+        expected = dict(sorted(expected.items(), key=lambda item: -item[1])[:7])
+        kept = memory.divergence >= 0
+        found = zip(memory.stored[kept].flatten().tolist(), memory.divergence[kept].tolist(), strict=True)
+        assert sorted(found) == sorted(expected.items())
+
+
+def test_divergences_are_those_of_the_definition() -> None:
+    student, teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)).double()
+    p, q = teacher.softmax(1), student.softmax(1)
+    torch.testing.assert_close(divergences(student, teacher), (p * (p / q).log()).sum(1))
+
+
+def test_a_graded_order_begins_with_a_quarter_and_ends_with_all(teacher: Classifier) -> None:
+    logits = torch.randn(40, 4, generator=torch.Generator().manual_seed(1)) * 3
+    confident = logits.softmax(1).amax(1)
+    for hard_first in (False, True):
+        ranked = rank(logits, hard_first=hard_first)
+        steps = confident[ranked].diff()
+        assert bool(((steps >= 0) if hard_first else (steps <= 0)).all())
+        order = Graded(Order(8, 40, seed=3), ranked, steps=60)
+        assert set(order.rows(0).tolist()) <= set(ranked[:10].tolist())
+        places = [int((ranked == row).nonzero()) for step in range(15) for row in order.rows(step).tolist()]
+        assert max(places) < 40 * (0.25 + 0.75 * 14 / 30)
+        late = torch.cat([order.rows(step) for step in range(30, 35)])  # a whole pass
+        assert sorted(late.tolist()) == list(range(40))
+
+
+def test_a_helper_can_make_what_does_not_follow_the_student(teacher: Classifier, noise: TransferSet) -> None:
+    made = batches(teacher, noise, FRESH)
+    assert made.fits_helper()
+    assert not batches(teacher, noise, REPLAY).fits_helper()
+    copied = pickle.loads(pickle.dumps(made))
+    here, there = (one(torch.arange(8), torch_stream(0, "step", 5)) for one in (made, copied))
+    assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"fresh": FreshConfig(share=0.7), "replay": ReplayConfig(share=0.6)},
+            "--distill.fresh.share and --distill.replay.share sum to more than 1: lower one",
+        ),
+        (
+            {"fresh": FreshConfig(share=0.1), "label_weight": 1.0},
+            "--distill.label-weight must be 0 with --distill.fresh.share: their images have no labels",
+        ),
+        (
+            {"replay": ReplayConfig(share=0.1), "teacher_weight": 0.0, "label_weight": 0.0},
+            "--distill.replay.share needs the teacher: give --distill.teacher-weight 1",
+        ),
+        ({"fresh": {"start": "shape"}}, "--distill.fresh.start"),
+        ({"order": "easy"}, "--distill.order is 'easy'"),
+    ],
+)
+def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ZskdError, match=message):
+        replace(PLAIN, **changes)

@@ -1,0 +1,139 @@
+"""Strong augmentation against torchvision's functional transforms, which take one factor per call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zskd.config.transforms import AugmentConfig
+from zskd.core.types import Images
+from zskd.data.colour import brighten, change_contrast, saturate, turn_hue
+from zskd.data.crops import crop
+from zskd.data.transforms import augment
+from zskd.models.libraries.extras import import_extra
+
+import_extra("torchvision")
+
+from torchvision.transforms import functional as of_torchvision
+
+BOX = (0.0, 1.0)
+STRONG = ("crop", "flip_vertical", "brightness", "contrast", "saturation", "cutout")
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(count: int = 6, channels: int = 3) -> Images:
+    """Random colours, and plain ones: black, white, grey and the corners of the colour cube."""
+    images = torch.rand(count, channels, 9, 12, generator=rng(1))
+    images[0] = 0
+    images[1, :, :4] = 1
+    images[2, :, :, 3:] = 0.25
+    images[3, :, :, 0], images[3, 0, :, 0] = 0, 1
+    return images
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "low", "high"),
+    [
+        (brighten, of_torchvision.adjust_brightness, 0.0, 2.0),
+        (change_contrast, of_torchvision.adjust_contrast, 0.0, 2.0),
+        (saturate, of_torchvision.adjust_saturation, 0.0, 2.0),
+        (turn_hue, of_torchvision.adjust_hue, -0.5, 0.5),
+    ],
+)
+def test_colours_are_those_of_torchvision(ours, theirs, low: float, high: float) -> None:  # type: ignore[no-untyped-def]
+    images = pictures()
+    factors = torch.linspace(low, high, len(images))
+    expected = torch.stack([theirs(one, float(f)) for one, f in zip(images, factors, strict=True)])
+    torch.testing.assert_close(ours(images, factors), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (4, 4), (1, 3)])
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_crop_is_one_of_an_image_padded_by_reflection(shape: tuple[int, int], share: float) -> None:
+    images = torch.rand(8, 2, *shape, generator=rng())
+    made = crop(images, AugmentConfig(crop=share), rng(3))
+    down, across = (min(round(share * side), side - 1) for side in shape)
+    padded = of_torchvision.pad(images, [across, down, across, down], padding_mode="reflect")
+    seen = set()
+    for old, new in zip(padded, made, strict=True):
+        tried = [
+            (y, x)
+            for y in range(2 * down + 1)
+            for x in range(2 * across + 1)
+            if torch.equal(of_torchvision.crop(old, y, x, *shape), new)
+        ]
+        assert tried
+        seen.add(tried[0])
+    assert len(seen) > 1
+
+
+def test_flips_are_those_of_torchvision() -> None:
+    images = pictures(channels=5)
+    made = augment(images, AugmentConfig(flip_vertical=1.0), BOX, rng())
+    assert torch.equal(made, of_torchvision.vflip(images))
+    made = augment(images, AugmentConfig(flip=1.0), BOX, rng())
+    torch.testing.assert_close(made, of_torchvision.hflip(images), atol=1e-5, rtol=0)
+
+
+def test_a_cut_out_is_a_square_of_one_colour() -> None:
+    images = torch.rand(200, 3, 16, 16, generator=rng())
+    made = augment(images, AugmentConfig(cutout=0.5, cutout_side=0.5), (0.0, 0.9), rng(2))
+    changed = (made != images).any(1)
+    covered = changed.flatten(1).any(1)
+    assert 70 < int(covered.sum()) < 130
+    for image, hidden in zip(made[covered], changed[covered], strict=True):
+        rows, columns = hidden.any(1).nonzero()[:, 0], hidden.any(0).nonzero()[:, 0]
+        square = image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        expected = of_torchvision.erase(
+            image, int(rows[0]), int(columns[0]), len(rows), len(columns), square[:, :1, :1]
+        )
+        assert torch.equal(image, expected)
+        assert max(len(rows), len(columns)) <= 9
+    assert float(made[covered].max()) <= 1
+
+
+@given(
+    channels=st.integers(1, 5),
+    low=st.sampled_from([0.0, -1.0, 0.2]),
+    seed=st.integers(0, 2**30),
+    strength=st.floats(0, 1),
+    strong=st.sets(st.sampled_from(STRONG)),
+)
+def test_any_number_of_channels_and_any_box(
+    channels: int, low: float, seed: int, strength: float, strong: set[str]
+) -> None:
+    box = (low, 0.8)
+    images = low + (0.8 - low) * torch.rand(4, channels, 7, 5, generator=rng())
+    config = AugmentConfig(hue=strength / 2, **dict.fromkeys(strong, strength))  # type: ignore[arg-type]
+    before = images.clone()
+    made = augment(images, config, box, rng(seed))
+    assert torch.equal(images, before)
+    assert torch.equal(made, augment(images, config, box, rng(seed)))
+    assert made.shape == images.shape
+    assert low - 1e-6 <= float(made.min())
+    assert float(made.max()) <= 0.8 + 1e-6
+
+
+def test_every_image_is_changed_in_its_own_way() -> None:
+    images = torch.rand(1, 3, 16, 16, generator=rng()).expand(64, -1, -1, -1).contiguous()
+    for change in (
+        {"crop": 0.25},
+        {"brightness": 0.4},
+        {"contrast": 0.4},
+        {"saturation": 0.4},
+        {"hue": 0.1},
+        {"cutout": 1.0},
+    ):
+        made = augment(images, AugmentConfig(**change), BOX, rng())  # type: ignore[arg-type]
+        assert len({one.numpy().tobytes() for one in made}) > 40, change
+
+
+def test_a_change_that_is_not_used_takes_no_random_numbers() -> None:
+    images = pictures()
+    one, two = AugmentConfig(mixup=0.5), AugmentConfig(mixup=0.5, cutout_side=0.2)
+    assert torch.equal(augment(images, one, BOX, rng()), augment(images, two, BOX, rng()))
