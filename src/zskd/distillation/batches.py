@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from zskd.config.distillation import DistillConfig
 from zskd.core.memory import at_once
+from zskd.core.passes import counting
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
@@ -100,12 +101,18 @@ class DistillationBatches:
             Images (N, C, H, W), the teacher's logits (N, K) or (N, 0) where its loss has no weight, labels
             (N,), and for each pair of features what the loss compares of the teacher's.
         """
+        with counting("distillation", teacher=self._teacher):  # in a helper process nothing is around it
+            return self._batch(rows, rng)
+
+    def _batch(self, rows: Tensor, rng: Generator) -> Batch:
         teacher, config = self._teacher, self._config
         parts: list[Images] = []
         if self._generator is not None:
-            parts.append(self._generator.images(round(config.generator.share * len(rows))))
+            with counting("generator"):
+                parts.append(self._generator.images(round(config.generator.share * len(rows))))
         if self._image_bank is not None:
-            parts.append(self._image_bank.images(round(config.image_bank.share * len(rows)), rng))
+            with counting("image_bank"):
+                parts.append(self._image_bank.images(round(config.image_bank.share * len(rows)), rng))
         generated = sum(len(part) for part in parts)
         if generated < len(rows):
             parts.append(self._stored(rows[generated:]))
