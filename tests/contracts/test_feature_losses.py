@@ -17,6 +17,7 @@ from zskd.config.identity import former_keys, from_former_keys, plain
 from zskd.config.registry import FEATURE_LOSSES
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
+from zskd.core.passes import counting
 from zskd.core.progress import Progress
 from zskd.distillation.distill import distill
 from zskd.distillation.features.attention import Attention
@@ -179,8 +180,13 @@ def test_no_hook_stays_after_an_exception(name: str, teacher: Classifier) -> Non
 
 def test_a_helper_makes_the_same_student(teacher: Classifier, noise: TransferSet) -> None:
     config = replace(with_loss("fitnets", WITH_SET), steps=8, batch_norm="fixed")
-    alone, helped = (weights(teacher, config, noise, helper=helper) for helper in (False, True))
+    with counting() as by_one:
+        alone = weights(teacher, config, noise)
+    with counting() as by_two:
+        helped = weights(teacher, config, noise, helper=True)
     assert same(alone, helped)
+    assert by_two.passes() == by_one.passes()
+    assert by_one.passes()["distillation"].teacher_forward == 8 * config.batch_size
 
 
 def test_which_layers_are_compared_is_logged(teacher: Classifier) -> None:

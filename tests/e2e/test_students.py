@@ -94,6 +94,13 @@ def test_the_results_of_all_are_kept_and_shown(several: tuple[Path, RunMetrics, 
         assert f"{accuracy.percent:.2f} [" in row
         assert f"{one.cost.parameters:,} (" in row
     assert "![agreement against time](figures/sizes.png)" in page
+    main = metrics.arms[0].passes
+    assert main is not None
+    assert main["distillation"].student_backward == 3 * 16
+    assert metrics.passes is not None
+    assert metrics.passes["distillation"].teacher_forward == 4 * 3 * 16
+    assert f"| distillation | {4 * 3 * 16} | 0 | {4 * 3 * 16} | {4 * 3 * 16} |" in page
+    assert sum(line.startswith("Passes of ") for line in table) == 2
     assert (folder / "figures" / "sizes.png").stat().st_size > 5000
     # teacher, 2 sets, 4 students, 4 sets that are held out
     assert len(verify_folder(folder)) == 1 + 2 + 4 + 4

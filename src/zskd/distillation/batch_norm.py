@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zskd.core.passes import counting
 from zskd.core.types import Images, OfOneBatch
 from zskd.models.batch_statistics import batch_norms
 from zskd.models.classifier import Classifier
@@ -68,7 +69,12 @@ def take_statistics(classifier: Classifier, batches: Iterable[OfOneBatch]) -> No
     def add(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         moments.setdefault(layer, _Moments()).add(inputs[0].transpose(0, 1).flatten(1))
 
-    with in_mode(classifier, training=False), by_batch(classifier) as layers, ExitStack() as hooks:
+    with (
+        in_mode(classifier, training=False),
+        by_batch(classifier) as layers,
+        counting("batch_norm"),
+        ExitStack() as hooks,
+    ):
         for layer in layers:
             hooks.enter_context(layer.register_forward_pre_hook(add))
         for images in batches:

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from zskd.config.distillation import DistillConfig
 from zskd.core.memory import at_once
+from zskd.core.passes import counting
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
@@ -88,6 +89,10 @@ class DistillationBatches:
             Images (N, C, H, W), the teacher's logits (N, K) or (N, 0) where its loss has no weight, labels
             (N,), and for each pair of features what the loss compares of the teacher's.
         """
+        with counting("distillation", teacher=self._teacher):  # in a helper process nothing is around it
+            return self._batch(rows, rng)
+
+    def _batch(self, rows: Tensor, rng: Generator) -> Batch:
         teacher, config = self._teacher, self._config
         parts = draw_from(self._sources, len(rows), rng)
         others = sum(len(part) for part in parts)

@@ -18,6 +18,7 @@ from zskd.config.distillation import DistillConfig
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
 from zskd.core.memory import available_memory
+from zskd.core.passes import counting
 from zskd.core.progress import Progress, readable_bytes
 from zskd.core.versions import versions
 from zskd.distillation.architecture import copy_student
@@ -98,7 +99,8 @@ def distill(
     statistics = Statistics(
         classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total
     )
-    with frozen(teacher):  # the teacher that a helper receives is frozen too, because it is pickled in here
+    # the teacher that a helper receives is frozen too, because it is pickled in here
+    with frozen(teacher), counting("distillation", teacher=teacher):
         fit(
             classifier.module,
             batches,

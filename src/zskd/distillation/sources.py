@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from zskd.config.distillation import DistillConfig
+from zskd.core.passes import counting
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Images
 from zskd.data.drawn import draw_start_images
@@ -77,7 +78,8 @@ class Generated(Source):
 
     def images(self, count: int, rng: Generator) -> Images:
         """As for `Source`; the generator has its own random numbers."""
-        return self.generator.images(count)
+        with counting("generator"):
+            return self.generator.images(count)
 
 
 @final
@@ -92,7 +94,8 @@ class Banked(Source):
 
     def images(self, count: int, rng: Generator) -> Images:
         """As for `Source`."""
-        return self._bank.images(count, rng)
+        with counting("image_bank"):
+            return self._bank.images(count, rng)
 
 
 @final

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.identity import former_keys, plain
@@ -17,6 +18,7 @@ from zskd.core.device import use_threads
 from zskd.core.files import make_folder, remove_file
 from zskd.core.memory import is_large
 from zskd.core.parallel import each_done
+from zskd.core.passes import Passes, counting
 from zskd.core.progress import Progress, WorkerProgress
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Enough, Pace, Stopwatch
@@ -26,7 +28,7 @@ from zskd.distillation.execution import Execution
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.distillation.room import fit_students
 from zskd.distillation.spec import StudentSpec
-from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, save_checkpoint
+from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, read_card, save_checkpoint
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.dataset import TransferSet
 
@@ -82,6 +84,18 @@ def make_students(
                     teacher, spec, sets[name], folder / name, helper=helper, progress=tracking
                 )
         return students
+
+
+def passes_of(folder: Path) -> Passes | None:
+    """Return the passes until a finished student was trained, by stage; None if an older version made it.
+
+    Args:
+        folder: of the student.
+
+    Raises:
+        ZskdError: its card is missing or damaged.
+    """
+    return read_card(folder).origin.passes
 
 
 def _untrained(spec: StudentSpec, teacher: Classifier) -> Classifier:
@@ -186,29 +200,20 @@ def build_student(
     architecture = describe_student(spec.student, teacher)
     network = fresh_student(architecture, teacher, spec.seed).module
     make_folder(folder)
-    from_teacher = False
-    if config.start == "teacher":
-        assert transfer_set is not None, "without a transfer set, the settings initialise at random"
-        initialised = initialise_from_teacher(
+    with counting(teacher=teacher) as tally:
+        network, from_teacher = _initialised(
+            teacher, network, transfer_set, config, seed=spec.seed, progress=progress
+        )
+        student = distill(
             teacher,
             network,
             transfer_set,
-            config.augment,
+            config,
             seed=spec.seed,
-            training=config,
+            state=folder / _STATE,
+            helper=helper,
             progress=progress,
         )
-        network, from_teacher = initialised.student, initialised.from_teacher
-    student = distill(
-        teacher,
-        network,
-        transfer_set,
-        config,
-        seed=spec.seed,
-        state=folder / _STATE,
-        helper=helper,
-        progress=progress,
-    )
     origin = Origin(
         how="distilled",
         teacher_sha256=teacher.fingerprint(),
@@ -217,12 +222,32 @@ def build_student(
         seed=spec.seed,
         inherited=from_teacher,
         distill=_settings(spec.distill),
+        passes=tally.passes(),
         threads=torch.get_num_threads(),
         device=teacher.device.type,
     )
     save_checkpoint(student, Card(architecture=architecture, origin=origin), folder)
     remove_file(folder / _STATE)
     return student
+
+
+def _initialised(
+    teacher: Classifier,
+    network: nn.Module,
+    transfer_set: TransferSet | None,
+    config: DistillConfig,
+    *,
+    seed: int,
+    progress: Progress,
+) -> tuple[nn.Module, bool]:
+    """Return the network that a training begins with, and whether its weights are from the teacher."""
+    if config.start != "teacher":
+        return network, False
+    assert transfer_set is not None, "without a transfer set, the settings initialise at random"
+    found = initialise_from_teacher(
+        teacher, network, transfer_set, config.augment, seed=seed, training=config, progress=progress
+    )
+    return found.student, found.from_teacher
 
 
 def _settings(config: DistillConfig) -> JsonObject:

@@ -19,6 +19,7 @@ from pydantic import Field
 from zskd.core.artefact import Artefact, AtLeastOne, Count
 from zskd.core.device import use_threads
 from zskd.core.memory import available_memory, bytes_per_image, is_large
+from zskd.core.passes import uncounted
 from zskd.core.tensors import stored_bytes
 from zskd.core.types import Images
 from zskd.evaluation.inspection import count_multiply_adds
@@ -94,7 +95,7 @@ def measure_costs(networks: Sequence[Classifier], *, seconds: float = 2.0) -> tu
         seconds: that each network is timed for, at most; a pass is never cut short.
     """
     copies = [deployed(network) for network in networks]
-    with torch.inference_mode(), use_threads(1):
+    with torch.inference_mode(), use_threads(1), uncounted():
         share = seconds / len(BATCHES)
         times = [_in_turns(copies, 1, share)]
         slowest = max(latency.median for latency in times[0]) / 1e6

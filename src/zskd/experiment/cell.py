@@ -24,7 +24,7 @@ from zskd.core.timing import Clock
 from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Split, load_data
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student
+from zskd.distillation.students import build_student, passes_of
 from zskd.evaluation.metrics import predict
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import FORMAT, LEDGER, Record, pack_mask, record_path, write_record
@@ -192,6 +192,7 @@ def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
         "student_steps": steps,
         "teacher_forwards": backwards + distilled + stored,
         "teacher_backwards": backwards,
+        "passes": passes_of(job.folder / "student"),
     }
 
 

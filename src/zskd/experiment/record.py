@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from zskd.core.artefact import Artefact, AtLeastOne, Count, Name, Percent, Seconds, Sha256, first_mistake
 from zskd.core.errors import ZskdError
 from zskd.core.files import read_json, write_json
+from zskd.core.passes import Passes
 from zskd.core.types import CorrectMask
 
 FORMAT: Final = "zskd-record/1"
@@ -81,6 +82,9 @@ class Record(Artefact):
     """Images in all forward passes of the teacher."""
     teacher_backwards: Count
     """Images in all its backward passes."""
+    passes: Passes | None = None
+    """Passes until the student was trained, by stage, without those of its images; None in records of older
+    versions."""
     wall_seconds: Seconds
     """Time for this cell. Of a shared set it counts the share of the images that the cell uses."""
     set_seconds: Seconds
@@ -116,7 +120,7 @@ def record_path(results: Path, experiment: str, cell: str) -> Path:
 
 def write_record(path: Path, record: Record) -> None:
     """Write a record; the file is replaced as a whole."""
-    write_json(path, record.model_dump(mode="json", by_alias=True))
+    write_json(path, record.model_dump(mode="json", by_alias=True, exclude_unset=True))
 
 
 def read_record(path: Path) -> Record:

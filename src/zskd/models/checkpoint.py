@@ -29,6 +29,7 @@ from zskd.core.artefact import (
 from zskd.core.code import parse_call
 from zskd.core.errors import ZskdError
 from zskd.core.files import make_folder, read_json, sha256_file, whole_file
+from zskd.core.passes import Passes
 from zskd.core.tensors import read_tensors, save_tensors
 from zskd.core.versions import versions
 from zskd.models.classifier import Classifier, InputSpec
@@ -78,6 +79,9 @@ class Origin(Artefact):
     versions: Versions | None = None
     distill: JsonObject | None = None
     """Settings of a distillation."""
+    passes: Passes | None = None
+    """Through teacher and student until the student was trained, by stage; those of the transfer set are in
+    its manifest."""
     threads: AtLeastOne | None = None
     device: str | None = None
 

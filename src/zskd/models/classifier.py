@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zskd.core.errors import ZskdError
+from zskd.core.passes import count_pass
 from zskd.core.rng import keep_global_rng
 from zskd.core.types import Features, HeadWeight, Images, Logits
 from zskd.models.fusion import fuse_layers
@@ -156,8 +157,7 @@ class Classifier(nn.Module):
         with keep_global_rng():  # the module's forward pass may draw random numbers
             set_layout(module, probe)
             fused, self.merged = fuse_layers(module, probe)
-            # in a tuple, so that its parameters are not registered twice
-            self._fused = (fused,)
+            self._fused = (fused,)  # in a tuple, so that its parameters are not registered twice
             self._reading = Reading(
                 module,
                 probe,
@@ -254,7 +254,8 @@ class Classifier(nn.Module):
 
     def forward(self, images: Images) -> Logits:
         """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""
-        return self._reading.logits(self._network, self.normalise(images))
+        inputs = self.normalise(images)
+        return count_pass(self, inputs, self._reading.logits(self._network, inputs))
 
     def features(self, images: Images) -> Features:
         """Return the penultimate features (N, D): the input of the head, averaged over its positions.
@@ -269,7 +270,9 @@ class Classifier(nn.Module):
 
     def features_if_any(self, images: Images) -> tuple[Features | ZskdError, Logits]:
         """Return the features (N, D), or the error that there is no head, and the logits (N, K)."""
-        return self._reading.features_if_any(self._network, self.normalise(images))
+        inputs = self.normalise(images)
+        features, logits = self._reading.features_if_any(self._network, inputs)
+        return features, count_pass(self, inputs, logits)
 
     @property
     def fused(self) -> nn.Module:

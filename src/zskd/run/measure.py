@@ -12,6 +12,7 @@ import torch
 from zskd.config.recipe import Recipe
 from zskd.config.registry import CONTROLS
 from zskd.core.device import processor
+from zskd.core.passes import Passes, all_in, counting, sum_known
 from zskd.core.progress import Progress
 from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset
@@ -78,6 +79,7 @@ def measure_run(
     held_out: Mapping[str, TransferSet],
     sources: Sources,
     *,
+    trained: Mapping[str, Passes | None],
     seconds: Mapping[str, float],
     recipe_sha256: str,
     command: str | None = None,
@@ -92,6 +94,7 @@ def measure_run(
         sets: their training sets, by the names of the arms; none where a generator makes all images.
         held_out: images that agreement is measured on, by kind.
         sources: with the real images, if there are any.
+        trained: passes until each student was trained, by the same names; None where not known.
         seconds: that the stages took, by stage.
         recipe_sha256: of the recipe before its budget was applied.
         command: command line of the run; None from Python.
@@ -104,11 +107,22 @@ def measure_run(
     """
     main, data = arms[0].spec, sources.data
     planned = plan_students(recipe, arms)
-    probes = make_probes(teacher, count=None if main is None else main.count)
-    results = {
-        one.name: _results(recipe, one, teacher, students[one.name], held_out, probes, data)
-        for one in planned
-    }
+    with counting("evaluation", teacher=teacher) as tally:
+        probes = make_probes(teacher, count=None if main is None else main.count)
+        results = {
+            one.name: _results(
+                recipe,
+                one,
+                teacher,
+                students[one.name],
+                held_out,
+                probes,
+                data,
+                _of_arm(sets.get(one.arm.name), trained[one.name]),
+            )
+            for one in planned
+        }
+        of_teacher_on_data = _accuracies(teacher, data)
     tried = [one for one in planned if one.arm is arms[0]]
     of_teacher, *costs = measure_costs([teacher, *(students[one.name] for one in tried)])
     sizes = [
@@ -130,7 +144,7 @@ def measure_run(
             parameters=teacher.parameters_count,
             multiply_adds=of_teacher.multiply_adds,
             sha256=teacher.fingerprint(),
-            **_accuracies(teacher, data),
+            **of_teacher_on_data,
         ),
         student=StudentMetrics(multiply_adds=costs[0].multiply_adds),
         gain=Gain(teacher=of_teacher, student=costs[0]),
@@ -138,6 +152,17 @@ def measure_run(
         sizes=tuple(sizes) if len(sizes) > 1 else (),
         sets={name: SetFacts.of(one) for name, one in sets.items()},
         seconds=dict(seconds),
+        passes=sum_known(
+            [
+                *(one.manifest.passes for one in sets.values()),
+                *trained.values(),
+                *(
+                    one.manifest.passes and all_in("evaluation", one.manifest.passes)
+                    for one in held_out.values()
+                ),
+                tally.passes(),
+            ]
+        ),
         seed=recipe.seed,
         threads=execution(recipe).threads_of_each(len(planned)),
         versions=versions(),
@@ -157,6 +182,7 @@ def _results(
     held_out: Mapping[str, TransferSet],
     probes: Probes,
     data: Dataset | None,
+    passes: Passes | None,
 ) -> ArmMetrics:
     spec = trainee.arm.spec
     agrees = {
@@ -170,8 +196,14 @@ def _results(
         agreement=agrees,
         estimated_agreement=estimate_agreement(teacher, student, probes).record(),
         parameters=student.parameters_count,
+        passes=passes,
         **_accuracies(student, data),
     )
+
+
+def _of_arm(made: TransferSet | None, trained: Passes | None) -> Passes | None:
+    """Return the passes for a set and for the training on it."""
+    return sum_known([trained] if made is None else [made.manifest.passes, trained])
 
 
 def _accuracies(classifier: Classifier, data: Dataset | None) -> dict[str, Any]:

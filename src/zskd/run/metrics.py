@@ -21,6 +21,7 @@ from zskd.core.artefact import (
     Versions,
     read_artefact,
 )
+from zskd.core.passes import Passes
 from zskd.evaluation.agreement import EstimateRecord
 from zskd.evaluation.gain import Cost, Gain
 from zskd.evaluation.statistics import Share
@@ -79,6 +80,9 @@ class ArmMetrics(Artefact):
     estimated_agreement: EstimateRecord | None = None
     """With the teacher on real images, estimated without any; absent in files of older versions."""
     parameters: AtLeastOne
+    passes: Passes | None = None
+    """Through teacher and student for its set and its training, by stage; absent in files of older versions,
+    and where a part was made by one."""
     test_accuracy: Measured | None = None
     """Absent without data, as the next two."""
     test_accuracy_by_class: dict[str, Percent] | None = None
@@ -141,6 +145,9 @@ class RunMetrics(Artefact):
     """By arm; arms without a transfer set are absent."""
     seconds: dict[Name, Seconds]
     """By stage of the run."""
+    passes: Passes | None = None
+    """Of all sets, students and measurements, by stage; absent as for an arm. What only measures the speed
+    is not counted."""
     seed: Count
     threads: AtLeastOne
     """Of each student's training."""

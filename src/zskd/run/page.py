@@ -27,7 +27,7 @@ from zskd.evaluation.figures import (
 from zskd.models.classifier import Classifier
 from zskd.run.metrics import RunMetrics
 from zskd.run.similarity import has_similarity
-from zskd.run.summary import arms_table, notes, students_table
+from zskd.run.summary import arms_table, notes, passes_table, students_table
 from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.synthesis.spec import SetSpec
@@ -151,6 +151,7 @@ def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], similar: boo
         "\n".join(notes(metrics)),
         "![arms](figures/arms.png)",
         *_gained(metrics),
+        *_passes(metrics),
         *(_SIMILARITY if similar else ()),
         "## Training images of the students",
         "The student is trained to match the teacher's outputs on these images. The images are not made to "
@@ -172,6 +173,18 @@ def _gained(metrics: RunMetrics) -> list[str]:
         return []
     curve = ["![agreement against time](figures/sizes.png)"] if metrics.sizes else []
     return ["## What is gained", markdown_table(*table), *curve]
+
+
+def _passes(metrics: RunMetrics) -> list[str]:
+    """The part of the page about the passes of the whole run."""
+    table = passes_table(metrics)
+    if table is None:
+        return []
+    what = (
+        "An image through a network once is one pass, its gradient another: of all arms together, and of the "
+        "measurements. Timing is not counted."
+    )
+    return ["## Passes through the networks", what, markdown_table(*table)]
 
 
 def sizes_chart(metrics: RunMetrics) -> Figure:

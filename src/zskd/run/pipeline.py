@@ -22,7 +22,7 @@ from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
 from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
-from zskd.distillation.students import make_students
+from zskd.distillation.students import make_students, passes_of
 from zskd.evaluation.sanity import log_findings
 from zskd.evaluation.sizes import log_sizes
 from zskd.models.classifier import Classifier
@@ -88,6 +88,7 @@ def run_recipe(
             sets,
             held_out,
             sources,
+            trained={name: passes_of(folder / "students" / name) for name in students},
             seconds=run.clock.seconds,
             recipe_sha256=sha256_json(identity(recipe)),
             command=command,

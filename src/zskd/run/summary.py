@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zskd.config.registry import CONTROLS
+from zskd.core.passes import StagePasses
 from zskd.core.progress import readable_seconds
 from zskd.core.tables import aligned_table
 from zskd.distillation.sizes import is_size
@@ -85,6 +86,7 @@ def notes(metrics: RunMetrics) -> list[str]:
     ]
     made = {arm.title: metrics.sets[arm.arm].outcome for arm in metrics.arms if arm.arm in metrics.sets}
     lines += [f"Images of {title}: {words}." for title, words in made.items() if words]
+    lines += [line for arm in metrics.arms for line in _counted(arm)]
     lines += _estimated(metrics.arms[0])
     if metrics.teacher.test_accuracy is not None:
         return lines
@@ -94,6 +96,32 @@ def notes(metrics: RunMetrics) -> list[str]:
         "A good student needs high agreement there, but high agreement does not prove a good student: errors",
         "of the teacher cannot be measured.",
         *lines,
+    ]
+
+
+def passes_table(metrics: RunMetrics) -> Table | None:
+    """Return the table of all passes of a run by stage; None for metrics that do not have them."""
+    if metrics.passes is None:
+        return None
+    heads = ["stage", *(name.replace("_", ", ") for name in StagePasses.model_fields)]
+    rows = [
+        [stage.replace("_", " "), *(f"{getattr(counts, name):,}" for name in StagePasses.model_fields)]
+        for stage, counts in metrics.passes.items()
+    ]
+    return heads, rows
+
+
+def _counted(arm: ArmMetrics) -> list[str]:
+    """The passes for one arm; metrics of older versions have none."""
+    if arm.passes is None:
+        return []
+    ahead, back, student = (
+        sum(getattr(counts, name) for counts in arm.passes.values())
+        for name in ("teacher_forward", "teacher_backward", "student")
+    )
+    return [
+        f"Passes of {arm.title}: {ahead:,} of the teacher forward and {back:,} backward, {student:,} of the "
+        "student."
     ]
 
 

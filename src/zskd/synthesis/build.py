@@ -21,6 +21,7 @@ from zskd.core.code import code_sha256, is_code
 from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.parallel import each_done
+from zskd.core.passes import counting, teacher_passes
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
@@ -85,7 +86,9 @@ def build_transfer_set(
             f"warning: all {outcome.optimised:,} optimised images missed their target: raise "
             "--synthesis.steps or --synthesis.tolerance, or look at the teacher with zskd inspect"
         )
-    progress.detail(f"{spec.method}: {outcome.words}")
+    progress.detail(
+        f"{spec.method}: {outcome.words}; {teacher_passes(transfer_set.manifest.passes or {}):,} passes"
+    )
     return transfer_set
 
 
@@ -143,11 +146,13 @@ def _write_one(
 ) -> ShardEntry:
     """Make one shard and write it, in a worker."""
     teacher, spec, folder = shared
-    shard = make_shard(teacher, spec, number, on_progress=on_progress)
+    with counting(teacher=teacher) as tally:
+        shard = make_shard(teacher, spec, number, on_progress=on_progress)
     dropped = len(spec.indices(number, teacher.classes)) - len(shard)
     missed = int(missed_target(shard, spec.synthesis).sum()) + dropped
     storage = storage_of(spec.synthesis, teacher.spec.shape)
-    return write_shard(folder, number, shard, missed=missed, storage=storage)
+    entry = write_shard(folder, number, shard, missed=missed, storage=storage)
+    return entry.model_copy(update={"passes": tally.passes()})
 
 
 def _check_disk(teacher: Classifier, spec: SetSpec, images: int, folder: Path) -> None:

@@ -13,6 +13,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
+from zskd.core.passes import counting
 from zskd.core.types import Images, Labels, SoftLabels
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_batches
@@ -44,7 +45,7 @@ def make_shard(
     """
     indices = spec.indices(number, teacher.classes)
     keep_freed_memory()
-    with frozen(teacher), use_threads(1), torch.no_grad():
+    with frozen(teacher), use_threads(1), torch.no_grad(), counting("synthesis", teacher=teacher):
         plan = plan_shard(teacher, spec, list(indices))
         images = plan.starts  # of this plan alone
         steps = torch.zeros(len(images), dtype=torch.int32)
@@ -56,7 +57,8 @@ def make_shard(
             on_progress(len(images) - len(plan.rows))
         images.clamp_(*teacher.spec.box)
         images = round_to(images, storage_of(spec.synthesis, teacher.spec.shape), teacher.spec.box)
-        shard = label(teacher, images, plan.targets, plan.anchors, steps, spec.synthesis)
+        with counting("labelling"):
+            shard = label(teacher, images, plan.targets, plan.anchors, steps, spec.synthesis)
     if spec.synthesis.missed == "keep":
         return shard
     met = shard.select(~missed_target(shard, spec.synthesis))

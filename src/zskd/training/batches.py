@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
 from zskd.core.parallel import Lifeline, hold_on, new_processes
+from zskd.core.passes import Tally, count_elsewhere, counting
 from zskd.core.rng import torch_stream
 
 _AHEAD = 4
@@ -68,6 +69,17 @@ class Batches(Dataset[Batch]):
         return self._prepare(self._order.rows(step), torch_stream(self._seed, "step", step))
 
 
+class _CountedBatches(Dataset[tuple[Batch, Tally]]):
+    """Batches with the passes that each of them took, for another process."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, step: int) -> tuple[Batch, Tally]:
+        with counting() as tally:
+            return self._batches[step], tally
+
+
 def prepared(batches: Batches, steps: range, helper: bool) -> Iterator[Batch]:
     """Yield the batches of the steps in order, prepared by a helper process or in this one.
 
@@ -80,7 +92,7 @@ def prepared(batches: Batches, steps: range, helper: bool) -> Iterator[Batch]:
     context = new_processes()
     lifeline = Lifeline(context)
     loader = DataLoader(
-        batches,
+        _CountedBatches(batches),
         batch_size=None,
         sampler=steps,
         num_workers=1,
@@ -89,7 +101,9 @@ def prepared(batches: Batches, steps: range, helper: bool) -> Iterator[Batch]:
         worker_init_fn=partial(_start_helper, torch.get_num_threads(), lifeline.end),
     )
     try:
-        yield from map(tuple, loader)  # the loader yields lists
+        for batch, tally in loader:
+            count_elsewhere(tally.passes())
+            yield tuple(batch)  # the loader yields lists
     except (RuntimeError, EOFError, OSError) as error:
         # either the loader reports it, or the shared tensors of the helper are gone; "Caught" begins an error
         # that the helper itself raised

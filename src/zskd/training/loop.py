@@ -20,6 +20,7 @@ from zskd.config.registry import OPTIMISERS
 from zskd.config.training import FitConfig
 from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
+from zskd.core.passes import Passes, count_elsewhere, counting
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.rng import keep_global_rng, seed_global_rng
 from zskd.training.batches import Batch, Batches, Order, Prepare, RowOrder, prepared
@@ -89,14 +90,17 @@ def fit(
     learned = {name: (one, _optimiser(one, config)) for name, one in trained.items()}
     optimisers = [optimiser for _, optimiser in learned.values()]
     learners: Companions = {**learned, **(companions or {})}
-    done = load_state(state, key, learners) if state else 0
+    done, before = load_state(state, key, learners) if state else (0, Passes())
     save_every = max(_SAVE_STEPS, images // config.batch_size)
     module.train()
     started = time.perf_counter()
     with (
         keep_global_rng(),
+        counting() as tally,
         progress.task(section, total, "steps", done=done) as task,
     ):
+        count_elsewhere(before)
+        first = tally.total
         for step, batch in enumerate(prepared(batches, range(done, total), helper), start=done):
             before_step(step)
             # dropout uses the global generator
@@ -116,8 +120,8 @@ def fit(
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
             _descend(optimisers, loss, rate_at(config.learning_rate, config.schedule, step, total))
             if state and (step + 1) % save_every == 0 and step + 1 < total:
-                save_state(state, key, learners, step + 1)
-            task.advance(1, f"loss {value:.4f}")
+                save_state(state, key, learners, step + 1, tally.passes())
+            task.advance(1, f"loss {value:.4f}{_rate(tally.total - first, started)}")
             if step == done + _PROBE_STEPS:
                 left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
                 progress.log(
@@ -145,6 +149,12 @@ def _points(config: FitConfig, step: int, total: int, loss: float, watch: Watch 
     if watch and (last or step % _WATCH_EVERY == 0):
         points |= watch()
     return points
+
+
+def _rate(passes: int, started: float) -> str:
+    """Return the rate of passes as the end of a note; nothing where none are counted."""
+    seconds = time.perf_counter() - started
+    return f", {passes / seconds:,.0f} passes/s" if passes and seconds else ""
 
 
 def _optimiser(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,21 +10,32 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from zskd.core.artefact import Artefact, parse
 from zskd.core.files import whole_file
+from zskd.core.passes import Passes
 from zskd.core.tensors import read_tensors, save_tensors
 
 Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer | None]]
 """Modules that change during the preparation of batches: name -> module and its optimiser, if any."""
 
 
-def save_state(path: Path, key: str, learners: Companions, done: int) -> None:
-    """Write weights, optimiser states and the number of steps done, atomically.
+class _Counted(Artefact):
+    passes: Passes
+
+
+_NONE = '{"passes": {}}'
+"""In files of older versions."""
+
+
+def save_state(path: Path, key: str, learners: Companions, done: int, passes: Passes) -> None:
+    """Write weights, optimiser states and the numbers of steps and passes done, atomically.
 
     Args:
         path: the file.
         key: identifies the training.
         learners: name -> module and its optimiser, if any; the main network has the name "".
         done: number of steps done.
+        passes: of these steps.
 
     Raises:
         ZskdError: the file cannot be written.
@@ -40,29 +52,31 @@ def save_state(path: Path, key: str, learners: Companions, done: int) -> None:
         save_tensors(
             {name: value.detach().contiguous() for name, value in tensors.items()},
             temporary,
-            metadata={"key": key, "done": str(done)},
+            metadata={"key": key, "done": str(done), "passes": _Counted(passes=passes).model_dump_json()},
         )
 
 
-def load_state(path: Path, key: str, learners: Companions) -> int:
-    """Restore a saved state and return the number of steps done; 0 without a state of this key.
+def load_state(path: Path, key: str, learners: Companions) -> tuple[int, Passes]:
+    """Restore a saved state and return the steps done and their passes; 0 and none without one of this key.
 
     Raises:
         ZskdError: the file is damaged.
     """
     if not path.is_file():
-        return 0
+        return 0, {}
     tensors = read_tensors(path)
     with safe_open(path, "pt") as opened:
         metadata = opened.metadata() or {}
     if metadata.get("key") != key:
-        return 0
+        return 0, {}
     for owner, (module, optimiser) in learners.items():
         own = _under(f"{owner}/", tensors) if owner else tensors
         module.load_state_dict(_under("weights/", own))
         if optimiser is not None:
             _restore(optimiser, _under("moments/", own))
-    return int(metadata["done"])
+    what = f"{path}, the state of a training,"
+    counted = parse(json.loads(metadata.get("passes", _NONE)), _Counted, what, "delete it")
+    return int(metadata["done"]), counted.passes
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from zskd.core.artefact import (
 )
 from zskd.core.errors import ZskdError
 from zskd.core.files import read_json, sha256_file
+from zskd.core.passes import Passes, sum_passes
 
 MANIFEST = "manifest.json"
 REAL = "real"
@@ -46,6 +47,8 @@ class ShardEntry(Artefact):
     """Share of the images for which the teacher predicts the class that they were made for."""
     missed: Count
     """Images, dropped ones included, that took all their steps without meeting their target."""
+    passes: Passes | None = None
+    """Through the teacher, by stage; absent in files of older versions, and for real images."""
 
 
 class Resolved(Artefact):
@@ -143,6 +146,12 @@ class Manifest(Artefact):
     def method(self) -> str:
         """How the images were made: a key of `METHODS`, or `REAL`."""
         return str(self.spec["method"])
+
+    @property
+    def passes(self) -> Passes | None:
+        """Through the teacher, by stage; None for real images and in files of older versions."""
+        counted = [shard.passes for shard in self.shards if shard.passes is not None]
+        return sum_passes(counted) if len(counted) == len(self.shards) else None
 
 
 def class_entropy(counts: Sequence[int]) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from zskd.core.errors import ZskdError
+from zskd.core.passes import count_images
 from zskd.core.progress import Progress
 from zskd.core.types import Images
 from zskd.distillation.initialisation.channel_selection import Judged, select_channels
@@ -66,11 +67,15 @@ def initialise_chain(
         plan = plan_chain(teacher_chain, student_chain, images[:1], len(images), trained)
         held_out = in_parts(images[: plan.images])
         logits = [teacher_chain(images) for images in held_out]
+        count_images(teacher, forward=plan.images)
         attempts: list[tuple[float, dict[str, Tensor]]] = []
         with counted(progress or Progress(), "start from the teacher", plan.total) as work:
             for _ in range(plan.effort.attempts):
                 images = teacher.normalise(draw())[: plan.images]
                 _select_weights(student_chain, teacher_chain, images, rng, plan, work)
+                # each layer once for every image, in both networks; then the student's logits
+                count_images(teacher, forward=len(images))
+                count_images(student, forward=len(images) + plan.images)
                 distance = sum(
                     len(images) * divergence(student_chain(images), target)
                     for images, target in zip(held_out, logits, strict=True)

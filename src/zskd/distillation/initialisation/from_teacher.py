@@ -19,6 +19,7 @@ from torch import nn
 from zskd.config.distillation import DistillConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
+from zskd.core.passes import counting
 from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
@@ -95,7 +96,7 @@ def initialise_from_teacher(
         return augment(stored.to(teacher.device), config, teacher.spec.box, rng)
 
     how: str | None = "is initialised with weights of the teacher"
-    with frozen(teacher):
+    with frozen(teacher), counting("initialisation", teacher=teacher):
         from_teacher = initialise_chain(teacher, copied, draw, rng, trained=trained, progress=progress)
         if not from_teacher:
             done = initialise_copy(teacher, copied, draw, rng, trained=trained, progress=progress)

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from zskd.core.passes import count_images
 from zskd.distillation.initialisation.elimination import TAU
 from zskd.models.classifier import Classifier
 from zskd.models.narrow.groups import LAYERS, Member
@@ -159,6 +160,7 @@ class Importance:
             gradients = torch.autograd.grad(
                 odds.gather(1, drawn).sum(), list(inputs.values()), allow_unused=True
             )
+        count_images(teacher, backward=len(part))  # the gradient ends at layers, not at the images
         for (name, value), gradient in zip(inputs.items(), gradients, strict=True):
             layer = teacher.module.get_submodule(name)
             self._add(name, layer, value.detach(), torch.zeros_like(value) if gradient is None else gradient)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from zskd.core.passes import uncounted
 from zskd.distillation.initialisation.ridge import damping
 from zskd.distillation.initialisation.rows import draw_positions, input_rows, output_rows, positions_of
 from zskd.models.classifier import Classifier
@@ -189,7 +190,7 @@ def _calls(network: Classifier, image: Tensor) -> dict[str, list[int]]:
             calls.setdefault(name, []).append(positions_of(layer, answer))
 
     names = [name for name, module in network.module.named_modules() if _can_be_fitted(module)]
-    with watching(network, names, note):
+    with watching(network, names, note), uncounted():
         network(image)
     return calls
 
