@@ -29,6 +29,10 @@ METHODS = Registry(
             "zskd.synthesis.methods.class_impressions:ClassImpressions",
             "one-hot targets (Mopuri et al. 2018)",
         ),
+        "boundary": Entry(
+            "zskd.synthesis.methods.boundary:Boundary",
+            "pairs on both sides of the teacher's decision (after Frank and Davis 2025)",
+        ),
         "noise": Entry(
             "zskd.synthesis.methods.noise:Noise",
             "no optimisation: the start images (Nayak et al. 2021)",
