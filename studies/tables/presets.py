@@ -9,7 +9,7 @@ from zskd.config.identity import to_values
 from zskd.config.loading import load_recipe
 from zskd.config.presets import preset_names
 
-_ORDER = ["paper", "release", "reproduction", "dfad", "zskt", "first", "default"]
+_ORDER = ["paper", "release", "reproduction", "boundary", "dfad", "zskt", "first", "default"]
 
 
 def presets() -> str:

@@ -23,7 +23,7 @@ from zskd.core.errors import ZskdError
 
 PUBLISHED = ["paper", "release", "reproduction"]
 GAMES = ["dfad", "zskt"]
-SETS = ["first", *PUBLISHED]
+SETS = ["boundary", "first", *PUBLISHED]
 """Presets that say how a transfer set is made."""
 
 
@@ -114,7 +114,7 @@ def test_a_preset_of_a_generator_says_nothing_of_a_set(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_preset_sets_nothing_of_the_data_or_the_teacher(name: str) -> None:
-    assert set(read_preset(name)) <= {"targets", "synthesis", "distill", "nominal_rates", "rates"}
+    assert set(read_preset(name)) <= {"method", "targets", "synthesis", "distill", "nominal_rates", "rates"}
     loaded = load_recipe(None, {"preset": name})
     assert (loaded.data, loaded.teacher) == (Recipe().data, Recipe().teacher)
 
@@ -240,7 +240,8 @@ def test_a_size_is_needed_and_a_rate_needs_a_training_set() -> None:
         ({"preset": "reprodction"}, r"unknown preset 'reprodction': did you mean reproduction\?"),
         (
             {"preset": "xyz"},
-            "unknown preset 'xyz': choose one of default, dfad, first, paper, release, reproduction, zskt",
+            "unknown preset 'xyz': choose one of default, boundary, dfad, first, paper, release, "
+            "reproduction, zskt",
         ),
         ({"rates": {1: {}}}, "unknown key rates"),
     ],

@@ -53,7 +53,7 @@ class Recipe(Config):
     name: Annotated[str, Parameter(group=RUN_DETAILS)] = "run"
     """Name of the run. The default of `--out` is runs/NAME."""
     preset: PresetName = "default"
-    """Settings that are the base of this recipe. Most are those of a published method."""
+    """Base of the settings. Most are those of a published method."""
     seed: int = 0
     """Seed of all random numbers."""
     method: MethodName = "zskd"

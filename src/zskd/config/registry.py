@@ -41,6 +41,10 @@ METHODS = Registry(
             "zskd.synthesis.methods.adi:AdaptiveDeepInversion",
             "deepinversion against a given student (Yin et al. 2020)",
         ),
+        "boundary": Entry(
+            "zskd.synthesis.methods.boundary:Boundary",
+            "pairs on both sides of the teacher's decision (after Frank and Davis 2025)",
+        ),
         "noise": Entry(
             "zskd.synthesis.methods.noise:Noise",
             "no optimisation: the start images (Nayak et al. 2021)",

@@ -25,7 +25,6 @@ from zskd.core.passes import counting, teacher_passes
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.outcome import outcome_of
 from zskd.synthesis.room import fit_spec, fit_workers, resolve, storage_of, workers_bytes
 from zskd.synthesis.shard import entry_of, label, make_shard, missed_target, plan_shard
@@ -249,5 +248,5 @@ def _time_step(teacher: Classifier, spec: SetSpec, indices: Sequence[int], steps
     with frozen(teacher), use_threads(1), torch.no_grad():
         plan = plan_shard(teacher, part, indices)
         started = time.perf_counter()
-        invert(teacher, plan.batch, part.synthesis, part.objective)
+        part.own_method.make(teacher, plan.entries, plan.batch, part.synthesis)
     return (time.perf_counter() - started) / steps

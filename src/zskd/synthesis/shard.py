@@ -20,7 +20,6 @@ from zskd.models.many_images import logits_in_batches
 from zskd.models.modes import frozen
 from zskd.synthesis.candidates import draw_starts
 from zskd.synthesis.inversion.initial import draw_warps
-from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.plan import PlanEntry, plan_entry
 from zskd.synthesis.room import storage_of
@@ -50,15 +49,24 @@ def make_shard(
         images = plan.starts  # of this plan alone
         steps = torch.zeros(len(images), dtype=torch.int32)
         if len(plan.rows):
-            images[plan.rows], steps[plan.rows] = invert(
-                teacher, plan.batch, spec.synthesis, spec.objective, on_progress=on_progress
+            images[plan.rows], steps[plan.rows] = spec.own_method.make(
+                teacher, plan.entries, plan.batch, spec.synthesis, on_progress=on_progress
             )
         if on_progress is not None:
             on_progress(len(images) - len(plan.rows))
         images.clamp_(*teacher.spec.box)
         images = round_to(images, storage_of(spec.synthesis, teacher.spec.shape), teacher.spec.box)
+        answered = not spec.own_method.by_objective
         with counting("labelling"):
-            shard = label(teacher, images, plan.targets, plan.anchors, steps, spec.synthesis)
+            shard = label(
+                teacher,
+                images,
+                plan.targets,
+                plan.anchors,
+                steps,
+                spec.synthesis,
+                outputs_as_targets=answered,
+            )
     if spec.synthesis.missed == "keep":
         return shard
     met = shard.select(~missed_target(shard, spec.synthesis))
@@ -88,6 +96,8 @@ class ShardPlan:
     """The class that each image is made for (N,)."""
     rows: Tensor
     """Which of the N images are optimised (M,)."""
+    entries: list[PlanEntry]
+    """The plan of these M images."""
     batch: InversionBatch
     """The input of the optimisation: these M images."""
 
@@ -112,7 +122,7 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
             f"--method {spec.method} returned {targets.dtype} targets {tuple(targets.shape)}: they must be "
             f"float32 of {(len(entries), teacher.classes)}"
         )
-    starts = draw_starts(teacher, entries, config, seed=spec.seed)
+    starts = _starts(teacher, spec, indices)
     if config.pixels == "project":
         starts.clamp_(*teacher.spec.box)
     optimised = [method.optimises and entry.optimised and config.steps > 0 for entry in entries]
@@ -125,8 +135,19 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
         targets=targets,
         anchors=torch.tensor([entry.anchor for entry in entries]),
         rows=rows,
+        entries=[entries[row] for row in rows.tolist()],
         batch=InversionBatch(starts[rows], targets[rows], warps),
     )
+
+
+def _starts(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Images:
+    """Return the start image of each index (N, C, H, W); consecutive ones may share it."""
+    owners = [index // spec.own_method.images_per_start for index in indices]
+    places = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
+    drawn = draw_starts(
+        teacher, [entry_of(teacher, spec, owner) for owner in places], spec.synthesis, seed=spec.seed
+    )
+    return drawn if len(places) == len(indices) else drawn[[places[owner] for owner in owners]]
 
 
 def entry_of(teacher: Classifier, spec: SetSpec, index: int) -> PlanEntry:
@@ -148,6 +169,8 @@ def label(
     anchors: Tensor,
     steps: Tensor,
     config: SynthesisConfig,
+    *,
+    outputs_as_targets: bool = False,
 ) -> Shard:
     """Compute the teacher's logits for finished images and return a shard.
 
@@ -161,6 +184,7 @@ def label(
         anchors: classes (N,).
         steps: optimisation steps that each image took (N,).
         config: temperature τ and batch size.
+        outputs_as_targets: whether this holds for all images.
 
     Raises:
         ZskdError: a logit is not finite.
@@ -172,7 +196,7 @@ def label(
         if not bool(torch.isfinite(images).all()):
             advice = "lower --synthesis.learning-rate"
         raise ZskdError(f"synthesis: the teacher's output for a finished image is not finite: {advice}")
-    untouched = steps == 0
+    untouched = (steps == 0) | outputs_as_targets
     outputs = F.softmax(logits / config.tau, dim=1)
     targets = torch.where(untouched[:, None], outputs, targets)
     anchors = torch.where(untouched, logits.argmax(1), anchors)

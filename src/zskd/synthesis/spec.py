@@ -52,6 +52,13 @@ class SetSpec(Config):
                 "images of a batch, and all of them take the same steps"
             )
 
+        shared = self.own_method.images_per_start
+        if self.synthesis.candidates > 1 and self.synthesis.shard_size % shared:
+            raise ZskdError(
+                f"--synthesis.shard-size must be a multiple of {shared} with --method {self.method} and "
+                "candidates: images with the same start image are in the same shard"
+            )
+
     @property
     def own_method(self) -> Method:
         """The method with its settings."""

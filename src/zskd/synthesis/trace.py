@@ -47,10 +47,14 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
 
     Raises:
-        ZskdError: no image of the set is optimised.
+        ZskdError: no image of the set is optimised, or the method makes them in its own way.
     """
     if not spec.optimises:
         raise ZskdError("the images of this set are not optimised: give a set with optimised images to trace")
+    if not spec.own_method.by_objective:
+        raise ZskdError(
+            f"images of --method {spec.method} take no steps towards a target: give a set of another method"
+        )
     while not entry_of(teacher, spec, index).optimised:
         index += 1
     path: list[tuple[int, Tensor]] = []

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from zskd.config.checks import Config, from_values
 from zskd.config.registry import METHODS
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
-from zskd.core.types import TargetsArray
+from zskd.core.types import Images, TargetsArray
 from zskd.models.classifier import Classifier
+from zskd.synthesis.inversion.invert import invert
+from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.inversion.objective import Objective
 from zskd.synthesis.plan import PlanEntry
 
@@ -29,6 +33,13 @@ class Method(Config, ABC):
 
     optimises: ClassVar[bool] = True
     """Whether images are optimised; otherwise all stay start images, and their targets are not used."""
+
+    by_objective: ClassVar[bool] = True
+    """Whether images are optimised by steps on `objective`, towards their targets. If not, `make` is another
+    one, and the teacher's outputs for the finished images become their targets."""
+
+    images_per_start: ClassVar[int] = 1
+    """How many consecutive images begin as the same start image: 2 for pairs."""
 
     @abstractmethod
     def targets(
@@ -73,6 +84,30 @@ class Method(Config, ABC):
         Args:
             config: temperature and penalties.
         """
+
+    def make(
+        self,
+        teacher: Classifier,
+        entries: Sequence[PlanEntry],
+        batch: InversionBatch,
+        config: SynthesisConfig,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> tuple[Images, Tensor]:
+        """Make images out of their start images: by default `invert`.
+
+        Args:
+            teacher: frozen.
+            entries: the plan of these N images.
+            batch: their start images, targets and random maps.
+            config: steps, batch size and all else.
+            on_progress: called with the number of images that were finished.
+
+        Returns:
+            Images inside the teacher's input box (N, C, H, W), and the steps that each took (N,), int32. An
+            image must not depend on the others, unless the objective says that it does.
+        """
+        return invert(teacher, batch, config, self.objective(config), on_progress=on_progress)
 
 
 def make_method(name: str, settings: Mapping[str, Any]) -> Method:
