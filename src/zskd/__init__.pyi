@@ -44,6 +44,7 @@ from .evaluation.metrics import accuracy as accuracy
 from .evaluation.metrics import agreement as agreement
 from .evaluation.metrics import predict as predict
 from .evaluation.statistics import Share as Share
+from .models.batch_statistics import BatchStatistics as BatchStatistics
 from .models.checkpoint import Card as Card
 from .models.checkpoint import load_checkpoint as load_checkpoint
 from .models.checkpoint import save_checkpoint as save_checkpoint
@@ -66,6 +67,12 @@ from .synthesis.inversion.objective import Objective as Objective
 from .synthesis.inversion.objective import SquaredPixels as SquaredPixels
 from .synthesis.inversion.objective import Term as Term
 from .synthesis.inversion.objective import match_targets as match_targets
+from .synthesis.inversion.terms import BatchNormStatistics as BatchNormStatistics
+from .synthesis.inversion.terms import ClassPrior as ClassPrior
+from .synthesis.inversion.terms import Disagreement as Disagreement
+from .synthesis.inversion.terms import FeatureNorm as FeatureNorm
+from .synthesis.inversion.terms import PixelNorm as PixelNorm
+from .synthesis.inversion.terms import TotalVariation as TotalVariation
 from .synthesis.methods.base import Method as Method
 from .synthesis.plan import PlanEntry as PlanEntry
 from .synthesis.similarity import class_similarity as class_similarity

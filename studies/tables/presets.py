@@ -7,14 +7,15 @@ from typing import Any
 
 from zskd.config.identity import to_values
 from zskd.config.loading import load_recipe
-from zskd.config.presets import preset_names
+from zskd.config.presets import DEFAULT_PRESET, preset_changes, preset_names
 
-_ORDER = ["paper", "release", "reproduction", "boundary", "dfad", "zskt", "first", "default"]
+_ORDER = ["paper", "release", "reproduction", "dfad", "zskt", "first", "default"]
 
 
 def presets() -> str:
-    """Every setting of targets, synthesis and distillation in every preset."""
-    names = sorted(preset_names(), key=_ORDER.index)
+    """Every setting of targets, synthesis and distillation in every preset of this method."""
+    own = [name for name in preset_names() if name == DEFAULT_PRESET or "method" not in preset_changes(name)]
+    names = sorted(own, key=_ORDER.index)
     columns = [_flat(to_values(load_recipe(None, {"preset": name}))) for name in names]
     lines = [f"| setting | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for key in columns[0]:

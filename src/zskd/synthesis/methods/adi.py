@@ -1,7 +1,7 @@
 """Adaptive DeepInversion: images that a given student does not yet classify as the teacher does.
 
 Yin et al.: "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", CVPR 2020,
-arXiv:1912.08795, section 3.3. docs/methods/deepinversion.md lists the differences.
+arXiv:1912.08795, section 3.3. docs/methods/adi.md lists the differences.
 """
 
 from __future__ import annotations
@@ -66,11 +66,14 @@ class AdaptiveDeepInversion(MethodWithStatistics):
         super().check_teacher(teacher)
         student = read_student(self.student, torch.device("cpu"))
         if student.spec.shape != teacher.spec.shape:
-            raise ZskdError(
-                f"--method-settings.student {self.student} takes images of {student.spec.shape}, and the "
-                f"teacher of {teacher.spec.shape}: give a student of this teacher"
-            )
+            own, wanted = ("×".join(map(str, one.spec.shape)) for one in (student, teacher))
+            raise self._unfit(f"takes images of {own}, and the teacher of {wanted}")
+        if student.classes != teacher.classes:
+            raise self._unfit(f"has {student.classes} classes, and the teacher {teacher.classes}")
         check_classes(student, teacher.class_names)
+
+    def _unfit(self, why: str) -> ZskdError:
+        return ZskdError(f"--method-settings.student {self.student} {why}: give a student of this teacher")
 
     def files(self) -> Mapping[str, str]:
         """Return the fingerprint of the student."""

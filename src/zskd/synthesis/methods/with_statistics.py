@@ -21,9 +21,9 @@ class MethodWithStatistics(Method, ABC):
     A subclass says what the targets are.
     """
 
-    statistics: float = 1.0
+    statistics: float = 0.3
     """Weight of the batch-norm statistics, at least 0."""
-    variation: float = 1.0
+    variation: float = 40.0
     """Weight of the total variation, at least 0."""
     scale: Scale = "absolute"
     """Differences of statistics as in the paper (absolute), or in units of each layer (relative)."""

@@ -23,6 +23,11 @@ from zskd.synthesis.plan import PlanEntry
 class ZSKDWithStatistics(MethodWithStatistics):
     """Targets y ~ Dirichlet(β·a_k), as those of ZSKD, with statistics."""
 
+    statistics: float = 0.1
+    """Weight of the batch-norm statistics, at least 0."""
+    variation: float = 10.0
+    """Weight of the total variation, at least 0."""
+
     def targets(
         self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
     ) -> TargetsArray:
