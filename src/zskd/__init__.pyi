@@ -6,6 +6,9 @@ from .config.distillation import ImageBankConfig as ImageBankConfig
 from .config.loading import load_recipe as load_recipe
 from .config.recipe import Recipe as Recipe
 from .config.registry import REGISTRIES as REGISTRIES
+from .config.sources import FreshConfig as FreshConfig
+from .config.sources import PicturesConfig as PicturesConfig
+from .config.sources import ReplayConfig as ReplayConfig
 from .config.synthesis import SynthesisConfig as SynthesisConfig
 from .config.targets import TargetsConfig as TargetsConfig
 from .config.training import FitConfig as FitConfig
@@ -67,6 +70,7 @@ from .synthesis.inversion.objective import SquaredPixels as SquaredPixels
 from .synthesis.inversion.objective import Term as Term
 from .synthesis.inversion.objective import match_targets as match_targets
 from .synthesis.methods.base import Method as Method
+from .synthesis.pictures import build_picture_set as build_picture_set
 from .synthesis.plan import PlanEntry as PlanEntry
 from .synthesis.similarity import class_similarity as class_similarity
 from .synthesis.similarity import concentration as concentration

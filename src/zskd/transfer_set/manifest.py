@@ -26,6 +26,8 @@ from zskd.core.files import read_json, sha256_file
 MANIFEST = "manifest.json"
 REAL = "real"
 """Method of a set that holds real images."""
+PICTURES = "pictures"
+"""Method of a set that holds unlabelled pictures of the user's."""
 FORMAT: Final = "zskd-transfer-set/2"
 
 
