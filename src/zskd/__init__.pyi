@@ -6,6 +6,9 @@ from .config.distillation import ImageBankConfig as ImageBankConfig
 from .config.loading import load_recipe as load_recipe
 from .config.recipe import Recipe as Recipe
 from .config.registry import REGISTRIES as REGISTRIES
+from .config.sources import FreshConfig as FreshConfig
+from .config.sources import PicturesConfig as PicturesConfig
+from .config.sources import ReplayConfig as ReplayConfig
 from .config.synthesis import SynthesisConfig as SynthesisConfig
 from .config.targets import TargetsConfig as TargetsConfig
 from .config.training import FitConfig as FitConfig
@@ -61,6 +64,7 @@ from .run.verify import verify_folder as verify_folder
 from .synthesis.build import build_transfer_set as build_transfer_set
 from .synthesis.dirichlet import draw_targets as draw_targets
 from .synthesis.dirichlet import one_hot as one_hot
+from .synthesis.given import build_picture_set as build_picture_set
 from .synthesis.inversion.objective import CrossEntropy as CrossEntropy
 from .synthesis.inversion.objective import ForwardPass as ForwardPass
 from .synthesis.inversion.objective import Objective as Objective

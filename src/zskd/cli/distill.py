@@ -30,6 +30,7 @@ from zskd.config.names import PresetName, StudentName
         "zskd distill teacher/ set/ --student budget:200k --out student/",
         "zskd distill teacher/ --preset dfad --out student/",
         "zskd distill teacher/ set/ --budget 3 --out student/",
+        "zskd distill teacher/ set/ --images photos/ --out student/",
     ),
 )
 def distill(
@@ -45,6 +46,8 @@ def distill(
     threads: Annotated[int, Parameter(group=MACHINE)] = 0,
     distill: DistillConfig = DistillConfig(),  # noqa: B008
     budget: float | None = None,
+    images: Path | None = None,
+    few: Path | None = None,
     model: Annotated[str | None, Parameter(group=TEACHER)] = None,
     estimate: bool = True,
     machine: Machine = Machine(),  # noqa: B008
@@ -63,6 +66,8 @@ def distill(
         threads: Threads; 0: half of the cores. The other half prepares the batches.
         distill: Training of the student.
         budget: Minutes for the student; they set the number of steps.
+        images: Folder of unlabelled pictures to train on as well, whatever they show.
+        few: Folder of a few real pictures, up to 20 of each class, shown often and changed strongly.
         model: Factory to run, for a teacher in your own code.
         estimate: Estimate the agreement of student and teacher on real images at the end.
         machine: This machine.
@@ -78,6 +83,7 @@ def distill(
     from zskd.evaluation.sizes import log_sizes
     from zskd.run.arms import execution, student_spec
     from zskd.run.budget import Budget
+    from zskd.run.pictures import picture_sets
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
 
@@ -90,6 +96,8 @@ def distill(
         threads=threads,
         distill=distill,
         budget=budget,
+        images=images,
+        few=few,
     )
     classifier = ready_teacher(teacher, model, full)
     loaded = None if transfer_set is None else TransferSet(transfer_set)
@@ -98,17 +106,21 @@ def distill(
     with folder_lock(out), use_threads(how.threads_of_each(1)):
         log_findings(classifier, progress)
         log_sizes([full.student], classifier, progress)
+        pictures = picture_sets(full, classifier, out, progress)
         if full.budget is not None:
             settings = identity(full) | {"teacher": classifier.fingerprint()}
+            settings |= {kind: one.fingerprint() for kind, one in pictures.items()}
             key = sha256_json(settings | {"set": loaded and loaded.fingerprint()})
             spending = Budget(full, classifier, out, key=key, progress=progress)
-            full = spending.fit_steps(full, {"student": student_spec(full)}, {"student": loaded})
+            specs, sets = {"student": student_spec(full)}, {"student": loaded}
+            full = spending.fit_steps(full, specs, sets, pictures)
         made = build_student(
             classifier,
             student_spec(full),
             loaded,
             out,
             helper=how.has_room_for_helper(),
+            pictures=pictures,
             progress=progress,
         )
     print_line(f"student in {out}: {made.parameters_count:,} parameters")

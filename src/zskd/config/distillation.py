@@ -11,7 +11,7 @@ from zskd.config.checks import Config
 from zskd.config.groups import AUGMENTATION, DISTILLATION, FEATURES, GENERATOR, IMAGE_BANK, RUN
 from zskd.config.names import FeatureLossName, GeneratorMethodName, LossName, OptimiserName
 from zskd.config.registry import FEATURE_LOSSES, GENERATOR_METHODS, LOSSES
-from zskd.config.sources import FreshConfig, ReplayConfig
+from zskd.config.sources import FreshConfig, PicturesConfig, ReplayConfig
 from zskd.config.training import FitConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
@@ -156,6 +156,8 @@ class DistillConfig(FitConfig):
     """Start images, drawn anew."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     """Difficult images of earlier batches."""
+    pictures: PicturesConfig = field(default_factory=PicturesConfig)
+    """Pictures of the user's."""
 
     @property
     def needs_set(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from zskd.config.checks import Config
 from zskd.config.distillation import GeneratorConfig, ImageBankConfig
 from zskd.config.recipe import Recipe
-from zskd.config.sources import FreshConfig, ReplayConfig
+from zskd.config.sources import FreshConfig, PicturesConfig, ReplayConfig
 from zskd.config.training import DEFAULT_NETWORK, DEFAULT_SHAPE
 from zskd.config.transforms import AugmentConfig
 
@@ -122,6 +122,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "order", "shuffled"),
     ("distill", "fresh", plain(FreshConfig())),
     ("distill", "replay", plain(ReplayConfig())),
+    ("distill", "pictures", plain(PicturesConfig())),
     ("distill", "game", former_keys(plain(GeneratorConfig()), "distill.generator")),
     ("distill", "rounds", former_keys(plain(ImageBankConfig()), "distill.image_bank")),
 )
@@ -146,8 +147,9 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     spread, values["method_settings"] = split_spread(recipe.method, recipe.method_settings)
     values["targets"]["spread"] = spread
     values["controls"], values["held_out"] = list(recipe.control_arms), recipe.held_out_count
-    # these do not change results; `tensorboard` is newer than the hashes of existing runs
-    del values["tensorboard"]
+    # these do not change results, or hashes of their files identify them; they are newer than existing runs
+    for path in ("tensorboard", "images", "few"):
+        del values[path]
     values["workers"] = values["distill"]["images"] = None
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
     if values["teacher"]["seed"] == values["seed"]:

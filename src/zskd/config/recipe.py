@@ -58,6 +58,11 @@ class Recipe(Config):
     """Seed of all random numbers."""
     method: MethodName = "zskd"
     """Method of the transfer set, or file.py:Name. The set is that of the main arm."""
+    images: Annotated[Path | None, Parameter(group=RUN_DETAILS)] = None
+    """Folder of unlabelled pictures to train the student on as well, whatever they show. Sub-folders are
+    read, too. Another arm is trained without them."""
+    few: Annotated[Path | None, Parameter(group=RUN_DETAILS)] = None
+    """Folder of a few real pictures, up to 20 of each class, which are shown often and changed strongly."""
     method_settings: Annotated[MethodSettings, Parameter(group=RUN_DETAILS)] = field(default_factory=dict)
     """Settings of this method only: `--method-settings.spread 0.5`."""
     count: int | None = None
@@ -125,6 +130,7 @@ class Recipe(Config):
             raise ZskdError("--controls names an arm twice")
         for rate in self.nominal_rates.values():
             check_range("--nominal-rates", rate, 0, 100, above=True)
+        self._check_pictures()
         self.check_range("seed", low=0, high=LAST_SEED)
         self.check_range("count", "held_out", low=1)
         self.check_range("threads", "workers", low=0)
@@ -132,6 +138,24 @@ class Recipe(Config):
         self.check_range("rate", low=0, high=100, above=True)
         if self.count is not None and self.rate is not None:
             raise ZskdError("--count and --rate both set the size of the transfer set: give one of them")
+
+    @property
+    def picture_folders(self) -> dict[str, Path]:
+        """The given folders of pictures, by option: "images" and "few"."""
+        given = {"images": self.images, "few": self.few}
+        return {kind: folder for kind, folder in given.items() if folder is not None}
+
+    def _check_pictures(self) -> None:
+        """Refuse pictures where they cannot be used.
+
+        Raises:
+            ZskdError: labels are needed, or a generator makes all images.
+        """
+        named = " and ".join(f"--{kind}" for kind in self.picture_folders)
+        if named and not self.distill.needs_set:
+            raise ZskdError(f"{named} stand beside a transfer set: lower --distill.generator.share")
+        if named and self.distill.label_weight:
+            raise ZskdError(f"--distill.label-weight must be 0 with {named}: pictures have no labels")
 
     def _check_students(self) -> None:
         """Check the names of the students, and take the first of several as the run's own.

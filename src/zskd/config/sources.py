@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from cyclopts import Parameter
 
-from zskd.config.checks import Config
+from zskd.config.checks import Config, check_range
 from zskd.config.groups import SOURCES
 from zskd.config.names import StartName
 from zskd.config.registry import START_IMAGES
@@ -49,3 +49,30 @@ class ReplayConfig(Config):
         super().__post_init__()
         self.check_range("share", low=0, high=1)
         self.check_range("keep", low=1)
+
+
+@Parameter(group=SOURCES)
+@dataclass(frozen=True, kw_only=True)
+class PicturesConfig(Config):
+    """Pictures of the user's, from `--images` and `--few`; without these options nothing of it is used."""
+
+    section: ClassVar[str] = "distill.pictures"
+
+    share: float = 0.5
+    """Share of pictures of `--images` among the images that would be of the transfer set, 0 to 1."""
+    count: int = 20000
+    """Largest number of pictures of `--images`; of more, equal numbers of each predicted class are kept."""
+    few_share: float = 0.25
+    """The same share for pictures of `--few`, which are shown again and again, each time changed strongly."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each kind, by its option: "images" and "few"."""
+        return {"images": self.share, "few": self.few_share}
+
+    def __post_init__(self) -> None:
+        """Check shares and number."""
+        super().__post_init__()
+        self.check_range("share", "few_share", low=0, high=1)
+        self.check_range("count", low=1)
+        check_range("--distill.pictures.share and few-share together", self.share + self.few_share, 0, 1)

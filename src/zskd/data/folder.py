@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.files import sha256_file, sha256_json
 
 _ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -42,6 +43,37 @@ def class_folders(root: Path) -> tuple[str, ...]:
     )
 
 
+def picture_files(root: Path) -> list[Path]:
+    """Return all files below a folder whose names end like those of pictures, sorted, hidden ones excluded.
+
+    Raises:
+        ZskdError: there is no such folder, or no such file in it.
+    """
+    if not root.is_dir():
+        raise ZskdError(f"there is no folder {root}: give a folder with pictures")
+    found = _pictures_below(root)
+    if not found:
+        raise ZskdError(f"{root} holds no picture ({', '.join(sorted(_ENDINGS))})")
+    return found
+
+
+def hash_pictures(root: Path) -> str:
+    """Return a SHA-256 over the names and contents of all pictures of a folder.
+
+    Raises:
+        ZskdError: there is no such folder, or no picture in it.
+    """
+    return sha256_json({path.relative_to(root).as_posix(): sha256_file(path) for path in picture_files(root)})
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and path.is_file()
+    ]
+
+
 def read_folder(
     root: Path, names: tuple[str, ...], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -57,12 +89,7 @@ def read_folder(
     if found != names:
         odd = sorted(set(found) ^ set(names))
         raise ZskdError(f"{root} has other class folders than expected: {', '.join(odd)}")
-    files = [
-        (path, label)
-        for label, name in enumerate(names)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
-    ]
+    files = [(path, label) for label, name in enumerate(names) for path in _pictures_below(root / name)]
     labels = np.array([label for _, label in files], dtype=np.int64)
     empty = [name for label, name in enumerate(names) if not (labels == label).any()]
     if empty:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from shutil import disk_usage
@@ -45,6 +45,7 @@ class DistillationBatches:
         transfer_set: TransferSet | None,
         config: DistillConfig,
         features: PairedFeatures | None = None,
+        pictures: Mapping[str, TransferSet] | None = None,
     ) -> None:
         """Create batches that do not depend on the weights of a student.
 
@@ -54,9 +55,10 @@ class DistillationBatches:
             transfer_set: images to draw from; None where a generator makes all of them.
             config: loss, augmentation and generator.
             features: paired with those of the student; None where no loss reads them.
+            pictures: of the user's, "images" and "few".
         """
         self._teacher, self._set, self._config = teacher, transfer_set, config
-        self._features = features
+        self._features, self._pictures = features, pictures or {}
         self._sources: list[Source] = []
         self._last: list[Images] = []
         self._images_in_memory: Tensor | None = None
@@ -75,7 +77,9 @@ class DistillationBatches:
         Raises:
             ZskdError: unknown generator method, or one that does not fit the teacher.
         """
-        self._sources = make_sources(self._teacher, student, self._config, self._draw, seed=seed, steps=steps)
+        self._sources = make_sources(
+            self._teacher, student, self._config, self._draw, self._pictures, seed=seed, steps=steps
+        )
         return {name: one for source in self._sources for name, one in source.companions.items()}
 
     def __call__(self, rows: Tensor, rng: Generator) -> Batch:

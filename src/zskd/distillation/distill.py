@@ -7,6 +7,7 @@ Beyer et al. 2022, arXiv:2106.05237, call it consistent teaching).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ def distill(
     seed: int = 0,
     state: Path | None = None,
     helper: bool = False,
+    pictures: Mapping[str, TransferSet] | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
     """Train a copy of a student and return it as a classifier of the teacher's inputs.
@@ -60,6 +62,8 @@ def distill(
         helper: whether a second process makes the batches, teacher's logits included, while the student is
             trained: the same student in less time where a core is free. A script that sets it needs
             `if __name__ == "__main__":`.
+        pictures: sets of pictures of the user's, as `build_picture_set` makes them: "images" to be shown with
+            the share `config.pictures.share`, and "few" with `few_share` and strong changes.
         progress: reports every step.
 
     Returns:
@@ -72,8 +76,10 @@ def distill(
     config = config or DistillConfig()
     if transfer_set is not None:
         _check_set(teacher, transfer_set)
-    elif config.generator.share < 1:
+    elif config.generator.share < 1 or pictures:
         raise ZskdError("there is no transfer set to train on: give --distill.generator.share 1")
+    for one in (pictures or {}).values():
+        _check_set(teacher, one)
     progress = progress or Progress()
     classifier = copy_student(teacher, student)
     if not any(p.requires_grad for p in classifier.module.parameters()):
@@ -83,7 +89,7 @@ def distill(
     if transfer_set is not None:
         config = choose_reading(transfer_set, config, progress)
     images = config.batch_size if transfer_set is None else len(transfer_set)
-    batches = DistillationBatches(teacher, transfer_set, config, features)
+    batches = DistillationBatches(teacher, transfer_set, config, features, pictures)
     total = config.total_steps(images)
     companions = batches.attach_student(classifier, seed=seed, steps=total)
     helper = helper and batches.fits_helper()
@@ -111,7 +117,7 @@ def distill(
             section="distill",
             helper=helper,
             state=state,
-            key=_key(teacher, classifier.module, transfer_set, config, seed) if state else "",
+            key=_key(teacher, classifier.module, transfer_set, pictures or {}, config, seed) if state else "",
             companions=companions,
             beside=None if features is None else features.losses,
             before_step=statistics.before_step,
@@ -176,6 +182,7 @@ def _key(
     teacher: Classifier,
     student: nn.Module,
     transfer_set: TransferSet | None,
+    pictures: Mapping[str, TransferSet],
     config: DistillConfig,
     seed: int,
 ) -> str:
@@ -184,6 +191,7 @@ def _key(
         {
             "teacher": teacher.fingerprint(),
             "transfer_set": transfer_set and transfer_set.fingerprint(),
+            "pictures": {kind: one.fingerprint() for kind, one in pictures.items()},
             "student": [[name, list(value.shape)] for name, value in student.state_dict().items()],
             "config": repr(replace(config, images="auto")),
             "seed": seed,

@@ -7,26 +7,33 @@ and the set is last.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, final
 
 import torch
 from torch import Generator, Tensor
 
 from zskd.config.distillation import DistillConfig
+from zskd.config.transforms import AugmentConfig
 from zskd.core.passes import counting
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Images
 from zskd.data.drawn import draw_start_images
+from zskd.data.transforms import augment
 from zskd.distillation.adversarial.base import make_generator_method
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
 from zskd.distillation.adversarial.image_bank import ImageBank
 from zskd.distillation.replay import Memory
 from zskd.models.classifier import Classifier
 from zskd.training.state import Companions
+from zskd.transfer_set.dataset import TransferSet
 
 _SEEDS = 2**62
 """Different start images that a batch can draw."""
+_STRONG = AugmentConfig(
+    crop=0.125, rotation=10.0, scale=(0.85, 1.18), brightness=0.3, contrast=0.3, cutout=0.25, cutout_side=0.4
+)
+"""Changes of a few pictures, besides those of the settings; no flips or hues: not every task allows them."""
 Draw = Callable[[int, Generator], Images]
 """(count, random numbers) → augmented images of the transfer set (count, C, H, W)."""
 
@@ -139,8 +146,33 @@ class Replayed(Source):
         self._memory.note(images, divergence, own)
 
 
+@final
+class Pictured(Source):
+    """Pictures of the user's, each as likely as any other."""
+
+    def __init__(
+        self, teacher: Classifier, pictures: TransferSet, share: float, change: AugmentConfig | None = None
+    ) -> None:
+        super().__init__(share)
+        self._pictures, self._change, self._box = pictures, change, teacher.spec.box
+        self._device = teacher.device
+
+    def images(self, count: int, rng: Generator) -> Images:
+        """As for `Source`."""
+        rows = torch.randint(len(self._pictures), (count,), generator=rng)
+        drawn = self._pictures.images(rows).to(self._device)
+        return drawn if self._change is None else augment(drawn, self._change, self._box, rng)
+
+
 def make_sources(
-    teacher: Classifier, student: Classifier, config: DistillConfig, draw: Draw, *, seed: int, steps: int
+    teacher: Classifier,
+    student: Classifier,
+    config: DistillConfig,
+    draw: Draw,
+    pictures: Mapping[str, TransferSet],
+    *,
+    seed: int,
+    steps: int,
 ) -> list[Source]:
     """Return the sources that the settings give a share, in their order in a batch.
 
@@ -149,6 +181,7 @@ def make_sources(
         student: the network in training.
         config: the shares and all else about the sources.
         draw: returns augmented images of the transfer set, which the image bank starts from.
+        pictures: of the user's, "images" and "few".
         seed: of everything that is generated for the student.
         steps: of the student in all.
 
@@ -167,6 +200,11 @@ def make_sources(
         made.append(Fresh(teacher, config, seed=seed))
     if config.replay.share:
         made.append(Replayed(teacher, config))
+    rest = max(0.0, 1 - sum(one.share for one in made))  # pictures take their share of the set's place
+    for kind, share in config.pictures.shares.items():
+        if kind in pictures and share:
+            change = _STRONG if kind == "few" else None
+            made.append(Pictured(teacher, pictures[kind], rest * share, change))
     return made
 
 

@@ -45,6 +45,7 @@ def make_students(
     folder: Path,
     *,
     execution: Execution | None = None,
+    pictures: Mapping[str, TransferSet] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Classifier]:
     """Train one student for each arm, each in a folder of its own, and return them by the arms' names.
@@ -55,6 +56,7 @@ def make_students(
         sets: transfer sets of the teacher by the same names; None where a generator makes all images.
         folder: of all students; finished ones in it are not trained again.
         execution: threads and workers; None: all students share the cores.
+        pictures: of the user's, as for `distill`.
         progress: reports every step.
 
     Raises:
@@ -70,7 +72,7 @@ def make_students(
             fit_students(_untrained(spec, teacher), spec.distill, workers) for spec in different.values()
         )
     if workers > 1:
-        work = _work(teacher, specs, sets, folder, execution, workers, progress)
+        work = _work(teacher, specs, sets, pictures, folder, execution, workers, progress)
         steps = sum(specs[names[number]].steps(_size(sets[names[number]])) for number in missing)
         with progress.task(f"{len(missing)} students", steps, "steps") as task:
             for _ in each_done(_make_one, work, missing, workers=workers, on_progress=task.advance):
@@ -81,7 +83,13 @@ def make_students(
         for name, spec in specs.items():
             with tracked(progress, execution.tensorboard, f"students/{name}") as tracking:
                 students[name] = build_student(
-                    teacher, spec, sets[name], folder / name, helper=helper, progress=tracking
+                    teacher,
+                    spec,
+                    sets[name],
+                    folder / name,
+                    helper=helper,
+                    pictures=pictures,
+                    progress=tracking,
                 )
         return students
 
@@ -110,6 +118,7 @@ def time_students(
     seconds: float,
     *,
     execution: Execution,
+    pictures: Mapping[str, TransferSet] | None = None,
 ) -> tuple[list[Pace], float]:
     """Train each student for some seconds, as `make_students` would, and return how fast it was.
 
@@ -120,6 +129,7 @@ def time_students(
         folder: for temporary files of the trainings.
         seconds: that the steps of each student are timed for.
         execution: as for `make_students`; nothing is written for TensorBoard.
+        pictures: of the user's, as for `distill`.
 
     Returns:
         The pace of each student, and the seconds that the workers took to start and to end.
@@ -133,7 +143,7 @@ def time_students(
         for name, spec in specs.items()
     }
     execution = replace(execution, tensorboard=None)
-    work = _work(teacher, endless, sets, folder, execution, workers, Progress())
+    work = _work(teacher, endless, sets, pictures, folder, execution, workers, Progress())
     numbers = range(len(specs))
     timed = dict(each_done(_time_one, (work, seconds), numbers, workers=workers, on_progress=lambda _: None))
     busy = training_seconds([Pace(timed[number][1], 0.0) for number in numbers], 0, workers)
@@ -172,6 +182,7 @@ def build_student(
     folder: Path,
     *,
     helper: bool = False,
+    pictures: Mapping[str, TransferSet] | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
     """Train a student in `folder`, or resume its training, and return it frozen; a finished one is loaded.
@@ -182,6 +193,7 @@ def build_student(
         transfer_set: of this teacher; None where a generator makes all images.
         folder: of this student alone.
         helper: whether a second process makes the batches, as for `distill`.
+        pictures: of the user's, as for `distill`.
         progress: reports every step.
 
     Raises:
@@ -195,6 +207,7 @@ def build_student(
         student.rewrite = teacher.rewrite
         return student
     config = spec.distill
+    pictures = {kind: one for kind, one in (pictures or {}).items() if config.pictures.shares[kind]}
     if not config.needs_set and transfer_set is not None:  # the control of a generator is trained without it
         config = replace(config, generator=replace(config.generator, share=0.0))
     architecture = describe_student(spec.student, teacher)
@@ -212,6 +225,7 @@ def build_student(
             seed=spec.seed,
             state=folder / _STATE,
             helper=helper,
+            pictures=pictures,
             progress=progress,
         )
     origin = Origin(
@@ -226,6 +240,9 @@ def build_student(
         threads=torch.get_num_threads(),
         device=teacher.device.type,
     )
+    if pictures:
+        fingerprints = {kind: one.fingerprint() for kind, one in pictures.items()}
+        origin = origin.model_copy(update={"pictures_sha256": fingerprints})
     save_checkpoint(student, Card(architecture=architecture, origin=origin), folder)
     remove_file(folder / _STATE)
     return student
@@ -264,6 +281,7 @@ class _Work:
     """Of the arms."""
     specs: list[StudentSpec]
     sets: list[Path | None]
+    pictures: dict[str, Path]
     folder: Path
     """Of all students."""
     execution: Execution
@@ -275,6 +293,7 @@ def _work(
     teacher: Classifier,
     specs: Mapping[str, StudentSpec],
     sets: Mapping[str, TransferSet | None],
+    pictures: Mapping[str, TransferSet] | None,
     folder: Path,
     execution: Execution,
     workers: int,
@@ -289,7 +308,8 @@ def _work(
         chosen = [replace(spec, distill=replace(spec.distill, images=reading)) for spec in chosen]
     folders = [None if one is None else one.folder for one in map(sets.get, specs)]
     helper = execution.has_room_for_helper(len(specs), workers)
-    return _Work(teacher, list(specs), chosen, folders, folder, execution, helper)
+    shown = {kind: one.folder for kind, one in (pictures or {}).items()}
+    return _Work(teacher, list(specs), chosen, folders, shown, folder, execution, helper)
 
 
 def _size(transfer_set: TransferSet | None) -> int | None:
@@ -317,5 +337,14 @@ def _time_one(
 def _train_one(work: _Work, number: int, progress: Progress) -> None:
     set_folder, folder = work.sets[number], work.folder / work.names[number]
     images = None if set_folder is None else TransferSet(set_folder)
+    pictures = {kind: TransferSet(one) for kind, one in work.pictures.items()}
     with use_threads(work.execution.threads_of_each(len(work.names))):
-        build_student(work.teacher, work.specs[number], images, folder, helper=work.helper, progress=progress)
+        build_student(
+            work.teacher,
+            work.specs[number],
+            images,
+            folder,
+            helper=work.helper,
+            pictures=pictures,
+            progress=progress,
+        )

@@ -169,6 +169,8 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
 def _recipe(experiment: Experiment, arm: Arm, own: dict[str, Any]) -> Recipe:
     common = merge(experiment.settings, own)
     recipe = load_recipe(experiment.recipe, merge(common, arm.settings))
+    if recipe.picture_folders:
+        raise ZskdError(f"experiment {experiment.name}: it takes no images or few: use zskd run for them")
     if arm.own_schedule:
         return recipe
     only_distill = {key: value for key, value in arm.settings.items() if key == "distill"}

@@ -67,6 +67,8 @@ class Origin(Artefact):
     """Fingerprint of the teacher of a student."""
     transfer_set_sha256: Sha256 | None = None
     """Fingerprint of the transfer set of a student; None where a generator made all images."""
+    pictures_sha256: dict[str, Sha256] | None = None
+    """Fingerprints of the sets of pictures that a student was shown as well: of "images" and "few"."""
     method: str | None = None
     """Method of the transfer set; `real` for real images."""
     seed: Count | None = None

@@ -28,6 +28,10 @@ class Arm:
     """Its name in tables."""
     spec: SetSpec | None
     """Of its transfer set; None where a generator makes all images."""
+    set_name: str
+    """Of the folder of this set, which two arms may share."""
+    pictures: bool = False
+    """Whether its student is shown the pictures of `--images` and `--few` as well."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,18 @@ class Trainee:
     spec: StudentSpec
 
 
-def student_spec(recipe: Recipe, student: str | None = None) -> StudentSpec:
+def student_spec(recipe: Recipe, student: str | None = None, *, pictures: bool = True) -> StudentSpec:
     """Return the settings of a student; all students of a run share them.
 
     Args:
         recipe: of the run.
         student: another name than the recipe's.
+        pictures: whether it is shown the recipe's pictures, if there are any.
     """
-    return StudentSpec(student=student or recipe.student, seed=recipe.seed, distill=recipe.distill)
+    distill = recipe.distill
+    if recipe.picture_folders and not pictures:
+        distill = replace(distill, pictures=replace(distill.pictures, share=0.0, few_share=0.0))
+    return StudentSpec(student=student or recipe.student, seed=recipe.seed, distill=distill)
 
 
 def plan_students(recipe: Recipe, arms: Sequence[Arm]) -> list[Trainee]:
@@ -57,7 +65,7 @@ def plan_students(recipe: Recipe, arms: Sequence[Arm]) -> list[Trainee]:
         recipe: of the run.
         arms: from `plan_arms`.
     """
-    planned = [Trainee(arm.name, arm, student_spec(recipe)) for arm in arms]
+    planned = [Trainee(arm.name, arm, student_spec(recipe, pictures=arm.pictures)) for arm in arms]
     taken = {one.name for one in planned}
     for student in recipe.every_student[1:]:
         name = _folder_name(f"{arms[0].name}@{student}", taken)
@@ -81,6 +89,8 @@ def execution(recipe: Recipe) -> Execution:
 def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:
     """Return the main arm and then its controls, with transfer sets of the same size.
 
+    With pictures of the user's, the main arm has them, and the next one is the same without them.
+
     Args:
         recipe: of the run.
         data: of the run, for the size; None: loaded where a rate needs them.
@@ -90,10 +100,17 @@ def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:
     """
     spec = main_set(recipe, data) if recipe.distill.needs_set else None
     name = Registry.label(recipe.method if spec else recipe.distill.generator.method)
-    main = Arm(name, f"{name.upper()} ({recipe.preset})", spec)
+    main = [Arm(name, f"{name.upper()} ({recipe.preset})", spec, name)]
+    if recipe.picture_folders:
+        alone = f"{main[0].title} alone"
+        more = ", ".join(f"--{kind}" for kind in recipe.picture_folders)
+        main = [
+            replace(main[0], title=f"{main[0].title} + {more}", pictures=True),
+            Arm(f"{name}_alone", alone, spec, name),
+        ]
     controls = [_control(name, main_set(recipe, data)) for name in recipe.control_arms]
     # a control that equals the main arm is not run twice
-    return [main, *(control for control in controls if control.spec != main.spec)]
+    return [*main, *(control for control in controls if control.spec != spec)]
 
 
 def main_set(recipe: Recipe, data: Dataset | None) -> SetSpec:
@@ -117,7 +134,7 @@ def _control(name: str, main: SetSpec) -> Arm:
     synthesis = replace(main.synthesis, start=control.start or main.synthesis.start)
     settings = main.method_settings if control.method == main.method else {}
     spec = replace(main, method=control.method, method_settings=settings, synthesis=synthesis)
-    return Arm(name, control.summary, spec)
+    return Arm(name, control.summary, spec, name)
 
 
 def set_size(recipe: Recipe, data: Dataset | None) -> int:

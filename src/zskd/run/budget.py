@@ -58,6 +58,8 @@ _FEWEST_IMAGES, _FEWEST_STEPS = 300, 100
 """Smallest transfer set and shortest training."""
 _LONGEST_TIMING = 20.0
 """Largest number of seconds for timing one student."""
+Specs = Mapping[str, StudentSpec]
+Sets = Mapping[str, TransferSet | None]
 
 
 class BudgetFile(Artefact):
@@ -187,7 +189,7 @@ class Budget:
         return count
 
     def fit_steps(
-        self, recipe: Recipe, specs: Mapping[str, StudentSpec], sets: Mapping[str, TransferSet | None]
+        self, recipe: Recipe, specs: Specs, sets: Sets, pictures: Mapping[str, TransferSet] | None = None
     ) -> Recipe:
         """Return the recipe with the number of training steps, which all students take.
 
@@ -195,6 +197,7 @@ class Budget:
             recipe: with the number of images from `fit_count`.
             specs: of the students, by name.
             sets: their complete sets by the same names; None where a generator makes all images.
+            pictures: of the user's, as for `distill`.
 
         Raises:
             ZskdError: the time is too short for a student.
@@ -202,14 +205,14 @@ class Budget:
         steps = None if self._found is None else self._found.steps
         if steps is None:
             self._progress.log("budget: measuring the speed of training")
-            steps = self._time_steps(recipe, specs, sets)
+            steps = self._time_steps(recipe, specs, sets, pictures)
         sizes = [len(one) for one in sets.values() if one is not None]
         images = f"{sizes[0]:,} images and " if sizes else ""
         self._progress.log(f"budget: {images}{steps:,} steps fit into {readable_seconds(self._seconds)}")
         return replace(recipe, distill=replace(recipe.distill, steps=steps, epochs=None))
 
     def _time_steps(
-        self, recipe: Recipe, specs: Mapping[str, StudentSpec], sets: Mapping[str, TransferSet | None]
+        self, recipe: Recipe, specs: Specs, sets: Sets, pictures: Mapping[str, TransferSet] | None
     ) -> int:
         how = execution(recipe)
         workers = how.side_by_side(self._teacher, len(specs))
@@ -218,7 +221,9 @@ class Budget:
         scratch = self._folder / "timed"
         shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted measurement
         try:
-            paces, beside = time_students(self._teacher, specs, sets, scratch, each, execution=how)
+            paces, beside = time_students(
+                self._teacher, specs, sets, scratch, each, execution=how, pictures=pictures
+            )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         spent = time.perf_counter() - self._started

@@ -33,6 +33,7 @@ from zskd.run.folder import claim_folder, is_whole
 from zskd.run.measure import held_out_sets, measure_run
 from zskd.run.metrics import METRICS, RunMetrics, read_metrics
 from zskd.run.page import draw_run
+from zskd.run.pictures import picture_sets
 from zskd.run.similarity import SIMILARITY, has_similarity, write_similarity
 from zskd.synthesis.build import build_transfer_set
 from zskd.teacher.sources import Sources, make_teacher, open_sources
@@ -156,7 +157,7 @@ class _Run:
             self._begin_budget(teacher)
         sets: dict[str, TransferSet] = {}
         for arm in self.arms:
-            if arm.spec is None:
+            if arm.spec is None or arm.set_name in sets:
                 continue
             with self.clock(f"set {arm.name}"):
                 sets[arm.name] = build_transfer_set(
@@ -177,7 +178,7 @@ class _Run:
         self._budget = Budget(
             self.recipe, teacher, self._folder, key=key, spent=spent, progress=self._progress
         )
-        specs = {self._folder / "sets" / arm.name: arm.spec for arm in self.arms if arm.spec is not None}
+        specs = {self._folder / "sets" / arm.set_name: arm.spec for arm in self.arms if arm.spec is not None}
         if specs:
             with self.clock("budget"):
                 self.recipe = replace(self.recipe, count=self._budget.fit_count(specs), rate=None)
@@ -190,11 +191,13 @@ class _Run:
             ZskdError: a student cannot be trained, or the budget is too small.
         """
         planned = plan_students(self.recipe, self.arms)
-        images = {one.name: sets.get(one.arm.name) for one in planned}
+        images = {one.name: sets.get(one.arm.set_name) for one in planned}
+        with self.clock("pictures"):
+            pictures = picture_sets(self.recipe, teacher, self._folder, self._progress)
         if self._budget is not None:
             with self.clock("budget"):
                 specs = {one.name: one.spec for one in planned}
-                self.recipe = self._budget.fit_steps(self.recipe, specs, images)
+                self.recipe = self._budget.fit_steps(self.recipe, specs, images, pictures)
             planned = plan_students(self.recipe, self.arms)
         with self.clock("students"):
             return make_students(
@@ -203,6 +206,7 @@ class _Run:
                 images,
                 self._folder / "students",
                 execution=execution(self.recipe),
+                pictures=pictures,
                 progress=self._progress,
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.manifest import REAL
+from zskd.transfer_set.manifest import PICTURES, REAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def outcome_of(made: TransferSet) -> Outcome:
         missed=manifest.missed or 0,
         dropped=dropped,
         others=len(made) - len(kl),
-        kind="real" if manifest.method == REAL else "noise",
+        kind="real" if manifest.method in (REAL, PICTURES) else "noise",
         mean_kl=float(kl.mean()) if len(kl) else None,
         anchor_match=float(right.mean()) if len(kl) else None,
     )

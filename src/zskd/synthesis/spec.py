@@ -16,7 +16,7 @@ from zskd.core.errors import ZskdError
 from zskd.synthesis.inversion.objective import Objective
 from zskd.synthesis.methods.base import Method, make_method
 from zskd.synthesis.plan import row_size
-from zskd.transfer_set.manifest import REAL
+from zskd.transfer_set.manifest import PICTURES, REAL
 
 HELD_OUT = 1 << 40
 """Index of the first image of held-out sets; no set for training reaches it."""
@@ -155,7 +155,7 @@ def read_spec(values: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Se
     Raises:
         ZskdError: the values are damaged, belong to real images, or name code that is not trusted.
     """
-    if values.get("method") == REAL:
+    if values.get("method") in (REAL, PICTURES):
         raise ZskdError("this set holds real images, which were not synthesised: give a synthesised set")
     known = from_former_keys(values)
     synthesis = known.get("synthesis")

@@ -18,6 +18,7 @@ from zskd.core.files import remove_file, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.versions import versions
 from zskd.data.datasets import Dataset, load_data
+from zskd.data.folder import hash_pictures
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec, check_classes
 from zskd.models.factory import Architecture, build, describe, fresh_weights
@@ -59,6 +60,9 @@ class SourceHashes(Artefact):
     """Of the real images; None without them."""
     teacher_sha256: Sha256 | None = None
     """Of the given teacher; None where it is to be trained."""
+    images_sha256: Sha256 | None = None
+    """Of the files of `--images`, as the next of `--few`; absent without them."""
+    few_sha256: Sha256 | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def open_sources(recipe: Recipe) -> Sources:
     if recipe.data.name != "none":
         data = load_data(recipe.data, shape)
         hashes["data_sha256"] = data.fingerprint()
+    for kind, folder in recipe.picture_folders.items():
+        hashes[f"{kind}_sha256"] = hash_pictures(folder)
     if given:
         model, card = given
         hashes["teacher_sha256"] = model.fingerprint()

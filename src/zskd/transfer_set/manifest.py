@@ -29,6 +29,8 @@ from zskd.core.passes import Passes, sum_passes
 MANIFEST = "manifest.json"
 REAL = "real"
 """Method of a set that holds real images."""
+PICTURES = "pictures"
+"""Method of a set that holds unlabelled pictures of the user's."""
 FORMAT: Final = "zskd-transfer-set/2"
 
 
