@@ -99,6 +99,7 @@ def _rename(values: Mapping[Any, Any], table: Mapping[str, str], path: str) -> d
 
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "budget", None),
+    ("", "passes", None),
     ("", "students", []),
     ("", "method_settings", {}),
     ("data", "twin", "none"),
