@@ -22,6 +22,7 @@ from statistics import mean, median
 from typing import Any, TypeVar
 
 import measures
+import resnet_steps
 import zskd
 from zskd.config.registry import START_IMAGES
 from zskd.core.device import processor, usable_cores, use_threads
@@ -54,7 +55,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/speed.json"))
     parser.add_argument("--count", type=int, default=500, help="impressions that all implementations make")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder of teacher and sets")
+    parser.add_argument("--only-resnet20", action="store_true", help="print its steps, save nothing")
     arguments = parser.parse_args()
+    if arguments.only_resnet20:
+        resnet20_steps()
+        return
     data = zskd.DataConfig(name=arguments.data, dir=arguments.data_dir)
     teacher = _teacher(data, arguments.work / f"teacher-{data.name}")
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -74,6 +79,7 @@ def main() -> None:
             "default_set": bench.default_sets(),
             "budget": bench.budget() if data.name == "mnist" else None,
             "growth": bench.growth(),
+            "resnet20": resnet20_steps(),
         }
     write_json(arguments.out, record)
     print(f"saved in {arguments.out}")
@@ -223,6 +229,20 @@ class Bench:
         for name in runs.keys() - {"plain", "zskd"}:
             log(f"    {name}: {found[name]['microseconds']:.1f} µs")
         return found
+
+
+def resnet20_steps() -> dict[str, Any]:
+    """Each step of a ResNet-20 beside the bare networks, on one thread; and its forward pass in bfloat16."""
+    found = {name: run_apart(resnet_steps.step_against_limit, name) for name in resnet_steps.STEPS}
+    for name, row in found.items():
+        log(
+            f"ResNet-20, {name}: {row['passes_per_second']:,.0f} teacher passes/s, "
+            f"{row['microseconds']:,.0f} µs per image, "
+            f"{row['times_limit']:.2f} times the limit, {row['peak_megabytes']:,.0f} MB"
+        )
+    half = run_apart(resnet_steps.bfloat16)
+    log(f"    forward in bfloat16: {half['times']:.1f} times as fast, logits change by {half['change']:.1%}")
+    return {"steps": found, "bfloat16": half}
 
 
 def run_apart(measure: Callable[..., _Result], *arguments: Any) -> _Result:

@@ -16,7 +16,17 @@ from zskd.config.loading import load_recipe, recipe_names
 from zskd.config.training import FitConfig, NetworkConfig, TeacherConfig
 
 MOST_USED = (
-    *("--preset", "--seed", "--method", "--count", "--rate", "--budget", "--controls", "--student"),
+    *(
+        "--preset",
+        "--seed",
+        "--method",
+        "--count",
+        "--rate",
+        "--budget",
+        "--passes",
+        "--controls",
+        "--student",
+    ),
     *("--teacher.path", "--model", "--weights", "--shape", "--mean", "--std", "--box", "--golden"),
     *("--data.name", "--data-dir", "--out", "--quiet", "--verbose", "--workers", "--threads", "--device"),
 )

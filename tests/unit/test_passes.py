@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from conftest import StopAt, Stopped
 from zskd.config.distillation import DistillConfig, FeaturesConfig, GeneratorConfig, ImageBankConfig
 from zskd.config.synthesis import SynthesisConfig
-from zskd.core.passes import StagePasses, all_in, count_images, counting, sum_known, uncounted
+from zskd.core.passes import StagePasses, all_in, count_images, counting, sum_known, teacher_passes, uncounted
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import distill
 from zskd.distillation.initialisation.graph import initialise_copy
@@ -20,6 +20,7 @@ from zskd.distillation.spec import StudentSpec
 from zskd.distillation.students import build_student, passes_of
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe
+from zskd.run.passes import training_passes
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
@@ -109,6 +110,8 @@ def test_a_training_takes_the_passes_that_a_hook_counts(
     assert total.teacher_backward == counts["backward"]
     own = tally.passes()["distillation"]
     assert own.student_forward == own.student_backward == config.steps * config.batch_size
+    # what a budget of passes takes them for
+    assert teacher_passes(tally.passes()) == training_passes(config, config.steps or 0)
     stages = {"generator": {"generator"}, "bank": {"image_bank"}, "statistics": {"batch_norm"}}
     assert set(tally.passes()) == {"distillation"} | stages.get(what, set())
 

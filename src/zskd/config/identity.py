@@ -105,6 +105,7 @@ _STRONG = ("crop", "flip_vertical", "brightness", "contrast", "saturation", "hue
 """Changes of `distill.augment` that are newer than the first records; 0 leaves them out."""
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "budget", None),
+    ("", "passes", None),
     ("", "students", []),
     ("", "method_settings", {}),
     ("data", "twin", "none"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
@@ -15,6 +15,7 @@ from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, RUN_DETAILS
 from zskd.config.names import ControlName, MethodName, PresetName, StudentName
 from zskd.config.registry import CONTROLS, HALF, METHODS, STUDENTS
+from zskd.config.sizes import read_number
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.config.training import TeacherConfig
@@ -46,6 +47,18 @@ def read_students(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(name for token in tokens for name in split_names(token.value))
 
 
+def read_passes(_type: object, tokens: Sequence[Token]) -> int:
+    """Return the limit of passes that was typed.
+
+    Raises:
+        ZskdError: it is no number.
+    """
+    return read_number(tokens[0].value, "--passes")
+
+
+PassLimit = Annotated[int | None, Parameter(converter=read_passes, n_tokens=1)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Config):
     """All settings of a run."""
@@ -73,6 +86,10 @@ class Recipe(Config):
     """Minutes for the sets and students of all arms. The teacher takes its own time. The measured speed of
     this machine gives the number of training steps; if synthesis needs more than a quarter of the time, there
     are fewer images. Absent: no limit."""
+    passes: PassLimit = None
+    """Passes of the teacher, forward and backward, for the sets and students of all arms: 200k, 1M. Sets take
+    a quarter at most. Unlike minutes, they give the same numbers of images and steps everywhere. Absent: no
+    limit."""
     nominal_rates: Annotated[dict[str, float], Parameter(group=RUN_DETAILS)] = field(default_factory=dict)
     """Published rates that differ from their true size: the reproduction's 25 % is 12,000 of 60,000, 20 %."""
     controls: Annotated[
@@ -135,6 +152,11 @@ class Recipe(Config):
         self.check_range("count", "held_out", low=1)
         self.check_range("threads", "workers", low=0)
         self.check_range("budget", low=0, above=True)
+        self.check_range("passes", low=1)
+        if self.budget is not None and self.passes is not None:
+            raise ZskdError(
+                "--budget and --passes both set the numbers of images and steps: give one of them"
+            )
         self.check_range("rate", low=0, high=100, above=True)
         if self.count is not None and self.rate is not None:
             raise ZskdError("--count and --rate both set the size of the transfer set: give one of them")
@@ -175,6 +197,13 @@ class Recipe(Config):
             )
         if self.students:
             object.__setattr__(self, "student", self.students[0])
+
+    @classmethod
+    def checked(cls, name: str, value: Any) -> Any:
+        """Return a value, converted to the type of a field; `passes` may be written as 200k."""
+        if name == "passes" and isinstance(value, str):
+            value = read_number(value, "--passes")
+        return super().checked(name, value)
 
     @property
     def every_student(self) -> tuple[StudentName, ...]:

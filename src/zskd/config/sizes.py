@@ -19,6 +19,7 @@ Choice = Literal["small", "medium", "large"]
 _UNITS: dict[str, float] = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
 _COUNTED: dict[str, BudgetUnit] = {"-params": "parameters", "-macs": "multiply-adds"}
 _NUMBER = re.compile(r"(\d{1,12}(?:\.\d{1,12})?|\.\d{1,12})")
+_WITH_UNIT = re.compile(_NUMBER.pattern + r"([kMG]?)")
 _BUDGET = re.compile(_NUMBER.pattern + r"(x|[kMG]?)(-params|-macs)?")
 
 
@@ -82,6 +83,24 @@ def read_size(name: str, option: str = "--student") -> StudentSize:
     if kind == "budget":
         return _read_budget(name, size, option)
     return Share(kind, _read_share(kind, size, name, option))  # type: ignore[arg-type]
+
+
+def read_number(text: str, option: str) -> int:
+    """Return the number of `200k`, `1.5M` or `300000`.
+
+    Args:
+        text: as it was typed.
+        option: the command-line option, for the message.
+
+    Raises:
+        ZskdError: not such a number.
+    """
+    found = _WITH_UNIT.fullmatch(text)
+    if found is None:
+        again = text.replace("m", "M").replace("K", "k").replace("g", "G").replace(",", "").replace(" ", "")
+        near = f"did you mean {again}?" if _WITH_UNIT.fullmatch(again) else "write a number, 200k or 1M"
+        raise ZskdError(f"{option} is {text!r}: {near}")
+    return round(float(found[1]) * _UNITS[found[2]])
 
 
 def near_size(name: str) -> str | None:

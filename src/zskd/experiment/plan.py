@@ -148,7 +148,7 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
         recipe = _recipe(experiment, arm, own)
     except ZskdError as error:
         raise ZskdError(f"experiment {experiment.name}, arm {name}: {error}") from error
-    if recipe.budget is not None:
+    if recipe.budget is not None or recipe.passes is not None:
         raise ZskdError(
             f"experiment {experiment.name}: a budget is for one run, and arms are compared at equal steps: "
             "give distill.steps"

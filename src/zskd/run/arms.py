@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 
+from zskd.config.distillation import DistillConfig
 from zskd.config.entries import Registry
 from zskd.config.recipe import Recipe
 from zskd.config.registry import CONTROLS
@@ -72,6 +73,14 @@ def plan_students(recipe: Recipe, arms: Sequence[Arm]) -> list[Trainee]:
         taken.add(name)
         planned.append(Trainee(name, arms[0], student_spec(recipe, student)))
     return planned
+
+
+def trained_as(one: Trainee) -> DistillConfig:
+    """Return the settings that a student is trained with: the control of a generator has a set instead."""
+    config = one.spec.distill
+    if config.needs_set or one.arm.spec is None:
+        return config
+    return replace(config, generator=replace(config.generator, share=0.0))
 
 
 def _folder_name(text: str, taken: Container[str]) -> str:

@@ -41,6 +41,7 @@ from zskd.distillation.spec import StudentSpec
 from zskd.distillation.students import time_students, training_seconds
 from zskd.models.classifier import Classifier
 from zskd.run.arms import execution
+from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
 from zskd.synthesis.build import make_shards, open_writer, seconds_per_image
 from zskd.synthesis.room import fit_spec, shard_workers
 from zskd.synthesis.spec import SetSpec
@@ -48,14 +49,10 @@ from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST, ShardEntry
 
 BUDGET = "budget.json"
-_FOR_SETS = 0.25
-"""Largest share of the time for making the sets; it limits the number of images."""
 _MARGIN = 0.05
 """Share that stays unused, in case the machine becomes slower."""
 _FOR_TIMING = 0.05
 """Share for steps that are only timed."""
-_FEWEST_IMAGES, _FEWEST_STEPS = 300, 100
-"""Smallest transfer set and shortest training."""
 _LONGEST_TIMING = 20.0
 """Largest number of seconds for timing one student."""
 Specs = Mapping[str, StudentSpec]
@@ -144,14 +141,14 @@ class Budget:
         return self._time_sets(specs)
 
     def _time_sets(self, specs: Mapping[Path, SetSpec]) -> int:
-        teacher, classes, time_left = self._teacher, self._teacher.classes, _FOR_SETS * self._seconds
+        teacher, classes, time_left = self._teacher, self._teacher.classes, FOR_SETS * self._seconds
         workers = shard_workers(teacher, self._recipe.workers)
         for folder in specs:
             if not (folder / MANIFEST).is_file():  # shards of an interrupted measurement
                 shutil.rmtree(folder, ignore_errors=True)
         fitted = {folder: fit_spec(teacher, spec, folder) for folder, spec in specs.items()}
         some = next(iter(fitted.values()))
-        fewest = _least_count(some, classes)
+        fewest = least_count(some, classes)
         # an upper bound: the first images are slower than all others
         rough = sum(seconds_per_image(teacher, spec) for spec in fitted.values())
         small = rough * len(some.indices(0, classes)) > time_left
@@ -230,14 +227,14 @@ class Budget:
         own = _steps_of_image_bank(recipe)
         left = self._seconds * (1 - _MARGIN) - spent - beside
         steps = steps_that_fit(paces, left, workers=workers, own=own)
-        if steps < _FEWEST_STEPS:
+        if steps < FEWEST_STEPS:
             self._forget()
             # a larger budget also gives more time to sets and timing
-            needed = spent + beside + training_seconds(paces, _FEWEST_STEPS + own, workers)
-            minutes = math.ceil(needed / (1 - _MARGIN - _FOR_SETS - _FOR_TIMING) / 6) / 10
+            needed = spent + beside + training_seconds(paces, FEWEST_STEPS + own, workers)
+            minutes = math.ceil(needed / (1 - _MARGIN - FOR_SETS - _FOR_TIMING) / 6) / 10
             raise ZskdError(
                 f"--budget {recipe.budget:g} allows {max(0, steps)} steps, and a student needs at least "
-                f"{_FEWEST_STEPS}: give --budget {minutes:g} or more"
+                f"{FEWEST_STEPS}: give --budget {minutes:g} or more"
             )
         found = dict(zip(specs, paces, strict=True))
         self._write(steps=steps, paces=found, beside=round(beside, 3), seconds=round(spent, 3))
@@ -309,19 +306,8 @@ def images_that_fit(
         turns = math.ceil(part.shards(classes) / workers)
         return seconds_per_image * min(count, turns * part.shard_size(classes))
 
-    if spec.targets.order == "rows":
-        unit = classes * len(spec.targets.betas)
-        sizes = {*range(unit, spec.count, unit)}
-    else:
-        unit = spec.synthesis.shard_size
-        sizes = {*range(100, min(unit, spec.count), 100), *range(unit, spec.count, unit)}
-    choice = sorted({size for size in sizes if size > fewest} | {fewest, spec.count})
+    choice = counts_to_choose(spec, classes, fewest)
     return choice[max(0, bisect_right(choice, seconds, key=takes) - 1)]
-
-
-def _least_count(spec: SetSpec, classes: int) -> int:
-    unit = classes * len(spec.targets.betas) if spec.targets.order == "rows" else 1
-    return min(spec.count, math.ceil(_FEWEST_IMAGES / unit) * unit)
 
 
 def steps_that_fit(paces: Sequence[Pace], seconds: float, *, workers: int, own: float = 0.0) -> int:

@@ -38,9 +38,10 @@ def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
         raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
     advice = "choose another folder, or delete this one"
     made_from = read_artefact(folder / SOURCES, SourceHashes, "the hashes of a run's sources", advice)
-    other_budget = begun.budget != recipe.budget and not _is_budget_spent(folder)
+    other = (begun.budget, begun.passes) != (recipe.budget, recipe.passes)
+    other_budget = other and not _is_budget_spent(folder)
     if other_budget:
-        begun = replace(begun, budget=recipe.budget)
+        begun = replace(begun, budget=recipe.budget, passes=recipe.passes)
     there, now = identity(begun) | made_from.to_json(), identity(recipe) | hashes.to_json()
     if there != now:
         what = first_difference(there, now, "")

@@ -27,12 +27,13 @@ from zskd.evaluation.sanity import log_findings
 from zskd.evaluation.sizes import log_sizes
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.run.arms import Arm, execution, plan_arms, plan_students
+from zskd.run.arms import Arm, execution, plan_arms, plan_students, trained_as
 from zskd.run.budget import Budget
 from zskd.run.folder import claim_folder, is_whole
 from zskd.run.measure import held_out_sets, measure_run
 from zskd.run.metrics import METRICS, RunMetrics, read_metrics
 from zskd.run.page import draw_run
+from zskd.run.passes import PassBudget, correct_steps, plan_passes
 from zskd.run.pictures import picture_sets
 from zskd.run.similarity import SIMILARITY, has_similarity, write_similarity
 from zskd.synthesis.build import build_transfer_set
@@ -129,6 +130,23 @@ class _Run:
         self.arms = plan_arms(recipe, sources.data)
         self._folder, self._sources, self._progress, self._tracker = folder, sources, progress, tracker
         self._budget: Budget | None = None
+        self._passes: PassBudget | None = None
+        if recipe.passes is not None:
+            self._plan_passes()
+
+    def _plan_passes(self) -> None:
+        """Take as many images and steps as the passes allow."""
+        specs = [arm.spec for arm in self.arms if arm.spec is not None]
+        trainings = [trained_as(one) for one in plan_students(self.recipe, self.arms)]
+        plan = self._passes = plan_passes(self.recipe, self._sources.model, specs, trainings)
+        self._progress.log(f"passes: {plan.words}")
+        if plan.count is not None:
+            self.recipe = replace(self.recipe, count=plan.count, rate=None)
+        self._take_steps(plan.steps)
+        self.arms = plan_arms(self.recipe, self._sources.data)
+
+    def _take_steps(self, steps: int) -> None:
+        self.recipe = replace(self.recipe, distill=replace(self.recipe.distill, steps=steps, epochs=None))
 
     def teacher(self) -> Classifier:
         """Return the teacher, checked, and write its class similarity.
@@ -198,6 +216,10 @@ class _Run:
             with self.clock("budget"):
                 specs = {one.name: one.spec for one in planned}
                 self.recipe = self._budget.fit_steps(self.recipe, specs, images, pictures)
+            planned = plan_students(self.recipe, self.arms)
+        if self._passes is not None:
+            trainings = [trained_as(one) for one in planned]
+            self._take_steps(correct_steps(self._passes, sets, trainings, self._progress))
             planned = plan_students(self.recipe, self.arms)
         with self.clock("students"):
             return make_students(

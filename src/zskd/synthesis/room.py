@@ -54,7 +54,7 @@ def fit_spec(teacher: Classifier, spec: SetSpec, folder: Path | None = None) -> 
     """
     if folder is not None and (folder / MANIFEST).is_file():
         return as_made(spec, read_manifest(folder).resolved)
-    spec = _of_size(teacher, spec)
+    spec = of_size(teacher, spec)
     need = worker_bytes(teacher, spec)
     free = available_memory(teacher.device)
     while need > _SHARE * free and spec.synthesis.batch_size > 1:
@@ -168,8 +168,8 @@ def _lane_bytes(teacher: Classifier, spec: SetSpec) -> int:
         return bytes_per_image(forward) + 3 * 4 * math.prod(shape)  # the image and Adam's two moments
 
 
-def _of_size(teacher: Classifier, spec: SetSpec) -> SetSpec:
-    """Return the spec with the defaults for images of this size."""
+def of_size(teacher: Classifier, spec: SetSpec) -> SetSpec:
+    """Return the spec with the defaults for images of the teacher's size, however much memory is free."""
     shape, config, default = teacher.spec.shape, spec.synthesis, SynthesisConfig()
     spec = _with(spec, storage=storage_of(config, shape))
     if not is_large(shape):

@@ -1,0 +1,171 @@
+"""A budget of teacher passes: how many images and how many training steps stay within it.
+
+Unlike a budget of minutes it does not depend on the machine: what an image and a step cost is counted, not
+timed, and known before anything is made. The share of the sets is the same.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from zskd.config.distillation import DistillConfig
+from zskd.config.recipe import Recipe
+from zskd.core.errors import ZskdError
+from zskd.core.passes import teacher_passes
+from zskd.core.progress import Progress
+from zskd.models.classifier import Classifier
+from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
+from zskd.synthesis.room import of_size
+from zskd.synthesis.shard import entry_of
+from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
+
+
+@dataclass(frozen=True)
+class PassBudget:
+    """What a budget of passes allows."""
+
+    limit: int
+    """Forward and backward passes of the teacher, at most."""
+    count: int | None
+    """Images in each set; None without sets."""
+    sets: int
+    """Passes for all sets, if every image takes all its steps."""
+    steps: int
+    """Of each student."""
+    students: int
+    """Passes for the steps of all students."""
+
+    @property
+    def words(self) -> str:
+        """What will be done."""
+        images = "" if self.count is None else f"{self.count:,} images in each set ({self.sets:,} at most), "
+        return (
+            f"{self.limit:,} passes of the teacher allow {images}{self.steps:,} steps of each student "
+            f"({self.students:,})"
+        )
+
+
+def plan_passes(
+    recipe: Recipe, teacher: Classifier, specs: Sequence[SetSpec], trainings: Sequence[DistillConfig]
+) -> PassBudget:
+    """Choose the number of images and of steps: a quarter of the passes for the sets, the rest for the steps.
+
+    There are at least 300 images and 100 steps, and no more images than the recipe has.
+
+    Args:
+        recipe: with a limit of passes.
+        teacher: for its classes and the size of its images; trained or not.
+        specs: of the full sets.
+        trainings: of the students.
+
+    Raises:
+        ZskdError: the limit is too small.
+    """
+    assert recipe.passes is not None
+    limit, count, sets = recipe.passes, None, 0
+    if specs:
+        fewest = least_count(specs[0], teacher.classes)
+
+        def takes(size: int) -> int:
+            return sum(set_passes(teacher, replace(spec, count=size)) for spec in specs)
+
+        choice = counts_to_choose(specs[0], teacher.classes, fewest)
+        count = choice[max(0, bisect_right(choice, FOR_SETS * limit, key=takes) - 1)]
+        sets = takes(count)
+        least, most = takes(fewest), takes(specs[0].count)
+    else:
+        least = most = 0
+    steps = steps_within(trainings, limit - sets)
+    if steps < FEWEST_STEPS:
+        learning = sum(training_passes(one, FEWEST_STEPS) for one in trainings)
+        needed = max(least + learning, min(most + learning, ceil(learning / (1 - FOR_SETS))))
+        raise ZskdError(
+            f"--passes {limit} allows {max(0, steps)} steps, and a student needs at least {FEWEST_STEPS}: "
+            f"give --passes {needed} or more"
+        )
+    return PassBudget(limit, count, sets, steps, sum(training_passes(one, steps) for one in trainings))
+
+
+def correct_steps(
+    plan: PassBudget, sets: Mapping[str, TransferSet], trainings: Sequence[DistillConfig], progress: Progress
+) -> int:
+    """Return the steps of each student: as planned, or fewer where the sets took more than was known before.
+
+    Args:
+        plan: from `plan_passes`.
+        sets: complete.
+        trainings: of the students.
+        progress: logs the difference.
+
+    Raises:
+        ZskdError: nothing is left for the students.
+    """
+    taken = sum(teacher_passes(one.manifest.passes or {}) for one in sets.values())
+    if taken <= plan.sets:
+        return plan.steps
+    steps = steps_within(trainings, plan.limit - taken)
+    if steps < FEWEST_STEPS:
+        needed = taken + sum(training_passes(one, FEWEST_STEPS) for one in trainings)
+        raise ZskdError(
+            f"the sets took {taken:,} passes, and --passes {plan.limit} leaves {max(0, steps)} steps: "
+            f"give --passes {needed} or more"
+        )
+    progress.log(f"passes: the sets took {taken:,} instead of {plan.sets:,}, which leaves {steps:,} steps")
+    return steps
+
+
+def set_passes(teacher: Classifier, spec: SetSpec) -> int:
+    """Return the teacher passes for a set whose images take all their steps: an upper bound.
+
+    Args:
+        teacher: for its classes and the size of its images.
+        spec: of the set.
+    """
+    spec = of_size(teacher, spec)
+    total, classes = 0, teacher.classes
+    for number in range(spec.shards(classes)):
+        indices = spec.indices(number, classes)
+        optimised = (
+            sum(entry_of(teacher, spec, index).optimised for index in indices) if spec.optimises else 0
+        )
+        total += 2 * spec.synthesis.steps * _filled(optimised, spec.synthesis.batch_size)
+        total += _filled(len(indices), spec.synthesis.batch_size)
+    return total
+
+
+def _filled(images: int, batch: int) -> int:
+    """Return the images of full batches, of this size or of one halved for want of memory."""
+    most = images
+    while batch > 1:
+        most = max(most, ceil(images / batch) * batch)
+        batch //= 2
+    return most
+
+
+def training_passes(config: DistillConfig, steps: int) -> int:
+    """Return the teacher passes of so many training steps, generator and image bank included.
+
+    Args:
+        config: of the training.
+        steps: of the student.
+    """
+    batch, generator, bank = config.batch_size, config.generator, config.image_bank
+    passes = steps * batch if config.teacher_weight or config.features.weight else 0
+    if generator.share:
+        passes += 2 * ceil(steps / generator.student_steps) * round(generator.share * batch)
+    if bank.share:
+        rounds = max(0, min(bank.count, steps) - 1)
+        passes += 2 * rounds * bank.steps * min(bank.images, bank.keep)
+    return passes
+
+
+def steps_within(trainings: Sequence[DistillConfig], passes: int) -> int:
+    """Return the steps of each student that stay within so many passes together; −1 for less than none."""
+    most = max(0, passes) + 1
+    return (
+        bisect_right(range(most), passes, key=lambda n: sum(training_passes(one, n) for one in trainings)) - 1
+    )
