@@ -22,8 +22,6 @@ from zskd.config.recipe import Recipe
         "zskd run digits",
         "zskd run mnist --data-dir data --rate 10 --seed 1 --out runs/mnist-10",
         "zskd run mnist --budget 3 --controls none --out runs/mnist-3-minutes",
-        "zskd run mnist --passes 2M --controls none --out runs/mnist-2M-passes",
-        "zskd run mnist --students narrow:0.5,narrow:0.25,resnet8",
         "zskd run my-teacher --print-config > mine.yaml",
     ),
 )

@@ -87,9 +87,8 @@ class Recipe(Config):
     this machine gives the number of training steps; if synthesis needs more than a quarter of the time, there
     are fewer images. Absent: no limit."""
     passes: PassLimit = None
-    """Passes of the teacher, forward and backward, for the sets and students of all arms: 200k, 1M. Sets take
-    a quarter at most. Unlike minutes, they give the same numbers of images and steps everywhere. Absent: no
-    limit."""
+    """Teacher passes for all sets and students: 200k. Forward and backward ones count; sets take a quarter at
+    most. Unlike minutes, they give the same numbers of images and steps everywhere. Absent: no limit."""
     nominal_rates: Annotated[dict[str, float], Parameter(group=RUN_DETAILS)] = field(default_factory=dict)
     """Published rates that differ from their true size: the reproduction's 25 % is 12,000 of 60,000, 20 %."""
     controls: Annotated[
