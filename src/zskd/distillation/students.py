@@ -24,6 +24,7 @@ from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import choose_reading, distill
 from zskd.distillation.execution import Execution
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
+from zskd.distillation.invariance import FILE, settle_changes
 from zskd.distillation.room import fit_students
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, save_checkpoint
@@ -199,6 +200,8 @@ def build_student(
     architecture = describe_student(spec.student, teacher)
     network = fresh_student(architecture, teacher, spec.seed).module
     make_folder(folder)
+    asked = folder / FILE
+    config = settle_changes(teacher, transfer_set, config, asked, seed=spec.seed, progress=progress)
     from_teacher = False
     if config.start == "teacher":
         assert transfer_set is not None, "without a transfer set, the settings initialise at random"
