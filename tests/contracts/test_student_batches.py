@@ -17,10 +17,12 @@ from zskd.config.sources import FreshConfig, ReplayConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.distillation.batches import DistillationBatches
 from zskd.distillation.distill import distill
+from zskd.distillation.invariance import measure_changes, settle_changes
 from zskd.distillation.objective import divergences
 from zskd.distillation.order import Graded, rank
 from zskd.distillation.replay import Memory
@@ -196,3 +198,35 @@ def test_a_helper_can_make_what_does_not_follow_the_student(teacher: Classifier,
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ZskdError, match=message):
         replace(PLAIN, **changes)
+
+
+class Sides(nn.Module):
+    """Predicts from the upper half of an image: a horizontal flip changes nothing, a vertical one a lot."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        upper, lower = x[:, :, :4].mean((1, 2, 3)), x[:, :, 4:].mean((1, 2, 3))
+        return 100 * torch.stack([upper - lower, lower - upper], dim=1)
+
+
+def test_changes_that_the_teacher_answers_otherwise_are_left_out(tmp_path: Path) -> None:
+    teacher = Classifier(Sides(), spec=SPEC, class_names=("up", "down")).freeze()
+    images = 0.2 + 0.7 * torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    config = AugmentConfig(flip=0.5, flip_vertical=0.5, brightness=0.2, mixup=0.3)
+    found = {one.change: one for one in measure_changes(teacher, images, config)}
+    assert list(found) == ["horizontal flip", "vertical flip", "colour"]
+    assert found["horizontal flip"].agreement > 99
+    assert found["vertical flip"].agreement < 1
+    logits = teacher(images)
+    exact = divergences(logits.flip(1), logits).mean()  # a vertical flip exchanges both halves
+    assert found["vertical flip"].divergence == pytest.approx(float(exact), rel=1e-3)
+    spec = SetSpec(method="noise", count=60, synthesis=SynthesisConfig(shard_size=60))
+    made = build_transfer_set(teacher, spec, tmp_path / "set")
+    asked, file = replace(PLAIN, augment=config, changes="by_teacher"), tmp_path / "changes.json"
+    settled = settle_changes(teacher, made, asked, file, progress=Progress())
+    assert settled.augment == replace(config, flip_vertical=0.0)
+    assert settled.changes == "all"
+    kept = file.read_bytes()
+    assert settle_changes(teacher, made, asked, file, seed=5, progress=Progress()) == settled
+    assert file.read_bytes() == kept
+    every = replace(asked, changes="all")
+    assert settle_changes(teacher, made, every, None, progress=Progress()) == every

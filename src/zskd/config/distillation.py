@@ -142,6 +142,9 @@ class DistillConfig(FitConfig):
         )
     )
     """Augmentation of the images."""
+    changes: Literal["all", "by_teacher"] = "all"
+    """Which changes of `augment` are used: all that are set, or those under which the teacher predicts the
+    same class for 60 % of the transfer set: flips, colours, rotation, crop and shift, each measured alone."""
     batch_norm: Literal["running", "again", "fixed"] = "running"
     """Statistics of the student's batch-norm: `running` averages those of the training batches; `again` takes
     them again at the end, on 2,000 images; `fixed` does so after three quarters of the training, which ends

@@ -121,6 +121,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     *(("distill.augment", name, 0.0) for name in _STRONG),
     ("distill.augment", "cutout_side", AugmentConfig().cutout_side),
     ("distill", "order", "shuffled"),
+    ("distill", "changes", "all"),
     ("distill", "fresh", plain(FreshConfig())),
     ("distill", "replay", plain(ReplayConfig())),
     ("distill", "pictures", plain(PicturesConfig())),

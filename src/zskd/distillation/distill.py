@@ -26,6 +26,7 @@ from zskd.distillation.architecture import copy_student
 from zskd.distillation.batch_norm import Statistics
 from zskd.distillation.batches import DistillationBatches
 from zskd.distillation.features.paired import pair_features
+from zskd.distillation.invariance import settle_changes
 from zskd.distillation.objective import Objective
 from zskd.distillation.order import Graded, rank
 from zskd.distillation.room import check_memory
@@ -81,6 +82,7 @@ def distill(
     for one in (pictures or {}).values():
         _check_set(teacher, one)
     progress = progress or Progress()
+    config = settle_changes(teacher, transfer_set, config, None, seed=seed, progress=progress)
     classifier = copy_student(teacher, student)
     if not any(p.requires_grad for p in classifier.module.parameters()):
         raise ZskdError("all weights of the student are frozen: call student.requires_grad_() first")

@@ -26,6 +26,7 @@ from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import choose_reading, distill
 from zskd.distillation.execution import Execution
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
+from zskd.distillation.invariance import FILE, settle_changes
 from zskd.distillation.room import fit_students
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, read_card, save_checkpoint
@@ -214,6 +215,9 @@ def build_student(
     network = fresh_student(architecture, teacher, spec.seed).module
     make_folder(folder)
     with counting(teacher=teacher) as tally:
+        config = settle_changes(
+            teacher, transfer_set, config, folder / FILE, seed=spec.seed, progress=progress
+        )
         network, from_teacher = _initialised(
             teacher, network, transfer_set, config, seed=spec.seed, progress=progress
         )

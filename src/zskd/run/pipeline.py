@@ -22,6 +22,7 @@ from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
 from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.invariance import FILE, settle_changes
 from zskd.distillation.students import make_students, passes_of
 from zskd.evaluation.sanity import log_findings
 from zskd.evaluation.sizes import log_sizes
@@ -208,6 +209,16 @@ class _Run:
         Raises:
             ZskdError: a student cannot be trained, or the budget is too small.
         """
+        # asked once, on the set of the main arm, so that all arms are changed alike
+        distill = settle_changes(
+            teacher,
+            sets.get(self.arms[0].set_name),
+            self.recipe.distill,
+            self._folder / FILE,
+            seed=self.recipe.seed,
+            progress=self._progress,
+        )
+        self.recipe = replace(self.recipe, distill=distill)
         planned = plan_students(self.recipe, self.arms)
         images = {one.name: sets.get(one.arm.set_name) for one in planned}
         with self.clock("pictures"):

@@ -1,0 +1,153 @@
+"""Which changes of an image leave the teacher's answers as they are: the others can be left out of a recipe.
+
+A flip or another colour makes another digit, another traffic sign or another cell; whether it does is asked
+of the teacher, on images of the transfer set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from zskd.config.distillation import DistillConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.artefact import Artefact, Sha256, read_artefact, write_artefact
+from zskd.core.files import sha256_json
+from zskd.core.progress import Progress
+from zskd.core.rng import torch_stream
+from zskd.core.types import Images
+from zskd.data.transforms import augment
+from zskd.distillation.objective import divergences
+from zskd.models.classifier import Classifier
+from zskd.models.many_images import logits_in_parts
+from zskd.models.modes import frozen
+from zskd.transfer_set.dataset import TransferSet
+
+CHANGES: Final = {
+    "horizontal flip": ("flip",),
+    "vertical flip": ("flip_vertical",),
+    "colour": ("brightness", "contrast", "saturation", "hue"),
+    "rotation": ("rotation",),
+    "crop": ("crop",),
+    "shift": ("shift",),
+}
+"""Name of a change -> its settings in `AugmentConfig`."""
+_CERTAIN = frozenset({"flip", "flip_vertical"})
+"""Settings that are probabilities; the answers are compared where the change happens."""
+
+
+ENOUGH: Final = 60.0
+"""Least agreement, in percent, of the teacher's answers before and after a change that is used."""
+_IMAGES = 1000
+"""Images of the transfer set that the teacher is asked about at most."""
+FILE: Final = "changes.json"
+
+
+class Measured(Artefact):
+    """How much the teacher's answers change under a change of its images."""
+
+    change: str
+    """A key of `CHANGES`."""
+    agreement: float
+    """Percentage of the images with the same predicted class, 0 to 100."""
+    divergence: float
+    """Mean KL(T(x) ‖ T(changed x)) in nats."""
+
+
+class MeasuredChanges(Artefact):
+    """What was measured on the images of one set, kept so that a training that is resumed uses the same."""
+
+    key: Sha256
+    """Hash of the teacher, the set and the settings."""
+    changes: tuple[Measured, ...]
+
+
+def settle_changes(
+    teacher: Classifier,
+    transfer_set: TransferSet | None,
+    config: DistillConfig,
+    file: Path | None,
+    *,
+    seed: int = 0,
+    progress: Progress,
+) -> DistillConfig:
+    """Return the settings without the changes under which the teacher's answers change, if they ask for it.
+
+    Args:
+        teacher: run in evaluation mode; left as it is.
+        transfer_set: whose first images are changed; None where a generator makes all images.
+        config: settings. With `changes: all`, or without a set, they are returned as they are.
+        file: that the measurements are read from, or written to; None: they are not kept.
+        seed: of the random changes.
+        progress: receives a line for each change.
+    """
+    if config.changes == "all" or transfer_set is None:
+        return config
+    identity = {"teacher": teacher.fingerprint(), "set": transfer_set.fingerprint()}
+    key = sha256_json(identity | {"augment": repr(config.augment)})
+    kept = None
+    if file is not None and file.is_file():
+        kept = read_artefact(file, MeasuredChanges, "what the teacher was asked", "delete it")
+    if kept is None or kept.key != key:
+        images = transfer_set.images(torch.arange(min(_IMAGES, len(transfer_set))))
+        asked = measure_changes(teacher, images, config.augment, seed=seed)
+        kept = MeasuredChanges(key=key, changes=tuple(asked))
+        if file is not None:
+            write_artefact(file, kept)
+    found = kept.changes
+    for one in found:
+        progress.log(
+            f"distill: {one.change} {'is used' if one.agreement >= ENOUGH else 'is left out'}: the teacher "
+            f"predicts the same class for {one.agreement:.1f} % of the images (KL {one.divergence:.3f})"
+        )
+    unfit = [one.change for one in found if one.agreement < ENOUGH]
+    return replace(config, changes="all", augment=without(config.augment, unfit))
+
+
+def measure_changes(
+    teacher: Classifier, images: Images, config: AugmentConfig, *, seed: int = 0
+) -> list[Measured]:
+    """Return how much the teacher's answers change under each change that the settings use.
+
+    Args:
+        teacher: run in evaluation mode; left as it is.
+        images: (N, C, H, W), at least one.
+        config: the strength of each change; a flip is measured on every image, whatever its probability.
+        seed: of the random changes.
+    """
+    found: list[Measured] = []
+    images = images.to(teacher.device)
+    with frozen(teacher), torch.no_grad():
+        before = logits_in_parts(teacher, images, len(images))
+        for name, settings in CHANGES.items():
+            used: dict[str, Any] = {one: getattr(config, one) for one in settings if getattr(config, one)}
+            if used:
+                used |= dict.fromkeys(used.keys() & _CERTAIN, 1.0)
+                alone = AugmentConfig(**used)
+                changed = augment(images, alone, teacher.spec.box, torch_stream(seed, f"change {name}", 0))
+                after = logits_in_parts(teacher, changed, len(images))
+                found.append(_compared(name, before, after))
+    return found
+
+
+def without(config: AugmentConfig, names: Sequence[str]) -> AugmentConfig:
+    """Return the settings without some changes.
+
+    Args:
+        config: all of them.
+        names: of `CHANGES`.
+    """
+    left_out: dict[str, Any] = {setting: 0.0 for name in names for setting in CHANGES[name]}
+    return replace(config, **left_out)
+
+
+def _compared(name: str, before: Tensor, after: Tensor) -> Measured:
+    same = (before.argmax(1) == after.argmax(1)).float().mean()
+    return Measured(
+        change=name, agreement=100 * float(same), divergence=float(divergences(after, before).mean())
+    )
