@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import measures
 import zskd
+from generators import generator_steps
 from zskd.core.device import processor, usable_cores, use_threads
 from zskd.core.files import write_json
 from zskd.core.progress import PlainProgress
@@ -72,6 +73,7 @@ def main() -> None:
             "default_set": bench.default_sets(),
             "budget": bench.budget() if data.name == "mnist" else None,
             "growth": bench.growth(),
+            "generator_steps": run_apart(generator_steps),
         }
     write_json(arguments.out, record)
     print(f"saved in {arguments.out}")

@@ -22,7 +22,7 @@ from zskd.config.transforms import AugmentConfig, WarpConfig
 from zskd.core.errors import ZskdError
 
 PUBLISHED = ["paper", "release", "reproduction"]
-GAMES = ["dfad", "zskt"]
+GAMES = ["dfad", "zskt", "dafl", "dfq", "conditional"]
 SETS = ["first", *PUBLISHED]
 """Presets that say how a transfer set is made."""
 
@@ -240,7 +240,7 @@ def test_a_size_is_needed_and_a_rate_needs_a_training_set() -> None:
         ({"preset": "reprodction"}, r"unknown preset 'reprodction': did you mean reproduction\?"),
         (
             {"preset": "xyz"},
-            "unknown preset 'xyz': choose one of default, dfad, first, paper, release, reproduction, zskt",
+            "unknown preset 'xyz': choose one of default, conditional, dafl, dfad, dfq, first, paper",
         ),
         ({"rates": {1: {}}}, "unknown key rates"),
     ],

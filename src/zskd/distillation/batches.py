@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from zskd.config.distillation import DistillConfig
 from zskd.core.memory import at_once
 from zskd.core.rng import torch_stream
-from zskd.core.types import Images
+from zskd.core.types import Images, Logits
 from zskd.data.transforms import augment
 from zskd.distillation.adversarial.base import make_generator_method
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
@@ -79,9 +79,15 @@ class DistillationBatches:
         teacher, config = self._teacher, self._config
         companions: Companions = {}
         if config.generator.share:
-            method = make_generator_method(config.generator.method)
+            method = make_generator_method(config.generator.method, config.generator.method_settings)
             self._generator = AdversarialGenerator(
-                teacher, student, method, config.generator, seed=seed, steps=steps
+                teacher,
+                student,
+                method,
+                config.generator,
+                seed=seed,
+                steps=steps,
+                augmentation=config.augment,
             )
             companions = {**companions, **self._generator.companions}
         if config.image_bank.share:
@@ -119,6 +125,16 @@ class DistillationBatches:
         if not config.teacher_weight:
             return images, none, labels
         return images, logits_in_parts(teacher, images, most), labels
+
+    def record(self, student: Logits, teacher: Logits) -> None:
+        """Tell the generator how far apart the networks are on the last batch.
+
+        Args:
+            student: its logits for the last batch (N, K).
+            teacher: the same of the teacher.
+        """
+        if self._generator is not None:
+            self._generator.record(student, teacher)
 
     def images_for_statistics(self, seed: int) -> Iterator[Images]:
         """Yield images, augmented as those of the steps, to take statistics of batch-norm on (N, C, H, W).

@@ -91,7 +91,7 @@ def distill(
     )
     if features is not None:
         progress.log(f"distill: {config.features.loss} compares {', '.join(map(str, features.pairs))}")
-    objective = Objective(classifier, config, features)
+    objective = Objective(classifier, config, features, batches.record)
     statistics = Statistics(
         classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total
     )

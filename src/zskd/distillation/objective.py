@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import LOSSES
+from zskd.core.types import Logits
 from zskd.distillation.features.paired import PairedFeatures
 from zskd.models.classifier import Classifier
 from zskd.training.batches import Batch
@@ -17,20 +20,28 @@ from zskd.training.loop import percent_of_class
 class Objective:
     """The weighted sum of the losses of the settings."""
 
-    def __init__(self, student: Classifier, config: DistillConfig, features: PairedFeatures | None) -> None:
+    def __init__(
+        self,
+        student: Classifier,
+        config: DistillConfig,
+        features: PairedFeatures | None,
+        record: Callable[[Logits, Logits], None] = lambda student, teacher: None,
+    ) -> None:
         """Read the loss of the logits.
 
         Args:
             student: in training.
             config: losses and weights.
             features: of student and teacher; None where no loss reads them.
+            record: receives the logits of student and teacher (N, K) for each batch where there are both.
 
         Raises:
             ZskdError: unknown loss.
         """
         self._student, self._config, self._features = student, config, features
+        self._record = record
         self._loss_of = LOSSES.load(config.loss)
-        self._last: Batch = ()
+        self._last: tuple[Tensor, Tensor]
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the weighted sum of all losses, a scalar."""
@@ -43,6 +54,7 @@ class Objective:
         self._last = logits.detach(), teacher_logits
         parts = []
         if config.teacher_weight:
+            self._record(*self._last)
             parts.append(self._loss_of(logits, teacher_logits, config) * config.teacher_weight)
         if config.label_weight:
             parts.append(F.cross_entropy(logits, labels) * config.label_weight)
