@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import measures
 import resnet_steps
 import zskd
+from generators import generator_steps
 from zskd.config.registry import START_IMAGES
 from zskd.core.device import processor, usable_cores, use_threads
 from zskd.core.files import write_json
@@ -80,6 +81,7 @@ def main() -> None:
             "budget": bench.budget() if data.name == "mnist" else None,
             "growth": bench.growth(),
             "resnet20": resnet20_steps(),
+            "generator_steps": run_apart(generator_steps),
         }
     write_json(arguments.out, record)
     print(f"saved in {arguments.out}")

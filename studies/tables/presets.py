@@ -9,7 +9,18 @@ from zskd.config.identity import to_values
 from zskd.config.loading import load_recipe
 from zskd.config.presets import DEFAULT_PRESET, preset_changes, preset_names
 
-_ORDER = ["paper", "release", "reproduction", "dfad", "zskt", "first", "default"]
+_ORDER = [
+    "paper",
+    "release",
+    "reproduction",
+    "dafl",
+    "zskt",
+    "dfad",
+    "dfq",
+    "conditional",
+    "first",
+    "default",
+]
 
 
 def presets() -> str:

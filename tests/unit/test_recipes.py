@@ -22,7 +22,7 @@ from zskd.config.transforms import AugmentConfig, WarpConfig
 from zskd.core.errors import ZskdError
 
 PUBLISHED = ["paper", "release", "reproduction"]
-GAMES = ["dfad", "zskt"]
+GAMES = ["dfad", "zskt", "dafl", "dfq", "conditional"]
 STATISTICS = ["adi", "deepinversion", "zskd_bn"]
 """Presets of the methods that read batch-norm statistics; each chooses its method."""
 SETS = ["boundary", "first", *PUBLISHED, *STATISTICS]

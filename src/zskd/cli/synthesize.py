@@ -10,10 +10,10 @@ from cyclopts import Parameter
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import Detail, Machine, print_line, ready_teacher, resolve
+from zskd.config.checks import MethodSettings
 from zskd.config.data import DataConfig
 from zskd.config.groups import OUTPUT, RUN, RUN_DETAILS, TEACHER
 from zskd.config.names import MethodName, PresetName
-from zskd.config.recipe import MethodSettings
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 

@@ -15,6 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from zskd.core.errors import ZskdError
 
 LAST_SEED = 2**63 - 1
+MethodSettings = dict[str, float | bool | str]
+"""Settings of one method: name -> value. The method checks them."""
 
 C = TypeVar("C", bound="Config")
 

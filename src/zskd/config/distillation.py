@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from cyclopts import Parameter
 
-from zskd.config.checks import Config
+from zskd.config.checks import Config, MethodSettings
 from zskd.config.groups import AUGMENTATION, DISTILLATION, FEATURES, GENERATOR, IMAGE_BANK, RUN
 from zskd.config.names import FeatureLossName, GeneratorMethodName, LossName, OptimiserName
 from zskd.config.registry import FEATURE_LOSSES, GENERATOR_METHODS, LOSSES
@@ -31,6 +31,8 @@ class GeneratorConfig(Config):
     """Share of generated images in each batch, 0 to 1; the rest are of the transfer set. 1 needs no set."""
     method: GeneratorMethodName = "dfad"
     """Objective of the generator."""
+    method_settings: MethodSettings = field(default_factory=dict)
+    """Settings of this method only: `--distill.generator.method-settings.entropy 5`."""
     student_steps: int = 5
     """Training steps of the student for each step of the generator."""
     same: bool = False
@@ -44,10 +46,38 @@ class GeneratorConfig(Config):
     """Initial learning rate of the generator's Adam."""
     schedule: Literal["cosine", "constant"] = "constant"
     """Schedule of this learning rate: down to 0 along a half cosine, or constant."""
+    beta1: float = 0.9
+    """β₁ of the generator's Adam, from 0 to below 1."""
+    average: float = 0.0
+    """Decay of the moving average of the generator's weights that makes the images of the student, from 0 to
+    below 1; 0: the weights themselves."""
+    augmented: bool = False
+    """Augment images in the generator's step as the student's images are, but without MixUp and CutMix."""
+    momentum: float = 0.0
+    """Share of earlier batches in the batch statistics that a method compares with those of the teacher's
+    batch-norm, from 0 to below 1."""
+    renew: int = 0
+    """Steps of the generator between two renewals of its first layer with random weights; 0: never."""
+    pool: int = 0
+    """Largest number of generated images to keep for later batches, and at most 256 MB of them; new images
+    replace the easiest."""
+    replay: float = 0.0
+    """Share of the generated images of a batch that comes from this pool, 0 to 1: hard ones, and those that
+    the student has not received for long."""
 
     def __post_init__(self) -> None:
         """Check shares and sizes."""
         super().__post_init__()
+        named = {name.replace("-", "_"): value for name, value in self.method_settings.items()}
+        object.__setattr__(self, "method_settings", named)  # options are typed with hyphens
+        self.check_range("replay", low=0, high=1)
+        self.check_range("renew", "pool", low=0)
+        for name in ("beta1", "average", "momentum"):
+            self.check_range(name, low=0)
+            if getattr(self, name) >= 1:
+                raise ZskdError(f"{self.option(name)} is {getattr(self, name)}: it must be below 1")
+        if self.replay and not self.pool:
+            raise ZskdError("--distill.generator.replay needs a pool: give --distill.generator.pool 10000")
         GENERATOR_METHODS.check(self.method, self.option("method"))
         self.check_range("share", low=0, high=1)
         self.check_range("student_steps", "latent", "width", low=1)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +124,14 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "replay", plain(ReplayConfig())),
     ("distill", "pictures", plain(PicturesConfig())),
     ("distill", "game", former_keys(plain(GeneratorConfig()), "distill.generator")),
+    ("distill.game", "method_settings", {}),
+    ("distill.game", "beta1", 0.9),
+    ("distill.game", "average", 0.0),
+    ("distill.game", "augmented", False),
+    ("distill.game", "momentum", 0.0),
+    ("distill.game", "renew", 0),
+    ("distill.game", "pool", 0),
+    ("distill.game", "replay", 0.0),
     ("distill", "rounds", former_keys(plain(ImageBankConfig()), "distill.image_bank")),
 )
 """Group, name in the records and neutral value of settings that are newer than the first records. With the
@@ -161,7 +167,9 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     for training in ("teacher", "distill"):
         values[training] |= _GONE
     for group, setting, absent in _LATER:
-        level = reduce(getitem, group.split(".") if group else [], values)
-        if level[setting] == absent:
+        level = values
+        for part in filter(None, group.split(".")):
+            level = level.get(part, {})  # a neutral group is gone as a whole
+        if setting in level and level[setting] == absent:
             del level[setting]
     return values

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from zskd.config.checks import LAST_SEED, Config, check_range
+from zskd.config.checks import LAST_SEED, Config, MethodSettings, check_range
 from zskd.config.data import DataConfig
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, RUN_DETAILS
@@ -24,8 +24,6 @@ from zskd.core.errors import ZskdError
 
 _CONTROLS = ("class_impressions", "noise_shapes", "noise_white")
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 20, 500
-MethodSettings = dict[str, float | bool | str]
-"""Settings of one method: name -> value. The method checks them."""
 
 
 def read_controls(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:

@@ -245,6 +245,18 @@ GENERATOR_METHODS = Registry(
             "zskd.distillation.adversarial.zskt:ZSKT",
             "large divergences of the outputs (Micaelli and Storkey 2019)",
         ),
+        "dafl": Entry(
+            "zskd.distillation.adversarial.dafl:DAFL",
+            "images of which the teacher is certain, of all classes alike (Chen et al. 2019)",
+        ),
+        "dfq": Entry(
+            "zskd.distillation.adversarial.dfq:DFQ",
+            "large divergences on images with the teacher's batch-norm statistics (Choi et al. 2020)",
+        ),
+        "conditional": Entry(
+            "zskd.distillation.adversarial.conditional:Conditional",
+            "images of given classes with batch-norm statistics, on which the networks disagree",
+        ),
     },
     takes_code=True,
 )

@@ -120,6 +120,11 @@ class DistillationBatches:
         """Whether the images depend on the student in training."""
         return any(source.follows_student for source in self._sources)
 
+    @property
+    def learns(self) -> bool:
+        """Whether a source is to be told how far the student was from the teacher."""
+        return any(source.learns for source in self._sources)
+
     def learn(self, divergence: Tensor) -> None:
         """Tell the sources of the last batch how far the student was from the teacher on it.
 

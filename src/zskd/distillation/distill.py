@@ -102,8 +102,7 @@ def distill(
     )
     if features is not None:
         progress.log(f"distill: {config.features.loss} compares {', '.join(map(str, features.pairs))}")
-    learn = batches.learn if config.replay.share else None
-    objective = Objective(classifier, config, features, learn)
+    objective = Objective(classifier, config, features, batches.learn if batches.learns else None)
     statistics = Statistics(
         classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total
     )

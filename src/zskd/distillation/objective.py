@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import LOSSES
+from zskd.distillation.adversarial.terms import divergences
 from zskd.distillation.features.paired import PairedFeatures
 from zskd.models.classifier import Classifier
 from zskd.training.batches import Batch
@@ -55,7 +56,7 @@ class Objective:
             logits, of_student = features.of_student(self._student, images)
         self._last = logits.detach(), teacher_logits
         if self._learn is not None:
-            self._learn(divergences(*self._last))
+            self._learn(divergences(*self._last).clamp_min(0))
         parts = []
         if config.teacher_weight:
             parts.append(self._loss_of(logits, teacher_logits, config) * config.teacher_weight)
@@ -75,9 +76,3 @@ class Objective:
         if bool(torch.isfinite(self._last[1]).all()):
             return None
         return "the teacher's logits are not finite: check its weights, mean and std with zskd inspect"
-
-
-def divergences(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return KL(T ‖ S) at τ = 1 of each image (N,), in nats, from the logits of both (N, K)."""
-    of_student, of_teacher = F.log_softmax(logits, dim=1), F.log_softmax(teacher_logits, dim=1)
-    return F.kl_div(of_student, of_teacher, reduction="none", log_target=True).sum(1).clamp_min(0)

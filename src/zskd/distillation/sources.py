@@ -48,6 +48,8 @@ class Source(ABC):
 
     follows_student: ClassVar[bool] = False
     """Whether the images depend on the student's weights, so that no helper process can make them."""
+    learns: bool = False
+    """Whether `learn` is of use."""
 
     def __init__(self, share: float, companions: Companions | None = None) -> None:
         self.share, self.companions = share, companions or {}
@@ -81,12 +83,16 @@ class Generated(Source):
 
     def __init__(self, generator: AdversarialGenerator, share: float) -> None:
         super().__init__(share, generator.companions)
-        self.generator = generator
+        self.generator, self.learns = generator, generator.learns
 
     def images(self, count: int, rng: Generator) -> Images:
         """As for `Source`; the generator has its own random numbers."""
         with counting("generator"):
             return self.generator.images(count)
+
+    def learn(self, images: Images, divergence: Tensor, own: slice) -> None:
+        """As for `Source`; the pool shows the most difficult images again."""
+        self.generator.record(divergence[own])
 
 
 @final
@@ -132,6 +138,7 @@ class Replayed(Source):
     """Difficult images of earlier batches; none before the first."""
 
     follows_student: ClassVar[bool] = True
+    learns = True
 
     def __init__(self, teacher: Classifier, config: DistillConfig) -> None:
         self._memory = Memory(config.replay.keep, teacher.spec.shape, teacher.spec.box).to(teacher.device)
@@ -190,8 +197,16 @@ def make_sources(
     """
     made: list[Source] = []
     if config.generator.share:
-        method = make_generator_method(config.generator.method)
-        generator = AdversarialGenerator(teacher, student, method, config.generator, seed=seed, steps=steps)
+        method = make_generator_method(config.generator.method, config.generator.method_settings)
+        generator = AdversarialGenerator(
+            teacher,
+            student,
+            method,
+            config.generator,
+            seed=seed,
+            steps=steps,
+            augmentation=config.augment,
+        )
         made.append(Generated(generator, config.generator.share))
     if config.image_bank.share:
         bank = ImageBank(teacher, student, config, draw, seed=seed, steps=steps)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, final
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar, final
 
+import numpy as np
 from torch import Tensor
 
+from zskd.config.checks import Config, from_values
 from zskd.config.registry import GENERATOR_METHODS
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images
+from zskd.distillation.adversarial.statistics import LayerStatistics, Statistics
 from zskd.models.classifier import Classifier
 from zskd.models.observation import Kinds, Observation, observe
 
@@ -20,19 +24,26 @@ class GeneratorBatch:
     """N images of the generator and what both networks compute for them, all of it part of the graph."""
 
     images: Images
-    """(N, C, H, W), pixels in the teacher's input box."""
+    """(N, C, H, W), pixels in the teacher's input box; augmented where the settings say so."""
     teacher: Observation
     """Of the frozen teacher in evaluation mode, with the inputs of the layers that the method names."""
     student: Observation
     """Of the student at this step, in training mode while it is trained."""
+    targets: Tensor | None = None
+    """What the method drew for these images (N, K): the generator received it. None: it draws none."""
+    statistics: tuple[LayerStatistics, ...] = ()
+    """Of the batch-norm layers among the named ones, smoothed over batches (`distill.generator.momentum`)."""
 
 
-class GeneratorMethod(ABC):
+class GeneratorMethod(Config, ABC):
     """A loss for a generator whose images a student learns from.
 
-    A method is one class with `loss`, created without arguments. It has no state between batches, so that an
-    interrupted training resumes to the same bytes.
+    A method is one class with `loss`. Its settings, if it has any, are the fields of a frozen dataclass; they
+    are given as `--distill.generator.method-settings.NAME VALUE` and checked by their types. It has no state
+    between batches, so that an interrupted training resumes to the same bytes.
     """
+
+    section: ClassVar[str] = "distill.generator.method-settings"
 
     teacher_layers: ClassVar[Kinds] = ()
     """Kinds of the teacher's layers whose inputs `loss` reads, in `batch.teacher.layers`."""
@@ -41,12 +52,50 @@ class GeneratorMethod(ABC):
     def loss(self, batch: GeneratorBatch) -> Tensor:
         """Return what the generator minimises, a scalar."""
 
+    def targets(self, count: int, classes: int, rng: np.random.Generator) -> Tensor | None:
+        """Return what the generator receives beside its random vectors, one row per image.
+
+        Args:
+            count: number of images N.
+            classes: number of classes K.
+            rng: random numbers of this batch.
+
+        Returns:
+            Targets (N, K) on the probability simplex, float32; None for a generator without class input.
+        """
+        return None
+
     @final
-    def loss_on(self, teacher: Classifier, student: Classifier, images: Images) -> Tensor:
-        """Run both networks once on images (N, C, H, W) and return the loss, a scalar."""
+    def loss_on(
+        self,
+        teacher: Classifier,
+        student: Classifier,
+        images: Images,
+        *,
+        targets: Tensor | None = None,
+        statistics: Statistics | None = None,
+    ) -> Tensor:
+        """Run both networks once on images (N, C, H, W) and return the loss, a scalar.
+
+        Args:
+            teacher: frozen.
+            student: in the mode that the loss reads it in.
+            images: part of the graph.
+            targets: of the images (N, K), where the method draws them.
+            statistics: takes those of the teacher's batch-norm; None: of this batch alone.
+        """
         of_student = observe(student, images)
         of_teacher = observe(teacher, images, inputs_of=self.teacher_layers)
-        return self.loss(GeneratorBatch(images=images, teacher=of_teacher, student=of_student))
+        statistics = statistics or Statistics(teacher)
+        return self.loss(
+            GeneratorBatch(
+                images=images,
+                teacher=of_teacher,
+                student=of_student,
+                targets=targets,
+                statistics=statistics(of_teacher.layers),
+            )
+        )
 
     @final
     def check_teacher(self, teacher: Classifier) -> None:
@@ -64,16 +113,19 @@ class GeneratorMethod(ABC):
             )
 
 
-def make_generator_method(name: str) -> GeneratorMethod:
-    """Return the generator method of a name.
+def make_generator_method(name: str, settings: Mapping[str, Any]) -> GeneratorMethod:
+    """Return the generator method of a name with its settings.
 
     Raises:
-        ZskdError: unknown name, or code that is no generator method.
+        ZskdError: unknown name, code that is no generator method, or settings that it does not have.
     """
     kind = GENERATOR_METHODS.load(name)
     if not (isinstance(kind, type) and issubclass(kind, GeneratorMethod)):
         raise ZskdError(f"--distill.generator.method {name} is no subclass of zskd.GeneratorMethod")
+    if settings and not is_dataclass(kind):
+        raise ZskdError(f"--distill.generator.method {name} has no settings of its own")
     try:
-        return kind()
+        source = f"--distill.generator.method-settings of {name}"
+        return from_values(kind, settings, source) if is_dataclass(kind) else kind()
     except TypeError as error:  # an abstract class, or one that needs arguments
         raise ZskdError(f"--distill.generator.method {name} cannot be made: {error}") from error

@@ -5,14 +5,21 @@ Its images are a share of the student's batches, or all of them.
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zskd.config.distillation import GeneratorConfig
-from zskd.core.rng import keep_global_rng, seed_global_rng, torch_stream
+from zskd.config.transforms import AugmentConfig
+from zskd.core.rng import keep_global_rng, numpy_stream, seed_global_rng, torch_stream
 from zskd.core.types import Images
+from zskd.data.transforms import augment
 from zskd.distillation.adversarial.base import GeneratorMethod
 from zskd.distillation.adversarial.generator import Generator
+from zskd.distillation.adversarial.pool import ImagePool
+from zskd.distillation.adversarial.statistics import Statistics
 from zskd.models.classifier import Classifier
 from zskd.models.factory import fresh_weights
 from zskd.models.modes import in_mode
@@ -21,7 +28,11 @@ from zskd.training.state import Companions
 
 
 class AdversarialGenerator:
-    """A generator and its optimiser; before some of its batches it takes an optimisation step."""
+    """A generator and its optimiser; before some of its batches it takes an optimisation step.
+
+    Beside them, where the settings say so: a moving average of its weights, the statistics of earlier batches
+    and a pool of images. All of it is saved and restored with the student.
+    """
 
     def __init__(
         self,
@@ -32,16 +43,18 @@ class AdversarialGenerator:
         *,
         seed: int,
         steps: int,
+        augmentation: AugmentConfig | None = None,
     ) -> None:
         """Build the generator with fresh weights.
 
         Args:
             teacher: frozen.
             student: the network in training.
-            method: the loss that the generator minimises.
+            method: the loss that the generator minimises, and the targets that it receives.
             config: size and training of the generator.
             seed: of its initial weights and of the random vectors.
             steps: of the student in all; the learning rate's schedule covers them.
+            augmentation: of the student's images, where `config.augmented` asks for it.
 
         Raises:
             ZskdError: the teacher lacks the layers that the method reads.
@@ -50,47 +63,102 @@ class AdversarialGenerator:
         self._teacher, self._student = teacher, student
         self._method, self._config = method, config
         self._seed, self._steps = seed, steps
+        self._augmentation = replace(augmentation or AugmentConfig(), mixup=0.0, cutmix=0.0)
         spec = teacher.spec
+        conditional = method.targets(1, teacher.classes, numpy_stream(seed, "targets", 0)) is not None
 
         def build() -> Generator:
-            return Generator(latent=config.latent, width=config.width, shape=spec.shape, box=spec.box)
+            return Generator(
+                latent=config.latent,
+                width=config.width,
+                shape=spec.shape,
+                box=spec.box,
+                classes=teacher.classes if conditional else 0,
+            )
 
         self._generator = fresh_weights(build, seed).to(teacher.device)
         self._generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimiser = torch.optim.Adam(self._generator.parameters())
+        self._optimiser = torch.optim.Adam(self._generator.parameters(), betas=(config.beta1, 0.999))
+        self._shown = copy.deepcopy(self._generator) if config.average else self._generator
+        self._statistics = Statistics(teacher, config.momentum).to(teacher.device)
+        self._pool = ImagePool(config.pool, spec.shape, spec.box) if config.pool else None
+        self._rows = torch.empty(0, dtype=torch.int64)
+        """Rows in the pool of the first images of the last batch."""
 
     @property
     def companions(self) -> Companions:
         """What is saved with the student, so that an interrupted training resumes to the same bytes."""
-        return {"generator": (self._generator, self._optimiser)}
+        found: dict[str, tuple[nn.Module, torch.optim.Optimizer | None]] = {
+            "generator": (self._generator, self._optimiser)
+        }
+        if self._config.average:
+            found["averaged generator"] = (self._shown, None)
+        if self._config.momentum:
+            found["statistics"] = (self._statistics, None)
+        if self._pool is not None:
+            found["pool"] = (self._pool, None)
+        return found
 
     def images(self, count: int) -> Images:
-        """Return images for the student's next step (count, C, H, W), inside the teacher's input box."""
+        """Return images for the student's next step (count, C, H, W), inside the teacher's input box.
+
+        Those of the pool come first, then new ones.
+        """
         step = int(self._generator.turn)
         own_step, since = divmod(step, self._config.student_steps)
         if since == 0:
             self._train(own_step, count)
         self._generator.turn += 1
-        if self._config.same:
-            latents = self._latents("own", own_step, count)
-        else:
-            latents = self._latents("student's", step, count)
-        with torch.no_grad():
-            images: Images = self._generator(latents)
+        whose, index = ("own", own_step) if self._config.same else ("student's", step)
+        if self._pool is None:
+            return self._new_images(whose, index, count)
+        again = self._pool.draw(
+            round(self._config.replay * count), step, torch_stream(self._seed, "replay", step)
+        )
+        new = self._new_images(whose, index, count - len(again))
+        images = torch.cat([self._pool.read(again).to(new.device), new])
+        self._rows = torch.cat([again, self._pool.add(new, step, again)])
         return images
+
+    @property
+    def learns(self) -> bool:
+        """Whether `record` is of use."""
+        return self._pool is not None
+
+    def record(self, divergence: Tensor) -> None:
+        """Tell the pool how far apart the networks are on the last images.
+
+        Args:
+            divergence: KL(T ‖ S) of each of them (N,), in nats.
+        """
+        if self._pool is not None:
+            self._pool.record(self._rows, divergence[: len(self._rows)], int(self._generator.turn) - 1)
 
     def images_for_statistics(self, count: int) -> Images:
         """Return images of the generator as it is now (count, C, H, W); it takes no step."""
-        with in_mode(self._generator, training=False), torch.no_grad():
-            images: Images = self._generator(self._latents("statistics'", int(self._generator.turn), count))
+        with in_mode(self._shown, training=False):
+            return self._new_images("statistics'", int(self._generator.turn), count)
+
+    def _new_images(self, whose: str, index: int, count: int) -> Images:
+        with torch.no_grad():
+            images: Images = self._shown(*self._inputs(whose, index, count))
         return images
 
     def _train(self, own_step: int, count: int) -> None:
         """Take one optimisation step of the generator; the student's gradients stay as they are."""
-        images = self._generator(self._latents("own", own_step, count))
+        renew = self._config.renew
+        if renew and own_step and own_step % renew == 0:
+            self._renew(own_step)
+        latents, targets = self._inputs("own", own_step, count)
+        images = self._generator(latents, targets)
+        if self._config.augmented:
+            rng = torch_stream(self._seed, "generator's augmentation", own_step)
+            images = augment(images, self._augmentation, self._teacher.spec.box, rng)
         with keep_global_rng():  # from which the student's dropout draws
             seed_global_rng(self._seed, "generator's dropout", own_step)
-            loss = self._method.loss_on(self._teacher, self._student, images)
+            loss = self._method.loss_on(
+                self._teacher, self._student, images, targets=targets, statistics=self._statistics
+            )
         parameters = list(self._generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
@@ -100,7 +168,32 @@ class AdversarialGenerator:
             group["lr"] = rate
         self._optimiser.step()
         self._optimiser.zero_grad()
+        if self._config.average:
+            self._follow()
 
-    def _latents(self, whose: str, step: int, count: int) -> Tensor:
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averaged weights towards those of the generator."""
+        pairs = zip(self._shown.parameters(), self._generator.parameters(), strict=True)
+        for averaged, value in pairs:
+            averaged.lerp_(value, 1 - self._config.average)
+
+    @torch.no_grad()
+    def _renew(self, own_step: int) -> None:
+        """Give the first layer new random weights, here and in the average, and forget its moments."""
+        first = self._generator.project
+        with keep_global_rng():
+            seed_global_rng(self._seed, "renewed layer", own_step)
+            fresh = nn.Linear(first.in_features, first.out_features, bias=first.bias is not None)
+        for network in {self._generator, self._shown}:
+            network.project.load_state_dict(fresh.state_dict())
+        for parameter in first.parameters():
+            self._optimiser.state.pop(parameter, None)
+
+    def _inputs(self, whose: str, step: int, count: int) -> tuple[Tensor, Tensor | None]:
+        """Return random vectors (count, latent) and targets (count, K) of a batch."""
         rng = torch_stream(self._seed, f"{whose} latents", step)
-        return torch.randn(count, self._config.latent, generator=rng).to(self._teacher.device)
+        latents = torch.randn(count, self._config.latent, generator=rng).to(self._teacher.device)
+        drawn = numpy_stream(self._seed, f"{whose} targets", step)
+        targets = self._method.targets(count, self._teacher.classes, drawn)
+        return latents, None if targets is None else targets.to(self._teacher.device)

@@ -1,0 +1,69 @@
+"""A generator with class input: images of given classes with the teacher's batch-norm statistics, on which
+teacher and student disagree.
+
+The sum of terms that the best data-free generators share (CMI, arXiv:2105.08584; Fast-Datafree,
+arXiv:2112.06253; NAYER, arXiv:2310.00258), written from their equations. docs/methods/conditional.md has the
+sources of each part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
+from zskd.distillation.adversarial.terms import divergences
+from zskd.models.observation import Kinds
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Conditional(GeneratorMethod):
+    """Batch-norm statistics, cross-entropy with targets, and disagreement where both predict one class."""
+
+    teacher_layers: ClassVar[Kinds] = (nn.BatchNorm2d, nn.BatchNorm1d)
+
+    statistics: float = 10.0
+    """Weight of the distances from the batch-norm statistics of the teacher."""
+    one_hot: float = 1.0
+    """Weight of the cross-entropy with the targets."""
+    disagreement: float = 0.5
+    """Weight of KL(T ‖ S), which grows, on images that both networks give the same class."""
+    concentration: float = 0.0
+    """Each target is drawn from the Dirichlet distribution with this parameter for every class; 0: one-hot
+    targets, each class equally often."""
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        super().__post_init__()
+        self.check_range("statistics", "one_hot", "disagreement", "concentration", low=0)
+
+    def targets(self, count: int, classes: int, rng: np.random.Generator) -> Tensor:
+        """Return one-hot targets, balanced, or draws from a Dirichlet distribution (count, classes)."""
+        if self.concentration:
+            drawn = rng.dirichlet(np.full(classes, self.concentration), count)
+            return torch.from_numpy(drawn.astype(np.float32))
+        turns = [rng.permutation(classes) for _ in range(-(-count // classes))]
+        return F.one_hot(torch.from_numpy(np.concatenate(turns)[:count]), classes).float()
+
+    def loss(self, batch: GeneratorBatch) -> Tensor:
+        """Return statistics·Σ_l(‖μ − μ̂‖₂ + ‖σ² − σ̂²‖₂) + one_hot·CE(T, y) − disagreement·mean(KL(T‖S)·m).
+
+        m is 1 on the images that teacher and student give the same class, and 0 on all others.
+        """
+        assert batch.targets is not None, "the generator receives the targets"
+        of_teacher, of_student = batch.teacher.logits, batch.student.logits
+        distance = torch.stack(
+            [
+                (one.mean - one.running_mean).norm() + (one.var - one.running_var).norm()
+                for one in batch.statistics
+            ]
+        ).sum()
+        loss = self.statistics * distance + self.one_hot * F.cross_entropy(of_teacher, batch.targets)
+        same = of_teacher.argmax(1) == of_student.argmax(1)
+        return loss - self.disagreement * (divergences(of_student, of_teacher) * same).mean()

@@ -1,0 +1,259 @@
+"""What a generator keeps beside its weights: average, statistics, pool; and the losses of the methods."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_generators import UserDFQ
+from torch import Tensor, nn
+
+from conftest import StopAt, Stopped
+from zskd.config.distillation import DistillConfig, GeneratorConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.errors import ZskdError
+from zskd.core.rng import numpy_stream
+from zskd.distillation.adversarial.base import GeneratorBatch, make_generator_method
+from zskd.distillation.adversarial.conditional import Conditional
+from zskd.distillation.adversarial.dafl import DAFL
+from zskd.distillation.adversarial.dfq import DFQ
+from zskd.distillation.adversarial.generator import Generator
+from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
+from zskd.distillation.adversarial.pool import ImagePool
+from zskd.distillation.adversarial.statistics import LayerStatistics, Statistics
+from zskd.distillation.distill import distill
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.observation import LayerValue, Observation, observe
+
+SPEC = InputSpec(shape=(1, 8, 8), box=(0.1, 0.8))
+EVERYTHING = GeneratorConfig(
+    share=1.0,
+    method="conditional",
+    student_steps=2,
+    latent=4,
+    width=3,
+    beta1=0.5,
+    average=0.9,
+    augmented=True,
+    momentum=0.9,
+    renew=3,
+    pool=40,
+    replay=0.5,
+)
+QUICK = DistillConfig(
+    start="random",
+    steps=50,
+    batch_size=8,
+    learning_rate=0.01,
+    augment=AugmentConfig(flip=0.5, shift=0.2, mixup=0.2),
+    generator=EVERYTHING,
+)
+
+
+def network(seed: int, filters: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, filters, 3),
+            nn.BatchNorm2d(filters),
+            nn.ReLU(inplace=True),
+            nn.Flatten(),
+            nn.Linear(36 * filters, 4),
+        )
+
+
+@pytest.fixture
+def teacher() -> Classifier:
+    made = network(0, 4)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(1)
+        made(torch.rand(32, 1, 8, 8))  # running statistics
+    return Classifier(made, spec=SPEC).freeze()
+
+
+def weights(teacher: Classifier, config: DistillConfig, **more: object) -> dict[str, Tensor]:
+    return distill(teacher, network(2, 2), None, config, **more).module.state_dict()  # type: ignore[arg-type]
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_interrupted_training_resumes_with_average_statistics_and_pool(
+    teacher: Classifier, tmp_path: Path
+) -> None:
+    state, whole = tmp_path / "state.safetensors", weights(teacher, QUICK)
+    for stop in (30, 45):  # states are saved at 20 and 40, with a full pool
+        with pytest.raises(Stopped):
+            weights(teacher, QUICK, state=state, progress=StopAt(stop))
+    assert same(weights(teacher, QUICK, state=state), whole)
+    assert not same(weights(teacher, QUICK, seed=1), whole)
+
+
+@pytest.mark.parametrize(
+    "without",
+    [{"average": 0.0}, {"momentum": 0.0}, {"renew": 0}, {"pool": 0, "replay": 0.0}, {"augmented": False}],
+    ids=lambda one: next(iter(one)),
+)
+def test_every_part_has_an_effect(teacher: Classifier, without: dict[str, float]) -> None:
+    config = replace(QUICK, steps=10)
+    other = replace(config, generator=replace(EVERYTHING, **without))  # type: ignore[arg-type]
+    assert not same(weights(teacher, config), weights(teacher, other))
+
+
+def batch_of(teacher: Tensor, student: Tensor, targets: Tensor, *layers: LayerStatistics) -> GeneratorBatch:
+    features = torch.arange(2.0 * len(teacher)).view(-1, 2) - 3
+    return GeneratorBatch(
+        images=torch.zeros(len(teacher), *SPEC.shape),
+        teacher=Observation(logits=teacher, features=features),
+        student=Observation(logits=student, features=features),
+        targets=targets,
+        statistics=layers,
+    )
+
+
+def of_channels(mean: list[float], var: list[float]) -> LayerStatistics:
+    """Statistics beside a layer whose running ones are (0, 1) in both channels."""
+    return LayerStatistics(
+        mean=torch.tensor(mean),
+        var=torch.tensor(var),
+        running_mean=torch.zeros(2),
+        running_var=torch.ones(2),
+        eps=0.0,
+    )
+
+
+def test_the_loss_of_the_conditional_generator_is_the_sum_of_its_terms() -> None:
+    """Two images: on the first both networks predict class 0, on the second they do not."""
+    teacher = torch.tensor([[0.8, 0.2], [0.3, 0.7]]).log()
+    student = torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log()
+    layers = of_channels([3.0, 4.0], [1.0, 1.0]), of_channels([0.0, 0.0], [1.0, 3.0])
+    loss = Conditional(statistics=10, one_hot=0.5, disagreement=1.3).loss(
+        batch_of(teacher, student, torch.eye(2), *layers)
+    )
+    apart = 0.8 * math.log(0.8 / 0.6) + 0.2 * math.log(0.2 / 0.4)
+    expected = 10 * (5 + 2) + 0.5 * (-math.log(0.8) - math.log(0.7)) / 2 - 1.3 * apart / 2
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_of_dafl_is_that_of_the_paper() -> None:
+    teacher = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()
+    loss = DAFL(one_hot=1, activation=0.1, entropy=5).loss(batch_of(teacher, teacher, torch.eye(2)))
+    certain, active = -(math.log(0.8) + math.log(0.6)) / 2, (3 + 2 + 1 + 0) / 4
+    balance = 0.6 * math.log(0.6) + 0.4 * math.log(0.4)
+    assert float(loss) == pytest.approx(certain - 0.1 * active + 5 * balance, rel=1e-5)
+
+
+def test_the_divergence_of_dfq_is_that_of_normal_distributions(teacher: Classifier) -> None:
+    """torch.distributions knows it; the same method, written from the layers' inputs, has the same loss."""
+    layer = of_channels([0.3, -1.0], [0.5, 2.0])
+    batch = torch.distributions.Normal(layer.mean, layer.var.sqrt())
+    running = torch.distributions.Normal(layer.running_mean, layer.running_var.sqrt())
+    expected = torch.distributions.kl_divergence(batch, running).mean()
+    logits = torch.zeros(2, 2)  # certain and balanced: both entropies cancel
+    loss = DFQ(statistics=2.0).loss(batch_of(logits, logits, torch.eye(2), layer))
+    torch.testing.assert_close(loss, 2 * expected)
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    student = Classifier(network(3, 2), spec=SPEC).freeze()
+    torch.testing.assert_close(
+        DFQ().loss_on(teacher, student, images), UserDFQ().loss_on(teacher, student, images)
+    )
+
+
+def test_statistics_are_the_moments_smoothed_over_batches(teacher: Classifier) -> None:
+    """s_t = m·s_{t−1} + (1 − m)·ŝ_t from s_1 = ŝ_1, and the gradient is that of (1 − m)·ŝ_t."""
+    smoothed, layer = Statistics(teacher, 0.75), teacher.module.get_submodule("1")
+    batches = torch.randn(3, 5, 4, 6, 6, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    means, variances = batches.mean((1, 3, 4)), batches.var((1, 3, 4), correction=0)
+    mean, var = means[0], variances[0]
+    for values, new_mean, new_var in zip(batches, means, variances, strict=True):
+        values = values.clone().requires_grad_(True)
+        (found,) = smoothed([LayerValue(name="1", layer=layer, value=values)])
+        mean, var = 0.75 * mean + 0.25 * new_mean, 0.75 * var + 0.25 * new_var
+        torch.testing.assert_close(found.mean, mean)
+        torch.testing.assert_close(found.var, var)
+        (gradient,) = torch.autograd.grad(found.mean.sum() + found.var.sum(), values)
+        expected = 0.25 * (1 + 2 * (values - new_mean.view(1, -1, 1, 1))) / (5 * 36)
+        torch.testing.assert_close(gradient, expected.detach(), atol=1e-6, rtol=1e-4)
+
+
+def test_several_calls_of_a_layer_count_together(teacher: Classifier) -> None:
+    layer, images = teacher.module.get_submodule("1"), torch.rand(6, 1, 8, 8)
+    (value,) = observe(teacher, images, inputs_of=(nn.BatchNorm2d,)).layers
+    calls = [LayerValue(name="1", layer=layer, value=part) for part in (value.value[:2], value.value[2:])]
+    (whole,), (parts,) = Statistics(teacher)([value]), Statistics(teacher)(calls)
+    torch.testing.assert_close(parts.mean, whole.mean)
+    torch.testing.assert_close(parts.var, whole.var)
+
+
+def test_targets_are_balanced_or_dirichlet() -> None:
+    one_hot = Conditional().targets(32, 10, numpy_stream(0, "x", 0))
+    assert one_hot.sum(1).eq(1).all()
+    assert sorted(one_hot.sum(0).tolist()) == [3.0] * 8 + [4.0] * 2
+    soft = Conditional(concentration=0.5).targets(4000, 3, numpy_stream(0, "x", 0))
+    torch.testing.assert_close(soft.sum(1), torch.ones(4000))
+    torch.testing.assert_close(soft.mean(0), torch.full((3,), 1 / 3), atol=0.02, rtol=0)
+    # variance of a share: (K − 1) / (K²(K·α + 1))
+    torch.testing.assert_close(soft.var(0), torch.full((3,), 2 / (9 * 2.5)), atol=0.01, rtol=0)
+
+
+def test_the_class_changes_the_image() -> None:
+    generator = Generator(latent=5, width=4, shape=(3, 8, 12), box=(0.1, 0.8), classes=3).eval()
+    latents = torch.randn(1, 5).expand(3, 5)
+    images = generator(latents, torch.eye(3))
+    assert images.shape == (3, 3, 8, 12)
+    assert not torch.allclose(images[0], images[1], atol=0.01)
+
+
+def test_a_pool_keeps_hard_images_and_draws_hard_and_long_unseen_ones() -> None:
+    pool = ImagePool(6, SPEC.shape, SPEC.box)
+    levels = torch.linspace(0.1, 0.8, 6)
+    nothing = torch.empty(0, dtype=torch.int64)
+    assert pool.draw(3, 0, torch.Generator()).tolist() == []
+    rows = pool.add(levels.view(6, 1, 1, 1).expand(6, 1, 8, 8), 0, nothing)
+    torch.testing.assert_close(pool.read(rows)[:, 0, 0, 0], levels, atol=0.7 / 510 + 1e-6, rtol=0)
+    pool.record(rows, torch.tensor([1.0, 0.1, 2.0, 0.2, 3.0, 4.0]), 0)
+    # the two easiest of those that are not in use are replaced
+    assert sorted(pool.add(torch.full((2, 1, 8, 8), 0.5), 9, torch.tensor([1])).tolist()) == [0, 3]
+    pool.record(torch.tensor([0, 3]), torch.tensor([1.0, 1.0]), 9)
+    # weights at step 10, divergence × age: 1·1, 0.1·10, 2·10, 1·1, 3·10, 4·10
+    drawn = torch.cat([pool.draw(1, 10, torch.Generator().manual_seed(i)) for i in range(4000)])
+    shares = torch.bincount(drawn, minlength=6) / 4000
+    torch.testing.assert_close(shares, torch.tensor([1.0, 1, 20, 1, 30, 40]) / 93, atol=0.03, rtol=0)
+    assert sorted(pool.draw(9, 10, torch.Generator().manual_seed(0)).tolist()) == list(range(6))
+
+
+def test_half_of_the_images_come_from_the_pool_and_their_divergence_is_noted(teacher: Classifier) -> None:
+    student = Classifier(network(2, 2), spec=SPEC)
+    generator = AdversarialGenerator(teacher, student, Conditional(), EVERYTHING, seed=0, steps=9)
+    first = generator.images(8)
+    with torch.no_grad():
+        generator.record(student(first), teacher(first))
+        pool = generator.companions["pool"][0]
+        expected = (
+            teacher(first).softmax(1) * (teacher(first).log_softmax(1) - student(first).log_softmax(1))
+        ).sum(1)
+    torch.testing.assert_close(pool.get_buffer("divergence")[:8], expected)
+    stored = (pool.get_buffer("images")[:8].float() / 255 * 0.7 + 0.1).flatten(1)
+    second = generator.images(8).flatten(1)
+    nearest = torch.cdist(second, stored).amin(1)
+    assert (nearest < 1e-4).tolist() == [True] * 4 + [False] * 4
+
+
+def test_settings_of_a_method_are_typed_like_all_options() -> None:
+    config = GeneratorConfig(method="dafl", method_settings={"one-hot": 2})
+    assert make_generator_method(config.method, config.method_settings) == DAFL(one_hot=2.0)
+
+
+def test_wrong_settings_are_told_in_one_line() -> None:
+    with pytest.raises(ZskdError, match="unknown key onehot: did you mean one_hot"):
+        make_generator_method("dafl", {"onehot": 1.0})
+    with pytest.raises(ZskdError, match="--distill.generator.method-settings.entropy is -1"):
+        make_generator_method("dafl", {"entropy": -1})
+    with pytest.raises(ZskdError, match="dfad has no settings of its own"):
+        make_generator_method("dfad", {"entropy": 1.0})
+    with pytest.raises(ZskdError, match="replay needs a pool: give --distill.generator.pool"):
+        GeneratorConfig(replay=0.5)
+    with pytest.raises(ZskdError, match="--distill.generator.beta1 is 1.0: it must be below 1"):
+        GeneratorConfig(beta1=1.0)
