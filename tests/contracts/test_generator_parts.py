@@ -22,6 +22,7 @@ from zskd.distillation.adversarial.generator import Generator
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
 from zskd.distillation.adversarial.pool import ImagePool
 from zskd.distillation.adversarial.statistics import LayerStatistics, Statistics
+from zskd.distillation.adversarial.terms import divergences
 from zskd.distillation.distill import distill
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.observation import LayerValue, Observation, observe
@@ -229,7 +230,7 @@ def test_half_of_the_images_come_from_the_pool_and_their_divergence_is_noted(tea
     generator = AdversarialGenerator(teacher, student, Conditional(), EVERYTHING, seed=0, steps=9)
     first = generator.images(8)
     with torch.no_grad():
-        generator.record(student(first), teacher(first))
+        generator.record(divergences(student(first), teacher(first)))
         pool = generator.companions["pool"][0]
         expected = (
             teacher(first).softmax(1) * (teacher(first).log_softmax(1) - student(first).log_softmax(1))

@@ -147,7 +147,7 @@ def test_the_memory_keeps_the_largest_divergences(teacher: Classifier) -> None:
 
 
 def test_divergences_are_those_of_the_definition() -> None:
-    student, teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)).double()
+    student, teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
     p, q = teacher.softmax(1), student.softmax(1)
     torch.testing.assert_close(divergences(student, teacher), (p * (p / q).log()).sum(1))
 

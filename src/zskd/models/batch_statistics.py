@@ -46,6 +46,13 @@ def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
+def running_statistics(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Return μ and σ² (C,) of a layer that `batch_norms` returned."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean, layer.running_var
+
+
 def check_batch_norms(network: nn.Module, what: str) -> None:
     """Check that a network has batch-norm layers with running statistics.
 
@@ -86,16 +93,9 @@ def reading_statistics(classifier: Classifier, rows: Tensor | None = None) -> It
 
     def read(name: str, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         mean, var = moments(inputs[0] if rows is None else inputs[0][rows])
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
+        of_layer = running_statistics(layer)
         found.append(
-            BatchStatistics(
-                name=name,
-                mean=mean,
-                var=var,
-                running_mean=layer.running_mean,
-                running_var=layer.running_var,
-            )
+            BatchStatistics(name=name, mean=mean, var=var, running_mean=of_layer[0], running_var=of_layer[1])
         )
 
     def reader(name: str) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from zskd.models.batch_statistics import batch_norms, moments, running_statistics
 from zskd.models.classifier import Classifier
 from zskd.models.observation import LayerValue
 
@@ -47,16 +46,12 @@ class Statistics(nn.Module):
         """
         super().__init__()
         self._momentum = momentum
-        self._numbers: dict[str, int] = {}
-        for name, layer in teacher.module.named_modules():
-            if _running(layer) is not None:
-                self._numbers[name] = len(self._numbers)
+        layers = batch_norms(teacher.module)
+        self._numbers = {name: number for number, name in enumerate(layers)}
         if momentum:
-            for name, number in self._numbers.items():
-                running = _running(teacher.module.get_submodule(name))
-                assert running is not None
-                self.register_buffer(f"mean{number}", torch.full_like(running[0], torch.nan))
-                self.register_buffer(f"var{number}", torch.full_like(running[1], torch.nan))
+            for number, layer in enumerate(layers.values()):
+                for moment, known in zip(("mean", "var"), running_statistics(layer), strict=True):
+                    self.register_buffer(f"{moment}{number}", torch.full_like(known, torch.nan))
 
     def forward(self, layers: Sequence[LayerValue]) -> tuple[LayerStatistics, ...]:
         """Return the statistics of each batch-norm layer, in the order of their first calls.
@@ -72,16 +67,16 @@ class Statistics(nn.Module):
 
     def _of_layer(self, name: str, values: Sequence[LayerValue]) -> LayerStatistics:
         layer, parts = values[0].layer, [one.value for one in values]
-        var, mean = (
-            moments(parts[0]) if len(parts) == 1 else moments(torch.cat([_flat(x) for x in parts], 1).T)
+        assert isinstance(layer, _BatchNorm)
+        mean, var = moments(
+            parts[0] if len(parts) == 1 else torch.cat([_flat(value) for value in parts], dim=1).T
         )
         if self._momentum:
             mean = self._smoothed(f"mean{self._numbers[name]}", mean)
             var = self._smoothed(f"var{self._numbers[name]}", var)
-        running = _running(layer)
-        assert running is not None
+        of_layer = running_statistics(layer)
         return LayerStatistics(
-            mean=mean, var=var, running_mean=running[0], running_var=running[1], eps=running[2]
+            mean=mean, var=var, running_mean=of_layer[0], running_var=of_layer[1], eps=layer.eps
         )
 
     def _smoothed(self, buffer: str, value: Tensor) -> Tensor:
@@ -92,46 +87,5 @@ class Statistics(nn.Module):
         return smoothed
 
 
-def moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return variance (mean of squared deviations) and mean (C,) of the channels of (N, C, …)."""
-    var, mean = _Moments.apply(values)  # type: ignore[no-untyped-call]
-    return var, mean
-
-
-class _Moments(torch.autograd.Function):
-    """Both moments in one pass: `torch.var_mean` over several dimensions takes ten times as long on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
-        count = values.numel() // values.shape[1]
-        mean, var = (values.new_zeros(values.shape[1]) for _ in range(2))
-        if count == 1:
-            mean = values.transpose(0, 1).flatten()
-        else:  # with the momentum 1 the running statistics are those of the batch, the variance unbiased
-            F.batch_norm(values, mean, var, training=True, momentum=1.0)
-            var = var * ((count - 1) / count)
-        ctx.save_for_backward(values, mean)
-        return var, mean
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_var: Tensor, of_mean: Tensor) -> Tensor:
-        values, mean = ctx.saved_tensors
-        count = values.numel() // values.shape[1]
-        shape = (1, -1, *(1 for _ in values.shape[2:]))
-        slope = of_var * (2 / count)
-        offset = of_mean / count - slope * mean
-        return torch.addcmul(offset.view(shape), values, slope.view(shape))
-
-
 def _flat(values: Tensor) -> Tensor:
     return values.transpose(0, 1).flatten(1)
-
-
-def _running(layer: nn.Module) -> tuple[Tensor, Tensor, float] | None:
-    """Return running mean, running variance and ε of a batch-norm layer that keeps them."""
-    if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        return None
-    if layer.running_mean is None or layer.running_var is None:
-        return None
-    return layer.running_mean, layer.running_var, layer.eps
