@@ -34,8 +34,8 @@ from zskd.core.progress import Progress
 from zskd.core.types import Images
 from zskd.core.versions import source_commit
 from zskd.data.datasets import Dataset, Split, load_data
+from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student
 from zskd.evaluation.metrics import accuracy, agreement
 from zskd.models.classifier import Classifier
 from zskd.synthesis.build import build_transfer_set

@@ -33,9 +33,9 @@ from zskd.core.device import processor
 from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset, Split, load_data
 from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.build import build_student
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student
 from zskd.evaluation.metrics import accuracy, agreement
 from zskd.models.checkpoint import CARD, Card, Origin, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec

@@ -30,8 +30,8 @@ from zskd.core.code import format_call
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.versions import source_commit, versions
+from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student
 from zskd.evaluation.inspection import inspect_teacher
 from zskd.evaluation.metrics import agreement
 from zskd.models.classifier import Classifier

@@ -27,13 +27,13 @@ from .data.datasets import load_data as load_data
 from .distillation.adversarial.base import GeneratorBatch as GeneratorBatch
 from .distillation.adversarial.base import GeneratorMethod as GeneratorMethod
 from .distillation.architecture import student as student
+from .distillation.build import build_student as build_student
 from .distillation.distill import distill as distill
 from .distillation.execution import Execution as Execution
 from .distillation.features.base import FeatureLoss as FeatureLoss
 from .distillation.initialisation.from_teacher import Initialisation as Initialisation
 from .distillation.initialisation.from_teacher import initialise_from_teacher as initialise_from_teacher
 from .distillation.spec import StudentSpec as StudentSpec
-from .distillation.students import build_student as build_student
 from .evaluation.agreement import Estimate as Estimate
 from .evaluation.agreement import EstimateRecord as EstimateRecord
 from .evaluation.agreement import estimate_agreement as estimate_agreement

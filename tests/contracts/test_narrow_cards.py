@@ -26,8 +26,8 @@ from zskd.config.distillation import DistillConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.distillation.architecture import describe_student, fresh_student, student
+from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student
 from zskd.models.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, Narrowed, build, describe, fresh_weights

@@ -13,8 +13,8 @@ from zskd.config.loading import load_recipe
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.files import read_json, sha256_file
+from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student
 from zskd.models.checkpoint import load_checkpoint, read_card
 from zskd.run.metrics import RunMetrics, read_metrics
 from zskd.run.pipeline import run_recipe

@@ -17,10 +17,10 @@ from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.data.datasets import Split
 from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.build import build_student
 from zskd.distillation.initialisation.chain import initialise_chain
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student
 from zskd.evaluation.metrics import agreement, predict
 from zskd.models.checkpoint import load_checkpoint
 from zskd.models.classifier import Classifier, InputSpec

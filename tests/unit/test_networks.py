@@ -17,8 +17,8 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.config.training import TeacherConfig
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
+from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student
 from zskd.models.checkpoint import Card, StoredCard, load_checkpoint, read_card, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Named, build, describe, fresh_weights, half

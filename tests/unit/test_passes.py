@@ -14,10 +14,10 @@ from zskd.config.distillation import DistillConfig, FeaturesConfig, GeneratorCon
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.passes import StagePasses, all_in, count_images, counting, sum_known, teacher_passes, uncounted
 from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.build import build_student, passes_of
 from zskd.distillation.distill import distill
 from zskd.distillation.initialisation.graph import initialise_copy
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student, passes_of
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe
 from zskd.run.passes import training_passes

@@ -77,7 +77,7 @@ def distill(
     from zskd.core.device import use_threads
     from zskd.core.files import folder_lock, sha256_json
     from zskd.core.tables import aligned_table
-    from zskd.distillation.students import build_student
+    from zskd.distillation.build import build_student
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
     from zskd.evaluation.sizes import log_sizes

@@ -23,8 +23,8 @@ from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
 from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Split, load_data
+from zskd.distillation.build import build_student, passes_of
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import build_student, passes_of
 from zskd.evaluation.metrics import predict
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import FORMAT, LEDGER, Record, pack_mask, record_path, write_record

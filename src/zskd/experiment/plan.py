@@ -14,7 +14,7 @@ from zskd.config.yaml import merge
 from zskd.core.artefact import JsonValue
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
-from zskd.distillation.students import generated_images
+from zskd.distillation.build import generated_images
 from zskd.experiment.definition import TEACHER, Arm, Experiment
 from zskd.experiment.record import Reported
 from zskd.synthesis.spec import SetSpec

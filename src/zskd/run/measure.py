@@ -17,7 +17,7 @@ from zskd.core.progress import Progress
 from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset
 from zskd.distillation.architecture import describe_student
-from zskd.distillation.students import generated_images
+from zskd.distillation.build import generated_images
 from zskd.evaluation.agreement import estimate_agreement
 from zskd.evaluation.gain import Gain, measure_costs
 from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement

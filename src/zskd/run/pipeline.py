@@ -22,8 +22,9 @@ from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
 from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.build import passes_of
 from zskd.distillation.invariance import FILE, settle_changes
-from zskd.distillation.students import make_students, passes_of
+from zskd.distillation.students import make_students
 from zskd.evaluation.sanity import log_findings
 from zskd.evaluation.sizes import log_sizes
 from zskd.models.classifier import Classifier

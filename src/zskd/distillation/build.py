@@ -1,0 +1,147 @@
+"""One student in a folder of its own: trained, resumed or loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zskd.config.distillation import DistillConfig
+from zskd.config.identity import former_keys, plain
+from zskd.core.artefact import JsonObject
+from zskd.core.files import make_folder, remove_file
+from zskd.core.passes import Passes, counting
+from zskd.core.progress import Progress
+from zskd.distillation.architecture import describe_student, fresh_student
+from zskd.distillation.distill import distill
+from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
+from zskd.distillation.invariance import FILE, settle_changes
+from zskd.distillation.spec import StudentSpec
+from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, read_card, save_checkpoint
+from zskd.models.classifier import Classifier
+from zskd.transfer_set.dataset import TransferSet
+
+_STATE = "training.safetensors"
+"""File that an interrupted training is resumed from."""
+
+
+def build_student(
+    teacher: Classifier,
+    spec: StudentSpec,
+    transfer_set: TransferSet | None,
+    folder: Path,
+    *,
+    helper: bool = False,
+    pictures: Mapping[str, TransferSet] | None = None,
+    progress: Progress | None = None,
+) -> Classifier:
+    """Train a student in `folder`, or resume its training, and return it frozen; a finished one is loaded.
+
+    Args:
+        teacher: frozen; on the device that the student is trained on.
+        spec: student, seed and settings.
+        transfer_set: of this teacher; None where a generator makes all images.
+        folder: of this student alone.
+        helper: whether a second process makes the batches, as for `distill`.
+        pictures: of the user's, as for `distill`.
+        progress: reports every step.
+
+    Raises:
+        ZskdError: unknown architecture, one that does not fit the teacher, a set of another teacher, or the
+            loss diverges.
+    """
+    progress = progress or Progress()
+    if (folder / CARD).is_file():
+        remove_file(folder / _STATE)  # of a training killed after its last step
+        student = load_checkpoint(folder, model=spec.factory)[0].freeze().to(teacher.device)
+        student.rewrite = teacher.rewrite
+        return student
+    config = spec.distill
+    pictures = {kind: one for kind, one in (pictures or {}).items() if config.pictures.shares[kind]}
+    if not config.needs_set and transfer_set is not None:  # the control of a generator is trained without it
+        config = replace(config, generator=replace(config.generator, share=0.0))
+    architecture = describe_student(spec.student, teacher)
+    network = fresh_student(architecture, teacher, spec.seed).module
+    make_folder(folder)
+    with counting(teacher=teacher) as tally:
+        config = settle_changes(
+            teacher, transfer_set, config, folder / FILE, seed=spec.seed, progress=progress
+        )
+        network, from_teacher = _initialised(
+            teacher, network, transfer_set, config, seed=spec.seed, progress=progress
+        )
+        student = distill(
+            teacher,
+            network,
+            transfer_set,
+            config,
+            seed=spec.seed,
+            state=folder / _STATE,
+            helper=helper,
+            pictures=pictures,
+            progress=progress,
+        )
+    origin = Origin(
+        how="distilled",
+        teacher_sha256=teacher.fingerprint(),
+        transfer_set_sha256=None if transfer_set is None else transfer_set.fingerprint(),
+        method=config.generator.method if transfer_set is None else transfer_set.manifest.method,
+        seed=spec.seed,
+        inherited=from_teacher,
+        distill=_settings(spec.distill),
+        passes=tally.passes(),
+        threads=torch.get_num_threads(),
+        device=teacher.device.type,
+    )
+    if pictures:
+        fingerprints = {kind: one.fingerprint() for kind, one in pictures.items()}
+        origin = origin.model_copy(update={"pictures_sha256": fingerprints})
+    save_checkpoint(student, Card(architecture=architecture, origin=origin), folder)
+    remove_file(folder / _STATE)
+    return student
+
+
+def _initialised(
+    teacher: Classifier,
+    network: nn.Module,
+    transfer_set: TransferSet | None,
+    config: DistillConfig,
+    *,
+    seed: int,
+    progress: Progress,
+) -> tuple[nn.Module, bool]:
+    """Return the network that a training begins with, and whether its weights are from the teacher."""
+    if config.start != "teacher":
+        return network, False
+    assert transfer_set is not None, "without a transfer set, the settings initialise at random"
+    found = initialise_from_teacher(
+        teacher, network, transfer_set, config.augment, seed=seed, training=config, progress=progress
+    )
+    return found.student, found.from_teacher
+
+
+def _settings(config: DistillConfig) -> JsonObject:
+    """Return the settings that a student's card records: all but where the images were read from."""
+    return {key: value for key, value in former_keys(plain(config), "distill").items() if key != "images"}
+
+
+def passes_of(folder: Path) -> Passes | None:
+    """Return the passes until a finished student was trained, by stage; None if an older version made it.
+
+    Args:
+        folder: of the student.
+
+    Raises:
+        ZskdError: its card is missing or damaged.
+    """
+    return read_card(folder).origin.passes
+
+
+def generated_images(config: DistillConfig) -> int:
+    """Return how many images a generator makes in a training without a transfer set."""
+    steps = config.total_steps(config.batch_size)
+    batches = -(-steps // (config.generator.student_steps if config.generator.same else 1))
+    return batches * config.batch_size
