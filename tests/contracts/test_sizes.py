@@ -150,8 +150,9 @@ def test_batch_and_workers_follow_the_memory_that_is_free() -> None:
     assert bytes_ < 2000e6
     assert (fewer, one) == (50, 1)
     assert few < fewer
-    assert less < 300e6
-    assert least < 75e6
+    # half of the limit, and of what the process gives back meanwhile
+    assert less < 1.2 * 300e6
+    assert least < 1.2 * 75e6
     assert "images of memory" not in message
     assert "of memory are free: make room" in message
     assert "\n" not in message

