@@ -22,7 +22,7 @@ from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.distillation.batches import DistillationBatches
 from zskd.distillation.distill import distill
-from zskd.distillation.invariance import measure_changes, settle_changes
+from zskd.distillation.invariance import measure_changes, read_changes, settle_changes
 from zskd.distillation.objective import divergences
 from zskd.distillation.order import Graded, rank
 from zskd.distillation.replay import Memory
@@ -225,6 +225,7 @@ def test_changes_that_the_teacher_answers_otherwise_are_left_out(tmp_path: Path)
     settled = settle_changes(teacher, made, asked, file, progress=Progress())
     assert settled.augment == replace(config, flip_vertical=0.0)
     assert settled.changes == "all"
+    assert [one.used for one in read_changes(file)] == [True, False, True]
     kept = file.read_bytes()
     assert settle_changes(teacher, made, asked, file, seed=5, progress=Progress()) == settled
     assert file.read_bytes() == kept

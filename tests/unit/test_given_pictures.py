@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,13 +152,17 @@ def test_a_run_shows_the_method_with_and_without_the_pictures(
     folder: Path, teacher_folder: Path, tmp_path: Path
 ) -> None:
     wanted, lines = recipe(teacher_folder, folder, few=folder), Lines()
-    metrics = run_recipe(wanted, tmp_path / "run", progress=lines)
+    asking = replace(wanted, distill=replace(wanted.distill, changes="by_teacher"))
+    metrics = run_recipe(asking, tmp_path / "run", progress=lines)
     assert [arm.arm for arm in metrics.arms] == ["zskd", "zskd_alone"]
     assert [arm.title for arm in metrics.arms] == [
         "ZSKD (default) + --images, --few",
         "ZSKD (default) alone",
     ]
-    assert "ZSKD (default) alone" in "\n".join(summary_lines(metrics))
+    told = "\n".join(summary_lines(metrics))
+    assert "ZSKD (default) alone" in told
+    assert [one.change for one in metrics.changes] == ["rotation", "shift"]
+    assert all(f"{one.words}." in told and f"distill: {one.words}" in lines.lines for one in metrics.changes)
     assert sorted(path.name for path in (tmp_path / "run" / "sets").iterdir()) == ["zskd"]
     assert metrics.sources.images_sha256 == metrics.sources.few_sha256 == hash_pictures(folder)
     cards = {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import Lines
+from zskd.cli.main import main
 from zskd.config.distillation import DistillConfig, GeneratorConfig, ImageBankConfig
 from zskd.config.identity import identity
 from zskd.config.loading import load_recipe
@@ -17,12 +18,14 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.core.passes import teacher_passes
+from zskd.models.checkpoint import read_card
 from zskd.models.classifier import Classifier
 from zskd.run.metrics import RunMetrics
 from zskd.run.passes import plan_passes, set_passes, steps_within, training_passes
 from zskd.run.pipeline import run_recipe
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
 
 FEW = SynthesisConfig(steps=3, batch_size=8, shard_size=30, noise_share=0.4)
 
@@ -142,3 +145,17 @@ def test_a_run_tells_what_it_will_do_and_stays_within_its_passes(tmp_path: Path)
     assert metrics.arms[0].passes is not None
     assert 2500 < teacher_passes(metrics.arms[0].passes) <= 3000
     assert run("3k", Lines()) == metrics
+
+
+def test_a_student_is_trained_within_its_passes(
+    teacher_folder: Path, small_set: TransferSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["distill", str(teacher_folder), str(small_set.folder), "--threads", "1", "--workers", "1"]
+    command += ["--distill.batch-size", "8", "--distill.start", "random", "--no-estimate"]
+    assert main([*command, "--passes", "0.9k", "--out", str(tmp_path / "student")]) == 0
+    assert "900 passes of the teacher allow 112 steps of each student (896)" in capsys.readouterr().err
+    made = read_card(tmp_path / "student").origin.passes
+    assert made is not None
+    assert teacher_passes(made) == 112 * 8
+    assert main([*command, "--passes", "700", "--out", str(tmp_path / "other")]) == 2
+    assert "allows 87 steps, and a student needs at least 100" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from zskd.cli.options import (
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, OUTPUT, RUN, TEACHER
 from zskd.config.names import PresetName, StudentName
+from zskd.config.recipe import PassLimit
 
 
 @app.command(
@@ -46,6 +48,7 @@ def distill(
     threads: Annotated[int, Parameter(group=MACHINE)] = 0,
     distill: DistillConfig = DistillConfig(),  # noqa: B008
     budget: float | None = None,
+    passes: PassLimit = None,
     images: Path | None = None,
     few: Path | None = None,
     model: Annotated[str | None, Parameter(group=TEACHER)] = None,
@@ -66,6 +69,7 @@ def distill(
         threads: Threads; 0: half of the cores. The other half prepares the batches.
         distill: Training of the student.
         budget: Minutes for the student; they set the number of steps.
+        passes: Teacher passes for the student, 200k; they set the number of steps on any machine.
         images: Folder of unlabelled pictures to train on as well, whatever they show.
         few: Folder of a few real pictures, up to 20 of each class, shown often and changed strongly.
         model: Factory to run, for a teacher in your own code.
@@ -83,6 +87,7 @@ def distill(
     from zskd.evaluation.sizes import log_sizes
     from zskd.run.arms import execution, student_spec
     from zskd.run.budget import Budget
+    from zskd.run.passes import plan_passes
     from zskd.run.pictures import picture_sets
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
@@ -96,6 +101,7 @@ def distill(
         threads=threads,
         distill=distill,
         budget=budget,
+        passes=passes,
         images=images,
         few=few,
     )
@@ -114,6 +120,10 @@ def distill(
             spending = Budget(full, classifier, out, key=key, progress=progress)
             specs, sets = {"student": student_spec(full)}, {"student": loaded}
             full = spending.fit_steps(full, specs, sets, pictures)
+        if full.passes is not None:
+            plan = plan_passes(full, classifier, [], [full.distill])
+            progress.log(f"passes: {plan.words}")
+            full = replace(full, distill=replace(full.distill, steps=plan.steps, epochs=None))
         made = build_student(
             classifier,
             student_spec(full),

@@ -48,7 +48,7 @@ _IMAGES = 1000
 FILE: Final = "changes.json"
 
 
-class Measured(Artefact):
+class AskedChange(Artefact):
     """How much the teacher's answers change under a change of its images."""
 
     change: str
@@ -58,13 +58,26 @@ class Measured(Artefact):
     divergence: float
     """Mean KL(T(x) ‖ T(changed x)) in nats."""
 
+    @property
+    def used(self) -> bool:
+        """Whether images are changed so: the answers stay the same for enough of them."""
+        return self.agreement >= ENOUGH
 
-class MeasuredChanges(Artefact):
+    @property
+    def words(self) -> str:
+        """What was measured, and what follows."""
+        return (
+            f"{self.change} {'is used' if self.used else 'is left out'}: the teacher predicts the same class "
+            f"for {self.agreement:.1f} % of the images (KL {self.divergence:.3f})"
+        )
+
+
+class AskedChanges(Artefact):
     """What was measured on the images of one set, kept so that a training that is resumed uses the same."""
 
     key: Sha256
     """Hash of the teacher, the set and the settings."""
-    changes: tuple[Measured, ...]
+    changes: tuple[AskedChange, ...]
 
 
 def settle_changes(
@@ -92,26 +105,37 @@ def settle_changes(
     key = sha256_json(identity | {"augment": repr(config.augment)})
     kept = None
     if file is not None and file.is_file():
-        kept = read_artefact(file, MeasuredChanges, "what the teacher was asked", "delete it")
+        kept = read_artefact(file, AskedChanges, "what the teacher was asked", "delete it")
     if kept is None or kept.key != key:
         images = transfer_set.images(torch.arange(min(_IMAGES, len(transfer_set))))
         asked = measure_changes(teacher, images, config.augment, seed=seed)
-        kept = MeasuredChanges(key=key, changes=tuple(asked))
+        kept = AskedChanges(key=key, changes=tuple(asked))
         if file is not None:
             write_artefact(file, kept)
     found = kept.changes
     for one in found:
-        progress.log(
-            f"distill: {one.change} {'is used' if one.agreement >= ENOUGH else 'is left out'}: the teacher "
-            f"predicts the same class for {one.agreement:.1f} % of the images (KL {one.divergence:.3f})"
-        )
-    unfit = [one.change for one in found if one.agreement < ENOUGH]
+        progress.log(f"distill: {one.words}")
+    unfit = [one.change for one in found if not one.used]
     return replace(config, changes="all", augment=without(config.augment, unfit))
+
+
+def read_changes(file: Path) -> tuple[AskedChange, ...]:
+    """Return what the teacher was asked before a training; nothing without the file.
+
+    Args:
+        file: as for `settle_changes`.
+
+    Raises:
+        ZskdError: it is damaged.
+    """
+    if not file.is_file():
+        return ()
+    return read_artefact(file, AskedChanges, "what the teacher was asked", "delete it").changes
 
 
 def measure_changes(
     teacher: Classifier, images: Images, config: AugmentConfig, *, seed: int = 0
-) -> list[Measured]:
+) -> list[AskedChange]:
     """Return how much the teacher's answers change under each change that the settings use.
 
     Args:
@@ -120,7 +144,7 @@ def measure_changes(
         config: the strength of each change; a flip is measured on every image, whatever its probability.
         seed: of the random changes.
     """
-    found: list[Measured] = []
+    found: list[AskedChange] = []
     images = images.to(teacher.device)
     with frozen(teacher), torch.no_grad():
         before = logits_in_parts(teacher, images, len(images))
@@ -146,8 +170,8 @@ def without(config: AugmentConfig, names: Sequence[str]) -> AugmentConfig:
     return replace(config, **left_out)
 
 
-def _compared(name: str, before: Tensor, after: Tensor) -> Measured:
+def _compared(name: str, before: Tensor, after: Tensor) -> AskedChange:
     same = (before.argmax(1) == after.argmax(1)).float().mean()
-    return Measured(
+    return AskedChange(
         change=name, agreement=100 * float(same), divergence=float(divergences(after, before).mean())
     )

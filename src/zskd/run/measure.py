@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset
 from zskd.distillation.architecture import describe_student
 from zskd.distillation.build import generated_images
+from zskd.distillation.invariance import AskedChange
 from zskd.evaluation.agreement import estimate_agreement
 from zskd.evaluation.gain import Gain, measure_costs
 from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement
@@ -81,6 +82,7 @@ def measure_run(
     *,
     trained: Mapping[str, Passes | None],
     seconds: Mapping[str, float],
+    changes: Sequence[AskedChange] = (),
     recipe_sha256: str,
     command: str | None = None,
 ) -> RunMetrics:
@@ -96,6 +98,7 @@ def measure_run(
         sources: with the real images, if there are any.
         trained: passes until each student was trained, by the same names; None where not known.
         seconds: that the stages took, by stage.
+        changes: how the teacher answers changed images, where it was asked.
         recipe_sha256: of the recipe before its budget was applied.
         command: command line of the run; None from Python.
 
@@ -152,6 +155,7 @@ def measure_run(
         sizes=tuple(sizes) if len(sizes) > 1 else (),
         sets={name: SetFacts.of(one) for name, one in sets.items()},
         seconds=dict(seconds),
+        changes=tuple(changes),
         passes=sum_known(
             [
                 *(one.manifest.passes for one in sets.values()),

@@ -22,6 +22,7 @@ from zskd.core.artefact import (
     read_artefact,
 )
 from zskd.core.passes import Passes
+from zskd.distillation.invariance import AskedChange
 from zskd.evaluation.agreement import EstimateRecord
 from zskd.evaluation.gain import Cost, Gain
 from zskd.evaluation.statistics import Share
@@ -145,6 +146,8 @@ class RunMetrics(Artefact):
     """By arm; arms without a transfer set are absent."""
     seconds: dict[Name, Seconds]
     """By stage of the run."""
+    changes: tuple[AskedChange, ...] = ()
+    """How the teacher answers changed images, where this chose the augmentation (`distill.changes`)."""
     passes: Passes | None = None
     """Of all sets, students and measurements, by stage; absent as for an arm. What only measures the speed
     is not counted."""

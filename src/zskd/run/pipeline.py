@@ -23,7 +23,7 @@ from zskd.core.timing import Clock
 from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.build import passes_of
-from zskd.distillation.invariance import FILE, settle_changes
+from zskd.distillation.invariance import FILE, read_changes, settle_changes
 from zskd.distillation.students import make_students
 from zskd.evaluation.sanity import log_findings
 from zskd.evaluation.sizes import log_sizes
@@ -94,6 +94,7 @@ def run_recipe(
             sources,
             trained={name: passes_of(folder / "students" / name) for name in students},
             seconds=run.clock.seconds,
+            changes=read_changes(folder / FILE),
             recipe_sha256=sha256_json(identity(recipe)),
             command=command,
         )

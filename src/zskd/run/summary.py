@@ -86,6 +86,7 @@ def notes(metrics: RunMetrics) -> list[str]:
     ]
     made = {arm.title: metrics.sets[arm.arm].outcome for arm in metrics.arms if arm.arm in metrics.sets}
     lines += [f"Images of {title}: {words}." for title, words in made.items() if words]
+    lines += [f"{one.words}." for one in metrics.changes]
     lines += [line for arm in metrics.arms for line in _counted(arm)]
     lines += _estimated(metrics.arms[0])
     if metrics.teacher.test_accuracy is not None:
