@@ -20,10 +20,10 @@ from zskd.distillation.adversarial.dafl import DAFL
 from zskd.distillation.adversarial.dfq import DFQ
 from zskd.distillation.adversarial.generator import Generator
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
-from zskd.distillation.adversarial.pool import ImagePool
 from zskd.distillation.adversarial.statistics import LayerStatistics, Statistics
 from zskd.distillation.adversarial.terms import divergences
 from zskd.distillation.distill import distill
+from zskd.distillation.pool import ImagePool
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.observation import LayerValue, Observation, observe
 
@@ -211,18 +211,24 @@ def test_a_pool_keeps_hard_images_and_draws_hard_and_long_unseen_ones() -> None:
     pool = ImagePool(6, SPEC.shape, SPEC.box)
     levels = torch.linspace(0.1, 0.8, 6)
     nothing = torch.empty(0, dtype=torch.int64)
-    assert pool.draw(3, 0, torch.Generator()).tolist() == []
-    rows = pool.add(levels.view(6, 1, 1, 1).expand(6, 1, 8, 8), 0, nothing)
+    assert pool.draw(3, torch.Generator()).tolist() == []
+    rows = pool.add(levels.view(6, 1, 1, 1).expand(6, 1, 8, 8), nothing)
     torch.testing.assert_close(pool.read(rows)[:, 0, 0, 0], levels, atol=0.7 / 510 + 1e-6, rtol=0)
-    pool.record(rows, torch.tensor([1.0, 0.1, 2.0, 0.2, 3.0, 4.0]), 0)
+    pool.record(rows, torch.tensor([1.0, 0.1, 2.0, 0.2, 3.0, 4.0]))
     # the two easiest of those that are not in use are replaced
-    assert sorted(pool.add(torch.full((2, 1, 8, 8), 0.5), 9, torch.tensor([1])).tolist()) == [0, 3]
-    pool.record(torch.tensor([0, 3]), torch.tensor([1.0, 1.0]), 9)
-    # weights at step 10, divergence × age: 1·1, 0.1·10, 2·10, 1·1, 3·10, 4·10
-    drawn = torch.cat([pool.draw(1, 10, torch.Generator().manual_seed(i)) for i in range(4000)])
+    pool.step += 9
+    assert sorted(pool.add(torch.full((2, 1, 8, 8), 0.5), torch.tensor([1])).tolist()) == [0, 3]
+    pool.record(torch.tensor([0, 3]), torch.tensor([1.0, 1.0]))
+
+    def first(seed: int) -> Tensor:
+        pool.step.fill_(10)
+        return pool.draw(1, torch.Generator().manual_seed(seed))
+
+    # weights at step 11, divergence × age: 1·1, 0.1·10, 2·10, 1·1, 3·10, 4·10
+    drawn = torch.cat([first(seed) for seed in range(4000)])
     shares = torch.bincount(drawn, minlength=6) / 4000
     torch.testing.assert_close(shares, torch.tensor([1.0, 1, 20, 1, 30, 40]) / 93, atol=0.03, rtol=0)
-    assert sorted(pool.draw(9, 10, torch.Generator().manual_seed(0)).tolist()) == list(range(6))
+    assert sorted(pool.draw(9, torch.Generator().manual_seed(0)).tolist()) == list(range(6))
 
 
 def test_half_of_the_images_come_from_the_pool_and_their_divergence_is_noted(teacher: Classifier) -> None:

@@ -25,7 +25,7 @@ from zskd.distillation.distill import distill
 from zskd.distillation.invariance import measure_changes, read_changes, settle_changes
 from zskd.distillation.objective import divergences
 from zskd.distillation.order import Graded, rank
-from zskd.distillation.replay import Memory
+from zskd.distillation.pool import ImagePool
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
@@ -130,20 +130,20 @@ def test_replayed_images_are_those_that_were_most_difficult(teacher: Classifier,
         made.learn(torch.full((8,), 0.1))
 
 
-def test_the_memory_keeps_the_largest_divergences(teacher: Classifier) -> None:
-    memory, rng = Memory(7, (1, 1, 1), (0.0, 1.0)), torch.Generator().manual_seed(0)
+def test_the_pool_keeps_the_largest_divergences() -> None:
+    pool, rng = ImagePool(7, (1, 1, 1), (0.0, 1.0)), torch.Generator().manual_seed(0)
     expected: dict[int, float] = {}
     for step in range(6):
-        drawn = (memory.draw(2, rng)[:, 0, 0, 0] * 255).round().long().tolist()
-        levels = [*drawn, *range(8 * step, 8 * step + 6)]
-        value = torch.rand(len(levels), generator=rng)
-        memory.note(torch.tensor(levels).view(-1, 1, 1, 1) / 255, value, slice(0, len(drawn)))
-        seen = dict(zip(levels, value.tolist(), strict=True))  # of one drawn twice the last counts
-        expected |= seen
+        rows = pool.draw(2, rng)
+        shown = pool.images[rows].flatten().tolist()
+        again, new = torch.rand(len(rows), generator=rng), torch.rand(6, generator=rng)
+        pool.record(rows, again)
+        levels = range(8 * step, 8 * step + 6)
+        pool.offer(torch.tensor(levels).view(-1, 1, 1, 1) / 255, new)
+        expected |= dict(zip([*shown, *levels], [*again.tolist(), *new.tolist()], strict=True))
         expected = dict(sorted(expected.items(), key=lambda item: -item[1])[:7])
-        kept = memory.divergence >= 0
-        found = zip(memory.stored[kept].flatten().tolist(), memory.divergence[kept].tolist(), strict=True)
-        assert sorted(found) == sorted(expected.items())
+        found = zip(pool.images.flatten().tolist(), pool.divergence.tolist(), strict=True)
+        assert sorted(list(found)[: len(pool)]) == sorted(expected.items())
 
 
 def test_divergences_are_those_of_the_definition() -> None:

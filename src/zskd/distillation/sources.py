@@ -23,7 +23,7 @@ from zskd.data.transforms import augment
 from zskd.distillation.adversarial.base import make_generator_method
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
 from zskd.distillation.adversarial.image_bank import ImageBank
-from zskd.distillation.replay import Memory
+from zskd.distillation.pool import ImagePool
 from zskd.models.classifier import Classifier
 from zskd.training.state import Companions
 from zskd.transfer_set.dataset import TransferSet
@@ -141,16 +141,21 @@ class Replayed(Source):
     learns = True
 
     def __init__(self, teacher: Classifier, config: DistillConfig) -> None:
-        self._memory = Memory(config.replay.keep, teacher.spec.shape, teacher.spec.box).to(teacher.device)
-        super().__init__(config.replay.share, {"replay": (self._memory, None)})
+        self._pool = ImagePool(config.replay.keep, teacher.spec.shape, teacher.spec.box)
+        self._device = teacher.device
+        super().__init__(config.replay.share, {"replay": (self._pool, None)})
 
     def images(self, count: int, rng: Generator) -> Images:
-        """As for `Source`."""
-        return self._memory.draw(count, rng)
+        """As for `Source`; difficult and long unseen ones first."""
+        self._rows = self._pool.draw(count, rng)
+        return self._pool.read(self._rows).to(self._device)
 
     def learn(self, images: Images, divergence: Tensor, own: slice) -> None:
         """As for `Source`; the most difficult images are kept."""
-        self._memory.note(images, divergence, own)
+        self._pool.record(self._rows, divergence[own])
+        new = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        new[own] = False
+        self._pool.offer(images[new], divergence[new])
 
 
 @final

@@ -18,8 +18,8 @@ from zskd.core.types import Images
 from zskd.data.transforms import augment
 from zskd.distillation.adversarial.base import GeneratorMethod
 from zskd.distillation.adversarial.generator import Generator
-from zskd.distillation.adversarial.pool import ImagePool
 from zskd.distillation.adversarial.statistics import Statistics
+from zskd.distillation.pool import ImagePool
 from zskd.models.classifier import Classifier
 from zskd.models.factory import fresh_weights
 from zskd.models.modes import in_mode
@@ -112,12 +112,10 @@ class AdversarialGenerator:
         whose, index = ("own", own_step) if self._config.same else ("student's", step)
         if self._pool is None:
             return self._new_images(whose, index, count)
-        again = self._pool.draw(
-            round(self._config.replay * count), step, torch_stream(self._seed, "replay", step)
-        )
+        again = self._pool.draw(round(self._config.replay * count), torch_stream(self._seed, "replay", step))
         new = self._new_images(whose, index, count - len(again))
         images = torch.cat([self._pool.read(again).to(new.device), new])
-        self._rows = torch.cat([again, self._pool.add(new, step, again)])
+        self._rows = torch.cat([again, self._pool.add(new, again)])
         return images
 
     @property
@@ -132,7 +130,7 @@ class AdversarialGenerator:
             divergence: KL(T ‖ S) of each of them (N,), in nats.
         """
         if self._pool is not None:
-            self._pool.record(self._rows, divergence[: len(self._rows)], int(self._generator.turn) - 1)
+            self._pool.record(self._rows, divergence[: len(self._rows)])
 
     def images_for_statistics(self, count: int) -> Images:
         """Return images of the generator as it is now (count, C, H, W); it takes no step."""
