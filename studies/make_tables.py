@@ -16,6 +16,7 @@ from pathlib import Path
 
 from records import ROOT
 from tables.better import BETTER_TABLES
+from tables.carry import CARRY_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
 from tables.features import FEATURES_TABLES
 from tables.names import NAMES_TABLES
@@ -35,6 +36,7 @@ PAGES = tuple(
         "README.md",
         "docs/results.md",
         "docs/better.md",
+        "docs/carry-over.md",
         "docs/reproducibility.md",
         "docs/methods/zskd.md",
         "docs/speed.md",
@@ -54,6 +56,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **RESULTS_TABLES,
     **SPEED_TABLES,
     **BETTER_TABLES,
+    **CARRY_TABLES,
     **SEARCH_TABLES,
     **ESTIMATE_TABLES,
     **NAMES_TABLES,

@@ -37,6 +37,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import type_check
 from limits import LIMIT, wait_until
 from warm import zskd
 from zskd.config.data import DataConfig
@@ -65,6 +66,11 @@ settings.load_profile("busy")
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.timeout is None:
         config.option.timeout = LIMIT
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    type_check.begin_again()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The table of docs/carry.md: what a student learns on each source of pictures."""
+"""The table of docs/carry-over.md: what a student learns on each source of pictures."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,30 +82,16 @@ def observe(
         with_features: False where features are not read: some heads can only be observed at a cost.
     """
     layers: list[LayerValue] = []
-
-    def keep_input(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def keep(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            layers.append(LayerValue(name=name, layer=layer, value=inputs[0].clone()))
-
-        return keep
-
-    def keep_output(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def keep(layer: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
-            value = output[0] if isinstance(output, tuple | list) and output else output
-            if isinstance(value, Tensor):  # a network of another library may return anything
-                layers.append(LayerValue(name=name, layer=layer, value=value.clone()))
-
-        return keep
-
+    reads = bool(inputs_of or outputs_of or outputs_named)
     with ExitStack() as undo:
-        for name, layer in classifier.module.named_modules():
+        for name, layer in classifier.module.named_modules() if reads else ():
             if isinstance(layer, torch.jit.ScriptModule):  # takes no hooks
                 continue
             if isinstance(layer, inputs_of):
-                undo.enter_context(layer.register_forward_pre_hook(keep_input(name)))
+                undo.enter_context(layer.register_forward_pre_hook(partial(_keep_input, layers, name)))
             if isinstance(layer, outputs_of) or name in outputs_named:
-                undo.enter_context(layer.register_forward_hook(keep_output(name)))
-        if inputs_of or outputs_of or outputs_named:
+                undo.enter_context(layer.register_forward_hook(partial(_keep_output, layers, name)))
+        if reads:
             undo.callback(setattr, classifier, "rewrite", classifier.rewrite)
             classifier.rewrite = False
         features: Features | ZskdError = ZskdError("features were not observed: give with_features=True")
@@ -113,3 +100,15 @@ def observe(
         else:
             logits = classifier(images)
     return Observation(logits=logits, features=features, layers=tuple(layers))
+
+
+def _keep_input(layers: list[LayerValue], name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    layers.append(LayerValue(name=name, layer=layer, value=inputs[0].clone()))
+
+
+def _keep_output(
+    layers: list[LayerValue], name: str, layer: nn.Module, _inputs: tuple[Any, ...], output: Any
+) -> None:
+    value = output[0] if isinstance(output, tuple | list) and output else output
+    if isinstance(value, Tensor):  # a network of another library may return anything
+        layers.append(LayerValue(name=name, layer=layer, value=value.clone()))
