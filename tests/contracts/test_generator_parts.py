@@ -21,8 +21,8 @@ from zskd.distillation.adversarial.dfq import DFQ
 from zskd.distillation.adversarial.generator import Generator
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
 from zskd.distillation.adversarial.statistics import LayerStatistics, Statistics
-from zskd.distillation.adversarial.terms import divergences
 from zskd.distillation.distill import distill
+from zskd.distillation.losses import divergences
 from zskd.distillation.pool import ImagePool
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.observation import LayerValue, Observation, observe

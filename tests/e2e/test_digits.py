@@ -21,6 +21,7 @@ from zskd.synthesis.build import build_transfer_set
 SEEDS = (1, 2)
 """Of the sets and students beside the run, whose seed is 0."""
 SETTINGS: dict[str, Any] = {
+    "controls": ["noise_smooth", "noise_white"],
     "threads": 1,
     "workers": 1,
     "held_out": 100,
@@ -34,19 +35,18 @@ SETTINGS: dict[str, Any] = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunMetrics]:
     """The shipped recipe with two noise controls."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    controls = {"controls": ["noise_smooth", "noise_white"]}
-    return folder, run_recipe(load_recipe("digits", SETTINGS | controls), folder)
+    return folder, run_recipe(load_recipe("digits", SETTINGS), folder)
 
 
 @pytest.fixture(scope="module")
 def accuracies(run: tuple[Path, RunMetrics]) -> dict[str, list[float]]:
-    """Of the students of three seeds, by arm; of smooth noise one. The sets of all seeds have one teacher."""
+    """Of the students of three seeds, by arm. The sets of all seeds have one teacher."""
     folder, metrics = run
     found = {row.arm: [row.test_accuracy.percent] for row in metrics.arms if row.test_accuracy is not None}
     teacher = load_checkpoint(folder / "teacher")[0].freeze()
     data = load_data(DataConfig(name="digits"), teacher.spec.shape)
     for seed in SEEDS:
-        recipe = load_recipe("digits", SETTINGS | {"seed": seed, "controls": ["noise_white"]})
+        recipe = load_recipe("digits", SETTINGS | {"seed": seed})
         for arm in plan_arms(recipe, data):
             assert arm.spec is not None
             place = folder.parent / f"{arm.name}-{seed}"
@@ -61,7 +61,7 @@ def test_the_student_comes_near_its_teacher_and_white_noise_does_not_do(
     run: tuple[Path, RunMetrics], accuracies: dict[str, list[float]]
 ) -> None:
     """Smooth noise does on digits, once the student begins with its teacher's weights: all that is held is
-    that impressions do not lose more against it than five of the 500 pictures that are tested on."""
+    that impressions do not lose more against it than two of the 500 pictures that are tested on."""
     found = run[1].teacher.test_accuracy
     assert found is not None
     student, white = accuracies["zskd"], accuracies["noise_white"]
@@ -70,7 +70,7 @@ def test_the_student_comes_near_its_teacher_and_white_noise_does_not_do(
     assert statistics.mean(student) >= found.percent - 1
     pooled = ((statistics.variance(student) + statistics.variance(white)) / 2) ** 0.5
     assert statistics.mean(student) - statistics.mean(white) >= 2 * pooled
-    assert student[0] >= accuracies["noise_smooth"][0] - 1
+    assert statistics.mean(student) >= statistics.mean(accuracies["noise_smooth"]) - 0.5
 
 
 def test_a_run_leaves_everything_that_it_names(run: tuple[Path, RunMetrics]) -> None:

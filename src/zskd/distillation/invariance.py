@@ -22,7 +22,7 @@ from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
-from zskd.distillation.adversarial.terms import divergences
+from zskd.distillation.losses import divergences
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen

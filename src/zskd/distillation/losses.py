@@ -46,3 +46,9 @@ def mse(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
 def ce(student: Logits, teacher: Logits, config: DistillConfig) -> Tensor:
     """Cross-entropy with the class that the teacher predicts, in nats."""
     return F.cross_entropy(student, teacher.argmax(1))
+
+
+def divergences(student: Logits, teacher: Logits) -> Tensor:
+    """Return KL(T ‖ S) at τ = 1 of each image in nats (N,), at least 0."""
+    log_s, log_t = F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)
+    return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import LOSSES
-from zskd.distillation.adversarial.terms import divergences
 from zskd.distillation.features.paired import PairedFeatures
+from zskd.distillation.losses import divergences
 from zskd.models.classifier import Classifier
 from zskd.training.batches import Batch
 from zskd.training.loop import percent_of_class

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
-from zskd.distillation.adversarial.terms import divergences
+from zskd.distillation.losses import divergences
 from zskd.models.observation import Kinds
 
 

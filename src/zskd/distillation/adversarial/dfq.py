@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
 from zskd.distillation.adversarial.statistics import LayerStatistics
-from zskd.distillation.adversarial.terms import balance, divergences
+from zskd.distillation.adversarial.terms import balance
+from zskd.distillation.losses import divergences
 from zskd.models.observation import Kinds
 
 
