@@ -1,7 +1,7 @@
 """What does the start from the teacher bring, on real images? Four networks, numbers of steps and seeds.
 
     python studies/starts.py --teachers teachers --cifar cifar --out runs/starts
-    python studies/starts.py --teachers teachers --cifar cifar --out runs/starts --steps 3000
+    python studies/starts.py --teachers teachers --cifar cifar --out runs/starts --steps 3000 --batch-size 64
 
 A student `narrow:0.5` of each teacher is distilled on real images, from the teacher's weights and from random
 ones; nothing is synthesised. The folder of teachers holds `resnet20-12fca82f.th`
@@ -127,10 +127,10 @@ def study(case: Case, start: str, steps: int, seed: int, given: argparse.Namespa
     real = build_real_set(
         teacher, data.train, given.out / case.title / f"set-{count}-{seed}", count=count, seed=seed
     )
-    config = DistillConfig(start=start, steps=steps or 600)
+    config = DistillConfig(start=start, steps=steps or 600, batch_size=given.batch_size)
     began = time.process_time()
     if steps:
-        folder = given.out / case.title / f"{start}-{steps}-{count}-{seed}"
+        folder = given.out / case.title / f"{start}-{steps}-{count}-{given.batch_size}-{seed}"
         spec = StudentSpec(student=STUDENT, seed=seed, distill=config)
         student = build_student(teacher, spec, real, folder)
     else:
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--teachers", type=Path, default=Path("teachers"))
     parser.add_argument("--cifar", type=Path, default=Path("cifar"))
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 600])
+    parser.add_argument("--batch-size", type=int, default=DistillConfig().batch_size)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=None, help="images of each set")
     parser.add_argument("--only", nargs="+", choices=[case.title for case in CASES], default=None)
@@ -172,14 +173,22 @@ def main() -> None:
         "command": shlex.join(["python", *sys.argv]),
     }
     for case, steps, seed, start in itertools.product(chosen, given.steps, given.seeds, STARTS):
-        cell = {"network": case.title, "steps": steps, "seed": seed, "start": start, "student": STUDENT}
+        cell = {
+            "network": case.title,
+            "steps": steps,
+            "batch_size": given.batch_size,
+            "seed": seed,
+            "start": start,
+            "student": STUDENT,
+        }
         lines = read_lines(given.record)
         if any(cell.items() <= line.items() for line in lines):
             continue
         line = cell | study(case, start, steps, seed, given) | made_with
         order = [one.title for one in CASES]
         lines = sorted(
-            [*lines, line], key=lambda one: (order.index(one["network"]), one["steps"], one["seed"])
+            [*lines, line],
+            key=lambda one: (order.index(one["network"]), one["steps"], one["batch_size"], one["seed"]),
         )
         write_lines(given.record, lines)
         print(

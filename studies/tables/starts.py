@@ -22,8 +22,9 @@ def starts() -> str:
     """Agreement with the teacher from both starts, after each number of steps, and the paired change."""
     lines = _lines()
     rows = []
-    for network, steps in product(_TITLES, sorted({line["steps"] for line in lines})):
-        cells = [_by_seed(lines, network, steps, start) for start in ("random", "teacher")]
+    trainings = sorted({(line["steps"], line["batch_size"]) for line in lines})
+    for network, (steps, batch_size) in product(_TITLES, trainings):
+        cells = [_by_seed(lines, network, steps, batch_size, start) for start in ("random", "teacher")]
         if not all(cells):
             continue
         change = compare_paired(cells[1], cells[0], names=("teacher", "random"))
@@ -32,12 +33,13 @@ def starts() -> str:
             (
                 _TITLES[network],
                 f"{steps:,}",
+                str(batch_size) if steps else "",
                 *(f"{one.mean:.1f} ± {one.deviation or 0:.1f}" for one in means),
                 f"{change.mean:+.1f} ± {change.deviation or 0:.1f}",
                 str(change.n),
             )
         )
-    head = ("teacher", "steps", "random start", "start from the teacher", "change, paired", "n")
+    head = ("teacher", "steps", "batch", "random start", "start from the teacher", "change, paired", "n")
     return markdown_table(head, rows)
 
 
@@ -60,8 +62,8 @@ def _lines() -> list[Line]:
     return read_lines(RESULTS / "starts.json")
 
 
-def _by_seed(lines: list[Line], network: str, steps: int, start: str) -> dict[int, float]:
-    wanted = {"network": network, "steps": steps, "start": start}
+def _by_seed(lines: list[Line], network: str, steps: int, batch_size: int, start: str) -> dict[int, float]:
+    wanted = {"network": network, "steps": steps, "batch_size": batch_size, "start": start}
     return {line["seed"]: line["agreement"] for line in lines if wanted.items() <= line.items()}
 
 

@@ -211,42 +211,49 @@ def _announce(
     )
 
 
-def seconds_per_image(teacher: Classifier, spec: SetSpec) -> float:
+def seconds_per_image(
+    teacher: Classifier, spec: SetSpec, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Return the core seconds of one image of a set whose images use all their steps, estimated from a few.
 
     Args:
         teacher: as for `build_transfer_set`.
         spec: from `fit_spec`.
+        clock: returns seconds since any fixed moment.
     """
     indices, config = spec.indices(0, teacher.classes), spec.synthesis
     optimised = [i for i in indices if spec.optimises and entry_of(teacher, spec, i).optimised]
     few = indices[: config.batch_size]
-    _time_images(teacher, spec, few)
-    of_image = _time_images(teacher, spec, few)
+    _time_images(teacher, spec, few, clock)
+    of_image = _time_images(teacher, spec, few, clock)
     if not optimised:
         return of_image
     batch = optimised[: config.batch_size]
-    _time_step(teacher, spec, batch, 1)
+    _time_step(teacher, spec, batch, 1, clock)
     # a batch has the same size, however few images are in it
-    of_batch = config.steps * _time_step(teacher, spec, batch, min(3, config.steps))
+    of_batch = config.steps * _time_step(teacher, spec, batch, min(3, config.steps), clock)
     return of_image + ceil(len(optimised) / config.batch_size) * of_batch / len(indices)
 
 
-def _time_images(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> float:
+def _time_images(
+    teacher: Classifier, spec: SetSpec, indices: Sequence[int], clock: Callable[[], float]
+) -> float:
     """Return the seconds of each image of a shard without its optimisation."""
-    started = time.perf_counter()
+    started = clock()
     with frozen(teacher), use_threads(1), torch.no_grad():
         plan = plan_shard(teacher, spec, indices)
         no_steps = torch.zeros(len(indices), dtype=torch.int32)
         label(teacher, plan.starts, plan.targets, plan.anchors, no_steps, spec.synthesis)
-    return (time.perf_counter() - started) / len(indices)
+    return (clock() - started) / len(indices)
 
 
-def _time_step(teacher: Classifier, spec: SetSpec, indices: Sequence[int], steps: int) -> float:
+def _time_step(
+    teacher: Classifier, spec: SetSpec, indices: Sequence[int], steps: int, clock: Callable[[], float]
+) -> float:
     """Return the seconds of each step of a batch."""
     part = replace(spec, synthesis=replace(spec.synthesis, tolerance=0.0, missed="keep", steps=steps))
     with frozen(teacher), use_threads(1), torch.no_grad():
         plan = plan_shard(teacher, part, indices)
-        started = time.perf_counter()
+        started = clock()
         part.own_method.make(teacher, plan.entries, plan.batch, part.synthesis)
-    return (time.perf_counter() - started) / steps
+    return (clock() - started) / steps
