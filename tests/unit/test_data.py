@@ -19,7 +19,7 @@ from PIL import Image
 
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
-from zskd.data.datasets import Dataset, load_data
+from zskd.data.datasets import Dataset, Split, load_data
 from zskd.data.download import cache_folder
 from zskd.data.folder import read_image
 from zskd.data.idx import read_idx
@@ -252,6 +252,129 @@ def test_no_data_is_told_to_whoever_asks_for_some() -> None:
 def test_grey_data_do_not_fit_a_network_of_three_channels(name: str) -> None:
     with pytest.raises(ZskdError, match=rf"{name} has grey images, but the network takes 3 channels"):
         load_data(DataConfig(name=name), (3, 32, 32))  # type: ignore[arg-type]
+
+
+COLOURED = ("digits-colour", "digits-textured")
+SMALL = (3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def in_colour() -> dict[str, Dataset]:
+    return {
+        name: load_data(DataConfig(name=name), SMALL)  # type: ignore[arg-type]
+        for name in (*COLOURED, "digits-pairs")
+    }
+
+
+def nearest(pictures: torch.Tensor, digits: Split) -> torch.Tensor:
+    """The digit whose grey values have the largest absolute correlation with a picture in one colour."""
+
+    def centred(values: torch.Tensor) -> torch.Tensor:
+        flat = values.flatten(1) - values.flatten(1).mean(1, keepdim=True)
+        return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-9)
+
+    return (centred(pictures) @ centred(digits.images).T).abs().argmax(1)
+
+
+def test_digits_in_colour_have_three_channels_and_fixed_sizes(in_colour: dict[str, Dataset]) -> None:
+    sizes = {"digits-colour": (4668, 520, 500), "digits-textured": (4668, 520, 500)}
+    for name, data in in_colour.items():
+        parts = (data.train, data.validation, data.test)
+        assert tuple(map(len, parts)) == sizes.get(name, (3870, 430, 1720))
+        assert data.train_size == len(data.train) + len(data.validation)
+        for part in parts:
+            assert part.images.shape[1:] == SMALL
+            assert part.images.dtype == torch.float32
+            assert 0 <= float(part.images.min()) < float(part.images.max()) <= 1
+    assert in_colour["digits-pairs"].class_names == tuple(f"{number:02d}" for number in range(43))
+
+
+def test_a_coloured_digit_is_that_grey_digit(in_colour: dict[str, Dataset]) -> None:
+    """Each channel is a grey digit of the same split, stretched, and the label is the label of that digit."""
+    data, grey = in_colour["digits-colour"], load_data(DataConfig(name="digits"), (1, 16, 16))
+    for part, of in ((data.train, grey.train), (data.validation, grey.validation), (data.test, grey.test)):
+        for channel in range(3):
+            found = nearest(part.images[:, channel], of)
+            assert torch.equal(of.labels[found], part.labels)
+            times = len(part) // len(of)
+            assert float((found == torch.arange(len(of)).repeat(times)).float().mean()) > 0.99
+
+
+@pytest.mark.parametrize("name", COLOURED)
+def test_colours_tell_nothing_of_the_class(name: str, in_colour: dict[str, Dataset]) -> None:
+    """Analysis of variance: the colours of edge and stroke, and which of them is the lighter, by class."""
+    from sklearn.feature_selection import f_classif
+
+    train = in_colour[name].train
+    grey = load_data(DataConfig(name="digits"), (1, 16, 16)).train.images.repeat(4, 1, 1, 1)
+    rows = torch.arange(len(train))
+    ground = train.images.flatten(2)[rows, :, grey.flatten(1).argmin(1)]
+    stroke = train.images.flatten(2)[rows, :, grey.flatten(1).argmax(1)]
+    lighter = (stroke.mean(1) > ground.mean(1)).float()[:, None]
+    assert 0.45 < float(lighter.mean()) < 0.55
+    colours = torch.cat([ground, stroke, lighter], 1)
+    assert min(f_classif(colours.numpy(), train.labels.numpy())[1]) > 0.01
+
+
+@pytest.mark.parametrize("name", COLOURED)
+def test_the_test_digits_keep_their_colours_whatever_the_validation_share(name: str) -> None:
+    one, other = (
+        load_data(DataConfig(name=name, validation=share), (3, 8, 8))  # type: ignore[arg-type]
+        for share in (0, 0.5)
+    )
+    assert torch.equal(one.test.images, other.test.images)
+    assert len(one.train) == one.train_size == len(other.train) + len(other.validation)
+
+
+def test_textures_change_inside_digits_and_behind_them(in_colour: dict[str, Dataset]) -> None:
+    grey = load_data(DataConfig(name="digits"), (1, 16, 16)).test.images
+    for name in COLOURED:
+        for mask in ((grey > 0.9).float(), (grey < 0.02).float()):
+            images, pixels = in_colour[name].test.images, mask.sum((2, 3))
+            mean = (images * mask).sum((2, 3)) / pixels
+            error = ((images - mean[..., None, None]) ** 2 * mask).sum((2, 3)) / pixels
+            change = float(error.nanmean() ** 0.5)
+            assert (change < 0.02) if name == "digits-colour" else (0.03 < change < 0.2)
+
+
+def test_pairs_are_made_of_two_digits_of_their_own_split(in_colour: dict[str, Dataset]) -> None:
+    data, grey = in_colour["digits-pairs"], load_data(DataConfig(name="digits"), (1, 8, 8))
+    splits = {"train": grey.train, "validation": grey.validation, "test": grey.test}
+    digits, labels = (
+        torch.cat([getattr(of, kind) for of in splits.values()]) for kind in ("images", "labels")
+    )
+    homes = torch.tensor([number for number, of in enumerate(splits.values()) for _ in range(len(of))])
+    heights = [F.pad(digits, (0, 0, top, 8 - top)) for top in range(9)]
+    everywhere = Split(torch.cat(heights), labels.repeat(9))
+    for number, name in enumerate(splits):
+        part = getattr(data, name)
+        assert part.labels.bincount(minlength=43).unique().numel() == 1
+        images, pair = part.images[::7, 0], part.labels[::7]
+        for half, wanted in ((images[:, :, :8], pair // 10), (images[:, :, 8:], pair % 10)):
+            found = nearest(half, everywhere)
+            assert torch.equal(everywhere.labels[found], wanted)
+            assert (homes.repeat(9)[found] == number).all()
+
+
+def test_pairs_fit_any_size_and_need_two_digits_of_each_class() -> None:
+    wide = load_data(DataConfig(name="digits-pairs", validation=0), (3, 9, 30))
+    assert (wide.train.images.shape[1:], len(wide.validation)) == ((3, 9, 30), 0)
+    with pytest.raises(ZskdError, match="digits-pairs needs images of at least 8×8 pixels, not 7×32"):
+        load_data(DataConfig(name="digits-pairs"), (3, 7, 32))
+    with pytest.raises(ZskdError, match="digits-pairs needs two validation digits of each class: give"):
+        load_data(DataConfig(name="digits-pairs", validation=0.01), (3, 8, 8))
+
+
+def test_digits_in_colour_are_the_same_every_time(in_colour: dict[str, Dataset]) -> None:
+    for name, data in in_colour.items():
+        again = load_data(DataConfig(name=name), SMALL)  # type: ignore[arg-type]
+        assert again.fingerprint() == data.fingerprint()
+
+
+@pytest.mark.parametrize("name", [*COLOURED, "digits-pairs"])
+def test_data_in_colour_do_not_fit_a_network_of_one_channel(name: str) -> None:
+    with pytest.raises(ZskdError, match=rf"{name} has images in colour, but the network takes 1 channel: .*"):
+        load_data(DataConfig(name=name), SHAPE)  # type: ignore[arg-type]
 
 
 def picture(path: Path, colour: tuple[int, int, int], side: int = 6) -> None:

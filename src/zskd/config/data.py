@@ -11,6 +11,16 @@ from cyclopts import Parameter
 from zskd.config.checks import Config
 from zskd.config.groups import DATA, RUN_DETAILS
 
+DataName = Literal[
+    "digits",
+    "digits-colour",
+    "digits-textured",
+    "digits-pairs",
+    "mnist",
+    "fashion-mnist",
+    "folder",
+    "none",
+]
 Twin = Literal["transposed", "inverted", "permuted"]
 
 
@@ -21,7 +31,7 @@ class DataConfig(Config):
 
     section: ClassVar[str] = "data"
 
-    name: Literal["digits", "mnist", "fashion-mnist", "folder", "none"] = "digits"
+    name: DataName = "digits"
     """Known data set, your own `folder`, or `none`. A folder has one sub-folder per class."""
     dir: Annotated[Path | None, Parameter(name=("dir", "--data-dir"))] = None
     """Folder of the files; absent: download them to a cache. The MNISTs are in torchvision's layout."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Labels
+from zskd.data.colour_digits import PAIRS, coloured, paired, textured
 from zskd.data.download import idx_folder
 from zskd.data.folder import class_folders, read_folder
 from zskd.data.idx import read_idx
@@ -24,6 +26,12 @@ _SPLIT_SEED = 0
 _ORDER_SEED = 0
 """Fixed, so that there is only one permuted twin."""
 _DIGITS_TEST = 500
+_DRAWS = 4
+"""Pictures in colour of each digit for training or validation; each digit of the test has one."""
+_PAIRS_TRAIN, _PAIRS_TEST = 100, 40
+"""Pictures of each pair of digits: for training and validation together, and for the test."""
+_PAIRS_LEAST = 8
+"""Least height and width of a picture of two digits."""
 _FOLDER_TEST_SHARE = 0.2
 
 
@@ -73,30 +81,78 @@ def load_data(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
     """
     if data.name == "none":
         raise ZskdError("this step needs real images: give --data.name and, for your own, --data-dir")
-    train, test, names = _LOADERS[data.name](data, shape)
-    train, test = _TWINS[data.twin](train), _TWINS[data.twin](test)
-    full = len(train)
-    if data.validation <= 0:
-        empty = Split(train.images[:0], train.labels[:0])
-        return Dataset(train, empty, test, names, full)
-    train, validation = _divide(train, data.validation)
-    return Dataset(train, validation, test, names, full)
+    loaded, twin = _LOADERS[data.name](data, shape), _TWINS[data.twin]
+    return replace(
+        loaded, train=twin(loaded.train), validation=twin(loaded.validation), test=twin(loaded.test)
+    )
 
 
-def _load_digits(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Split, tuple[str, ...]]:
-    """The 1,797 real digits that come with scikit-learn (Alpaydin and Kaynak 1998), 8×8 pixels.
+def _load_digits(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+    _check_channels(data, shape, 1)
+    return _digits_by_split(_all_digits(shape[1:]), data)
+
+
+def _in_colour(
+    draw: Callable[[Images, str], Images],
+) -> Callable[[DataConfig, tuple[int, int, int]], Dataset]:
+    """Return the loader of digits that `draw` turns into images of three channels, each several times."""
+
+    def load(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+        _check_channels(data, shape, 3)
+        digits = _digits_by_split(_all_digits(shape[1:]), data)
+
+        def drawn(of: Split, times: int, part: str) -> Split:
+            return Split(draw(of.images.repeat(times, 1, 1, 1), part), of.labels.repeat(times))
+
+        train, validation = (
+            drawn(digits.train, _DRAWS, "training"),
+            drawn(digits.validation, _DRAWS, "validation"),
+        )
+        test = drawn(digits.test, 1, "test")
+        return Dataset(train, validation, test, digits.class_names, _DRAWS * digits.train_size)
+
+    return load
+
+
+def _load_digit_pairs(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+    """Pairs of digits; the digits of a split are in no pair of another split."""
+    _check_channels(data, shape, 3)
+    size = shape[1:]
+    if min(size) < _PAIRS_LEAST:
+        raise ZskdError(
+            f"{data.name} needs images of at least {_PAIRS_LEAST}×{_PAIRS_LEAST} pixels, not "
+            f"{size[0]}×{size[1]}: choose another --teacher.shape"
+        )
+    side = min(size[0], size[1] // 2)
+    digits = _digits_by_split(_all_digits((side, side)), data)
+    validation = round(data.validation * _PAIRS_TRAIN)
+    train, held_out, test = (
+        Split(*paired(of.images, of.labels, size, count, part))
+        for part, of, count in (
+            ("training", digits.train, _PAIRS_TRAIN - validation),
+            ("validation", digits.validation, validation),
+            ("test", digits.test, _PAIRS_TEST),
+        )
+    )
+    return Dataset(train, held_out, test, PAIRS, _PAIRS_TRAIN * len(PAIRS))
+
+
+def _all_digits(size: tuple[int, int]) -> Split:
+    """The 1,797 real digits that come with scikit-learn (Alpaydin and Kaynak 1998), 8×8 pixels, resized.
 
     Its file is read without scikit-learn, which takes a second to import.
     """
-    _check_grey(data, shape)
     package = find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
     rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     pixels = rows[:, :64].reshape(-1, 8, 8).astype(np.float32) / 16
-    everything = _grey_split(pixels, rows[:, 64], shape)
+    return _grey_split(pixels, rows[:, 64], size)
+
+
+def _digits_by_split(everything: Split, data: DataConfig) -> Dataset:
     train, test = _divide(everything, _DIGITS_TEST)
-    return train, test, tuple("0123456789")
+    return _with_validation(train, test, tuple("0123456789"), data)
 
 
 _FASHION = (
@@ -113,8 +169,8 @@ _FASHION = (
 )
 
 
-def _load_idx(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Split, tuple[str, ...]]:
-    _check_grey(data, shape)
+def _load_idx(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+    _check_channels(data, shape, 1)
     folder = idx_folder(data.name, data.dir)
     splits = []
     for prefix in ("train", "t10k"):
@@ -124,11 +180,12 @@ def _load_idx(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Spl
             raise ZskdError(f"{folder}: {prefix} images {images.shape} and labels {labels.shape} do not fit")
         if labels.max() > 9:
             raise ZskdError(f"{folder}: {prefix} labels go up to {labels.max()}, but there are ten classes")
-        splits.append(_grey_split(images.astype(np.float32) / 255, labels, shape))
-    return splits[0], splits[1], _FASHION if data.name == "fashion-mnist" else tuple("0123456789")
+        splits.append(_grey_split(images.astype(np.float32) / 255, labels, shape[1:]))
+    names = _FASHION if data.name == "fashion-mnist" else tuple("0123456789")
+    return _with_validation(splits[0], splits[1], names, data)
 
 
-def _load_folder(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, Split, tuple[str, ...]]:
+def _load_folder(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
     if data.dir is None:
         raise ZskdError(
             "your own data needs its folder: give --data-dir TREE with train/<class>/ and test/<class>/"
@@ -146,16 +203,9 @@ def _load_folder(data: DataConfig, shape: tuple[int, int, int]) -> tuple[Split, 
         raise ZskdError(f"{root} needs at least two class folders, found: {', '.join(names) or 'none'}")
     if has_split and test_root is not None:
         train, test = (_to_split(*read_folder(part, names, shape)) for part in (train_root, test_root))
-        return train, test, names
-    return *_divide(_to_split(*read_folder(root, names, shape)), _FOLDER_TEST_SHARE), names
-
-
-_LOADERS: dict[str, Callable[[DataConfig, tuple[int, int, int]], tuple[Split, Split, tuple[str, ...]]]] = {
-    "digits": _load_digits,
-    "mnist": _load_idx,
-    "fashion-mnist": _load_idx,
-    "folder": _load_folder,
-}
+        return _with_validation(train, test, names, data)
+    train, test = _divide(_to_split(*read_folder(root, names, shape)), _FOLDER_TEST_SHARE)
+    return _with_validation(train, test, names, data)
 
 
 def _transposed(images: Images) -> Images:
@@ -165,12 +215,23 @@ def _transposed(images: Images) -> Images:
 
 
 def _permuted(images: Images) -> Images:
-    order = torch.randperm(images[0, 0].numel(), generator=torch.Generator().manual_seed(_ORDER_SEED))
+    order = torch.randperm(math.prod(images.shape[2:]), generator=torch.Generator().manual_seed(_ORDER_SEED))
     return images.flatten(2)[:, :, order].view_as(images)
 
 
 def _on_images(change: Callable[[Images], Images]) -> Callable[[Split], Split]:
     return lambda split: replace(split, images=change(split.images))
+
+
+_LOADERS: dict[str, Callable[[DataConfig, tuple[int, int, int]], Dataset]] = {
+    "digits": _load_digits,
+    "digits-colour": _in_colour(coloured),
+    "digits-textured": _in_colour(textured),
+    "digits-pairs": _load_digit_pairs,
+    "mnist": _load_idx,
+    "fashion-mnist": _load_idx,
+    "folder": _load_folder,
+}
 
 
 _TWINS: dict[str, Callable[[Split], Split]] = {
@@ -181,24 +242,35 @@ _TWINS: dict[str, Callable[[Split], Split]] = {
 }
 
 
-def _check_grey(data: DataConfig, shape: tuple[int, int, int]) -> None:
-    if shape[0] != 1:
+def _check_channels(data: DataConfig, shape: tuple[int, int, int], channels: int) -> None:
+    if shape[0] != channels:
+        kind, others = ("grey images", "digits-colour") if channels == 1 else ("images in colour", "digits")
         raise ZskdError(
-            f"{data.name} has grey images, but the network takes {shape[0]} channels: choose other data or "
-            "another network"
+            f"{data.name} has {kind}, but the network takes {shape[0]} channel{'s' * (shape[0] > 1)}: choose "
+            f"other data, such as {others}, or another network (--teacher.shape {channels} 32 32)"
         )
 
 
-def _grey_split(pixels: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int]) -> Split:
+def _grey_split(pixels: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> Split:
     """Resize pixels (N, h, w) bilinearly with half-pixel centres, as OpenCV and the reproduction do."""
     images = torch.from_numpy(pixels).unsqueeze(1)
-    if images.shape[-2:] != shape[1:]:
-        images = F.interpolate(images, size=shape[1:], mode="bilinear", align_corners=False)
+    if images.shape[-2:] != size:
+        images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
     return Split(images.clamp(0, 1), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _to_split(images: np.ndarray, labels: np.ndarray) -> Split:
     return Split(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def _with_validation(train: Split, test: Split, names: tuple[str, ...], data: DataConfig) -> Dataset:
+    """Take the validation images from the training images."""
+    full = len(train)
+    if data.validation <= 0:
+        empty = Split(train.images[:0], train.labels[:0])
+        return Dataset(train, empty, test, names, full)
+    train, validation = _divide(train, data.validation)
+    return Dataset(train, validation, test, names, full)
 
 
 def _divide(whole: Split, second: float | int) -> tuple[Split, Split]:
