@@ -17,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from zskd.cli.main import main as run
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
 from zskd.data.datasets import Dataset, Split, load_data
 from zskd.data.download import cache_folder
 from zskd.data.folder import read_image
 from zskd.data.idx import read_idx
+from zskd.models.checkpoint import load_checkpoint
 
 SHAPE = (1, 32, 32)
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -369,6 +371,14 @@ def test_digits_in_colour_are_the_same_every_time(in_colour: dict[str, Dataset])
     for name, data in in_colour.items():
         again = load_data(DataConfig(name=name), SMALL)  # type: ignore[arg-type]
         assert again.fingerprint() == data.fingerprint()
+
+
+def test_a_teacher_of_pairs_is_trained_from_the_command_line(tmp_path: Path) -> None:
+    given = ("--model", "lenet5", "--shape", "3", "16", "16", "--teacher.steps", "2", "--quiet")
+    assert run(["teacher", "train", "--data.name", "digits-pairs", *given, "--out", str(tmp_path / "t")]) == 0
+    teacher = load_checkpoint(tmp_path / "t")[0]
+    assert (teacher.classes, teacher.spec.shape) == (43, SMALL)
+    assert teacher.class_names == tuple(f"{number:02d}" for number in range(43))
 
 
 @pytest.mark.parametrize("name", [*COLOURED, "digits-pairs"])

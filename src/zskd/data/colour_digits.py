@@ -62,7 +62,7 @@ def textured(digits: Tensor, part: str) -> Images:
     """
     size = (digits.shape[2], digits.shape[3])
     numbers = _numbers(f"digits-textured {part}", len(digits), _COLOURS + 2 * _TEXTURE)
-    textures = numbers[:, _COLOURS:].split(_TEXTURE, 1)
+    textures = torch.split(numbers[:, _COLOURS:], _TEXTURE, 1)
     fills = zip(_two_colours(numbers), textures, strict=True)
     return _laid(digits, *(_filled(colour, of, size) for colour, of in fills))
 
@@ -126,7 +126,7 @@ def _two_colours(numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 def _filled(colours: Tensor, numbers: Tensor, size: tuple[int, int]) -> Tensor:
     """Return colours with textures, (N, 3, H, W)."""
-    kind, direction, wave, grid = numbers.split((1, 3, 3, _CELLS**2), 1)
+    kind, direction, wave, grid = torch.split(numbers, [1, 3, 3, _CELLS**2], 1)
     texture = torch.where(kind[..., None] < 0.5, _noise(grid, size), _stripes(wave, size))
     swing = _between(direction, -_SWING, _SWING)
     return (colours + swing[..., None, None] * texture[:, None]).clamp(0, 1)
