@@ -32,7 +32,7 @@ class DataConfig(Config):
     section: ClassVar[str] = "data"
 
     name: DataName = "digits"
-    """Known data set, your own `folder`, or `none`. A folder has one sub-folder per class."""
+    """Data set. A `folder` is your own, with one sub-folder per class; `none` is for no images."""
     dir: Annotated[Path | None, Parameter(name=("dir", "--data-dir"))] = None
     """Folder of the files; absent: download them to a cache. The MNISTs are in torchvision's layout."""
     validation: Annotated[float, Parameter(group=RUN_DETAILS)] = 0.1
