@@ -17,6 +17,7 @@ from pathlib import Path
 from records import ROOT
 from tables.better import BETTER_TABLES
 from tables.carry import CARRY_TABLES
+from tables.colour import COLOUR_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
 from tables.features import FEATURES_TABLES
 from tables.names import NAMES_TABLES
@@ -37,6 +38,7 @@ PAGES = tuple(
         "docs/results.md",
         "docs/better.md",
         "docs/carry-over.md",
+        "docs/colour.md",
         "docs/reproducibility.md",
         "docs/methods/zskd.md",
         "docs/speed.md",
@@ -57,6 +59,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **SPEED_TABLES,
     **BETTER_TABLES,
     **CARRY_TABLES,
+    **COLOUR_TABLES,
     **SEARCH_TABLES,
     **ESTIMATE_TABLES,
     **NAMES_TABLES,
