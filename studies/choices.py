@@ -177,7 +177,7 @@ def digits_teacher() -> tuple[Classifier, Images]:
     """Return a LeNet-5 that is trained on digits, and the training images."""
     data = load_data(DataConfig(name="digits"), (1, 32, 32))
     architecture = describe("lenet5", shape=(1, 32, 32), classes=10)
-    untrained = Classifier(fresh_weights(lambda: build(architecture), seed=0))
+    untrained = Classifier(fresh_weights(lambda: build(architecture, run_code=False), seed=0))
     return train_teacher(
         untrained, data, TeacherConfig(epochs=30.0, batch_size=64), seed=0
     ), data.train.images

@@ -65,7 +65,9 @@ class _Row:
         sets = {
             line["seed"]: line["set_cpu_seconds"]
             for line in _lines()
-            if line["arm"] == self.arm and line["set_cpu_seconds"] > _READ_AGAIN
+            if line["arm"] == self.arm
+            and line["precision"] == _PRECISION
+            and line["set_cpu_seconds"] > _READ_AGAIN
         }
         seconds = [sets.get(line["seed"], 0.0) + line["student_cpu_seconds"] for line in self.lines]
         return sum(seconds) / len(seconds) / 60
@@ -134,8 +136,9 @@ def provenance() -> str:
     of = lines[0]
     commits = ", ".join(sorted({line["commit"][:8] for line in lines}))
     return (
-        f"n = {of['n']:,} held-out images; ± is the standard deviation over seeds, and a number without it is "
-        f"of one seed; {of['processor']['name']}, one thread; torch {of['versions']['torch']}; commits {commits}."
+        f"n = {of['n']:,} held-out images; ± is the standard deviation over seeds, and a number without it "
+        f"is of one seed; {of['processor']['name']}, one thread; torch {of['versions']['torch']}; commits "
+        f"{commits}."
     )
 
 
