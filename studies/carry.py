@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from records import RESULTS, read_lines, write_lines
 from zskd.config.data import DataConfig
@@ -30,6 +30,7 @@ from zskd.config.sources import FreshConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.device import processor
+from zskd.core.precision import Precision
 from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset, load_data
 from zskd.distillation.build import build_student, passes_of
@@ -81,14 +82,16 @@ NOISE = ("white", "shapes", "procedural", "balanced", "conditional")
 """Arms whose set is start images."""
 
 
-def set_spec(name: str, seed: int) -> SetSpec:
+def set_spec(name: str, seed: int, precision: Precision) -> SetSpec:
     """Return the transfer set of an arm that is not `real`."""
     arm = ARMS[name]
     if arm.preset is None or name in NOISE:
-        config = SynthesisConfig(start=arm.start, candidates=arm.candidates)
+        config = SynthesisConfig(start=arm.start, candidates=arm.candidates, precision=precision)
         return SetSpec(method="noise", count=arm.count, seed=seed, synthesis=config)
     recipe = load_recipe(None, {"preset": arm.preset})
-    config = replace(recipe.synthesis, start=arm.start, candidates=arm.candidates, noise_share=0.0)
+    config = replace(
+        recipe.synthesis, start=arm.start, candidates=arm.candidates, noise_share=0.0, precision=precision
+    )
     return SetSpec(
         method=recipe.method,
         method_settings=recipe.method_settings,
@@ -99,7 +102,7 @@ def set_spec(name: str, seed: int) -> SetSpec:
     )
 
 
-def training(name: str, steps: int, beside: bool) -> DistillConfig:
+def training(name: str, steps: int, beside: bool, precision: Precision) -> DistillConfig:
     """Return the training of a student: the same for all arms, but for the sources of its batches."""
     generator = GeneratorConfig()
     if ARMS[name].generator is not None:
@@ -108,6 +111,7 @@ def training(name: str, steps: int, beside: bool) -> DistillConfig:
     return DistillConfig(
         steps=steps,
         batch_size=64,
+        precision=precision,
         tau=4.0,
         augment=AugmentConfig(crop=0.125, flip=0.5, mixup=0.5),
         generator=generator,
@@ -131,11 +135,11 @@ def load_teacher(teachers: Path) -> Classifier:
 
 def make_set(name: str, seed: int, given: argparse.Namespace) -> TransferSet:
     """Return the transfer set of an arm."""
-    teacher, folder = load_teacher(given.teachers), given.out / f"set-{name}-{seed}"
+    teacher, folder = load_teacher(given.teachers), given.out / f"set-{name}-{given.precision}-{seed}"
     if name == "real":
         train = load_images(given.cifar).train
         return build_real_set(teacher, train, folder, count=MANY, seed=seed)
-    return build_transfer_set(teacher, set_spec(name, seed), folder, workers=1)
+    return build_transfer_set(teacher, set_spec(name, seed, given.precision), folder, workers=1)
 
 
 def study(name: str, beside: bool, steps: int, seed: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -143,8 +147,8 @@ def study(name: str, beside: bool, steps: int, seed: int, given: argparse.Namesp
     teacher, began = load_teacher(given.teachers), time.process_time()
     images = make_set(name, seed, given)
     set_seconds, began = time.process_time() - began, time.process_time()
-    folder = given.out / f"{name}{'-procedural' * beside}-{steps}-{seed}"
-    spec = StudentSpec(student=STUDENT, seed=seed, distill=training(name, steps, beside))
+    folder = given.out / f"{name}{'-procedural' * beside}-{steps}-{given.precision}-{seed}"
+    spec = StudentSpec(student=STUDENT, seed=seed, distill=training(name, steps, beside, given.precision))
     student = build_student(teacher, spec, images, folder)
     seconds = time.process_time() - began
     found = agreement(teacher, student, load_images(given.cifar).validation.images)
@@ -174,6 +178,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--beside", choices=["no", "yes", "both"], default="both")
+    parser.add_argument("--precision", choices=get_args(Precision), default="bfloat16")
     parser.add_argument("--record", type=Path, default=LINES)
     given = parser.parse_args()
     made_with = {
@@ -184,7 +189,13 @@ def main() -> None:
     }
     beside = {"no": [False], "yes": [True], "both": [False, True]}[given.beside]
     for seed, steps, with_others, name in itertools.product(given.seeds, given.steps, beside, given.only):
-        cell = {"arm": name, "beside_procedural": with_others, "steps": steps, "seed": seed}
+        cell = {
+            "arm": name,
+            "beside_procedural": with_others,
+            "steps": steps,
+            "seed": seed,
+            "precision": given.precision,
+        }
         lines = read_lines(given.record)
         if any(cell.items() <= line.items() for line in lines):
             continue
@@ -198,6 +209,7 @@ def main() -> None:
                     order.index(one["arm"]),
                     one["beside_procedural"],
                     one["steps"],
+                    one["precision"],
                     one["seed"],
                 ),
             ),

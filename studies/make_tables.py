@@ -16,7 +16,8 @@ from pathlib import Path
 
 from records import ROOT
 from tables.better import BETTER_TABLES
-from tables.carry import CARRY_TABLES
+from tables.carry import CARRY_TABLES, draw_carry
+from tables.choices import CHOICES_TABLES
 from tables.colour import COLOUR_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
 from tables.features import FEATURES_TABLES
@@ -25,6 +26,7 @@ from tables.narrow import NARROW_TABLES
 from tables.pictures import PICTURES_TABLES
 from tables.presets import PRESETS_TABLES
 from tables.results import RESULTS_TABLES, write_pictures
+from tables.rule import RULE_TABLES
 from tables.search import SEARCH_TABLES
 from tables.speed import SPEED_TABLES
 from tables.starts import STARTS_TABLES
@@ -38,6 +40,10 @@ PAGES = tuple(
         "docs/results.md",
         "docs/better.md",
         "docs/carry-over.md",
+        "docs/default.md",
+        "docs/student-batches.md",
+        "docs/methods/boundary.md",
+        "docs/methods/deepinversion.md",
         "docs/colour.md",
         "docs/reproducibility.md",
         "docs/methods/zskd.md",
@@ -59,6 +65,8 @@ TABLES: dict[str, Callable[[], str]] = {
     **SPEED_TABLES,
     **BETTER_TABLES,
     **CARRY_TABLES,
+    **CHOICES_TABLES,
+    **RULE_TABLES,
     **COLOUR_TABLES,
     **SEARCH_TABLES,
     **ESTIMATE_TABLES,
@@ -91,6 +99,7 @@ def main() -> int:
     write_pictures(ROOT / "docs" / "images")
     draw(ROOT / "docs" / "images")
     draw_students(ROOT / "docs" / "images")
+    draw_carry(ROOT / "docs" / "images")
     return 0
 
 

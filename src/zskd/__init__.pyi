@@ -58,6 +58,7 @@ from .models.narrow.copies import narrow as narrow
 from .models.observation import LayerValue as LayerValue
 from .models.observation import Observation as Observation
 from .models.observation import observe as observe
+from .run.choice import recipe_for as recipe_for
 from .run.metrics import RunMetrics as RunMetrics
 from .run.pipeline import run_recipe as run_recipe
 from .run.verify import verify_folder as verify_folder

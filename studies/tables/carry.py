@@ -1,55 +1,98 @@
-"""The table of docs/carry-over.md: what a student learns on each source of pictures."""
+"""The tables and the picture of docs/carry-over.md: what a student learns on each source of pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from records import RESULTS, Line, read_lines
-from zskd.evaluation.statistics import summarise
+from zskd.evaluation.figures import save_figure
+from zskd.evaluation.statistics import Summary, compare_paired, summarise
 from zskd.experiment.report.tables import markdown_table
 
+PICTURE = "carry.png"
 _TITLES = {
     "real": "real images, without labels",
     "white": "white noise (control)",
     "shapes": "random shapes (control)",
-    "procedural": "`procedural`",
-    "balanced": "`procedural`, 4 candidates",
+    "procedural": "`procedural` (control)",
+    "balanced": "`procedural`, 4 candidates (control)",
     "boundary": "`boundary`",
     "zskd": "`zskd`",
     "zskd_bn": "`zskd_bn`",
     "deepinversion": "`deepinversion`",
-    "conditional": "`conditional` and `procedural`, half each",
+    "conditional": "`conditional`",
 }
 """Arm of the record -> cell, in the order of the table."""
+_PRECISION = "bfloat16"
+"""Of the students of the table; others stand in a table of their own."""
+_CONTROLS = ("white", "shapes", "procedural", "balanced")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Students of one arm that are alike but for their seeds."""
+
+    arm: str
+    steps: int
+    beside: bool
+    lines: list[Line]
+
+    @property
+    def agreement(self) -> Summary:
+        return summarise([line["agreement"] for line in self.lines])
+
+    @property
+    def passes(self) -> float:
+        """Of the teacher, forward and back, for the set and the student."""
+        of_lines = [
+            sum(
+                counts["teacher_forward"] + counts["teacher_backward"]
+                for part in line["passes"].values()
+                for counts in part.values()
+            )
+            for line in self.lines
+        ]
+        return sum(of_lines) / len(of_lines)
+
+    @property
+    def minutes(self) -> float:
+        """Of one core, for the set and the student; the set is made once for all students of a seed."""
+        sets = {
+            line["seed"]: line["set_cpu_seconds"]
+            for line in _lines()
+            if line["arm"] == self.arm
+            and line["precision"] == _PRECISION
+            and line["set_cpu_seconds"] > _READ_AGAIN
+        }
+        seconds = [sets.get(line["seed"], 0.0) + line["student_cpu_seconds"] for line in self.lines]
+        return sum(seconds) / len(seconds) / 60
+
+
+_READ_AGAIN = 1.0
+"""Seconds of a set that existed already, at most."""
 
 
 def carry() -> str:
     """Agreement with the teacher on held-out real images, alone and beside procedural pictures."""
-    lines = _lines()
     rows = []
-    for arm, title in _TITLES.items():
-        for steps in sorted({line["steps"] for line in lines if line["arm"] == arm}):
-            of = [line for line in lines if line["arm"] == arm and line["steps"] == steps]
-            alone, beside = (
-                [one for one in of if one["beside_procedural"] is flag] for flag in (False, True)
+    for alone in _rows(beside=False):
+        with_others = [one for one in _rows(beside=True) if (one.arm, one.steps) == (alone.arm, alone.steps)]
+        rows.append(
+            (
+                _TITLES[alone.arm],
+                f"{alone.steps:,}",
+                f"{alone.lines[0]['images']:,}",
+                f"{alone.passes / 1000:,.0f}",
+                f"{alone.minutes:.1f}",
+                _words(alone.agreement),
+                *([_words(one.agreement) for one in with_others] or ["–"]),
             )
-            some = (alone or beside)[0]
-            passes = sum(
-                counts["teacher_forward"] + counts["teacher_backward"]
-                for part in some["passes"].values()
-                for counts in part.values()
-            )
-            rows.append(
-                (
-                    title,
-                    f"{steps:,}",
-                    f"{some['images']:,}",
-                    f"{passes / 1000:,.0f}",
-                    f"{(some['set_cpu_seconds'] + some['student_cpu_seconds']) / 60:.1f}",
-                    _agreement(alone),
-                    _agreement(beside),
-                )
-            )
+        )
     head = (
         "pictures",
         "steps",
@@ -62,26 +105,108 @@ def carry() -> str:
     return markdown_table(head, rows)
 
 
+def precision() -> str:
+    """The same students in float32 and bfloat16."""
+    rows = []
+    for arm, title in _TITLES.items():
+        cells = [
+            {
+                (line["steps"], line["seed"]): line["agreement"]
+                for line in _lines()
+                if line["arm"] == arm and line["precision"] == kind and not line["beside_procedural"]
+            }
+            for kind in ("float32", _PRECISION)
+        ]
+        both = sorted(cells[0].keys() & cells[1].keys())
+        if not both:
+            continue
+        change = compare_paired(
+            {number: cells[1][key] for number, key in enumerate(both)},
+            {number: cells[0][key] for number, key in enumerate(both)},
+            names=(_PRECISION, "float32"),
+        )
+        means = [summarise([cell[key] for key in both]).mean for cell in cells]
+        rows.append((title, *(f"{mean:.1f}" for mean in means), f"{change.mean:+.1f}", str(change.n)))
+    return markdown_table(("pictures", "float32", _PRECISION, "change", "n"), rows)
+
+
 def provenance() -> str:
     """How the students were made."""
     lines = _lines()
     of = lines[0]
     commits = ", ".join(sorted({line["commit"][:8] for line in lines}))
     return (
-        f"n = {of['n']:,} held-out images; seeds: {len({line['seed'] for line in lines})}; "
-        f"{of['processor']['name']}, one thread; torch {of['versions']['torch']}; commit {commits}."
+        f"n = {of['n']:,} held-out images; ± is the standard deviation over seeds, and a number without it "
+        f"is of one seed; {of['processor']['name']}, one thread; torch {of['versions']['torch']}; commits "
+        f"{commits}."
     )
+
+
+def picture() -> str:
+    """The Markdown of the picture."""
+    return f"![agreement by steps, teacher passes and core minutes](images/{PICTURE})"
+
+
+def draw_carry(folder: Path) -> None:
+    """Draw the agreement of each arm over steps, passes and minutes; controls are dashed."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    arms = [arm for arm in _TITLES if any(row.arm == arm for row in _rows(beside=False))]
+    for number, arm in enumerate(arms):
+        rows = [row for row in _rows(beside=False) if row.arm == arm]
+        for axes, xs in zip(
+            panels,
+            (
+                [row.steps for row in rows],
+                [row.passes / 1000 for row in rows],
+                [row.minutes for row in rows],
+            ),
+            strict=True,
+        ):
+            axes.errorbar(
+                xs,
+                [row.agreement.mean for row in rows],
+                [row.agreement.deviation or 0 for row in rows],
+                fmt="s--" if arm in _CONTROLS else "o-",
+                color="black" if arm == "real" else f"C{number}",
+                ms=4,
+                lw=1.2,
+                label=_TITLES[arm].replace("`", ""),
+            )
+    for axes, label in zip(
+        panels,
+        ("steps of the student", "teacher passes, thousands", "minutes of one core, set included"),
+        strict=True,
+    ):
+        axes.set(xscale="log", xlabel=label)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axes.grid(alpha=0.3)
+    panels[0].set_xticks(sorted({row.steps for row in _rows(beside=False)}))
+    panels[0].set_ylabel("agreement with the teacher, %")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", frameon=False, fontsize=8)
+    save_figure(figure, folder / PICTURE)
+
+
+def _rows(*, beside: bool) -> Iterator[_Row]:
+    lines = [line for line in _lines() if line["precision"] == _PRECISION]
+    for arm in _TITLES:
+        of_arm = [line for line in lines if line["arm"] == arm and line["beside_procedural"] is beside]
+        for steps in sorted({line["steps"] for line in of_arm}):
+            yield _Row(arm, steps, beside, [line for line in of_arm if line["steps"] == steps])
 
 
 def _lines() -> list[Line]:
     return read_lines(RESULTS / "carry.json")
 
 
-def _agreement(lines: list[Line]) -> str:
-    if not lines:
-        return "–"
-    found = summarise([line["agreement"] for line in lines])
-    return f"{found.mean:.1f}" + (f" ± {found.deviation:.1f} (n = {found.n})" if found.n > 1 else "")
+def _words(found: Summary) -> str:
+    return f"{found.mean:.1f}" + (f" ± {found.deviation:.1f}" if found.n > 1 else "")
 
 
-CARRY_TABLES: dict[str, Callable[[], str]] = {"carry": carry, "carry-provenance": provenance}
+CARRY_TABLES: dict[str, Callable[[], str]] = {
+    "carry": carry,
+    "carry-picture": picture,
+    "carry-precision": precision,
+    "carry-provenance": provenance,
+}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from torch import nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.identity import identity, plain
@@ -20,10 +21,12 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.config.transforms import AugmentConfig, WarpConfig
 from zskd.core.errors import ZskdError
+from zskd.models.classifier import Classifier
+from zskd.run.choice import recipe_for
 
 PUBLISHED = ["paper", "release", "reproduction"]
 GAMES = ["dfad", "zskt", "dafl", "dfq", "conditional"]
-STATISTICS = ["adi", "deepinversion", "zskd_bn"]
+STATISTICS = ["adi", "batch_norm", "deepinversion", "zskd_bn"]
 """Presets of the methods that read batch-norm statistics; each chooses its method."""
 SETS = ["boundary", "first", *PUBLISHED, *STATISTICS]
 """Presets that say how a transfer set is made."""
@@ -60,7 +63,7 @@ def test_the_shipped_names_are_those_that_the_documents_tell() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads_and_says_how_large_its_set_is(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = recipe_for(Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1024, 3))), name)
     assert recipe.name == name
     assert recipe.size(60_000) >= 2000
     assert recipe.preset == "default"
@@ -124,8 +127,9 @@ def test_a_preset_sets_nothing_of_the_data_or_the_teacher(name: str) -> None:
 @pytest.mark.parametrize("name", STATISTICS)
 def test_a_preset_with_statistics_chooses_its_method_and_takes_all_steps(name: str) -> None:
     recipe = load_recipe(None, {"preset": name})
-    assert (recipe.method, recipe.synthesis.tolerance, recipe.synthesis.noise_share) == (name, 0, 0)
-    assert recipe.distill == DistillConfig()
+    method = "zskd_bn" if name == "batch_norm" else name
+    assert (recipe.method, recipe.synthesis.tolerance, recipe.synthesis.noise_share) == (method, 0, 0)
+    assert (recipe.distill == DistillConfig()) == (name != "batch_norm")
 
 
 def test_published_presets_use_the_published_method() -> None:

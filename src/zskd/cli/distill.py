@@ -13,11 +13,11 @@ from zskd.cli.help import examples
 from zskd.cli.options import (
     Detail,
     Machine,
+    Settings,
     must_be_new,
     print_estimate,
     print_line,
     ready_teacher,
-    resolve,
 )
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, OUTPUT, RUN, TEACHER
@@ -92,7 +92,7 @@ def distill(
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
 
-    full = resolve(
+    settings = Settings(
         recipe,
         machine,
         preset=preset,
@@ -105,18 +105,20 @@ def distill(
         images=images,
         few=few,
     )
-    classifier = ready_teacher(teacher, model, full)
+    progress = detail.progress()
+    classifier = ready_teacher(teacher, model, settings.alone())
+    full = settings.of(classifier, progress)
     loaded = None if transfer_set is None else TransferSet(transfer_set)
     must_be_new(out)
-    progress, how = detail.progress(), execution(full)
+    how = execution(full)
     with folder_lock(out), use_threads(how.threads_of_each(1)):
         log_findings(classifier, progress)
         log_sizes([full.student], classifier, progress)
         pictures = picture_sets(full, classifier, out, progress)
         if full.budget is not None:
-            settings = identity(full) | {"teacher": classifier.fingerprint()}
-            settings |= {kind: one.fingerprint() for kind, one in pictures.items()}
-            key = sha256_json(settings | {"set": loaded and loaded.fingerprint()})
+            identified = identity(full) | {"teacher": classifier.fingerprint()}
+            identified |= {kind: one.fingerprint() for kind, one in pictures.items()}
+            key = sha256_json(identified | {"set": loaded and loaded.fingerprint()})
             spending = Budget(full, classifier, out, key=key, progress=progress)
             specs, sets = {"student": student_spec(full)}, {"student": loaded}
             full = spending.fit_steps(full, specs, sets, pictures)

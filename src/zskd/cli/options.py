@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from cyclopts import App, ArgumentCollection, Parameter
 
-from zskd.config.checks import from_values
 from zskd.config.groups import MACHINE, OUTPUT
-from zskd.config.loading import layers, recipe_names
+from zskd.config.loading import load_recipe, recipe_names
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress, default_progress
@@ -78,25 +77,43 @@ def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     )
 
 
-def resolve(recipe: str | None, machine: Machine | None = None, **parsed: Any) -> Recipe:
-    """Return the full recipe: options override the recipe, and the recipe overrides its preset.
+class Settings:
+    """The settings of a command: options override the recipe, and the recipe overrides its preset."""
 
-    Args:
-        recipe: name or file; None for the defaults.
-        machine: settings of the command for this machine.
-        parsed: the settings of the command: field of `Recipe` -> value.
+    def __init__(self, recipe: str | None, machine: Machine | None = None, **parsed: Any) -> None:
+        """Keep what is on the command line.
 
-    Raises:
-        ZskdError: as `load_recipe` does.
-    """
-    parsed |= vars(machine) if machine else {}
-    overrides: dict[str, Any] = {}
-    for path in _given.get():
-        if path[0] in parsed:
-            value = reduce(getattr, path[1:], parsed[path[0]])
-            group = reduce(lambda level, key: level.setdefault(key, {}), path[:-1], overrides)
-            group[path[-1]] = value
-    return from_values(Recipe, layers(recipe, overrides), recipe or "the options")
+        Args:
+            recipe: name or file; None for the defaults.
+            machine: settings of the command for this machine.
+            parsed: the settings of the command: field of `Recipe` -> value.
+        """
+        parsed |= vars(machine) if machine else {}
+        self._recipe, self._known = recipe, tuple(parsed)
+        self._overrides: dict[str, Any] = {}
+        for path in _given.get():
+            if path[0] in parsed:
+                value = reduce(getattr, path[1:], parsed[path[0]])
+                group = reduce(lambda level, key: level.setdefault(key, {}), path[:-1], self._overrides)
+                group[path[-1]] = value
+
+    def alone(self) -> Recipe:
+        """Return the recipe without a teacher: nothing is chosen for it.
+
+        Raises:
+            ZskdError: as `load_recipe` does.
+        """
+        return load_recipe(self._recipe, self._overrides)
+
+    def of(self, teacher: Classifier, progress: Progress | None) -> Recipe:
+        """Return the recipe for a teacher.
+
+        Raises:
+            ZskdError: as `recipe_for` does.
+        """
+        from zskd.run.choice import recipe_for
+
+        return recipe_for(teacher, self._recipe, self._overrides, only=self._known, progress=progress)
 
 
 def ready_teacher(source: Path, model: str | None, recipe: Recipe) -> Classifier:

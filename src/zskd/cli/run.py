@@ -11,9 +11,11 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import Detail, Flag, RecipeName, print_line, resolve
+from zskd.cli.options import Detail, Flag, RecipeName, Settings, print_line
 from zskd.config.groups import OUTPUT, RUN
 from zskd.config.recipe import Recipe
+from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress
 
 
 @app.command(
@@ -45,18 +47,33 @@ def run(
     """
     from dataclasses import fields
 
-    full = resolve(recipe, **{field.name: getattr(settings, field.name) for field in fields(Recipe)})
+    given = Settings(recipe, **{field.name: getattr(settings, field.name) for field in fields(Recipe)})
     if print_config:
-        from zskd.config.loading import to_yaml
-
-        print_line(to_yaml(full).rstrip())
+        _print_config(given, detail.progress())
         return
     from zskd.run.pipeline import run_recipe
     from zskd.run.summary import summary_lines
+    from zskd.teacher.sources import open_sources
 
+    full, progress = given.alone(), detail.progress()
+    sources = open_sources(full)
+    full = given.of(sources.model, progress)
     folder = out or Path("runs") / full.name
     command = shlex.join(["zskd", *sys.argv[1:]])
-    metrics = run_recipe(full, folder, progress=detail.progress(), command=command)
+    metrics = run_recipe(full, folder, sources=sources, progress=progress, command=command)
     for line in summary_lines(metrics):
         print_line(line)
     print_line(f"\nPictures and tables: {folder / 'README.md'}")
+
+
+def _print_config(given: Settings, progress: Progress) -> None:
+    """Print the recipe, with what is chosen for its teacher where that can be opened."""
+    from zskd.config.loading import to_yaml
+    from zskd.teacher.sources import open_network
+
+    full = given.alone()
+    try:
+        full = given.of(open_network(full), progress)
+    except ZskdError as error:
+        progress.log(f"preset, student and count are chosen when the teacher can be opened: {error}")
+    print_line(to_yaml(full).rstrip())

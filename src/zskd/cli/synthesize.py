@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import Detail, Machine, print_line, ready_teacher, resolve
+from zskd.cli.options import Detail, Machine, Settings, print_line, ready_teacher
 from zskd.config.checks import MethodSettings
 from zskd.config.data import DataConfig
 from zskd.config.groups import OUTPUT, RUN, RUN_DETAILS, TEACHER
@@ -70,7 +70,7 @@ def synthesize(
     from zskd.synthesis.build import build_transfer_set
     from zskd.synthesis.outcome import outcome_of
 
-    full = resolve(
+    settings = Settings(
         recipe,
         machine,
         preset=preset,
@@ -83,8 +83,10 @@ def synthesize(
         synthesis=synthesis,
         data=data,
     )
-    classifier = ready_teacher(teacher, model, full)
-    spec, progress = main_set(full, None), detail.progress()
+    progress = detail.progress()
+    classifier = ready_teacher(teacher, model, settings.alone())
+    full = settings.of(classifier, progress)
+    spec = main_set(full, None)
     with folder_lock(out):
         log_findings(classifier, progress)
         made = build_transfer_set(classifier, spec, out, workers=full.workers, progress=progress)

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import FLAGS, examples
-from zskd.cli.options import Detail, must_be_new, print_line, resolve
+from zskd.cli.options import Detail, Settings, must_be_new, print_line
 from zskd.config.data import DataConfig
 from zskd.config.groups import MACHINE, OUTPUT
 from zskd.config.training import NetworkConfig, TeacherConfig
@@ -53,7 +53,7 @@ def train(
     from zskd.evaluation.metrics import accuracy
     from zskd.teacher.sources import make_teacher, open_sources
 
-    full = resolve(recipe, data=data, teacher=teacher, seed=seed, threads=threads)
+    full = Settings(recipe, data=data, teacher=teacher, seed=seed, threads=threads).alone()
     if full.teacher.path is not None:
         raise ZskdError("--teacher.path is for a trained teacher: import it with zskd teacher import FILE")
     must_be_new(out)

@@ -15,6 +15,7 @@ from zskd.config.sources import FreshConfig, PicturesConfig, ReplayConfig
 from zskd.config.training import FitConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
+from zskd.core.precision import Precision
 
 _ROUNDING = 1e-9
 """Largest rounding error of a sum of shares."""
@@ -148,6 +149,9 @@ class DistillConfig(FitConfig):
     steps: Annotated[int | None, Parameter(group=RUN)] = 4000
     optimiser: OptimiserName = "muon"
     learning_rate: float = 0.01
+    precision: Precision = "float32"
+    """What both networks compute in: bfloat16 is up to twice as fast on processors with instructions for it.
+    Weights and losses are float32."""
     loss: LossName = "kl"
     """Kullback–Leibler divergence of the softened outputs, absolute or squared difference of the logits,
     or cross-entropy with the class that the teacher predicts."""

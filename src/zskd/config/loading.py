@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from zskd.config.checks import check_keys, from_values
 from zskd.config.identity import from_former_keys, to_values
 from zskd.config.presets import DEFAULT_PRESET, RATES, RECIPES, read_preset
 from zskd.config.recipe import Recipe
+from zskd.config.rule import Row
 from zskd.config.yaml import merge, read_yaml, yaml_names
 
 _ALTERNATIVES = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "steps", "epochs"))
@@ -23,39 +24,72 @@ def recipe_names() -> list[str]:
     return yaml_names(RECIPES)
 
 
-def load_recipe(recipe: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    recipe: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    chosen: Mapping[str, Any] | None = None,
+) -> Recipe:
     """Return a recipe with all settings resolved.
 
     Args:
         recipe: name of a shipped recipe, a YAML file, or None for the defaults.
         overrides: nested values that override the file, e.g. `{"synthesis": {"steps": 40}}`.
+        chosen: what was chosen for the teacher, by `choices`.
 
     Raises:
         ZskdError: unknown recipe, preset or key (the nearest is suggested), or a wrong value.
     """
-    return from_values(Recipe, layers(recipe, overrides or {}), str(recipe or "the settings"))
+    return from_values(Recipe, layers(recipe, overrides or {}, chosen or {}), str(recipe or "the settings"))
 
 
-def layers(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge preset, recipe file and overrides (later ones win) and return nested values.
+def choices(recipe: str | Path | None, overrides: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the values of the rule for settings that neither recipe nor overrides name.
 
     Args:
         recipe: name of a shipped recipe, a YAML file, or None.
         overrides: nested values.
+        rows: that hold for the teacher.
+
+    Raises:
+        ZskdError: unknown recipe or key.
+    """
+    named = {key for key, value in _top(recipe, overrides).items() if value is not None}
+    named |= {one for pair in _ALTERNATIVES if not pair[0] and named & {*pair[1:]} for one in pair[1:]}
+    named |= {"student"} if "students" in named else set()
+    if "preset" in named:  # a published method has its own sizes
+        named |= {"count"}
+    return {key: value for row in rows for key, value in row.values.items() if key not in named}
+
+
+def layers(
+    recipe: str | Path | None, overrides: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Merge what was chosen, preset, recipe file and overrides (later ones win) and return nested values.
+
+    Args:
+        recipe: name of a shipped recipe, a YAML file, or None.
+        overrides: nested values.
+        chosen: for the teacher, with a preset or without.
 
     Raises:
         ZskdError: unknown recipe, preset or key.
     """
-    file = from_former_keys(read_yaml(str(recipe), RECIPES, "recipe")) if recipe is not None else {}
-    check_keys(file, Recipe, source=str(recipe))
-    check_keys(overrides, Recipe, source="the settings")
-    top = merge(file, _without_alternatives(overrides))
+    top = merge(_top(recipe, overrides), chosen)  # nothing is chosen that was named
     preset = read_preset(str(top.get("preset", DEFAULT_PRESET)))
     by_rate = preset.pop(RATES, {})
     at_rate = by_rate.get(_number(top.get("rate")), {})
     # when one setting of a group is given, the others keep their defaults
     below = merge(merge(to_values(Recipe()), preset), at_rate)
     return merge(below, _without_alternatives(top))
+
+
+def _top(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what recipe file and overrides name."""
+    file = from_former_keys(read_yaml(str(recipe), RECIPES, "recipe")) if recipe is not None else {}
+    check_keys(file, Recipe, source=str(recipe))
+    check_keys(overrides, Recipe, source="the settings")
+    return merge(file, _without_alternatives(overrides))
 
 
 def to_yaml(recipe: Recipe) -> str:

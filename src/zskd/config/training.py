@@ -13,6 +13,7 @@ from zskd.config.groups import TEACHER, TRAINING
 from zskd.config.names import ModelName, OptimiserName
 from zskd.config.registry import ARCHITECTURES, OPTIMISERS
 from zskd.core.errors import ZskdError
+from zskd.core.precision import Precision
 
 DEFAULT_NETWORK, DEFAULT_SHAPE = "lenet5", (1, 32, 32)
 """Network and input shape where neither the user nor the teacher tells them."""
@@ -36,6 +37,9 @@ class FitConfig(Config):
     """Schedule of the learning rate: down to 0 along a half cosine, or constant."""
     l2: float = 0.0
     """Add l2/2 times the sum of squared weights, without biases, to the loss."""
+    precision: Precision = "float32"
+    """What networks compute in: bfloat16 is up to twice as fast on processors with instructions for it.
+    Weights and losses are float32."""
 
     def __post_init__(self) -> None:
         """Check optimiser, length and rates."""

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 from zskd.core.errors import ZskdError
+from zskd.core.precision import Precision
+from zskd.core.progress import Progress
 
 
 def usable_cores() -> int:
@@ -59,3 +61,17 @@ def use_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def warn_if_slow(what: str, precision: Precision, device: torch.device, progress: Progress) -> None:
+    """Log a warning where bfloat16 is emulated, which is many times slower than float32.
+
+    Args:
+        what: is computed in the precision, to begin the message.
+        precision: of the settings.
+        device: that it is computed on.
+        progress: receives the warning.
+    """
+    if precision == "float32" or device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return
+    progress.log(f"warning: {what}: this processor has no instructions for bfloat16: float32 is much faster")

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from zskd.config.distillation import DistillConfig
 from zskd.core.memory import at_once
 from zskd.core.passes import counting
+from zskd.core.precision import computing_in
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
@@ -93,7 +94,8 @@ class DistillationBatches:
             Images (N, C, H, W), the teacher's logits (N, K) or (N, 0) where its loss has no weight, labels
             (N,), and for each pair of features what the loss compares of the teacher's.
         """
-        with counting("distillation", teacher=self._teacher):  # in a helper process nothing is around it
+        # in a helper process nothing is around it
+        with counting("distillation", teacher=self._teacher), computing_in(self._config.precision):
             return self._batch(rows, rng)
 
     def _batch(self, rows: Tensor, rng: Generator) -> Batch:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from zskd.config.distillation import DistillConfig
+from zskd.core.device import warn_if_slow
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
 from zskd.core.memory import available_memory
@@ -82,6 +83,7 @@ def distill(
     for one in (pictures or {}).values():
         _check_set(teacher, one)
     progress = progress or Progress()
+    warn_if_slow("distill", config.precision, teacher.device, progress)
     config = settle_changes(teacher, transfer_set, config, None, seed=seed, progress=progress)
     classifier = copy_student(teacher, student)
     if not any(p.requires_grad for p in classifier.module.parameters()):

@@ -103,7 +103,7 @@ def observe(
 
 
 def _keep_input(layers: list[LayerValue], name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    layers.append(LayerValue(name=name, layer=layer, value=inputs[0].clone()))
+    layers.append(LayerValue(name=name, layer=layer, value=_kept(inputs[0])))
 
 
 def _keep_output(
@@ -111,4 +111,9 @@ def _keep_output(
 ) -> None:
     value = output[0] if isinstance(output, tuple | list) and output else output
     if isinstance(value, Tensor):  # a network of another library may return anything
-        layers.append(LayerValue(name=name, layer=layer, value=value.clone()))
+        layers.append(LayerValue(name=name, layer=layer, value=_kept(value)))
+
+
+def _kept(value: Tensor) -> Tensor:
+    """Return a copy in single precision, whatever the network computes in."""
+    return value.to(torch.float32, copy=True) if value.dtype == torch.bfloat16 else value.clone()

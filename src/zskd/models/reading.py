@@ -7,12 +7,14 @@ is found out what they return.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
+from zskd.core.precision import present_precision
 from zskd.core.rng import keep_global_rng
 from zskd.core.types import Features, Logits
 from zskd.models.head import Head, call_with_features, call_with_head, plain_head, read_network
@@ -90,13 +92,14 @@ class Reading:
             network: the module, or a faster one that returns the same.
             inputs: normalised images (N, C, H, W).
         """
-        if self._as_it_is:
-            logits: Tensor = network(inputs)
-            return logits
-        layer = self.linear
-        if layer is not None:
-            return two_classes(call_with_head(network, layer, inputs)[1])
-        return self._output.logits(network(inputs), len(inputs))
+        with _precision(inputs.device):
+            if self._as_it_is:
+                logits: Tensor = network(inputs)
+            elif (layer := self.linear) is not None:
+                logits = two_classes(call_with_head(network, layer, inputs)[1])
+            else:
+                logits = self._output.logits(network(inputs), len(inputs))
+        return logits.float()
 
     def features_if_any(self, network: nn.Module, inputs: Tensor) -> tuple[Features | ZskdError, Logits]:
         """Return the features (N, D), or the error that there is no head, and the logits (N, K).
@@ -107,15 +110,18 @@ class Reading:
         """
         layer = self.linear
         if layer is not None:
-            features, values = call_with_head(network, layer, inputs)
-            return features, two_classes(values)
+            with _precision(inputs.device):
+                features, values = call_with_head(network, layer, inputs)
+            return features.float(), two_classes(values.float())
         # which map is the head does not change with the weights
         head = self.find_head() if self._found is None else self._found[1]
         if isinstance(head, ZskdError):
             return head, self.logits(network, inputs)
         # the module as written: a rewritten one may have other linear maps
-        features, answer = call_with_features(self._module, head, inputs)
-        return features, self._output.logits(answer, len(inputs))
+        with _precision(inputs.device):
+            features, answer = call_with_features(self._module, head, inputs)
+            logits = self._output.logits(answer, len(inputs))
+        return features.float(), logits.float()
 
     def head(self) -> Head:
         """Return the head.
@@ -150,3 +156,10 @@ class Reading:
         """Return what changes whenever a weight or a buffer does."""
         tensors = (*self._module.parameters(), *self._module.buffers())
         return tuple(number for one in tensors for number in (one.data_ptr(), one._version))
+
+
+def _precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return the block around a forward pass on a device; in single precision it does nothing."""
+    if present_precision() == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)

@@ -47,7 +47,12 @@ _SHOWN = 64
 
 
 def run_recipe(
-    recipe: Recipe, folder: Path, *, progress: Progress | None = None, command: str | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    sources: Sources | None = None,
+    progress: Progress | None = None,
+    command: str | None = None,
 ) -> RunMetrics:
     """Run a recipe in a folder, or continue an interrupted run, and return its metrics.
 
@@ -55,6 +60,7 @@ def run_recipe(
         recipe: everything that determines the run.
         folder: of this run alone. It gets recipe.yaml, teacher/, sets/, students/, figures/, metrics.json,
             README.md.
+        sources: data and teacher of the recipe, where they are open already.
         progress: receives log lines and steps of every stage; None: no output.
         command: command line of the run, for its metrics; None from Python.
 
@@ -67,7 +73,7 @@ def run_recipe(
         use_threads(recipe.threads),
         tracked(progress, recipe.tensorboard, "run") as tracker,
     ):
-        sources = open_sources(recipe)
+        sources = sources or open_sources(recipe)
         for student in recipe.every_student:
             fresh_student(describe_student(student, sources.model), sources.model, recipe.seed)
         claim_folder(recipe, folder, sources.hashes)

@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 
 from zskd.core.code import code_sha256, is_code
-from zskd.core.device import use_threads
+from zskd.core.device import use_threads, warn_if_slow
 from zskd.core.errors import ZskdError
 from zskd.core.parallel import each_done
 from zskd.core.passes import counting, teacher_passes
+from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
@@ -197,6 +198,7 @@ def _announce(
             f"warning: {spec.count:,} images for {teacher.classes:,} classes, so that some classes have "
             "none: raise --count"
         )
+    warn_if_slow(spec.method, spec.synthesis.precision, teacher.device, progress)
     resolved = resolve(teacher, spec, made)
     if resolved.batch_size is not None and made.optimises:
         progress.log(
@@ -252,7 +254,7 @@ def _time_step(
 ) -> float:
     """Return the seconds of each step of a batch."""
     part = replace(spec, synthesis=replace(spec.synthesis, tolerance=0.0, missed="keep", steps=steps))
-    with frozen(teacher), use_threads(1), torch.no_grad():
+    with frozen(teacher), use_threads(1), torch.no_grad(), computing_in(part.synthesis.precision):
         plan = plan_shard(teacher, part, indices)
         started = clock()
         part.own_method.make(teacher, plan.entries, plan.batch, part.synthesis)

@@ -14,6 +14,7 @@ from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
 from zskd.core.passes import counting
+from zskd.core.precision import computing_in
 from zskd.core.types import Images, Labels, SoftLabels
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_batches
@@ -44,7 +45,13 @@ def make_shard(
     """
     indices = spec.indices(number, teacher.classes)
     keep_freed_memory()
-    with frozen(teacher), use_threads(1), torch.no_grad(), counting("synthesis", teacher=teacher):
+    with (
+        frozen(teacher),
+        use_threads(1),
+        torch.no_grad(),
+        counting("synthesis", teacher=teacher),
+        computing_in(spec.synthesis.precision),
+    ):
         plan = plan_shard(teacher, spec, list(indices))
         images = plan.starts  # of this plan alone
         steps = torch.zeros(len(images), dtype=torch.int32)
@@ -190,7 +197,8 @@ def label(
         ZskdError: a logit is not finite.
     """
     images = images.clamp(*teacher.spec.box)
-    logits = logits_in_batches(teacher, images, config.batch_size)
+    with computing_in("float32"):
+        logits = logits_in_batches(teacher, images, config.batch_size)
     if not bool(torch.isfinite(logits).all()):
         advice = "check its weights, mean and std with zskd inspect"
         if not bool(torch.isfinite(images).all()):

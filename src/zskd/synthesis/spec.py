@@ -136,7 +136,11 @@ def spec_values(spec: SetSpec) -> dict[str, Any]:
     values: dict[str, Any] = plain(spec) | {"method_settings": settings}
     if not settings:
         del values["method_settings"]
-    for newer, absent in (("candidates", 1), ("storage", "auto")):  # than the first manifests
+    for newer, absent in (
+        ("candidates", 1),
+        ("storage", "auto"),
+        ("precision", "float32"),
+    ):  # than the first manifests
         if values["synthesis"][newer] == absent:
             values["synthesis"] = {key: one for key, one in values["synthesis"].items() if key != newer}
     targets: dict[str, Any] = {}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
+from zskd.core.precision import computing_in
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.inversion.invert import invert
@@ -64,7 +65,7 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
         shard = spec.indices(index // spec.shard_size(teacher.classes), teacher.classes)
         indices = sorted({*shard, index})
     row = indices.index(index)
-    with frozen(teacher), use_threads(1), torch.no_grad():
+    with frozen(teacher), use_threads(1), torch.no_grad(), computing_in(config.precision):
         plan = plan_shard(teacher, spec, indices)
         number = plan.rows.tolist().index(row)  # among the images that are optimised
 

@@ -118,6 +118,20 @@ def open_sources(recipe: Recipe) -> Sources:
     return Sources(data, model, card, SourceHashes(**hashes))
 
 
+def open_network(recipe: Recipe) -> Classifier:
+    """Return the given teacher of a recipe, or a network like the one to be trained, with two classes.
+
+    Raises:
+        ZskdError: there is no such file or network.
+    """
+    config = recipe.teacher
+    if config.path is not None:
+        return open_given(config.path, config)[0]
+    architecture = describe(config.network, shape=config.input_shape, classes=2)
+    network = fresh_weights(lambda: build(architecture, run_code=True), recipe.teacher_seed)
+    return Classifier(network, spec=input_spec(config), head=config.head, copy=False)
+
+
 def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -> Classifier:
     """Return the teacher of a recipe, frozen: from `folder` if it exists there, otherwise made and saved.
 

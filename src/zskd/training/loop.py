@@ -21,6 +21,7 @@ from zskd.config.training import FitConfig
 from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
 from zskd.core.passes import Passes, count_elsewhere, counting
+from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.rng import keep_global_rng, seed_global_rng
 from zskd.training.batches import Batch, Batches, Order, Prepare, RowOrder, prepared
@@ -97,6 +98,7 @@ def fit(
     with (
         keep_global_rng(),
         counting() as tally,
+        computing_in(config.precision),
         progress.task(section, total, "steps", done=done) as task,
     ):
         count_elsewhere(before)

@@ -1,0 +1,216 @@
+"""Small measurements behind settings of methods: each takes minutes, and none trains a student.
+
+    python studies/choices.py --teachers teachers --cifar cifar
+
+On the public ResNet-20 (`resnet20-12fca82f.th` of github.com/akamaster/pytorch_resnet_cifar10): images of
+DeepInversion with several settings, how many steps reach the teacher's decision, and how often its class
+changes when an image is changed; the last also on a LeNet-5 that is trained here on digits. Real images are
+of the training folder of CIFAR-10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from carry import load_images, load_teacher
+from records import RESULTS, Line, write_lines
+from zskd.config.data import DataConfig
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.training import TeacherConfig
+from zskd.config.transforms import AugmentConfig, WarpConfig
+from zskd.core.device import processor, use_threads
+from zskd.core.types import Images
+from zskd.core.versions import source_commit, versions
+from zskd.data.datasets import load_data
+from zskd.distillation.invariance import measure_changes
+from zskd.models.batch_statistics import reading_statistics
+from zskd.models.classifier import Classifier
+from zskd.models.factory import build, describe, fresh_weights
+from zskd.synthesis.inversion.initial import draw_initial
+from zskd.synthesis.methods.boundary import Boundary
+from zskd.synthesis.shard import make_shard
+from zskd.synthesis.spec import SetSpec
+from zskd.teacher.training import train_teacher
+
+LINES = RESULTS / "choices.json"
+IMAGES = 100
+"""Of a batch of DeepInversion, and of real ones beside it."""
+PAIRS = 500
+ASKED = 1000
+"""Images that are changed."""
+INVERSIONS = (
+    (0.05, 1.0, "absolute", 1.0, 0.0, 0.0),
+    (0.05, 1.0, "absolute", 5.0, 0.5, 0.0),
+    (0.05, 1.0, "absolute", 50.0, 0.5, 0.0),
+    (0.05, 1.0, "relative", 5.0, 0.5, 0.0625),
+    (0.05, 10.0, "relative", 50.0, 0.5, 0.0),
+    (0.03, 0.3, "absolute", 3.0, 0.5, 0.0),
+    (0.02, 0.3, "absolute", 10.0, 0.5, 0.0),
+    (0.02, 0.3, "absolute", 40.0, 0.5, 0.0),
+    (0.03, 0.3, "absolute", 60.0, 0.5, 0.0),
+)
+"""Learning rate, weight and scale of the statistics, weight of the total variation, flip and shift."""
+CHANGES = AugmentConfig(
+    flip=0.5,
+    flip_vertical=0.5,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    rotation=15.0,
+    crop=0.125,
+    shift=0.1,
+    share=1.0,
+)
+
+
+def inversions(teacher: Classifier, real: Images) -> Iterator[Line]:
+    """Yield what images of DeepInversion are like with each setting, and what real images are like."""
+    yield {"part": "inversion", "images": "real", "n": IMAGES} | facts(teacher, real[:IMAGES])
+    for rate, weight, scale, variation, flip, shift in INVERSIONS:
+        config = SynthesisConfig(
+            start="shapes",
+            steps=150,
+            learning_rate=rate,
+            tau=1.0,
+            tolerance=0.0,
+            noise_share=0.0,
+            warp=WarpConfig(flip=flip, shift=shift),
+        )
+        settings = {"statistics": weight, "scale": scale, "variation": variation}
+        spec = SetSpec(
+            method="deepinversion", method_settings=settings, count=IMAGES, seed=0, synthesis=config
+        )
+        made = make_shard(teacher, spec, 0)
+        yield (
+            {"part": "inversion", "images": "made", "n": IMAGES, "learning_rate": rate, "flip": flip}
+            | {"shift": shift}
+            | settings
+            | facts(teacher, made.images, made.anchors)
+        )
+
+
+def facts(teacher: Classifier, images: Images, classes: torch.Tensor | None = None) -> dict[str, float]:
+    """Return R, the total variation V, and with classes cross-entropy and the shares that have their class.
+
+    R = Σ_l ‖μ̂ − μ‖₂ + ‖σ̂² − σ²‖₂ and V, the mean of |x_i − x_j| over neighbours, are computed here without
+    the terms of the objective.
+    """
+    with torch.no_grad(), reading_statistics(teacher) as layers:
+        logits = teacher(images)
+    distance = sum(
+        float((one.mean - one.running_mean).norm() + (one.var - one.running_var).norm()) for one in layers
+    )
+    across, down = (images.diff(dim=side).abs() for side in (3, 2))
+    pairs = across[0].numel() + down[0].numel()
+    found = {
+        "statistics_distance": distance,
+        "total_variation": float((across.sum() + down.sum()) / (pairs * len(images))),
+    }
+    if classes is None:
+        return found
+    with torch.no_grad():
+        flipped = teacher(images.flip(3))
+    return found | {
+        "cross_entropy": float(torch.nn.functional.cross_entropy(logits, classes)),
+        "class_percent": percent(logits.argmax(1) == classes),
+        "flipped_percent": percent(flipped.argmax(1) == classes),
+    }
+
+
+def percent(mask: torch.Tensor) -> float:
+    """Return the share of true entries."""
+    return 100 * float(mask.float().mean())
+
+
+def pairs(teacher: Classifier) -> Iterator[Line]:
+    """Yield how many pairs a number of steps finds, and how far they are from a tie."""
+    method = Boundary()
+    for start in ("procedural", "shapes"):
+        images = draw_initial(start, range(PAIRS), seed=0, shape=teacher.spec.shape, box=teacher.spec.box)
+        with torch.no_grad():
+            at_start = gap(teacher, images)
+            own = teacher(images).argmax(1)
+        for steps in (1, 2, 3):
+            with torch.no_grad():
+                before, beyond = method.both_sides(teacher, images, steps)
+                met = teacher(beyond).argmax(1) != own
+            way = (beyond - images).square().mean((1, 2, 3)).sqrt()
+            yield {
+                "part": "pairs",
+                "start": start,
+                "n": PAIRS,
+                "steps": steps,
+                "found_percent": percent(met),
+                "gap_at_start": float(at_start.median()),
+                "gap_before": float(gap(teacher, before)[met].median()),
+                "gap_beyond": float(gap(teacher, beyond)[met].median()),
+                "way": float(way[met].median()),
+            }
+
+
+def gap(teacher: Classifier, images: Images) -> torch.Tensor:
+    """Return the difference of the two largest probabilities of each image (N,)."""
+    with torch.no_grad():
+        first, second = teacher(images).softmax(1).topk(2).values.T
+    return first - second
+
+
+def changes(teacher: Classifier, name: str, real: Images) -> Iterator[Line]:
+    """Yield how often a teacher predicts the same class after each change, on real images and on shapes."""
+    colour = {} if teacher.spec.shape[0] == 3 else {"saturation": 0.0, "hue": 0.0}
+    shapes = draw_initial("shapes", range(ASKED), seed=0, shape=teacher.spec.shape, box=teacher.spec.box)
+    for kind, images in (("real", real[:ASKED]), ("shapes", shapes)):
+        asked = measure_changes(teacher, images, replace(CHANGES, **colour))
+        same = {one.change: one.agreement for one in asked}
+        yield {"part": "changes", "teacher": name, "images": kind, "n": len(images), "same_class": same}
+
+
+def digits_teacher() -> tuple[Classifier, Images]:
+    """Return a LeNet-5 that is trained on digits, and the training images."""
+    data = load_data(DataConfig(name="digits"), (1, 32, 32))
+    architecture = describe("lenet5", shape=(1, 32, 32), classes=10)
+    untrained = Classifier(fresh_weights(lambda: build(architecture, run_code=False), seed=0))
+    return train_teacher(
+        untrained, data, TeacherConfig(epochs=30.0, batch_size=64), seed=0
+    ), data.train.images
+
+
+def main() -> None:
+    """Measure all, and write a line for each row of the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--teachers", type=Path, default=Path("teachers"))
+    parser.add_argument("--cifar", type=Path, default=Path("cifar"))
+    given = parser.parse_args()
+    made_with = {
+        "versions": versions(),
+        "processor": processor(),
+        "commit": source_commit(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    with use_threads(1):
+        teacher = load_teacher(given.teachers).freeze()
+        train = load_images(given.cifar).train
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+        real = train.images[order[:ASKED]]
+        lenet, digits = digits_teacher()
+        lines = [
+            *inversions(teacher, real),
+            *pairs(teacher),
+            *changes(teacher, "resnet20", real),
+            *changes(lenet, "lenet5", digits),
+        ]
+    write_lines(LINES, [line | made_with for line in lines])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Small tables of the pages of methods: what images are like with other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from records import RESULTS, Line, read_lines
+from zskd.experiment.report.tables import markdown_table
+
+_NETWORKS = {"resnet20": "CIFAR-10 ResNet-20", "lenet5": "digits LeNet-5"}
+_KINDS = {"real": "real", "shapes": "random shapes"}
+_CHANGES = ("horizontal flip", "vertical flip", "colour", "rotation", "crop", "shift")
+_DEFAULT = (0.02, 0.3, "absolute", 40.0)
+"""Learning rate, weight and scale of the statistics, weight of the total variation."""
+
+
+def inversion() -> str:
+    """What images of DeepInversion are like with several settings."""
+    rows = []
+    for line in _lines("inversion"):
+        measured = (f"{line['statistics_distance']:.1f}", f"{line['total_variation']:.3f}")
+        if line["images"] == "real":
+            rows.append(("real images", "", "", "", measured[0], "", measured[1], "", ""))
+            continue
+        settings = tuple(line[key] for key in ("learning_rate", "statistics", "scale", "variation"))
+        flips = "yes" if line["flip"] else "no"
+        rows.append(
+            (
+                f"{line['learning_rate']:g}{', the default' * (settings == _DEFAULT)}",
+                f"{line['statistics']:g}{', relative' * (line['scale'] == 'relative')}",
+                f"{line['variation']:g}",
+                f"{flips}, and shift {line['shift']:g}" if line["shift"] else flips,
+                measured[0],
+                f"{line['cross_entropy']:.3f}",
+                measured[1],
+                f"{line['class_percent']:.0f} %",
+                f"{line['flipped_percent']:.0f} %",
+            )
+        )
+    head = (
+        "learning rate",
+        "statistics",
+        "variation",
+        "flip",
+        "R",
+        "cross-entropy",
+        "V",
+        "class",
+        "flipped",
+    )
+    return markdown_table(head, rows)
+
+
+def pairs() -> str:
+    """How many steps find pairs on both sides of the teacher's decision."""
+    rows = [
+        (
+            f"`{line['start']}`",
+            str(line["steps"]),
+            f"{line['found_percent']:.0f} %",
+            f"{line['gap_at_start']:.2f}",
+            f"{line['gap_before']:.3f}",
+            f"{line['gap_beyond']:.3f}",
+            f"{line['way']:.4f}",
+        )
+        for line in _lines("pairs")
+    ]
+    head = ("start images", "steps", "pairs found", "gap at the start", "before", "beyond", "way")
+    return markdown_table(head, rows)
+
+
+def changes() -> str:
+    """How often a teacher predicts the same class after a change of the images."""
+    rows = [
+        (
+            f"{_NETWORKS[line['teacher']]}, {_KINDS[line['images']]}",
+            *(f"{line['same_class'][change]:.1f}" for change in _CHANGES),
+        )
+        for line in _lines("changes")
+    ]
+    return markdown_table(("teacher, images", *_CHANGES), rows)
+
+
+def provenance() -> str:
+    """How all of it was measured."""
+    of = read_lines(RESULTS / "choices.json")[0]
+    return (
+        f"{of['processor']['name']}; torch {of['versions']['torch']}; commit {of['commit'][:8]}; "
+        f"`{of['command']}`"
+    )
+
+
+def _lines(part: str) -> list[Line]:
+    return [line for line in read_lines(RESULTS / "choices.json") if line["part"] == part]
+
+
+CHOICES_TABLES: dict[str, Callable[[], str]] = {
+    "inversion": inversion,
+    "pairs": pairs,
+    "changes": changes,
+    "choices-provenance": provenance,
+}
