@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from conftest import StopAt, Stopped
 from zskd.config.distillation import DistillConfig, GeneratorConfig
+from zskd.config.registry import GENERATOR_METHODS
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
 from zskd.core.rng import numpy_stream
@@ -20,12 +21,13 @@ from zskd.distillation.adversarial.dafl import DAFL
 from zskd.distillation.adversarial.dfq import DFQ
 from zskd.distillation.adversarial.generator import Generator
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
-from zskd.distillation.adversarial.statistics import LayerStatistics, Statistics
+from zskd.distillation.adversarial.statistics import Statistics
 from zskd.distillation.distill import distill
 from zskd.distillation.losses import divergences
 from zskd.distillation.pool import ImagePool
+from zskd.models.batch_statistics import BatchStatistics, reading_statistics
 from zskd.models.classifier import Classifier, InputSpec
-from zskd.models.observation import LayerValue, Observation, observe
+from zskd.models.observation import Observation
 
 SPEC = InputSpec(shape=(1, 8, 8), box=(0.1, 0.8))
 EVERYTHING = GeneratorConfig(
@@ -44,7 +46,7 @@ EVERYTHING = GeneratorConfig(
 )
 QUICK = DistillConfig(
     start="random",
-    steps=50,
+    steps=45,
     batch_size=8,
     learning_rate=0.01,
     augment=AugmentConfig(flip=0.5, shift=0.2, mixup=0.2),
@@ -81,15 +83,16 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("method", list(GENERATOR_METHODS))
 def test_an_interrupted_training_resumes_with_average_statistics_and_pool(
-    teacher: Classifier, tmp_path: Path
+    teacher: Classifier, tmp_path: Path, method: str
 ) -> None:
-    state, whole = tmp_path / "state.safetensors", weights(teacher, QUICK)
-    for stop in (30, 45):  # states are saved at 20 and 40, with a full pool
+    config = replace(QUICK, generator=replace(EVERYTHING, method=method))  # type: ignore[arg-type]
+    state, whole = tmp_path / "state.safetensors", weights(teacher, config)
+    for stop in (25, 42):  # states are saved at 20 and 40, with a full pool
         with pytest.raises(Stopped):
-            weights(teacher, QUICK, state=state, progress=StopAt(stop))
-    assert same(weights(teacher, QUICK, state=state), whole)
-    assert not same(weights(teacher, QUICK, seed=1), whole)
+            weights(teacher, config, state=state, progress=StopAt(stop))
+    assert same(weights(teacher, config, state=state), whole)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_every_part_has_an_effect(teacher: Classifier, without: dict[str, float]
     assert not same(weights(teacher, config), weights(teacher, other))
 
 
-def batch_of(teacher: Tensor, student: Tensor, targets: Tensor, *layers: LayerStatistics) -> GeneratorBatch:
+def batch_of(teacher: Tensor, student: Tensor, targets: Tensor, *layers: BatchStatistics) -> GeneratorBatch:
     features = torch.arange(2.0 * len(teacher)).view(-1, 2) - 3
     return GeneratorBatch(
         images=torch.zeros(len(teacher), *SPEC.shape),
@@ -114,14 +117,16 @@ def batch_of(teacher: Tensor, student: Tensor, targets: Tensor, *layers: LayerSt
     )
 
 
-def of_channels(mean: list[float], var: list[float]) -> LayerStatistics:
+def of_channels(mean: list[float], var: list[float]) -> BatchStatistics:
     """Statistics beside a layer whose running ones are (0, 1) in both channels."""
-    return LayerStatistics(
+    return BatchStatistics(
+        name="norm",
         mean=torch.tensor(mean),
         var=torch.tensor(var),
         running_mean=torch.zeros(2),
         running_var=torch.ones(2),
         eps=0.0,
+        count=1,
     )
 
 
@@ -170,7 +175,9 @@ def test_statistics_are_the_moments_smoothed_over_batches(teacher: Classifier) -
     mean, var = means[0], variances[0]
     for values, new_mean, new_var in zip(batches, means, variances, strict=True):
         values = values.clone().requires_grad_(True)
-        (found,) = smoothed([LayerValue(name="1", layer=layer, value=values)])
+        with reading_statistics(teacher) as calls:
+            layer(values)
+        (found,) = smoothed(calls)
         mean, var = 0.75 * mean + 0.25 * new_mean, 0.75 * var + 0.25 * new_var
         torch.testing.assert_close(found.mean, mean)
         torch.testing.assert_close(found.var, var)
@@ -180,12 +187,22 @@ def test_statistics_are_the_moments_smoothed_over_batches(teacher: Classifier) -
 
 
 def test_several_calls_of_a_layer_count_together(teacher: Classifier) -> None:
-    layer, images = teacher.module.get_submodule("1"), torch.rand(6, 1, 8, 8)
-    (value,) = observe(teacher, images, inputs_of=(nn.BatchNorm2d,)).layers
-    calls = [LayerValue(name="1", layer=layer, value=part) for part in (value.value[:2], value.value[2:])]
-    (whole,), (parts,) = Statistics(teacher)([value]), Statistics(teacher)(calls)
-    torch.testing.assert_close(parts.mean, whole.mean)
-    torch.testing.assert_close(parts.var, whole.var)
+    """Of different sizes and means, so that only weights by the number of values are right."""
+    layer, rng = teacher.module.get_submodule("1"), torch.Generator().manual_seed(0)
+    parts = [torch.rand(2, 4, 6, 6, generator=rng), 2 + torch.rand(4, 4, 3, 5, generator=rng)]
+    with reading_statistics(teacher) as calls:
+        for part in parts:
+            layer(part)
+    (found,) = Statistics(teacher)(calls)
+    values = torch.cat([part.transpose(0, 1).flatten(1) for part in parts], 1)
+    torch.testing.assert_close(found.mean, values.mean(1))
+    torch.testing.assert_close(found.var, values.var(1, correction=0))
+
+
+def test_a_teacher_without_batch_norm_is_refused() -> None:
+    plain = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), spec=SPEC).freeze()
+    with pytest.raises(ZskdError, match="Conditional reads the running statistics of batch-norm layers, and"):
+        Conditional().check_teacher(plain)
 
 
 def test_targets_are_balanced_or_dirichlet() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from limits import LIMIT
 from warm import python
@@ -48,7 +49,7 @@ def spec_of(method: str, preset: str | None = None, count: int = 60) -> SetSpec:
     )
 
 
-STATISTICS = [method for method in OWN if spec_of(method).objective.reads_statistics]
+STATISTICS = [method for method in METHODS if spec_of(method).objective.reads_statistics]
 """Methods that read the teacher's batch-norm statistics."""
 
 
@@ -119,17 +120,37 @@ def test_the_teacher_is_left_as_it_was(suited: Callable[[SetSpec], Classifier], 
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def test_no_hook_stays_even_after_an_exception(teacher: Classifier) -> None:
-    def hooks() -> int:
-        return sum(
-            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
-            for m in teacher.modules()
-        )
+def hooks(teacher: Classifier) -> int:
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in teacher.modules()
+    )
 
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_no_hook_stays_even_after_an_exception(suited: Callable[[SetSpec], Classifier], method: str) -> None:
+    spec = spec_of(method)
+    teacher, passes = suited(spec), list[Tensor]()
+
+    def stop_in_the_second_pass(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        passes.append(output)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+
+    before = hooks(teacher)
+    handle = teacher.register_forward_hook(stop_in_the_second_pass)
+    with pytest.raises(KeyboardInterrupt):
+        make_shard(teacher, spec, 0)
+    handle.remove()
+    assert hooks(teacher) == before
+    assert teacher.rewrite
+    assert not teacher.training
+
+
+def test_no_hook_stays_after_an_error_between_two_steps_or_in_a_pass(teacher: Classifier) -> None:
     def stop(_lanes: LaneState) -> None:
         raise KeyboardInterrupt
 
-    before = hooks()
+    before = hooks(teacher)
     with pytest.raises(KeyboardInterrupt):
         invert(
             teacher,
@@ -140,7 +161,7 @@ def test_no_hook_stays_even_after_an_exception(teacher: Classifier) -> None:
     with pytest.raises(RuntimeError):
         teacher.features(torch.rand(2, 1, 5, 5))
     teacher.features(torch.rand(2, 1, 32, 32))
-    assert hooks() == before
+    assert hooks(teacher) == before
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if spec_of(method).nests])

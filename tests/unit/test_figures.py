@@ -99,6 +99,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         save_figure(bars(), tmp_path / "file" / "a.png")
 
 
+def test_a_long_caption_has_a_line_for_each_class() -> None:
+    texts = ["'automobile' 0.71  'truck' 0.20", "'cat' 1.00  'dog' 0.00"]
+    figure = grid_figure(torch.rand(2, 1, 8, 8), texts, "", columns=2)
+    assert [axes.get_title() for axes in figure.axes] == [text.replace("  ", "\n") for text in texts]
+    short = grid_figure(torch.rand(2, 1, 8, 8), ["'3' 0.71  '8' 0.20"] * 2, "", columns=2)
+    assert {axes.get_title() for axes in short.axes} == {"'3' 0.71  '8' 0.20"}
+    assert figure.get_figwidth() < 2 * 0.082 * len(texts[0])
+
+
 def test_captions_tell_the_two_strongest_classes() -> None:
     target = torch.tensor([0.0, 0.01, 0.02, 0.71, 0.0, 0.0, 0.06, 0.0, 0.20, 0.0])
     assert caption(target, DIGITS) == "'3' 0.71  '8' 0.20"

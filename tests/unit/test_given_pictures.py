@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from zskd.models.classifier import Classifier
 from zskd.run.arms import plan_arms, plan_students
 from zskd.run.pipeline import run_recipe
 from zskd.run.summary import summary_lines
+from zskd.synthesis import given
 from zskd.synthesis.given import balanced, build_picture_set
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.shard import Shard
@@ -98,12 +101,71 @@ def test_a_set_of_pictures_is_made_once_and_belongs_to_its_files(
         build_picture_set(teacher, other, tmp_path / "set", count=3)
 
 
+def test_the_pictures_of_several_shards_are_never_in_the_memory_together(
+    folder: Path, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards of four: the same pictures in the same order as in one, and the passes of every look at them."""
+    whole = build_picture_set(teacher, folder, tmp_path / "whole", count=10)
+    monkeypatch.setattr(given, "SynthesisConfig", partial(SynthesisConfig, shard_size=4))
+    monkeypatch.setattr(given, "_BATCH", 2)
+    read, alive = read_image, weakref.WeakValueDictionary[int, np.ndarray]()
+    most = 0
+
+    def counted_read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+        nonlocal most
+        picture = read(path, shape)
+        alive[id(picture)] = picture
+        most = max(most, len(alive))
+        return picture
+
+    monkeypatch.setattr(given, "read_image", counted_read)
+    made = build_picture_set(teacher, folder, tmp_path / "set", count=10)
+    assert most <= 4
+    assert [entry.count for entry in made.manifest.shards] == [4, 4, 2]
+    for name in ("images", "anchors"):
+        assert torch.equal(made.column(name), whole.column(name))
+    torch.testing.assert_close(made.column("logits"), whole.column("logits"))
+    assert made.manifest.passes is not None
+    counts = {stage: counted.teacher_forward for stage, counted in made.manifest.passes.items()}
+    assert counts == {"synthesis": 14, "labelling": 10}
+
+
+def test_a_few_pictures_have_the_labels_of_their_folders(
+    digits: Dataset, teacher: Classifier, small_set: TransferSet, tmp_path: Path
+) -> None:
+    root = tmp_path / "few"
+    for number, (image, k) in enumerate(zip(digits.train.images[:12], digits.train.labels[:12], strict=True)):
+        wrong = (int(k) + 1) % 10  # the teacher knows better, and is not asked
+        save(root / str(wrong) / "deeper" / f"{number}.png", (image[0] * 255).byte().numpy())
+    made = build_picture_set(teacher, root, tmp_path / "set", labelled=True)
+    assert made.manifest.spec["labelled"] is True
+    expected = {read_image(path, SHAPE).tobytes(): int(path.parts[-3]) for path in root.rglob("*.png")}
+    labels = {
+        image.numpy().tobytes(): int(k) for image, k in zip(made.all_images(), made.labels, strict=True)
+    }
+    assert labels == expected
+    assert made.manifest.anchor_match < 0.5
+    with pytest.raises(ZskdError, match="holds a transfer set made with another spec"):
+        build_picture_set(teacher, root, tmp_path / "set")
+
+    config = DistillConfig(
+        augment=AugmentConfig(), pictures=PicturesConfig(few_share=0.5), label_weight=1.0, start="random"
+    )
+    batches = DistillationBatches(teacher, small_set, config, pictures={"few": made})
+    batches.attach_student(teacher, seed=0, steps=5)
+    rows, (source,) = torch.arange(16), batches._sources
+    _, _, found = batches(rows, torch_stream(0, "step", 0))
+    assert source.labels is not None
+    assert torch.equal(found[:8], source.labels)
+    assert torch.equal(found[8:], small_set.labels[rows[8:]])
+
+
 def test_classes_are_kept_in_equal_numbers_and_the_surest_first() -> None:
     rng = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 5, generator=rng) + torch.tensor([3.0, 1, 0, 0, -2])
     confidence, classes = logits.softmax(1).max(1)
     for count in (5, 37, 120, 200, 300):
-        rows = balanced(logits, count)
+        rows = balanced(confidence, classes, count)
         assert len(rows) == len(set(rows.tolist())) == min(count, 200)
         kept = torch.bincount(classes[rows], minlength=5)
         there = torch.bincount(classes, minlength=5)
@@ -206,7 +268,11 @@ def test_distill_takes_pictures_too(
     for more, message in (
         (["--images", str(broken)], "holds no picture that can be read: give a folder with some"),
         (["--images", str(tmp_path / "none")], "there is no folder"),
-        (["--few", str(folder), "--distill.label-weight", "1", *unmixed], "must be 0 with --few: pictures"),
+        (["--images", str(folder), "--distill.label-weight", "1", *unmixed], "must be 0 with --images: they"),
+        (
+            ["--few", str(folder), "--distill.label-weight", "1", *unmixed],
+            "is in no folder: for labels, give folders named after the teacher's classes (0, 1, 2, 3, 4, …)",
+        ),
         (
             ["--images", str(folder), "--distill.generator.share", "1"],
             "--images stand beside a transfer set: lower --distill.generator.share",

@@ -15,6 +15,7 @@ from torch import Tensor
 from zskd.cli.main import main as run
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
+from zskd.core.passes import teacher_passes
 from zskd.data.datasets import Dataset, Split
 from zskd.models.classifier import Classifier
 from zskd.synthesis.real import build_real_set, draw_rows
@@ -27,6 +28,14 @@ from zskd.transfer_set.shard import Shard
 def drawn(teacher: Classifier, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> TransferSet:
     """More than one shard, and some whose label the teacher does not give."""
     return build_real_set(teacher, digits.train, tmp_path_factory.mktemp("real") / "set", count=1100, seed=4)
+
+
+def test_the_outputs_for_real_images_are_counted(drawn: TransferSet) -> None:
+    counted = [entry.passes and dict(entry.passes) for entry in drawn.manifest.shards]
+    assert [one and list(one) for one in counted] == [["labelling"]] * 2
+    assert [one and one["labelling"].teacher_forward for one in counted] == [1000, 100]
+    assert drawn.manifest.passes is not None
+    assert teacher_passes(drawn.manifest.passes) == 1100
 
 
 def worst_share(labels: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:

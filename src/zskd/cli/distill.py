@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -22,7 +23,12 @@ from zskd.cli.options import (
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, OUTPUT, RUN, TEACHER
 from zskd.config.names import PresetName, StudentName
-from zskd.config.recipe import PassLimit
+from zskd.config.recipe import PassLimit, Recipe
+
+if TYPE_CHECKING:
+    from zskd.core.progress import Progress
+    from zskd.models.classifier import Classifier
+    from zskd.transfer_set.dataset import TransferSet
 
 
 @app.command(
@@ -77,17 +83,14 @@ def distill(
         machine: This machine.
         detail: What is printed.
     """
-    from zskd.config.identity import identity
     from zskd.core.device import use_threads
-    from zskd.core.files import folder_lock, sha256_json
+    from zskd.core.files import folder_lock
     from zskd.core.tables import aligned_table
     from zskd.distillation.build import build_student
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
     from zskd.evaluation.sizes import log_sizes
     from zskd.run.arms import execution, student_spec
-    from zskd.run.budget import Budget
-    from zskd.run.passes import plan_passes
     from zskd.run.pictures import picture_sets
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
@@ -115,17 +118,7 @@ def distill(
         log_findings(classifier, progress)
         log_sizes([full.student], classifier, progress)
         pictures = picture_sets(full, classifier, out, progress)
-        if full.budget is not None:
-            identified = identity(full) | {"teacher": classifier.fingerprint()}
-            identified |= {kind: one.fingerprint() for kind, one in pictures.items()}
-            key = sha256_json(identified | {"set": loaded and loaded.fingerprint()})
-            spending = Budget(full, classifier, out, key=key, progress=progress)
-            specs, sets = {"student": student_spec(full)}, {"student": loaded}
-            full = spending.fit_steps(full, specs, sets, pictures)
-        if full.passes is not None:
-            plan = plan_passes(full, classifier, [], [full.distill])
-            progress.log(f"passes: {plan.words}")
-            full = replace(full, distill=replace(full.distill, steps=plan.steps, epochs=None))
+        full = _within_budget(full, classifier, loaded, pictures, out, progress)
         made = build_student(
             classifier,
             student_spec(full),
@@ -143,3 +136,32 @@ def distill(
         from_real = loaded is not None and loaded.manifest.method == REAL
         count = None if loaded is None else len(loaded)
         print_estimate(classifier, made, from_real=from_real, count=count)
+
+
+def _within_budget(
+    recipe: Recipe,
+    teacher: Classifier,
+    transfer_set: TransferSet | None,
+    pictures: Mapping[str, TransferSet],
+    out: Path,
+    progress: Progress,
+) -> Recipe:
+    """Return the recipe with the number of steps that minutes or passes allow; as it is without a limit."""
+    from zskd.config.identity import identity
+    from zskd.core.files import sha256_json
+    from zskd.run.arms import student_spec
+    from zskd.run.budget import Budget
+    from zskd.run.passes import plan_passes
+
+    if recipe.budget is not None:
+        identified = identity(recipe) | {"teacher": teacher.fingerprint()}
+        identified |= {kind: one.fingerprint() for kind, one in pictures.items()}
+        key = sha256_json(identified | {"set": transfer_set and transfer_set.fingerprint()})
+        spending = Budget(recipe, teacher, out, key=key, progress=progress)
+        specs, sets = {"student": student_spec(recipe)}, {"student": transfer_set}
+        recipe = spending.fit_steps(recipe, specs, sets, pictures)
+    if recipe.passes is not None:
+        plan = plan_passes(recipe, teacher, [], [recipe.distill])
+        progress.log(f"passes: {plan.words}")
+        recipe = replace(recipe, distill=replace(recipe.distill, steps=plan.steps, epochs=None))
+    return recipe

@@ -73,7 +73,8 @@ class Recipe(Config):
     """Folder of unlabelled pictures to train the student on as well, whatever they show. Sub-folders are
     read, too. Another arm is trained without them."""
     few: Annotated[Path | None, Parameter(group=RUN_DETAILS)] = None
-    """Folder of a few real pictures, up to 20 of each class, which are shown often and changed strongly."""
+    """Folder of a few real pictures, up to 20 of each class, which are shown often and changed strongly.
+    With `distill.label_weight` its folders must have the names of the classes."""
     method_settings: Annotated[MethodSettings, Parameter(group=RUN_DETAILS)] = field(default_factory=dict)
     """Settings of this method only: `--method-settings.spread 0.5`."""
     count: int | None = None
@@ -173,8 +174,8 @@ class Recipe(Config):
         named = " and ".join(f"--{kind}" for kind in self.picture_folders)
         if named and not self.distill.needs_set:
             raise ZskdError(f"{named} stand beside a transfer set: lower --distill.generator.share")
-        if named and self.distill.label_weight:
-            raise ZskdError(f"--distill.label-weight must be 0 with {named}: pictures have no labels")
+        if self.images is not None and self.distill.label_weight:
+            raise ZskdError("--distill.label-weight must be 0 with --images: they have no labels; give --few")
 
     def _check_students(self) -> None:
         """Check the names of the students, and take the first of several as the run's own.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import sha256_file, sha256_json
@@ -55,6 +58,35 @@ def picture_files(root: Path) -> list[Path]:
     if not found:
         raise ZskdError(f"{root} holds no picture ({', '.join(sorted(_ENDINGS))})")
     return found
+
+
+def class_of_each(root: Path, files: Sequence[Path], names: Sequence[str]) -> Tensor:
+    """Return the class of each file (N,), int64: the folder in `root` that it is in has its name.
+
+    Args:
+        root: folder of all files.
+        files: below it.
+        names: of the classes.
+
+    Raises:
+        ZskdError: a file is in no folder, or in one with the name of no class.
+    """
+    number_of = {name: number for number, name in enumerate(names)}
+    labels = []
+    for path in files:
+        first, *more = path.relative_to(root).parts
+        if not more or first not in number_of:
+            where = f"the folder {first!r}, which is no class" if more else "no folder"
+            raise ZskdError(
+                f"{path} is in {where}: for labels, give folders named after the teacher's classes "
+                f"({_some(names)})"
+            )
+        labels.append(number_of[first])
+    return torch.tensor(labels, dtype=torch.int64)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def hash_pictures(root: Path) -> str:

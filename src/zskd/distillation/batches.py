@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from shutil import disk_usage
@@ -107,8 +107,7 @@ class DistillationBatches:
         if self.follow_student:
             self._last = parts
         images = augment(torch.cat(parts), config.augment, teacher.spec.box, rng)
-        labels = rows if self._set is None else self._set.labels[rows]
-        labels = labels.to(teacher.device)
+        labels = self._labels(rows, parts).to(teacher.device)
         none, most = images.new_empty(len(images), 0), max(len(images), _PART)
         if self._features is not None:
             logits, features = self._features.of_teacher(teacher, images, most)
@@ -116,6 +115,16 @@ class DistillationBatches:
         if not config.teacher_weight:
             return images, none, labels
         return images, logits_in_parts(teacher, images, most), labels
+
+    def _labels(self, rows: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        """Return the label of each image (N,): of its source, or of its row of the set; any without both."""
+        labels = rows.clone() if self._set is None else self._set.labels[rows]
+        begin = 0
+        for source, part in zip(self._sources, parts, strict=False):
+            if source.labels is not None:
+                labels[begin : begin + len(part)] = source.labels
+            begin += len(part)
+        return labels
 
     @property
     def follow_student(self) -> bool:

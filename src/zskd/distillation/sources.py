@@ -17,7 +17,7 @@ from zskd.config.distillation import DistillConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.passes import counting
 from zskd.core.rng import numpy_stream
-from zskd.core.types import Images
+from zskd.core.types import Images, Labels
 from zskd.data.drawn import draw_start_images
 from zskd.data.transforms import augment
 from zskd.distillation.adversarial.base import make_generator_method
@@ -42,6 +42,7 @@ class Source(ABC):
     """Images for a share of each batch.
 
     Attributes:
+        labels: of the last images (N,), int64; None where they have none.
         share: of the batch, 0 to 1.
         companions: modules that change with the batches, by their names in the state file.
     """
@@ -50,6 +51,7 @@ class Source(ABC):
     """Whether the images depend on the student's weights, so that no helper process can make them."""
     learns: bool = False
     """Whether `learn` is of use."""
+    labels: Labels | None = None
 
     def __init__(self, share: float, companions: Companions | None = None) -> None:
         self.share, self.companions = share, companions or {}
@@ -170,8 +172,9 @@ class Pictured(Source):
         self._device = teacher.device
 
     def images(self, count: int, rng: Generator) -> Images:
-        """As for `Source`."""
+        """As for `Source`; their labels are those of their set."""
         rows = torch.randint(len(self._pictures), (count,), generator=rng)
+        self.labels = self._pictures.labels[rows]
         drawn = self._pictures.images(rows).to(self._device)
         return drawn if self._change is None else augment(drawn, self._change, self._box, rng)
 

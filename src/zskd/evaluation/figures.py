@@ -22,6 +22,8 @@ _ENDINGS = (".png", ".svg", ".pdf")
 _LABELLED_CELLS = 20
 """Up to this many classes every cell of a heat map shows its number."""
 _MAIN, _CONTROL = "#1b6ca8", "#b8c4cc"
+_LONG_CAPTION = 20
+"""Letters of a caption that stand in one line below an image."""
 _MARKERS = "osD^vP"
 """Of the students in a chart."""
 _TICKS, _FEW_TICKS = (1, 1.5, 2, 3, 5, 7), (1, 2, 5)
@@ -97,7 +99,7 @@ def caption(target: Tensor, class_names: Sequence[str]) -> str:
 
 
 def grid_figure(images: Images, captions: Sequence[str], title: str, columns: int) -> Figure:
-    """Draw images in rows, each with its caption below.
+    """Draw images in rows, each with its caption below; long captions get one line for each of their parts.
 
     Args:
         images: (N, C, H, W) in [0, 1], with 1 or 3 channels.
@@ -107,13 +109,16 @@ def grid_figure(images: Images, captions: Sequence[str], title: str, columns: in
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    longest = max(map(len, captions), default=0)
-    figure = Figure(figsize=(columns * max(1.3, 0.082 * longest), rows * 1.6 + 0.5))
+    if max(map(len, captions), default=0) > _LONG_CAPTION:
+        captions = [text.replace("  ", "\n") for text in captions]
+    lines = [line for text in captions for line in text.split("\n")]
+    longest, more = max(map(len, lines), default=0), max(text.count("\n") for text in captions)
+    figure = Figure(figsize=(columns * max(1.3, 0.082 * longest), rows * (1.6 + 0.15 * more) + 0.5))
     figure.suptitle(_plain(title))
     for i, (image, text) in enumerate(zip(images, captions, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1)
         _show(axes, image)
-        axes.set_title(_plain(text), fontsize=7, y=-0.18)
+        axes.set_title(_plain(text), fontsize=7, y=-0.18 - 0.1 * more)
     figure.tight_layout()
     return figure
 

@@ -35,6 +35,10 @@ class BatchStatistics:
     """μ, of the layer (C,)."""
     running_var: Tensor
     """σ², of the layer (C,)."""
+    eps: float
+    """ε, which the layer adds to a variance."""
+    count: int
+    """Values of each channel: images times positions."""
 
 
 def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -92,10 +96,19 @@ def reading_statistics(classifier: Classifier, rows: Tensor | None = None) -> It
     found: list[BatchStatistics] = []
 
     def read(name: str, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        mean, var = moments(inputs[0] if rows is None else inputs[0][rows])
-        of_layer = running_statistics(layer)
+        values = inputs[0] if rows is None else inputs[0][rows]
+        mean, var = moments(values)
+        running_mean, running_var = running_statistics(layer)
         found.append(
-            BatchStatistics(name=name, mean=mean, var=var, running_mean=of_layer[0], running_var=of_layer[1])
+            BatchStatistics(
+                name=name,
+                mean=mean,
+                var=var,
+                running_mean=running_mean,
+                running_var=running_var,
+                eps=layer.eps,
+                count=values.numel() // len(mean),
+            )
         )
 
     def reader(name: str) -> Any:

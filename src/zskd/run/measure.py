@@ -20,7 +20,7 @@ from zskd.distillation.architecture import describe_student
 from zskd.distillation.build import generated_images
 from zskd.distillation.invariance import AskedChange
 from zskd.evaluation.agreement import estimate_agreement
-from zskd.evaluation.gain import Gain, measure_costs
+from zskd.evaluation.gain import Cost, Gain, measure_costs
 from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement
 from zskd.evaluation.probes import Probes, make_probes
 from zskd.models.classifier import Classifier
@@ -128,15 +128,6 @@ def measure_run(
         of_teacher_on_data = _accuracies(teacher, data)
     tried = [one for one in planned if one.arm is arms[0]]
     of_teacher, *costs = measure_costs([teacher, *(students[one.name] for one in tried)])
-    sizes = [
-        SizeMetrics(
-            **dict(results[one.name]),
-            student=one.spec.student,
-            network=describe_student(one.spec.student, teacher).title,
-            cost=cost,
-        )
-        for one, cost in zip(tried, costs, strict=True)
-    ]
     return RunMetrics(
         run=recipe.name,
         preset=recipe.preset,
@@ -152,21 +143,11 @@ def measure_run(
         student=StudentMetrics(multiply_adds=costs[0].multiply_adds),
         gain=Gain(teacher=of_teacher, student=costs[0]),
         arms=tuple(results[arm.name] for arm in arms),
-        sizes=tuple(sizes) if len(sizes) > 1 else (),
+        sizes=_sizes(teacher, tried, results, costs) if len(tried) > 1 else (),
         sets={name: SetFacts.of(one) for name, one in sets.items()},
         seconds=dict(seconds),
         changes=tuple(changes),
-        passes=sum_known(
-            [
-                *(one.manifest.passes for one in sets.values()),
-                *trained.values(),
-                *(
-                    one.manifest.passes and all_in("evaluation", one.manifest.passes)
-                    for one in held_out.values()
-                ),
-                tally.passes(),
-            ]
-        ),
+        passes=_of_run(sets, trained, held_out, tally.passes()),
         seed=recipe.seed,
         threads=execution(recipe).threads_of_each(len(planned)),
         versions=versions(),
@@ -202,6 +183,39 @@ def _results(
         parameters=student.parameters_count,
         passes=passes,
         **_accuracies(student, data),
+    )
+
+
+def _sizes(
+    teacher: Classifier, tried: Sequence[Trainee], results: Mapping[str, ArmMetrics], costs: Sequence[Cost]
+) -> tuple[SizeMetrics, ...]:
+    """Return the results of several students of the main arm, with what each of them costs."""
+    return tuple(
+        SizeMetrics(
+            **dict(results[one.name]),
+            student=one.spec.student,
+            network=describe_student(one.spec.student, teacher).title,
+            cost=cost,
+        )
+        for one, cost in zip(tried, costs, strict=True)
+    )
+
+
+def _of_run(
+    sets: Mapping[str, TransferSet],
+    trained: Mapping[str, Passes | None],
+    held_out: Mapping[str, TransferSet],
+    measured: Passes,
+) -> Passes | None:
+    """Return the passes of a whole run; those for held-out images belong to the evaluation."""
+    of_held_out = [one.manifest.passes for one in held_out.values()]
+    return sum_known(
+        [
+            *(one.manifest.passes for one in sets.values()),
+            *trained.values(),
+            *(made and all_in("evaluation", made) for made in of_held_out),
+            measured,
+        ]
     )
 
 

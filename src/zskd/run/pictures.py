@@ -7,7 +7,7 @@ from pathlib import Path
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
-from zskd.data.folder import picture_files
+from zskd.data.folder import class_of_each, picture_files
 from zskd.models.classifier import Classifier
 from zskd.synthesis.given import build_picture_set
 from zskd.transfer_set.dataset import TransferSet
@@ -28,19 +28,37 @@ def picture_sets(
         progress: receives a line for each file that cannot be read.
 
     Raises:
-        ZskdError: a folder is missing or has no picture that can be read, or there are too many to be few.
+        ZskdError: a folder is missing or has no picture that can be read, or there are too many to be few,
+            or a few pictures have no label where the settings read labels.
     """
     most = {"images": recipe.distill.pictures.count, "few": _FEW * teacher.classes}
-    for kind, source in recipe.picture_folders.items():
-        found = len(picture_files(source))
-        if kind == "few" and found > most[kind]:
-            raise ZskdError(
-                f"{source} holds {found:,} pictures, and --few takes up to {_FEW} of each class, "
-                f"{most[kind]:,} in all: give --images {source}"
-            )
+    labelled = {"images": False, "few": recipe.distill.label_weight > 0}
+    if recipe.few is not None:
+        _check_few(recipe.few, teacher.class_names, labelled=labelled["few"])
     return {
         kind: build_picture_set(
-            teacher, source, folder / "pictures" / kind, count=most[kind], seed=recipe.seed, progress=progress
+            teacher,
+            source,
+            folder / "pictures" / kind,
+            count=most[kind],
+            seed=recipe.seed,
+            labelled=labelled[kind],
+            progress=progress,
         )
         for kind, source in recipe.picture_folders.items()
     }
+
+
+def _check_few(source: Path, class_names: tuple[str, ...], *, labelled: bool) -> None:
+    """Refuse more pictures than are few, of all classes together, or of one where there are labels."""
+    files, where, most = picture_files(source), source, _FEW * len(class_names)
+    found = len(files)
+    if labelled:
+        counts = class_of_each(source, files, class_names).bincount()
+        found, where, most = int(counts.max()), source / class_names[int(counts.argmax())], _FEW
+    if found > most:
+        in_all = "" if labelled else f", {most:,} in all"
+        raise ZskdError(
+            f"{where} holds {found:,} pictures, and --few takes up to {_FEW} of each class{in_all}: "
+            f"give --images {source}"
+        )

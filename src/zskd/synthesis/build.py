@@ -151,8 +151,7 @@ def _write_one(
     dropped = len(spec.indices(number, teacher.classes)) - len(shard)
     missed = int(missed_target(shard, spec.synthesis).sum()) + dropped
     storage = storage_of(spec.synthesis, teacher.spec.shape)
-    entry = write_shard(folder, number, shard, missed=missed, storage=storage)
-    return entry.model_copy(update={"passes": tally.passes()})
+    return write_shard(folder, number, shard, missed=missed, storage=storage, passes=tally.passes())
 
 
 def _check_disk(teacher: Classifier, spec: SetSpec, images: int, folder: Path) -> None:

@@ -1,9 +1,10 @@
-"""Unlabelled pictures of the user's as a transfer set, balanced as the teacher sees them."""
+"""Pictures of the user's as a transfer set, balanced as the teacher sees them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zskd.config.synthesis import SynthesisConfig
+from zskd.core.artefact import JsonObject
 from zskd.core.errors import ZskdError
 from zskd.core.memory import at_once
+from zskd.core.passes import Passes, counting, sum_passes
 from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
-from zskd.core.types import Images
-from zskd.data.folder import hash_pictures, picture_files, read_image
+from zskd.core.types import Images, Labels, Logits
+from zskd.data.folder import class_of_each, hash_pictures, picture_files, read_image
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.room import storage_of
@@ -41,14 +44,16 @@ def build_picture_set(
     *,
     count: int = 20_000,
     seed: int = 0,
+    labelled: bool = False,
     progress: Progress | None = None,
 ) -> TransferSet:
-    """Write pictures of a folder with the teacher's logits as a transfer set; no labels are used.
+    """Write pictures of a folder with the teacher's logits as a transfer set.
 
     All pictures below `source` are candidates, whatever folder they are in; of more than four times `count`
     a random part. A picture is resized to the teacher's input as a whole, bilinearly, even if its sides have
     another ratio. Of more than `count`, equal numbers of each class that the teacher predicts are kept, as
-    far as there are any, first those that it is most sure of.
+    far as there are any, first those that it is most sure of. The kept ones are read a second time, shard by
+    shard: no more than one shard is in the memory.
 
     Args:
         teacher: computes logits in evaluation mode; left as it is.
@@ -56,92 +61,134 @@ def build_picture_set(
         folder: of this set alone; a complete set in it is not written again.
         count: largest number of pictures, at least 1.
         seed: of the draw among many candidates.
+        labelled: whether each folder in `source` holds pictures of the class that it is named after.
         progress: receives a line for each file that cannot be read, and one about the classes.
 
     Returns:
-        The set. Its anchors are the classes that the teacher predicts.
+        The set. Its anchors are the labels, or without them the classes that the teacher predicts.
 
     Raises:
-        ZskdError: there is no picture that can be read, or the folder holds another set.
+        ZskdError: there is no picture that can be read, a picture has no label of the teacher's, or the
+            folder holds another set.
     """
     progress = progress or Progress()
     if count < 1:
         raise ZskdError(f"count is {count}: give at least 1 picture")
     files = picture_files(source)
+    classes = class_of_each(source, files, teacher.class_names) if labelled else None
+    spec: JsonObject = {"method": PICTURES, "count": count, "seed": seed}
+    spec |= {"labelled": True} if labelled else {}
     provenance = Provenance(
-        spec={"method": PICTURES, "count": count, "seed": seed},
-        teacher_sha256=teacher.fingerprint(),
-        data_sha256=hash_pictures(source),
+        spec=spec, teacher_sha256=teacher.fingerprint(), data_sha256=hash_pictures(source)
     )
     writer = Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
     if writer.complete:
         return TransferSet(folder)
-    config = SynthesisConfig(batch_size=at_once(_BATCH, teacher.spec.shape))
-    storage = storage_of(config, teacher.spec.shape)
-    order = torch.randperm(len(files), generator=torch_stream(seed, "pictures", 0))[: _DRAWN * count]
-    with frozen(teacher), torch.no_grad():
-        pixels, logits = _read(teacher, [files[row] for row in order.sort().values.tolist()], progress)
-        if not len(pixels):
+    drawn = torch.randperm(len(files), generator=torch_stream(seed, "pictures", 0))[: _DRAWN * count]
+    with frozen(teacher), torch.no_grad(), counting("synthesis", teacher=teacher) as choosing:
+        found = _look_at(teacher, files, drawn.sort().values.tolist(), progress)
+        if not len(found.rows):
             raise ZskdError(f"{source} holds no picture that can be read: give a folder with some")
-        rows = balanced(logits, count)
-        progress.log(_summary(source, len(pixels), logits[rows]))
-        for number, chosen in enumerate(torch.split(rows, config.shard_size)):
-            if number not in writer.done:
-                images = decode(pixels[chosen]).clamp(*teacher.spec.box)
-                images = round_to(images, storage, teacher.spec.box)
-                no_steps = torch.zeros(len(chosen), dtype=torch.int32)
-                no_targets = torch.zeros(len(chosen), teacher.classes)
-                shard = label(teacher, images, no_targets, no_steps.long(), no_steps, config)
-                writer.add(number, write_shard(folder, number, shard, storage=storage))
+        kept = balanced(found.confidence, found.predicted, count)
+        progress.log(_summary(source, found, kept, teacher.classes))
+        _write(teacher, files, found.rows[kept], classes, writer, choosing.passes(), folder)
     writer.finish()
     return TransferSet(folder)
 
 
-def balanced(logits: Tensor, count: int) -> Tensor:
-    """Return at most `count` rows (M,) in equal numbers of each predicted class, as far as there are any.
+@dataclass(frozen=True)
+class _Candidates:
+    """Readable pictures, as the teacher sees them."""
 
-    Args:
-        logits: of the teacher (N, K).
-        count: rows wanted. Of each class come first those of the largest probability.
-
-    Returns:
-        The surest row of each class, then the second surest, and so on.
-    """
-    confidence, classes = F.softmax(logits.double(), dim=1).max(1)
-    by_confidence = confidence.argsort(descending=True, stable=True)
-    of_class = F.one_hot(classes[by_confidence], logits.shape[1])
-    # how many of the same class come before, so that a prefix has equal numbers of each
-    place = (of_class.cumsum(0) * of_class).sum(1)
-    return by_confidence[place.argsort(stable=True)][:count]
+    rows: Tensor
+    """Of the list of files (N,)."""
+    confidence: Tensor
+    """Largest probability (N,)."""
+    predicted: Labels
+    """Its class (N,)."""
 
 
-def _read(teacher: Classifier, files: Sequence[Path], progress: Progress) -> tuple[Tensor, Tensor]:
-    """Return the readable pictures in 256 levels (N, C, H, W) and the teacher's logits for them (N, K)."""
+def _look_at(
+    teacher: Classifier, files: Sequence[Path], rows: Sequence[int], progress: Progress
+) -> _Candidates:
+    """Read pictures in small batches and keep what the teacher predicts for them, not the pictures."""
     shape, size = teacher.spec.shape, at_once(_BATCH, teacher.spec.shape)
-    pixels, logits = [torch.empty(0, *shape, dtype=torch.uint8)], [torch.empty(0, teacher.classes)]
-    for start in range(0, len(files), size):
+    readable, parts = list[int](), [torch.empty(0, teacher.classes).double().max(1)]
+    for start in range(0, len(rows), size):
         read = []
-        for path in files[start : start + size]:
+        for row in rows[start : start + size]:
             try:
-                read.append(read_image(path, shape))
+                read.append(read_image(files[row], shape))
             except ZskdError as error:
                 if shape[0] not in (1, 3):
                     raise
                 progress.log(f"warning: {error}; it is left out")
+            else:
+                readable.append(row)
         if read:
-            images: Images = torch.from_numpy(np.stack(read))
-            pixels.append(encode(images, "uint8"))
-            logits.append(teacher(images.clamp(*teacher.spec.box).to(teacher.device)).cpu())
-    return torch.cat(pixels), torch.cat(logits)
+            images: Images = torch.from_numpy(np.stack(read)).clamp(*teacher.spec.box)
+            logits: Logits = teacher(images.to(teacher.device)).cpu()
+            parts.append(F.softmax(logits.double(), dim=1).max(1))
+    confidence, predicted = (torch.cat(values) for values in zip(*parts, strict=True))
+    return _Candidates(torch.tensor(readable, dtype=torch.int64), confidence, predicted)
 
 
-def _summary(source: Path, read: int, logits: Tensor) -> str:
+def balanced(confidence: Tensor, predicted: Labels, count: int) -> Tensor:
+    """Return at most `count` rows (M,) in equal numbers of each predicted class, as far as there are any.
+
+    Args:
+        confidence: of the teacher in its prediction (N,). Of each class come first those of the largest.
+        predicted: the class that it predicts (N,).
+        count: rows wanted.
+
+    Returns:
+        The surest row of each class, then the second surest, and so on.
+    """
+    by_confidence = confidence.argsort(descending=True, stable=True)
+    # how many of the same class come before, so that a prefix has equal numbers of each
+    by_class = predicted[by_confidence].argsort(stable=True)
+    sizes = predicted.bincount()
+    place = torch.empty_like(by_class)
+    place[by_class] = torch.arange(len(by_class)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return by_confidence[place.argsort(stable=True)][:count]
+
+
+def _write(
+    teacher: Classifier,
+    files: Sequence[Path],
+    rows: Tensor,
+    classes: Labels | None,
+    writer: Writer,
+    choosing: Passes,
+    folder: Path,
+) -> None:
+    """Write the shards that are missing; the first one lists the passes for the choice of all pictures."""
+    config = SynthesisConfig(batch_size=at_once(_BATCH, teacher.spec.shape))
+    storage = storage_of(config, teacher.spec.shape)
+    for number, chosen in enumerate(torch.split(rows, config.shard_size)):
+        if number in writer.done:
+            continue
+        read = (read_image(files[row], teacher.spec.shape) for row in chosen.tolist())
+        stored = torch.cat([encode(torch.from_numpy(picture)[None], "uint8") for picture in read])
+        images = round_to(decode(stored).clamp(*teacher.spec.box), storage, teacher.spec.box)
+        steps = torch.zeros(len(chosen), dtype=torch.int32)
+        anchors = steps.long() if classes is None else classes[chosen]
+        with counting("labelling") as tally:
+            targets = torch.zeros(len(chosen), teacher.classes)
+            shard = label(teacher, images, targets, anchors, steps, config)
+        if classes is not None:
+            shard = replace(shard, anchors=anchors)
+        passes = sum_passes([tally.passes()] if number else [choosing, tally.passes()])
+        writer.add(number, write_shard(folder, number, shard, storage=storage, passes=passes))
+
+
+def _summary(source: Path, found: _Candidates, kept: Tensor, classes: int) -> str:
     """One line about the pictures that are kept: how many, and how evenly the teacher sees them."""
-    counts = torch.bincount(logits.argmax(1), minlength=logits.shape[1])
+    counts = torch.bincount(found.predicted[kept], minlength=classes)
     share = counts[counts > 0] / counts.sum()
     entropy = float(-(share * share.log()).sum()) / math.log(len(counts))
     return (
-        f"pictures: {len(logits):,} of {read:,} in {source} are kept; the teacher sees "
+        f"pictures: {len(kept):,} of {len(found.rows):,} in {source} are kept; the teacher sees "
         f"{int((counts > 0).sum())} of {len(counts)} classes in them, from {int(counts.min()):,} to "
         f"{int(counts.max()):,} of each (entropy {entropy:.2f} of 1)"
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.core.memory import at_once
+from zskd.core.passes import counting
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Labels
 from zskd.data.datasets import Split
@@ -76,8 +77,10 @@ def build_real_set(
             if number not in writer.done and not writer.complete:
                 labels, steps = split.labels[chosen], torch.zeros(len(chosen), dtype=torch.int32)
                 no_targets = torch.zeros(len(chosen), teacher.classes)
-                shard = label(teacher, split.images[chosen], no_targets, labels, steps, config)
-                writer.add(number, write_shard(folder, number, replace(shard, anchors=labels)))
+                with counting("labelling", teacher=teacher) as tally:
+                    shard = label(teacher, split.images[chosen], no_targets, labels, steps, config)
+                shard = replace(shard, anchors=labels)
+                writer.add(number, write_shard(folder, number, shard, passes=tally.passes()))
     if not writer.complete:
         writer.finish()
     return TransferSet(folder)

@@ -111,10 +111,7 @@ def fit(
             value = float(loss.detach())
             if not math.isfinite(value):
                 what = f"the loss is not finite at step {step + 1} of {total}"
-                reason = explain()
-                raise (
-                    ZskdError(f"{section}: {what}: {reason}") if reason else _diverged(section, what, config)
-                )
+                raise _diverged(section, what, config, explain())
             if progress.listens:
                 for name, point in _points(config, step, total, value, watch).items():
                     progress.note(f"{section}/{name}", point, step)
@@ -126,10 +123,8 @@ def fit(
             task.advance(1, f"loss {value:.4f}{_rate(tally.total - first, started)}")
             if step == done + _PROBE_STEPS:
                 left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
-                progress.log(
-                    f"{section}: {total - done:,} steps of {config.batch_size} images, "
-                    f"about {readable_seconds(left)}"
-                )
+                many = f"{total - done:,} steps of {config.batch_size} images"
+                progress.log(f"{section}: {many}, about {readable_seconds(left)}")
     for optimiser in optimisers:
         optimiser.zero_grad()
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
@@ -174,9 +169,10 @@ def _descend(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor, rate: fl
         optimiser.step()
 
 
-def _diverged(section: str, what: str, config: FitConfig) -> ZskdError:
-    rate = f"--{section}.learning-rate ({config.learning_rate:g})"
-    return ZskdError(f"{section}: {what}: lower {rate}")
+def _diverged(section: str, what: str, config: FitConfig, reason: str | None = None) -> ZskdError:
+    """Return the error that a training failed, for a known reason or because its steps are too large."""
+    reason = reason or f"lower --{section}.learning-rate ({config.learning_rate:g})"
+    return ZskdError(f"{section}: {what}: {reason}")
 
 
 def rate_at(first: float, schedule: str, step: int, total: int) -> float:

@@ -50,7 +50,7 @@ class ShardEntry(Artefact):
     missed: Count
     """Images, dropped ones included, that took all their steps without meeting their target."""
     passes: Passes | None = None
-    """Through the teacher, by stage; absent in files of older versions, and for real images."""
+    """Through the teacher, by stage; absent in files of older versions."""
 
 
 class Resolved(Artefact):

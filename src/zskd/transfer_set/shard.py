@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zskd.core.files import sha256_file, whole_file
+from zskd.core.passes import Passes
 from zskd.core.tensors import save_tensors
 from zskd.core.types import Images, Labels, Logits, PerSample, SoftLabels
 from zskd.transfer_set.manifest import ShardEntry
@@ -57,7 +58,13 @@ class Shard:
 
 
 def write_shard(
-    folder: Path, number: int, shard: Shard, *, missed: int = 0, storage: Storage = "float32"
+    folder: Path,
+    number: int,
+    shard: Shard,
+    *,
+    missed: int = 0,
+    storage: Storage = "float32",
+    passes: Passes | None = None,
 ) -> ShardEntry:
     """Write one shard as a whole file and return its manifest entry.
 
@@ -67,6 +74,7 @@ def write_shard(
         shard: at least one image.
         missed: images, dropped ones included, that took all their steps without meeting their target.
         storage: of the pixels; the shard's logits belong to images of `round_to`.
+        passes: through the teacher, by stage.
     """
     path = folder / f"shard-{number:05d}.safetensors"
     with whole_file(path) as temporary:
@@ -79,4 +87,5 @@ def write_shard(
         mean_steps=float(shard.steps.float().mean()),
         anchor_match=float((shard.logits.argmax(1) == shard.anchors).float().mean()),
         missed=missed,
+        passes=passes,
     )

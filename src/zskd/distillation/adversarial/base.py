@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, is_dataclass
 from typing import Any, ClassVar, final
 
@@ -14,7 +15,8 @@ from zskd.config.checks import Config, from_values
 from zskd.config.registry import GENERATOR_METHODS
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images
-from zskd.distillation.adversarial.statistics import LayerStatistics, Statistics
+from zskd.distillation.adversarial.statistics import Statistics
+from zskd.models.batch_statistics import BatchStatistics, batch_norms, reading_statistics
 from zskd.models.classifier import Classifier
 from zskd.models.observation import Kinds, Observation, observe
 
@@ -31,8 +33,9 @@ class GeneratorBatch:
     """Of the student at this step, in training mode while it is trained."""
     targets: Tensor | None = None
     """What the method drew for these images (N, K): the generator received it. None: it draws none."""
-    statistics: tuple[LayerStatistics, ...] = ()
-    """Of the batch-norm layers among the named ones, smoothed over batches (`distill.generator.momentum`)."""
+    statistics: tuple[BatchStatistics, ...] = ()
+    """Of the teacher's batch-norm layers where the method reads them, smoothed over batches
+    (`distill.generator.momentum`)."""
 
 
 class GeneratorMethod(Config, ABC):
@@ -47,6 +50,9 @@ class GeneratorMethod(Config, ABC):
 
     teacher_layers: ClassVar[Kinds] = ()
     """Kinds of the teacher's layers whose inputs `loss` reads, in `batch.teacher.layers`."""
+
+    reads_statistics: ClassVar[bool] = False
+    """Whether `loss` reads `batch.statistics`, which cost less than the inputs of all layers."""
 
     @abstractmethod
     def loss(self, batch: GeneratorBatch) -> Tensor:
@@ -85,7 +91,11 @@ class GeneratorMethod(Config, ABC):
             statistics: takes those of the teacher's batch-norm; None: of this batch alone.
         """
         of_student = observe(student, images)
-        of_teacher = observe(teacher, images, inputs_of=self.teacher_layers)
+        with ExitStack() as reading:
+            found: list[BatchStatistics] = []
+            if self.reads_statistics:
+                found = reading.enter_context(reading_statistics(teacher))
+            of_teacher = observe(teacher, images, inputs_of=self.teacher_layers)
         statistics = statistics or Statistics(teacher)
         return self.loss(
             GeneratorBatch(
@@ -93,7 +103,7 @@ class GeneratorMethod(Config, ABC):
                 teacher=of_teacher,
                 student=of_student,
                 targets=targets,
-                statistics=statistics(of_teacher.layers),
+                statistics=statistics(found),
             )
         )
 
@@ -102,14 +112,17 @@ class GeneratorMethod(Config, ABC):
         """Refuse a teacher without the layers that the loss reads.
 
         Raises:
-            ZskdError: it has no layer of any of the kinds.
+            ZskdError: it has no layer of any of the kinds, or no batch-norm with running statistics.
         """
-        kinds = self.teacher_layers
+        kinds, read = self.teacher_layers, None
         if kinds and not any(isinstance(layer, kinds) for layer in teacher.module.modules()):
-            names = " or ".join(kind.__name__ for kind in kinds)
+            read = f"the inputs of {' or '.join(kind.__name__ for kind in kinds)} layers"
+        if self.reads_statistics and not batch_norms(teacher.module):
+            read = "the running statistics of batch-norm layers"
+        if read is not None:
             raise ZskdError(
-                f"the generator method {type(self).__name__} reads the inputs of {names} layers, and the "
-                "teacher has none: choose another method"
+                f"the generator method {type(self).__name__} reads {read}, and the teacher has none: choose "
+                "another method"
             )
 
 

@@ -14,11 +14,10 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
 from zskd.distillation.losses import divergences
-from zskd.models.observation import Kinds
 
 
 @final
@@ -26,7 +25,7 @@ from zskd.models.observation import Kinds
 class Conditional(GeneratorMethod):
     """Batch-norm statistics, cross-entropy with targets, and disagreement where both predict one class."""
 
-    teacher_layers: ClassVar[Kinds] = (nn.BatchNorm2d, nn.BatchNorm1d)
+    reads_statistics: ClassVar[bool] = True
 
     statistics: float = 10.0
     """Weight of the distances from the batch-norm statistics of the teacher."""

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
-from zskd.distillation.adversarial.statistics import LayerStatistics
 from zskd.distillation.adversarial.terms import balance
 from zskd.distillation.losses import divergences
-from zskd.models.observation import Kinds
+from zskd.models.batch_statistics import BatchStatistics
 
 
 @final
@@ -24,7 +23,7 @@ from zskd.models.observation import Kinds
 class DFQ(GeneratorMethod):
     """Maximises the divergence of the outputs, and minimises three auxiliary losses."""
 
-    teacher_layers: ClassVar[Kinds] = (nn.BatchNorm2d, nn.BatchNorm1d)
+    reads_statistics: ClassVar[bool] = True
 
     adversarial: float = 1.0
     """Weight of KL(T ‖ S), which grows."""
@@ -54,7 +53,7 @@ class DFQ(GeneratorMethod):
         )
 
 
-def normal_divergence(layer: LayerStatistics) -> Tensor:
+def normal_divergence(layer: BatchStatistics) -> Tensor:
     """Return KL(N(μ̂, σ̂²) ‖ N(μ, σ²)), batch from running statistics, in nats, averaged over channels.
 
     ε of the layer is added to both variances.

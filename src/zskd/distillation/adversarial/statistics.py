@@ -1,33 +1,15 @@
-"""Mean and variance of a generated batch at the teacher's batch-norm layers, smoothed over batches."""
+"""Batch statistics of generated images at the teacher's batch-norm layers, smoothed over batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from zskd.models.batch_statistics import batch_norms, moments, running_statistics
+from zskd.models.batch_statistics import BatchStatistics, batch_norms, running_statistics
 from zskd.models.classifier import Classifier
-from zskd.models.observation import LayerValue
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerStatistics:
-    """Statistics of what one batch-norm layer receives, of this batch and of the teacher's training."""
-
-    mean: Tensor
-    """Mean of each channel (C,), part of the graph."""
-    var: Tensor
-    """Variance of each channel (C,), the mean of squared deviations; part of the graph."""
-    running_mean: Tensor
-    """The layer's own (C,)."""
-    running_var: Tensor
-    """The layer's own (C,)."""
-    eps: float
-    """What the layer adds to a variance."""
 
 
 class Statistics(nn.Module):
@@ -53,39 +35,38 @@ class Statistics(nn.Module):
                 for moment, known in zip(("mean", "var"), running_statistics(layer), strict=True):
                     self.register_buffer(f"{moment}{number}", torch.full_like(known, torch.nan))
 
-    def forward(self, layers: Sequence[LayerValue]) -> tuple[LayerStatistics, ...]:
+    def forward(self, calls: Sequence[BatchStatistics]) -> tuple[BatchStatistics, ...]:
         """Return the statistics of each batch-norm layer, in the order of their first calls.
 
         Args:
-            layers: inputs of the layers, of one forward pass; several calls of a layer count together.
+            calls: of one forward pass; several calls of a layer count together.
         """
-        inputs: dict[str, list[LayerValue]] = {}
-        for one in layers:
-            if one.name in self._numbers:
-                inputs.setdefault(one.name, []).append(one)
-        return tuple(self._of_layer(name, values) for name, values in inputs.items())
+        of_layers: dict[str, list[BatchStatistics]] = {}
+        for one in calls:
+            of_layers.setdefault(one.name, []).append(one)
+        return tuple(self._smoothed(_together(own)) for own in of_layers.values())
 
-    def _of_layer(self, name: str, values: Sequence[LayerValue]) -> LayerStatistics:
-        layer, parts = values[0].layer, [one.value for one in values]
-        assert isinstance(layer, _BatchNorm)
-        mean, var = moments(
-            parts[0] if len(parts) == 1 else torch.cat([_flat(value) for value in parts], dim=1).T
-        )
-        if self._momentum:
-            mean = self._smoothed(f"mean{self._numbers[name]}", mean)
-            var = self._smoothed(f"var{self._numbers[name]}", var)
-        of_layer = running_statistics(layer)
-        return LayerStatistics(
-            mean=mean, var=var, running_mean=of_layer[0], running_var=of_layer[1], eps=layer.eps
-        )
+    def _smoothed(self, found: BatchStatistics) -> BatchStatistics:
+        if not self._momentum:
+            return found
+        number = self._numbers[found.name]
+        mean, var = self._mixed(f"mean{number}", found.mean), self._mixed(f"var{number}", found.var)
+        return replace(found, mean=mean, var=var)
 
-    def _smoothed(self, buffer: str, value: Tensor) -> Tensor:
+    def _mixed(self, buffer: str, value: Tensor) -> Tensor:
         kept = self.get_buffer(buffer)
         before = torch.where(kept.isnan(), value.detach(), kept)
-        smoothed = self._momentum * before + (1 - self._momentum) * value
-        kept.copy_(smoothed.detach())
-        return smoothed
+        mixed = self._momentum * before + (1 - self._momentum) * value
+        kept.copy_(mixed.detach())
+        return mixed
 
 
-def _flat(values: Tensor) -> Tensor:
-    return values.transpose(0, 1).flatten(1)
+def _together(calls: Sequence[BatchStatistics]) -> BatchStatistics:
+    """Return the statistics of all values of some calls of one layer, by the law of total variance."""
+    first = calls[0]
+    if len(calls) == 1:
+        return first
+    count = sum(one.count for one in calls)
+    mean = torch.stack([one.mean * (one.count / count) for one in calls]).sum(0)
+    spread = [(one.var + (one.mean - mean).square()) * (one.count / count) for one in calls]
+    return replace(first, mean=mean, var=torch.stack(spread).sum(0), count=count)
