@@ -13,6 +13,7 @@ from conftest import StopAt, Stopped
 from zskd.config.distillation import DistillConfig, GeneratorConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
+from zskd.core.passes import counting
 from zskd.core.rng import numpy_stream
 from zskd.distillation.adversarial.base import GeneratorBatch, make_generator_method
 from zskd.distillation.adversarial.conditional import Conditional
@@ -39,6 +40,7 @@ EVERYTHING = GeneratorConfig(
     augmented=True,
     momentum=0.9,
     renew=3,
+    warm_up=2,
     pool=40,
     replay=0.5,
 )
@@ -94,7 +96,14 @@ def test_an_interrupted_training_resumes_with_average_statistics_and_pool(
 
 @pytest.mark.parametrize(
     "without",
-    [{"average": 0.0}, {"momentum": 0.0}, {"renew": 0}, {"pool": 0, "replay": 0.0}, {"augmented": False}],
+    [
+        {"average": 0.0},
+        {"momentum": 0.0},
+        {"renew": 0},
+        {"warm_up": 0},
+        {"pool": 0, "replay": 0.0},
+        {"augmented": False},
+    ],
     ids=lambda one: next(iter(one)),
 )
 def test_every_part_has_an_effect(teacher: Classifier, without: dict[str, float]) -> None:
@@ -246,6 +255,31 @@ def test_half_of_the_images_come_from_the_pool_and_their_divergence_is_noted(tea
     second = generator.images(8).flatten(1)
     nearest = torch.cdist(second, stored).amin(1)
     assert (nearest < 1e-4).tolist() == [True] * 4 + [False] * 4
+
+
+def test_warm_up_takes_its_steps_once_and_does_not_read_the_student(teacher: Classifier) -> None:
+    """Its steps are those of a method without disagreement; the second batch takes none of them."""
+    student = Classifier(network(2, 2), spec=SPEC).train()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    alone = Conditional(disagreement=0.0)
+    made = [
+        AdversarialGenerator(teacher, student, method, config, seed=0, steps=9)
+        for method in (Conditional(disagreement=50.0), alone)
+        for config in [GeneratorConfig(latent=4, width=3, warm_up=3)]
+    ]
+    for one in made:
+        with counting("warm-up", teacher=teacher) as tally:
+            one._warm_up(8)
+        (passes,) = tally.passes().values()
+        assert (passes.teacher_forward, passes.teacher_backward) == (24, 24)
+    for one, other in zip(*(each.companions["generator"][0].parameters() for each in made), strict=True):
+        assert torch.equal(one, other)
+    assert same(before, student.state_dict())
+    with counting("both batches", teacher=teacher) as tally:
+        made[0].images(8)
+        made[0].images(8)
+    (passes,) = tally.passes().values()
+    assert passes.teacher_forward == (3 + 1) * 8  # five steps of the student for each of the generator
 
 
 def test_settings_of_a_method_are_typed_like_all_options() -> None:

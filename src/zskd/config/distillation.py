@@ -58,6 +58,9 @@ class GeneratorConfig(Config):
     batch-norm, from 0 to below 1."""
     renew: int = 0
     """Steps of the generator between two renewals of its first layer with random weights; 0: never."""
+    warm_up: int = 0
+    """Steps of the generator before the student's first step. In them the generator learns as if student and
+    teacher agreed on every image."""
     pool: int = 0
     """Largest number of generated images to keep for later batches, and at most 256 MB of them; new images
     replace the easiest."""
@@ -71,7 +74,7 @@ class GeneratorConfig(Config):
         named = {name.replace("-", "_"): value for name, value in self.method_settings.items()}
         object.__setattr__(self, "method_settings", named)  # options are typed with hyphens
         self.check_range("replay", low=0, high=1)
-        self.check_range("renew", "pool", low=0)
+        self.check_range("renew", "warm_up", "pool", low=0)
         for name in ("beta1", "average", "momentum"):
             self.check_range(name, low=0)
             if getattr(self, name) >= 1:
