@@ -104,7 +104,7 @@ def training(name: str, steps: int, beside: bool) -> DistillConfig:
     generator = GeneratorConfig()
     if ARMS[name].generator is not None:
         of = load_recipe(None, {"preset": ARMS[name].generator}).distill.generator
-        generator = replace(of, share=0.5)
+        generator = replace(of, share=0.75)
     return DistillConfig(
         steps=steps,
         batch_size=64,

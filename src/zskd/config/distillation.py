@@ -40,6 +40,9 @@ class GeneratorConfig(Config):
     new ones in each."""
     latent: int = 100
     """Length of the random input vectors of the generator."""
+    style: int = 0
+    """How many numbers of the random vector set gain and offset of all channels of an image, so that colours
+    and textures differ between images; below `latent`. 0: none."""
     width: int = 64
     """Filters of the second-to-last layer; earlier layers have twice as many."""
     learning_rate: float = 1e-3
@@ -84,6 +87,11 @@ class GeneratorConfig(Config):
         GENERATOR_METHODS.check(self.method, self.option("method"))
         self.check_range("share", low=0, high=1)
         self.check_range("student_steps", "latent", "width", low=1)
+        if not 0 <= self.style < self.latent:
+            raise ZskdError(
+                f"{self.option('style')} is {self.style}: it must be at least 0 and below "
+                f"{self.option('latent')}, which is {self.latent}"
+            )
         self.check_range("learning_rate", low=0, above=True)
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
+from zskd.distillation.adversarial.terms import balance, uncertainty
 from zskd.distillation.losses import divergences
 from zskd.models.observation import Kinds
 
@@ -24,14 +25,19 @@ from zskd.models.observation import Kinds
 @final
 @dataclass(frozen=True, kw_only=True)
 class Conditional(GeneratorMethod):
-    """Batch-norm statistics, cross-entropy with targets, and disagreement where both predict one class."""
+    """Batch-norm statistics, certain and balanced classes, and disagreement where both predict one class."""
 
     teacher_layers: ClassVar[Kinds] = (nn.BatchNorm2d, nn.BatchNorm1d)
 
     statistics: float = 10.0
     """Weight of the distances from the batch-norm statistics of the teacher."""
+    class_input: bool = True
+    """Draw the classes of the images and give them to the generator; false: the teacher tells the classes."""
     one_hot: float = 1.0
-    """Weight of the cross-entropy with the targets."""
+    """Weight of the cross-entropy with the targets; without class input, of the mean entropy of the teacher's
+    outputs, which shrinks."""
+    balance: float = 0.0
+    """Weight of the entropy of the mean output of a batch, which grows: all classes alike."""
     disagreement: float = 0.5
     """Weight of KL(T ‖ S), which grows, on images that both networks give the same class."""
     concentration: float = 0.0
@@ -41,10 +47,13 @@ class Conditional(GeneratorMethod):
     def __post_init__(self) -> None:
         """Check the weights."""
         super().__post_init__()
-        self.check_range("statistics", "one_hot", "disagreement", "concentration", low=0)
+        self.check_range("statistics", "one_hot", "balance", "disagreement", "concentration", low=0)
 
-    def targets(self, count: int, classes: int, rng: np.random.Generator) -> Tensor:
-        """Return one-hot targets, balanced, or draws from a Dirichlet distribution (count, classes)."""
+    def targets(self, count: int, classes: int, rng: np.random.Generator) -> Tensor | None:
+        """Return one-hot targets, balanced, or draws from a Dirichlet distribution (count, classes); None
+        without class input."""
+        if not self.class_input:
+            return None
         if self.concentration:
             drawn = rng.dirichlet(np.full(classes, self.concentration), count)
             return torch.from_numpy(drawn.astype(np.float32))
@@ -52,11 +61,11 @@ class Conditional(GeneratorMethod):
         return F.one_hot(torch.from_numpy(np.concatenate(turns)[:count]), classes).float()
 
     def loss(self, batch: GeneratorBatch) -> Tensor:
-        """Return statistics·Σ_l(‖μ − μ̂‖₂ + ‖σ² − σ̂²‖₂) + one_hot·CE(T, y) − disagreement·mean(KL(T‖S)·m).
+        """Return statistics·Σ_l(‖μ − μ̂‖₂ + ‖σ² − σ̂²‖₂) + one_hot·C − balance·H(p̄) − disagreement·mean(KL(T‖S)·m).
 
-        m is 1 on the images that teacher and student give the same class, and 0 on all others.
+        C is CE(T, y), or mean H(p) without class input. m is 1 on the images that teacher and student give
+        the same class, and 0 on all others.
         """
-        assert batch.targets is not None, "the generator receives the targets"
         of_teacher, of_student = batch.teacher.logits, batch.student.logits
         distance = torch.stack(
             [
@@ -64,6 +73,12 @@ class Conditional(GeneratorMethod):
                 for one in batch.statistics
             ]
         ).sum()
-        loss = self.statistics * distance + self.one_hot * F.cross_entropy(of_teacher, batch.targets)
+        if batch.targets is None:
+            classes = uncertainty(of_teacher)
+        else:
+            classes = F.cross_entropy(of_teacher, batch.targets)
+        loss = self.statistics * distance + self.one_hot * classes
+        if self.balance:
+            loss = loss + self.balance * balance(of_teacher)
         same = of_teacher.argmax(1) == of_student.argmax(1)
         return loss - self.disagreement * (divergences(of_student, of_teacher) * same).mean()

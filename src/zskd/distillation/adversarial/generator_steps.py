@@ -74,6 +74,7 @@ class AdversarialGenerator:
                 shape=spec.shape,
                 box=spec.box,
                 classes=teacher.classes if conditional else 0,
+                style=config.style,
             )
 
         self._generator = fresh_weights(build, seed).to(teacher.device)
