@@ -32,8 +32,10 @@ SPEC = InputSpec(shape=(1, 8, 8), box=(0.1, 0.8))
 EVERYTHING = GeneratorConfig(
     share=1.0,
     method="conditional",
+    method_settings={"class_input": True},
     student_steps=2,
     latent=4,
+    style=2,
     width=3,
     beta1=0.5,
     average=0.9,
@@ -139,12 +141,23 @@ def test_the_loss_of_the_conditional_generator_is_the_sum_of_its_terms() -> None
     teacher = torch.tensor([[0.8, 0.2], [0.3, 0.7]]).log()
     student = torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log()
     layers = of_channels([3.0, 4.0], [1.0, 1.0]), of_channels([0.0, 0.0], [1.0, 3.0])
-    loss = Conditional(statistics=10, one_hot=0.5, disagreement=1.3).loss(
+    loss = Conditional(statistics=10, one_hot=0.5, balance=0, disagreement=1.3).loss(
         batch_of(teacher, student, torch.eye(2), *layers)
     )
     apart = 0.8 * math.log(0.8 / 0.6) + 0.2 * math.log(0.2 / 0.4)
     expected = 10 * (5 + 2) + 0.5 * (-math.log(0.8) - math.log(0.7)) / 2 - 1.3 * apart / 2
     assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_class_input_outputs_are_to_be_certain_and_balanced() -> None:
+    teacher = torch.tensor([[0.8, 0.2], [0.3, 0.7]]).log()
+    layer = of_channels([3.0, 4.0], [1.0, 1.0])
+    method = Conditional(class_input=False, statistics=1, one_hot=2, balance=5, disagreement=0)
+    assert method.targets(6, 2, numpy_stream(0, "x", 0)) is None
+    loss = method.loss(replace(batch_of(teacher, teacher, torch.eye(2), layer), targets=None))
+    of_outputs = torch.distributions.Categorical(logits=teacher).entropy().mean()
+    of_mean = torch.distributions.Categorical(torch.tensor([0.55, 0.45])).entropy()
+    torch.testing.assert_close(loss, 5 + 2 * of_outputs - 5 * of_mean)
 
 
 def test_the_loss_of_dafl_is_that_of_the_paper() -> None:
@@ -198,10 +211,10 @@ def test_several_calls_of_a_layer_count_together(teacher: Classifier) -> None:
 
 
 def test_targets_are_balanced_or_dirichlet() -> None:
-    one_hot = Conditional().targets(32, 10, numpy_stream(0, "x", 0))
+    one_hot = Conditional(class_input=True).targets(32, 10, numpy_stream(0, "x", 0))
     assert one_hot.sum(1).eq(1).all()
     assert sorted(one_hot.sum(0).tolist()) == [3.0] * 8 + [4.0] * 2
-    soft = Conditional(concentration=0.5).targets(4000, 3, numpy_stream(0, "x", 0))
+    soft = Conditional(class_input=True, concentration=0.5).targets(4000, 3, numpy_stream(0, "x", 0))
     torch.testing.assert_close(soft.sum(1), torch.ones(4000))
     torch.testing.assert_close(soft.mean(0), torch.full((3,), 1 / 3), atol=0.02, rtol=0)
     # variance of a share: (K − 1) / (K²(K·α + 1))
@@ -214,6 +227,24 @@ def test_the_class_changes_the_image() -> None:
     images = generator(latents, torch.eye(3))
     assert images.shape == (3, 3, 8, 12)
     assert not torch.allclose(images[0], images[1], atol=0.01)
+
+
+def test_the_style_changes_colours_and_needs_part_of_the_random_vector() -> None:
+    """The mean colour of a whole image is what the other numbers of the random vector hardly change."""
+    numbers = torch.Generator().manual_seed(0)
+    latents = torch.randn(64, 20, generator=numbers)
+    spread = {}
+    for style in (0, 8):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            generator = Generator(latent=20, style=style, width=8, shape=(3, 16, 16), box=(0.1, 0.8))
+        images = generator(latents).detach()
+        assert images.amin() >= 0.1
+        assert images.amax() <= 0.8
+        spread[style] = float(images.mean((2, 3)).std(0).mean() / images.std(0).mean())
+    assert spread[8] > 2 * spread[0]
+    with pytest.raises(ZskdError, match="--distill.generator.style is 4: it must be .*latent, which is 4"):
+        GeneratorConfig(latent=4, style=4)
 
 
 def test_a_pool_keeps_hard_images_and_draws_hard_and_long_unseen_ones() -> None:
@@ -242,7 +273,9 @@ def test_a_pool_keeps_hard_images_and_draws_hard_and_long_unseen_ones() -> None:
 
 def test_half_of_the_images_come_from_the_pool_and_their_divergence_is_noted(teacher: Classifier) -> None:
     student = Classifier(network(2, 2), spec=SPEC)
-    generator = AdversarialGenerator(teacher, student, Conditional(), EVERYTHING, seed=0, steps=9)
+    generator = AdversarialGenerator(
+        teacher, student, Conditional(class_input=True), EVERYTHING, seed=0, steps=9
+    )
     first = generator.images(8)
     with torch.no_grad():
         generator.record(divergences(student(first), teacher(first)))

@@ -1,5 +1,6 @@
-"""A generator with class input: images of given classes with the teacher's batch-norm statistics, on which
-teacher and student disagree.
+"""Images with the teacher's batch-norm statistics and certain classes, on which teacher and student disagree.
+
+The classes may be given: then the generator has class input.
 
 The sum of terms that the best data-free generators share (CMI, arXiv:2105.08584; Fast-Datafree,
 arXiv:2112.06253; NAYER, arXiv:2310.00258), written from their equations. docs/methods/conditional.md has the
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zskd.core.errors import ZskdError
 from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
 from zskd.distillation.adversarial.terms import balance, uncertainty
 from zskd.distillation.losses import divergences
@@ -29,14 +31,14 @@ class Conditional(GeneratorMethod):
 
     teacher_layers: ClassVar[Kinds] = (nn.BatchNorm2d, nn.BatchNorm1d)
 
-    statistics: float = 10.0
+    statistics: float = 1.0
     """Weight of the distances from the batch-norm statistics of the teacher."""
-    class_input: bool = True
+    class_input: bool = False
     """Draw the classes of the images and give them to the generator; false: the teacher tells the classes."""
     one_hot: float = 1.0
     """Weight of the cross-entropy with the targets; without class input, of the mean entropy of the teacher's
     outputs, which shrinks."""
-    balance: float = 0.0
+    balance: float = 5.0
     """Weight of the entropy of the mean output of a batch, which grows: all classes alike."""
     disagreement: float = 0.5
     """Weight of KL(T ‖ S), which grows, on images that both networks give the same class."""
@@ -48,6 +50,10 @@ class Conditional(GeneratorMethod):
         """Check the weights."""
         super().__post_init__()
         self.check_range("statistics", "one_hot", "balance", "disagreement", "concentration", low=0)
+        if self.concentration and not self.class_input:
+            raise ZskdError(
+                f"{self.option('concentration')} needs targets: give {self.option('class_input')} true"
+            )
 
     def targets(self, count: int, classes: int, rng: np.random.Generator) -> Tensor | None:
         """Return one-hot targets, balanced, or draws from a Dirichlet distribution (count, classes); None
@@ -61,10 +67,10 @@ class Conditional(GeneratorMethod):
         return F.one_hot(torch.from_numpy(np.concatenate(turns)[:count]), classes).float()
 
     def loss(self, batch: GeneratorBatch) -> Tensor:
-        """Return statistics·Σ_l(‖μ − μ̂‖₂ + ‖σ² − σ̂²‖₂) + one_hot·C − balance·H(p̄) − disagreement·mean(KL(T‖S)·m).
+        """Return statistics·Σ_l(‖μ − μ̂‖₂ + ‖σ² − σ̂²‖₂) + one_hot·C − balance·H(p̄) − disagreement·D.
 
-        C is CE(T, y), or mean H(p) without class input. m is 1 on the images that teacher and student give
-        the same class, and 0 on all others.
+        C is CE(T, y), or mean H(p) without class input. D is mean(KL(T‖S)·m), and m is 1 on the images that
+        teacher and student give the same class, and 0 on all others.
         """
         of_teacher, of_student = batch.teacher.logits, batch.student.logits
         distance = torch.stack(

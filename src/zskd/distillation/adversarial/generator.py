@@ -121,4 +121,6 @@ class _ByStyle(nn.Module):
 
     def forward(self, maps: Tensor, style: Tensor) -> Tensor:
         """Return maps (N, C, h, w), changed by styles (N, style)."""
-        return maps * self.gain(style)[:, :, None, None] + self.offset(style)[:, :, None, None]
+        gain: Tensor = self.gain(style)
+        offset: Tensor = self.offset(style)
+        return maps * gain[:, :, None, None] + offset[:, :, None, None]

@@ -171,7 +171,7 @@ class AdversarialGenerator:
         self._step(loss, rate_at(self._config.learning_rate, self._config.schedule, done, self._steps))
 
     def _images_to_learn_from(self, whose: str, step: int, count: int) -> tuple[Images, Tensor | None]:
-        """Return images that are part of the graph, augmented where the settings say so, and their targets."""
+        """Return images, part of the graph and augmented where the settings say so, and their targets."""
         latents, targets = self._inputs(whose, step, count)
         images = self._generator(latents, targets)
         if self._config.augmented:
