@@ -62,7 +62,7 @@ class Arm:
     start: str = "shapes"
     candidates: int = 1
     generator: str | None = None
-    """Preset of a generator that makes half of each batch; the rest is the set of start images."""
+    """Preset of a generator that makes three quarters of each batch; the rest is the set of start images."""
 
 
 ARMS = {
