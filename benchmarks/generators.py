@@ -9,6 +9,7 @@ measured right after the steps, on one thread.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import torch
 
@@ -39,8 +40,8 @@ def generator_steps(rounds: int = 10) -> dict[str, dict[str, float]]:
         fresh_weights(lambda: resnet(channels=3, classes=10, size=32, depth=8), 1), spec=spec
     ).train()
     method = make_generator_method(config.generator.method, config.generator.method_settings)
-    # every batch asks for a step of the generator
-    generator = AdversarialGenerator(teacher, student, method, config.generator, seed=0, steps=1000)
+    every_batch = replace(config.generator, student_steps=1, warm_up=0)
+    generator = AdversarialGenerator(teacher, student, method, every_batch, seed=0, steps=1000)
     optimiser = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
     images = torch.rand(count, *SHAPE)
 

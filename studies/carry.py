@@ -63,7 +63,7 @@ class Arm:
     start: str = "shapes"
     candidates: int = 1
     generator: str | None = None
-    """Preset of a generator that makes half of each batch; the rest is the set of start images."""
+    """Preset of a generator that makes three quarters of each batch; the rest is the set of start images."""
 
 
 ARMS = {
@@ -107,7 +107,7 @@ def training(name: str, steps: int, beside: bool, precision: Precision) -> Disti
     generator = GeneratorConfig()
     if ARMS[name].generator is not None:
         of = load_recipe(None, {"preset": ARMS[name].generator}).distill.generator
-        generator = replace(of, share=0.5)
+        generator = replace(of, share=0.75)
     return DistillConfig(
         steps=steps,
         batch_size=64,

@@ -14,6 +14,7 @@ from zskd.config.distillation import DistillConfig, GeneratorConfig
 from zskd.config.registry import GENERATOR_METHODS
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
+from zskd.core.passes import counting
 from zskd.core.rng import numpy_stream
 from zskd.distillation.adversarial.base import GeneratorBatch, make_generator_method
 from zskd.distillation.adversarial.conditional import Conditional
@@ -33,14 +34,17 @@ SPEC = InputSpec(shape=(1, 8, 8), box=(0.1, 0.8))
 EVERYTHING = GeneratorConfig(
     share=1.0,
     method="conditional",
+    method_settings={"class_input": True},
     student_steps=2,
     latent=4,
+    style=2,
     width=3,
     beta1=0.5,
     average=0.9,
     augmented=True,
     momentum=0.9,
     renew=3,
+    warm_up=2,
     pool=40,
     replay=0.5,
 )
@@ -97,7 +101,14 @@ def test_an_interrupted_training_resumes_with_average_statistics_and_pool(
 
 @pytest.mark.parametrize(
     "without",
-    [{"average": 0.0}, {"momentum": 0.0}, {"renew": 0}, {"pool": 0, "replay": 0.0}, {"augmented": False}],
+    [
+        {"average": 0.0},
+        {"momentum": 0.0},
+        {"renew": 0},
+        {"warm_up": 0},
+        {"pool": 0, "replay": 0.0},
+        {"augmented": False},
+    ],
     ids=lambda one: next(iter(one)),
 )
 def test_every_part_has_an_effect(teacher: Classifier, without: dict[str, float]) -> None:
@@ -135,12 +146,23 @@ def test_the_loss_of_the_conditional_generator_is_the_sum_of_its_terms() -> None
     teacher = torch.tensor([[0.8, 0.2], [0.3, 0.7]]).log()
     student = torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log()
     layers = of_channels([3.0, 4.0], [1.0, 1.0]), of_channels([0.0, 0.0], [1.0, 3.0])
-    loss = Conditional(statistics=10, one_hot=0.5, disagreement=1.3).loss(
+    loss = Conditional(statistics=10, one_hot=0.5, balance=0, disagreement=1.3).loss(
         batch_of(teacher, student, torch.eye(2), *layers)
     )
     apart = 0.8 * math.log(0.8 / 0.6) + 0.2 * math.log(0.2 / 0.4)
     expected = 10 * (5 + 2) + 0.5 * (-math.log(0.8) - math.log(0.7)) / 2 - 1.3 * apart / 2
     assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_class_input_outputs_are_to_be_certain_and_balanced() -> None:
+    teacher = torch.tensor([[0.8, 0.2], [0.3, 0.7]]).log()
+    layer = of_channels([3.0, 4.0], [1.0, 1.0])
+    method = Conditional(class_input=False, statistics=1, one_hot=2, balance=5, disagreement=0)
+    assert method.targets(6, 2, numpy_stream(0, "x", 0)) is None
+    loss = method.loss(replace(batch_of(teacher, teacher, torch.eye(2), layer), targets=None))
+    of_outputs = torch.distributions.Categorical(logits=teacher).entropy().mean()
+    of_mean = torch.distributions.Categorical(torch.tensor([0.55, 0.45])).entropy()
+    torch.testing.assert_close(loss, 5 + 2 * of_outputs - 5 * of_mean)
 
 
 def test_the_loss_of_dafl_is_that_of_the_paper() -> None:
@@ -206,10 +228,10 @@ def test_a_teacher_without_batch_norm_is_refused() -> None:
 
 
 def test_targets_are_balanced_or_dirichlet() -> None:
-    one_hot = Conditional().targets(32, 10, numpy_stream(0, "x", 0))
+    one_hot = Conditional(class_input=True).targets(32, 10, numpy_stream(0, "x", 0))
     assert one_hot.sum(1).eq(1).all()
     assert sorted(one_hot.sum(0).tolist()) == [3.0] * 8 + [4.0] * 2
-    soft = Conditional(concentration=0.5).targets(4000, 3, numpy_stream(0, "x", 0))
+    soft = Conditional(class_input=True, concentration=0.5).targets(4000, 3, numpy_stream(0, "x", 0))
     torch.testing.assert_close(soft.sum(1), torch.ones(4000))
     torch.testing.assert_close(soft.mean(0), torch.full((3,), 1 / 3), atol=0.02, rtol=0)
     # variance of a share: (K − 1) / (K²(K·α + 1))
@@ -222,6 +244,24 @@ def test_the_class_changes_the_image() -> None:
     images = generator(latents, torch.eye(3))
     assert images.shape == (3, 3, 8, 12)
     assert not torch.allclose(images[0], images[1], atol=0.01)
+
+
+def test_the_style_changes_colours_and_needs_part_of_the_random_vector() -> None:
+    """The mean colour of a whole image is what the other numbers of the random vector hardly change."""
+    numbers = torch.Generator().manual_seed(0)
+    latents = torch.randn(64, 20, generator=numbers)
+    spread = {}
+    for style in (0, 8):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            generator = Generator(latent=20, style=style, width=8, shape=(3, 16, 16), box=(0.1, 0.8))
+        images = generator(latents).detach()
+        assert images.amin() >= 0.1
+        assert images.amax() <= 0.8
+        spread[style] = float(images.mean((2, 3)).std(0).mean() / images.std(0).mean())
+    assert spread[8] > 2 * spread[0]
+    with pytest.raises(ZskdError, match="--distill.generator.style is 4: it must be .*latent, which is 4"):
+        GeneratorConfig(latent=4, style=4)
 
 
 def test_a_pool_keeps_hard_images_and_draws_hard_and_long_unseen_ones() -> None:
@@ -250,7 +290,9 @@ def test_a_pool_keeps_hard_images_and_draws_hard_and_long_unseen_ones() -> None:
 
 def test_half_of_the_images_come_from_the_pool_and_their_divergence_is_noted(teacher: Classifier) -> None:
     student = Classifier(network(2, 2), spec=SPEC)
-    generator = AdversarialGenerator(teacher, student, Conditional(), EVERYTHING, seed=0, steps=9)
+    generator = AdversarialGenerator(
+        teacher, student, Conditional(class_input=True), EVERYTHING, seed=0, steps=9
+    )
     first = generator.images(8)
     with torch.no_grad():
         generator.record(divergences(student(first), teacher(first)))
@@ -263,6 +305,31 @@ def test_half_of_the_images_come_from_the_pool_and_their_divergence_is_noted(tea
     second = generator.images(8).flatten(1)
     nearest = torch.cdist(second, stored).amin(1)
     assert (nearest < 1e-4).tolist() == [True] * 4 + [False] * 4
+
+
+def test_warm_up_takes_its_steps_once_and_does_not_read_the_student(teacher: Classifier) -> None:
+    """Its steps are those of a method without disagreement; the second batch takes none of them."""
+    student = Classifier(network(2, 2), spec=SPEC).train()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    alone = Conditional(disagreement=0.0)
+    made = [
+        AdversarialGenerator(teacher, student, method, config, seed=0, steps=9)
+        for method in (Conditional(disagreement=50.0), alone)
+        for config in [GeneratorConfig(latent=4, width=3, warm_up=3)]
+    ]
+    for one in made:
+        with counting("warm-up", teacher=teacher) as tally:
+            one._warm_up(8)
+        (passes,) = tally.passes().values()
+        assert (passes.teacher_forward, passes.teacher_backward) == (24, 24)
+    for one, other in zip(*(each.companions["generator"][0].parameters() for each in made), strict=True):
+        assert torch.equal(one, other)
+    assert same(before, student.state_dict())
+    with counting("both batches", teacher=teacher) as tally:
+        made[0].images(8)
+        made[0].images(8)
+    (passes,) = tally.passes().values()
+    assert passes.teacher_forward == (3 + 1) * 8  # five steps of the student for each of the generator
 
 
 def test_settings_of_a_method_are_typed_like_all_options() -> None:

@@ -90,7 +90,9 @@ def test_a_shard_takes_the_passes_that_a_hook_counts(teacher: Classifier, images
 
 TRAININGS = {
     "plain": QUICK,
-    "generator": replace(QUICK, generator=GeneratorConfig(share=0.5, latent=4, width=4, student_steps=2)),
+    "generator": replace(
+        QUICK, generator=GeneratorConfig(share=0.5, latent=4, width=4, student_steps=2, warm_up=3)
+    ),
     "bank": replace(QUICK, image_bank=ImageBankConfig(share=0.5, count=3, images=7, steps=2)),
     "features": replace(QUICK, features=FeaturesConfig(weight=1.0)),
     "statistics": replace(QUICK, batch_norm="fixed"),

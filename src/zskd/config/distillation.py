@@ -41,6 +41,9 @@ class GeneratorConfig(Config):
     new ones in each."""
     latent: int = 100
     """Length of the random input vectors of the generator."""
+    style: int = 0
+    """How many numbers of the random vector set gain and offset of all channels of an image, so that colours
+    and textures differ between images; below `latent`. 0: none."""
     width: int = 64
     """Filters of the second-to-last layer; earlier layers have twice as many."""
     learning_rate: float = 1e-3
@@ -59,6 +62,9 @@ class GeneratorConfig(Config):
     batch-norm, from 0 to below 1."""
     renew: int = 0
     """Steps of the generator between two renewals of its first layer with random weights; 0: never."""
+    warm_up: int = 0
+    """Steps of the generator before the student's first step. In them the generator learns as if student and
+    teacher agreed on every image."""
     pool: int = 0
     """Largest number of generated images to keep for later batches, and at most 256 MB of them; new images
     replace the easiest."""
@@ -72,7 +78,7 @@ class GeneratorConfig(Config):
         named = {name.replace("-", "_"): value for name, value in self.method_settings.items()}
         object.__setattr__(self, "method_settings", named)  # options are typed with hyphens
         self.check_range("replay", low=0, high=1)
-        self.check_range("renew", "pool", low=0)
+        self.check_range("renew", "warm_up", "pool", low=0)
         for name in ("beta1", "average", "momentum"):
             self.check_range(name, low=0)
             if getattr(self, name) >= 1:
@@ -82,6 +88,11 @@ class GeneratorConfig(Config):
         GENERATOR_METHODS.check(self.method, self.option("method"))
         self.check_range("share", low=0, high=1)
         self.check_range("student_steps", "latent", "width", low=1)
+        if not 0 <= self.style < self.latent:
+            raise ZskdError(
+                f"{self.option('style')} is {self.style}: it must be at least 0 and below "
+                f"{self.option('latent')}, which is {self.latent}"
+            )
         self.check_range("learning_rate", low=0, above=True)
 
 

@@ -133,6 +133,8 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill.game", "augmented", False),
     ("distill.game", "momentum", 0.0),
     ("distill.game", "renew", 0),
+    ("distill.game", "warm_up", 0),
+    ("distill.game", "style", 0),
     ("distill.game", "pool", 0),
     ("distill.game", "replay", 0.0),
     ("distill", "rounds", former_keys(plain(ImageBankConfig()), "distill.image_bank")),

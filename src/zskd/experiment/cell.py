@@ -181,9 +181,8 @@ def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
     # made images are stored with the teacher's logits, which real ones do not need
     stored = len(images) if images is not None and job.cell.arm.images == "made" else 0
     if config.generator.share:  # a generator needs the teacher's gradient too
-        backwards += -(-steps // config.generator.student_steps) * round(
-            config.generator.share * config.batch_size
-        )
+        taken = config.generator.warm_up + -(-steps // config.generator.student_steps)
+        backwards += taken * round(config.generator.share * config.batch_size)
     return {
         "method": config.generator.method if images is None else images.manifest.method,
         "augmented": config.augment.changes,

@@ -129,9 +129,10 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     variance is that of the deviations from the mean, so that a large mean costs no precision.
 
     Args:
-        values: (N, C) or (N, C, …), at least one per channel; sums are in single precision.
+        values: (N, C) or (N, C, …), at least one per channel; of bfloat16, sums are in single precision.
     """
-    mean, var = _Moments.apply(values.float())  # type: ignore[no-untyped-call]
+    values = values.float() if values.dtype == torch.bfloat16 else values
+    mean, var = _Moments.apply(values)  # type: ignore[no-untyped-call]
     return mean, var
 
 

@@ -156,7 +156,8 @@ def training_passes(config: DistillConfig, steps: int) -> int:
     batch, generator, bank = config.batch_size, config.generator, config.image_bank
     passes = steps * batch if config.teacher_weight or config.features.weight else 0
     if generator.share:
-        passes += 2 * ceil(steps / generator.student_steps) * round(generator.share * batch)
+        taken = ceil(steps / generator.student_steps) + (generator.warm_up if steps else 0)
+        passes += 2 * taken * round(generator.share * batch)
     if bank.share:
         rounds = max(0, min(bank.count, steps) - 1)
         passes += 2 * rounds * bank.steps * min(bank.images, bank.keep)

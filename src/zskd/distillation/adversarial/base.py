@@ -30,7 +30,8 @@ class GeneratorBatch:
     teacher: Observation
     """Of the frozen teacher in evaluation mode, with the inputs of the layers that the method names."""
     student: Observation
-    """Of the student at this step, in training mode while it is trained."""
+    """Of the student at this step, in training mode while it is trained; in the generator's warm-up, the
+    teacher's."""
     targets: Tensor | None = None
     """What the method drew for these images (N, K): the generator received it. None: it draws none."""
     statistics: tuple[BatchStatistics, ...] = ()
@@ -75,22 +76,23 @@ class GeneratorMethod(Config, ABC):
     def loss_on(
         self,
         teacher: Classifier,
-        student: Classifier,
+        student: Classifier | None,
         images: Images,
         *,
         targets: Tensor | None = None,
         statistics: Statistics | None = None,
     ) -> Tensor:
-        """Run both networks once on images (N, C, H, W) and return the loss, a scalar.
+        """Run the networks once on images (N, C, H, W) and return the loss, a scalar.
 
         Args:
             teacher: frozen.
-            student: in the mode that the loss reads it in.
+            student: in the mode that the loss reads it in. None, while the generator warms up: the teacher
+                stands for it, so that the networks agree on everything.
             images: part of the graph.
             targets: of the images (N, K), where the method draws them.
             statistics: takes those of the teacher's batch-norm; None: of this batch alone.
         """
-        of_student = observe(student, images)
+        of_student = None if student is None else observe(student, images)
         with ExitStack() as reading:
             found: list[BatchStatistics] = []
             if self.reads_statistics:
@@ -101,7 +103,7 @@ class GeneratorMethod(Config, ABC):
             GeneratorBatch(
                 images=images,
                 teacher=of_teacher,
-                student=of_student,
+                student=of_student or of_teacher,
                 targets=targets,
                 statistics=statistics(found),
             )

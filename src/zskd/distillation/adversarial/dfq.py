@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
-from zskd.distillation.adversarial.terms import balance
+from zskd.distillation.adversarial.terms import balance, uncertainty
 from zskd.distillation.losses import divergences
 from zskd.models.batch_statistics import BatchStatistics
 
@@ -41,13 +41,11 @@ class DFQ(GeneratorMethod):
 
     def loss(self, batch: GeneratorBatch) -> Tensor:
         """Return −KL(T ‖ S) + statistics + mean entropy of the outputs − entropy of the mean output."""
-        log_p = batch.teacher.logits.log_softmax(1)
-        uncertain = -(log_p.exp() * log_p).sum(1).mean()
         of_layers = torch.stack([normal_divergence(one) for one in batch.statistics])
         apart = divergences(batch.student.logits, batch.teacher.logits).mean()
         return (
             self.statistics * of_layers.mean()
-            + self.one_hot * uncertain
+            + self.one_hot * uncertainty(batch.teacher.logits)
             + self.entropy * balance(batch.teacher.logits)
             - self.adversarial * apart
         )

@@ -74,6 +74,7 @@ class AdversarialGenerator:
                 shape=spec.shape,
                 box=spec.box,
                 classes=teacher.classes if conditional else 0,
+                style=config.style,
             )
 
         self._generator = fresh_weights(build, seed).to(teacher.device)
@@ -106,6 +107,8 @@ class AdversarialGenerator:
         """
         step = int(self._generator.turn)
         own_step, since = divmod(step, self._config.student_steps)
+        if step == 0:
+            self._warm_up(count)
         if since == 0:
             self._train(own_step, count)
         self._generator.turn += 1
@@ -142,26 +145,46 @@ class AdversarialGenerator:
             images: Images = self._shown(*self._inputs(whose, index, count))
         return images
 
+    def _warm_up(self, count: int) -> None:
+        """Take the steps before the student's first: they do not read the student, and it does not change."""
+        for index in range(self._config.warm_up):
+            images, targets = self._images_to_learn_from("warm-up", index, count)
+            self._step(
+                self._method.loss_on(
+                    self._teacher, None, images, targets=targets, statistics=self._statistics
+                ),
+                self._config.learning_rate,
+            )
+
     def _train(self, own_step: int, count: int) -> None:
         """Take one optimisation step of the generator; the student's gradients stay as they are."""
         renew = self._config.renew
         if renew and own_step and own_step % renew == 0:
             self._renew(own_step)
-        latents, targets = self._inputs("own", own_step, count)
-        images = self._generator(latents, targets)
-        if self._config.augmented:
-            rng = torch_stream(self._seed, "generator's augmentation", own_step)
-            images = augment(images, self._augmentation, self._teacher.spec.box, rng)
+        images, targets = self._images_to_learn_from("own", own_step, count)
         with keep_global_rng():  # from which the student's dropout draws
             seed_global_rng(self._seed, "generator's dropout", own_step)
             loss = self._method.loss_on(
                 self._teacher, self._student, images, targets=targets, statistics=self._statistics
             )
+        done = own_step * self._config.student_steps
+        self._step(loss, rate_at(self._config.learning_rate, self._config.schedule, done, self._steps))
+
+    def _images_to_learn_from(self, whose: str, step: int, count: int) -> tuple[Images, Tensor | None]:
+        """Return images, part of the graph and augmented where the settings say so, and their targets."""
+        latents, targets = self._inputs(whose, step, count)
+        images = self._generator(latents, targets)
+        if self._config.augmented:
+            purpose = "generator's augmentation" if whose == "own" else f"{whose} augmentation"
+            rng = torch_stream(self._seed, purpose, step)
+            images = augment(images, self._augmentation, self._teacher.spec.box, rng)
+        return images, targets
+
+    def _step(self, loss: Tensor, rate: float) -> None:
+        """Take one step of the optimiser, and let the average follow."""
         parameters = list(self._generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
-        done = own_step * self._config.student_steps
-        rate = rate_at(self._config.learning_rate, self._config.schedule, done, self._steps)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()

@@ -12,3 +12,9 @@ def balance(logits: Logits) -> Tensor:
     """Return Σ_k p̄_k log p̄_k of the mean output p̄ of a batch, at most 0: −log K for equal classes."""
     of_classes = logits.softmax(1).mean(0)
     return torch.xlogy(of_classes, of_classes).sum()
+
+
+def uncertainty(logits: Logits) -> Tensor:
+    """Return the mean entropy of the outputs (N, K) in nats, at least 0."""
+    log_p = logits.log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1).mean()
