@@ -91,7 +91,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_an_interrupted_training_resumes_with_average_statistics_and_pool(
     teacher: Classifier, tmp_path: Path, method: str
 ) -> None:
-    config = replace(QUICK, generator=replace(EVERYTHING, method=method))  # type: ignore[arg-type]
+    settings = EVERYTHING.method_settings if method == EVERYTHING.method else {}
+    generator = replace(EVERYTHING, method=method, method_settings=settings)  # type: ignore[arg-type]
+    config = replace(QUICK, generator=generator)
     state, whole = tmp_path / "state.safetensors", weights(teacher, config)
     for stop in (25, 42):  # states are saved at 20 and 40, with a full pool
         with pytest.raises(Stopped):

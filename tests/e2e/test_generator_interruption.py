@@ -20,16 +20,11 @@ STEPS = 70
 SMALL = (
     *("--preset", "conditional", "--student", "half", "--threads", "1", "--workers", "1", "--quiet"),
     *("--distill.steps", str(STEPS), "--distill.batch-size", "8", "--distill.generator.width", "2"),
-    *(
-        "--distill.generator.latent",
-        "4",
-        "--distill.generator.pool",
-        "100",
-        "--distill.generator.renew",
-        "25",
-    ),
+    *("--distill.generator.latent", "4", "--distill.generator.style", "2"),
+    *("--distill.generator.warm-up", "3", "--distill.generator.momentum", "0.9"),
+    *("--distill.generator.pool", "100", "--distill.generator.renew", "25"),
 )
-"""All that a generator keeps: average, momentum and replay are set in the preset."""
+"""All that a generator keeps: average and replay are set in the preset."""
 ALONE = ("--controls", "none", "--held-out", "20")
 KEPT = {"generator", "averaged generator", "statistics", "pool"}
 

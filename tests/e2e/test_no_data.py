@@ -126,6 +126,6 @@ def test_two_classes_and_colours(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    manifest = json.loads((tmp_path / "run" / "sets" / "zskd" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "run" / "sets" / "zskd_bn" / "manifest.json").read_text())
     assert manifest["class_names"] == ["cat", "dog"]
     assert manifest["shape"] == [3, 20, 24]

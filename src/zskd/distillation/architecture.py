@@ -52,7 +52,7 @@ def describe_student(name: str, teacher: Classifier) -> Architecture:
         try:
             name = fallback(teacher, share)
         except ZskdError as error:
-            raise ZskdError(f"{copy}; {error}") from error
+            raise ZskdError(f"{copy}; {error}: give --student package.module:factory") from error
     return describe(name, shape=teacher.spec.shape, classes=teacher.classes)
 
 
