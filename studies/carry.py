@@ -14,24 +14,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shlex
-import sys
 import time
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from records import RESULTS, read_lines, write_lines
+from records import RESULTS, made_with, read_lines, write_lines
 from zskd.config.data import DataConfig
 from zskd.config.distillation import DistillConfig, GeneratorConfig
 from zskd.config.loading import load_recipe
 from zskd.config.sources import FreshConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import AugmentConfig
-from zskd.core.device import processor
 from zskd.core.precision import Precision
-from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset, load_data
 from zskd.distillation.build import build_student, passes_of
 from zskd.distillation.spec import StudentSpec
@@ -181,12 +177,6 @@ def main() -> None:
     parser.add_argument("--precision", choices=get_args(Precision), default="bfloat16")
     parser.add_argument("--record", type=Path, default=LINES)
     given = parser.parse_args()
-    made_with = {
-        "versions": versions(),
-        "processor": processor(),
-        "commit": source_commit(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
     beside = {"no": [False], "yes": [True], "both": [False, True]}[given.beside]
     for seed, steps, with_others, name in itertools.product(given.seeds, given.steps, beside, given.only):
         cell = {
@@ -199,7 +189,7 @@ def main() -> None:
         lines = read_lines(given.record)
         if any(cell.items() <= line.items() for line in lines):
             continue
-        line = cell | study(name, with_others, steps, seed, given) | made_with
+        line = cell | study(name, with_others, steps, seed, given) | made_with()
         order = list(ARMS)
         write_lines(
             given.record,

@@ -11,8 +11,6 @@ of the training folder of CIFAR-10.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +18,13 @@ from pathlib import Path
 import torch
 
 from carry import load_images, load_teacher
-from records import RESULTS, Line, write_lines
+from records import RESULTS, Line, made_with, write_lines
 from zskd.config.data import DataConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.training import TeacherConfig
 from zskd.config.transforms import AugmentConfig, WarpConfig
-from zskd.core.device import processor, use_threads
+from zskd.core.device import use_threads
 from zskd.core.types import Images
-from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import load_data
 from zskd.distillation.invariance import measure_changes
 from zskd.models.batch_statistics import reading_statistics
@@ -191,12 +188,6 @@ def main() -> None:
     parser.add_argument("--teachers", type=Path, default=Path("teachers"))
     parser.add_argument("--cifar", type=Path, default=Path("cifar"))
     given = parser.parse_args()
-    made_with = {
-        "versions": versions(),
-        "processor": processor(),
-        "commit": source_commit(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
     with use_threads(1):
         teacher = load_teacher(given.teachers).freeze()
         train = load_images(given.cifar).train
@@ -209,7 +200,7 @@ def main() -> None:
             *changes(teacher, "resnet20", real),
             *changes(lenet, "lenet5", digits),
         ]
-    write_lines(LINES, [line | made_with for line in lines])
+    write_lines(LINES, [line | made_with() for line in lines])
 
 
 if __name__ == "__main__":

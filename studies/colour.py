@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shlex
-import sys
 import time
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,14 +23,12 @@ from pathlib import Path
 
 from torch import nn
 
-from records import RESULTS, Line, read_lines, write_lines
+from records import RESULTS, Line, made_with, read_lines, write_lines
 from zskd.config.data import DataConfig, DataName
 from zskd.config.distillation import DistillConfig
 from zskd.config.loading import load_recipe
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.training import TeacherConfig
-from zskd.core.device import processor
-from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset, load_data
 from zskd.distillation.build import build_student, passes_of
 from zskd.distillation.spec import StudentSpec
@@ -248,12 +244,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--record", type=Path, default=LINES)
     given = parser.parse_args()
-    made_with = {
-        "versions": versions(),
-        "processor": processor(),
-        "commit": source_commit(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
     for seed, setting, network, arm in itertools.product(
         given.seeds, given.settings, given.networks, given.only
     ):
@@ -263,7 +253,7 @@ def main() -> None:
         lines = read_lines(given.record)
         if any(cell.items() <= line.items() for line in lines):
             continue
-        line = cell | study(network, setting, arm, seed, given.out) | {"student": STUDENT} | made_with
+        line = cell | study(network, setting, arm, seed, given.out) | {"student": STUDENT} | made_with()
         write_lines(given.record, sorted([*lines, line], key=place_in_record))
         shown = (*cell, "agreement", "accuracy", "teacher_test_accuracy", "set_cpu_seconds")
         print(json.dumps({key: line[key] for key in (*shown, "student_cpu_seconds")}), flush=True)

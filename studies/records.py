@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zskd.core.device import processor
 from zskd.core.files import write_text
+from zskd.core.versions import source_commit, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -29,3 +33,13 @@ def write_lines(path: Path, lines: Sequence[Line]) -> None:
 def read_appended(path: Path) -> list[Line]:
     """Return the entries of a file with one JSON object per line."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def made_with() -> Line:
+    """Return what every line of a study says of its making: versions, processor, commit and command."""
+    return {
+        "versions": versions(),
+        "processor": processor(),
+        "commit": source_commit(),
+        "command": shlex.join(["python", *sys.argv]),
+    }

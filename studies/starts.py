@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shlex
-import sys
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -25,12 +23,10 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from records import RESULTS, Line, read_lines, write_lines
+from records import RESULTS, Line, made_with, read_lines, write_lines
 from zskd.config.data import DataConfig
 from zskd.config.distillation import DistillConfig
 from zskd.config.training import TeacherConfig
-from zskd.core.device import processor
-from zskd.core.versions import source_commit, versions
 from zskd.data.datasets import Dataset, Split, load_data
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.build import build_student
@@ -166,12 +162,6 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=LINES)
     given = parser.parse_args()
     chosen = [case for case in CASES if given.only is None or case.title in given.only]
-    made_with = {
-        "versions": versions(),
-        "processor": processor(),
-        "commit": source_commit(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
     for case, steps, seed, start in itertools.product(chosen, given.steps, given.seeds, STARTS):
         cell = {
             "network": case.title,
@@ -184,7 +174,7 @@ def main() -> None:
         lines = read_lines(given.record)
         if any(cell.items() <= line.items() for line in lines):
             continue
-        line = cell | study(case, start, steps, seed, given) | made_with
+        line = cell | study(case, start, steps, seed, given) | made_with()
         order = [one.title for one in CASES]
         lines = sorted(
             [*lines, line],

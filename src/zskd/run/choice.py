@@ -17,6 +17,9 @@ from zskd.models.batch_statistics import batch_norms
 from zskd.models.classifier import Classifier
 from zskd.models.factory import describe_half
 
+_USUAL = {"preset": DEFAULT_PRESET, "student": HALF, "count": None}
+"""What is chosen without a word."""
+
 
 def facts_of(teacher: Classifier) -> TeacherFacts:
     """Return what the rule reads of a network, trained or not."""
@@ -57,7 +60,3 @@ def recipe_for(
             words = " and ".join(f"{key} {value}" for key, value in new.items())
             progress.log(f"{words}, because the teacher {row.when}")
     return load_recipe(recipe, overrides, chosen=chosen)
-
-
-_USUAL = {"preset": DEFAULT_PRESET, "student": HALF, "count": None}
-"""What is chosen without a word."""
