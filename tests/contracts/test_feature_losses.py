@@ -20,6 +20,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.passes import counting
 from zskd.core.progress import Progress
 from zskd.distillation.distill import distill
+from zskd.distillation.features.aligned import Aligned
 from zskd.distillation.features.attention import Attention
 from zskd.distillation.features.base import FeatureLoss
 from zskd.distillation.features.fitnets import FitNets
@@ -232,7 +233,7 @@ def test_what_is_no_feature_loss_is_refused(name: str, message: str, teacher: Cl
 # Oracles of each loss.
 
 
-@pytest.mark.parametrize("name", ["attention", "similarity", OWN])
+@pytest.mark.parametrize("name", ["aligned", "attention", "similarity", OWN])
 def test_equal_networks_have_no_loss(name: str, teacher: Classifier) -> None:
     pairs = paired(teacher, teacher, name)
     of_student, of_teacher = (
@@ -240,6 +241,35 @@ def test_equal_networks_have_no_loss(name: str, teacher: Classifier) -> None:
         pairs.of_teacher(teacher, images(), 500)[1],
     )
     assert float(pairs.distance(of_student, of_teacher)) == 0
+
+
+def test_aligned_compares_features_of_equal_channels_as_they_are() -> None:
+    loss, ours, theirs = Aligned(5, 5), features(seed=1), features()
+    assert not loss.begins
+    found = loss.distance(loss.of_student(ours), loss.of_teacher(theirs))
+    assert float(found) == pytest.approx(float((ours - theirs).norm() ** 2 / theirs.norm() ** 2), rel=1e-5)
+
+
+def test_aligned_begins_with_the_least_squares_map_of_other_channels(teacher: Classifier) -> None:
+    student = Classifier(network(1), spec=SPEC)
+    before = student.fingerprint()
+    pairs = paired(teacher, student, "aligned")
+    assert pairs.begins
+    pairs.begin(teacher, student, images(), torch.Generator().manual_seed(0))
+    assert student.fingerprint() == before
+    loss = pairs.losses[1]  # 2×2 places: all of them are used
+    assert isinstance(loss, Aligned)
+    # the features that student and teacher have, as the student's batch-norm sees the batch
+    student.train()
+    ours = observe(student, images(), outputs_named={"5"}, with_features=False).layers[0].value
+    theirs = observe(teacher, images(), outputs_named={"5"}, with_features=False).layers[0].value
+    rows = ours.detach().movedim(1, -1).reshape(-1, 6).double()
+    inputs = torch.cat([rows, torch.ones(24, 1)], 1)
+    ridge = 1e-3 * (inputs.T @ inputs).diagonal().mean() * torch.eye(7)
+    wanted = theirs.detach().movedim(1, -1).reshape(-1, 10).double()
+    by_hand = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ wanted).T.float()
+    torch.testing.assert_close(loss.weight[:, :, 0, 0], by_hand[:, :6], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(loss.bias, by_hand[:, 6], atol=1e-4, rtol=1e-3)
 
 
 def test_attention_does_not_depend_on_scale_or_order_of_channels() -> None:

@@ -49,7 +49,7 @@ def test_the_rule_reads_the_network(name: str, batch_norm: bool, chain: bool) ->
     assert recipe.preset == ("batch_norm" if batch_norm else "default")
     assert recipe.method == ("zskd_bn" if batch_norm else "zskd")
     assert recipe.student == ("half" if chain else "narrow:0.5")
-    assert recipe.count == (2_000 if batch_norm else 20_000)
+    assert recipe.count == (6_000 if batch_norm else 20_000)
     # the method accepts the teacher that it is chosen for
     if batch_norm:
         ZSKDWithStatistics().check_teacher(teacher)
@@ -58,10 +58,10 @@ def test_the_rule_reads_the_network(name: str, batch_norm: bool, chain: bool) ->
 @pytest.mark.parametrize(
     ("named", "expected"),
     [
-        ({}, {"preset": "batch_norm", "student": "narrow:0.5", "count": 2_000}),
+        ({}, {"preset": "batch_norm", "student": "narrow:0.5", "count": 6_000}),
         ({"preset": "default"}, {"preset": "default", "method": "zskd", "count": None}),
         ({"preset": "dafl"}, {"preset": "dafl", "student": "narrow:0.5"}),
-        ({"student": "resnet8(width=0.5)"}, {"student": "resnet8(width=0.5)", "count": 2_000}),
+        ({"student": "resnet8(width=0.5)"}, {"student": "resnet8(width=0.5)", "count": 6_000}),
         ({"students": ("resnet8", "narrow:0.3")}, {"student": "resnet8"}),
         ({"count": 7}, {"count": 7, "preset": "batch_norm"}),
         ({"rate": 10.0}, {"count": None, "rate": 10.0, "preset": "batch_norm"}),

@@ -111,6 +111,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("synthesis", "candidates", 1),
     ("synthesis", "storage", "auto"),
     ("synthesis", "precision", "float32"),
+    ("synthesis", "changes", "all"),
     ("teacher", "precision", "float32"),
     ("distill", "precision", "float32"),
     ("teacher", "optimiser", "adam"),

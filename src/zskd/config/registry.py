@@ -115,6 +115,10 @@ LOSSES = Registry(
 FEATURE_LOSSES = Registry(
     "feature loss",
     {
+        "aligned": Entry(
+            "zskd.distillation.features.aligned:Aligned",
+            "the teacher's features, from the student's as they are or by a fixed linear map",
+        ),
         "attention": Entry(
             "zskd.distillation.features.attention:Attention",
             "maps of where features are large (Zagoruyko and Komodakis 2017)",

@@ -38,7 +38,7 @@ class Row:
 RULE = (
     (
         Row(
-            values={"preset": "batch_norm", "count": 2_000},
+            values={"preset": "batch_norm", "count": 6_000},
             when="has batch-norm",
             holds=lambda facts: facts.batch_norms > 0,
         ),

@@ -53,6 +53,9 @@ class SynthesisConfig(Config):
     )
     """At every step, the teacher receives the image under a new random map, so that its output does not
     depend on single pixels."""
+    changes: Literal["all", "by_teacher"] = "all"
+    """Whether flips of `warp` are used as set, or where the teacher predicts the same class for half of some
+    impressions, made without flips, when they are mirrored."""
     carry_images: bool = False
     """A batch starts from the images of the previous batch of its shard."""
     carry_moments: bool = False

@@ -22,6 +22,7 @@ from zskd.core.files import sha256_json
 from zskd.core.memory import available_memory
 from zskd.core.passes import counting
 from zskd.core.progress import Progress, readable_bytes
+from zskd.core.rng import torch_stream
 from zskd.core.versions import versions
 from zskd.distillation.architecture import copy_student
 from zskd.distillation.batch_norm import Statistics
@@ -36,6 +37,9 @@ from zskd.models.modes import frozen
 from zskd.training.batches import Order, RowOrder
 from zskd.training.loop import fit
 from zskd.transfer_set.dataset import TransferSet
+
+_FIRST_IMAGES = 256
+"""Images that losses of features look at before the first step."""
 
 
 def distill(
@@ -103,6 +107,10 @@ def distill(
         f"teacher: {teacher.how_run()}; student: {classifier.how_run()}"
     )
     if features is not None:
+        if features.begins:
+            first = next(batches.images_for_statistics(seed))[:_FIRST_IMAGES]
+            with counting("initialisation", teacher=teacher):
+                features.begin(teacher, classifier, first, torch_stream(seed, "features", 0))
         progress.log(f"distill: {config.features.loss} compares {', '.join(map(str, features.pairs))}")
     objective = Objective(classifier, config, features, batches.learn if batches.learns else None)
     statistics = Statistics(

@@ -26,6 +26,7 @@ from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
+from zskd.synthesis.mirrors import settle_mirrors
 from zskd.synthesis.outcome import outcome_of
 from zskd.synthesis.room import fit_spec, fit_workers, resolve, storage_of, workers_bytes
 from zskd.synthesis.shard import entry_of, label, make_shard, missed_target, plan_shard
@@ -62,7 +63,7 @@ def build_transfer_set(
     progress = progress or Progress()
     with frozen(teacher):
         spec.own_method.check_teacher(teacher)
-    made = fit_spec(teacher, spec, folder)
+    made = settle_mirrors(teacher, fit_spec(teacher, spec, folder), progress)
     writer = open_writer(teacher, spec, made, folder)
     if writer.complete:
         return TransferSet(folder)

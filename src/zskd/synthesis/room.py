@@ -73,8 +73,11 @@ def as_made(spec: SetSpec, resolved: Resolved | None) -> SetSpec:
     """Return the spec that a set was made with: what was asked for, changed as its manifest says."""
     if resolved is None:
         return spec
+    flip = spec.synthesis.warp.flip if resolved.flip is None else resolved.flip
     return _with(
         spec,
+        changes="all",
+        warp=replace(spec.synthesis.warp, flip=flip),
         batch_size=resolved.batch_size or spec.synthesis.batch_size,
         shard_size=resolved.shard_size or spec.synthesis.shard_size,
         storage=resolved.storage or "float32",
@@ -98,6 +101,8 @@ def resolve(teacher: Classifier, spec: SetSpec, made: SetSpec) -> Resolved:
     storage = storage_of(used, teacher.spec.shape)
     if storage != "float32":
         changed["storage"] = storage
+    if asked.changes == "by_teacher":
+        changed["flip"] = used.warp.flip
     if spec.optimises and spec.objective.couples:
         changed["coupled"] = True
     device = teacher.device.type

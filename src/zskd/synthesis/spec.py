@@ -140,6 +140,7 @@ def spec_values(spec: SetSpec) -> dict[str, Any]:
         ("candidates", 1),
         ("storage", "auto"),
         ("precision", "float32"),
+        ("changes", "all"),
     ):  # than the first manifests
         if values["synthesis"][newer] == absent:
             values["synthesis"] = {key: one for key, one in values["synthesis"].items() if key != newer}

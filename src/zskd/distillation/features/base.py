@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from zskd.config.registry import FEATURE_LOSSES
 from zskd.core.errors import ZskdError
@@ -32,6 +32,23 @@ class FeatureLoss(nn.Module, ABC):
 
     def __init__(self, student: int, teacher: int) -> None:
         super().__init__()
+
+    @property
+    def begins(self) -> bool:
+        """Whether `begin` is to be called before the first step."""
+        return False
+
+    def begin(self, student: FeatureMaps, teacher: FeatureMaps, rng: Generator) -> None:
+        """Look at what both networks return for the same images before the training, without gradients.
+
+        A resumed training calls it again with the same values, so what it sets need not be saved: buffers
+        are not.
+
+        Args:
+            student: features (N, C, h, w).
+            teacher: features (N, C', h, w).
+            rng: for random numbers.
+        """
 
     @abstractmethod
     def of_student(self, features: FeatureMaps) -> Tensor:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from zskd.config.distillation import FeaturesConfig
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.memory import at_once
 from zskd.core.types import Images, Logits
+from zskd.distillation.batch_norm import by_batch
 from zskd.distillation.features.base import FeatureLoss, FeatureMaps, feature_loss
 from zskd.distillation.features.pairing import pair_layers
 from zskd.models.classifier import Classifier
@@ -50,6 +51,27 @@ class PairedFeatures:
     def __init__(self, pairs: list[Pair], losses: nn.ModuleList) -> None:
         self.pairs, self.losses = pairs, losses
 
+    @property
+    def begins(self) -> bool:
+        """Whether `begin` has anything to do."""
+        return bool(self._beginning())
+
+    def begin(self, teacher: Classifier, student: Classifier, images: Images, rng: Generator) -> None:
+        """Let those losses look at features of both networks that want to.
+
+        Args:
+            teacher: in evaluation mode.
+            student: its batch-norm normalises by the batch here, as in training.
+            images: (N, C, H, W) in [0, 1].
+            rng: for random numbers.
+        """
+        beginning = self._beginning()
+        with torch.no_grad(), frozen(teacher, student), by_batch(student):
+            ours = _run(student, images, [pair.student for pair, _ in beginning])[1]
+            theirs = _run(teacher, images, [pair.teacher for pair, _ in beginning])[1]
+            for (pair, loss), one, other in zip(beginning, ours, theirs, strict=True):
+                loss.begin(pooled(one, pair.grid), pooled(other, pair.grid), rng)
+
     def of_teacher(self, teacher: Classifier, images: Images, most: int) -> tuple[Logits, list[Tensor]]:
         """Return logits (N, K) and what each loss compares, without gradients.
 
@@ -86,6 +108,9 @@ class PairedFeatures:
         """Return how many bytes the teacher's paired features of so many images take."""
         values = (pair.teacher.channels * pair.grid[0] * pair.grid[1] for pair in self.pairs)
         return 4 * images * sum(values)
+
+    def _beginning(self) -> list[tuple[Pair, FeatureLoss]]:
+        return [(pair, loss) for pair, loss in zip(self.pairs, self._losses(), strict=True) if loss.begins]
 
     def _losses(self) -> list[FeatureLoss]:
         return [loss for loss in self.losses if isinstance(loss, FeatureLoss)]
@@ -130,10 +155,10 @@ def pooled(maps: FeatureMaps, grid: Grid) -> FeatureMaps:
 def _run(
     classifier: Classifier, images: Images, stages: Collection[Stage]
 ) -> tuple[Logits, list[FeatureMaps]]:
-    """Return logits and the feature maps of stages."""
+    """Return logits and the feature maps of stages, in float32."""
     names = {stage.name for stage in stages}
     observed = observe(classifier, images, outputs_named=names, with_features=False)
     values: dict[str, list[Tensor]] = {}
     for layer in observed.layers:
         values.setdefault(layer.name, []).append(layer.value)
-    return observed.logits, [stage.maps(values[stage.name][stage.call]) for stage in stages]
+    return observed.logits, [stage.maps(values[stage.name][stage.call]).float() for stage in stages]
