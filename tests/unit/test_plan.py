@@ -13,6 +13,7 @@ import yaml
 
 from zskd.cli.main import main as run
 from zskd.config.loading import load_recipe
+from zskd.config.yaml import merge
 from zskd.core.errors import ZskdError
 from zskd.experiment.definition import TEACHER, Experiment, experiment_names, load_experiment, on_twin
 from zskd.experiment.plan import Cell, plan_cells
@@ -193,6 +194,24 @@ def test_an_unknown_experiment_and_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_bytes(b"name: \xff\xfe")
     with pytest.raises(ZskdError, match="cannot read"):
         load_experiment(str(tmp_path / "bad.yaml"))
+
+
+def test_an_experiment_that_is_like_another_one(tmp_path: Path) -> None:
+    whole = load(tmp_path, changed("plan", to=[{"arms": ["real_kd", "default"], "rates": [5], "seeds": 2}]))
+    other = tmp_path / "other.yaml"
+    own = {"name": "other", "like": str(tmp_path / "tiny.yaml"), "settings": {"distill": {"steps": 7}}}
+    other.write_text(yaml.safe_dump(own))
+    found = load_experiment(str(other))
+    assert found.settings == merge(whole.settings, {"distill": {"steps": 7}})
+    assert (found.name, found.arms, found.plan) == ("other", whole.arms, whole.plan)
+    # a plan of its own leaves arms out
+    alone = {"plan": [{"arms": ["default"], "rates": [5]}], "contrasts": [], "reported": []}
+    other.write_text(yaml.safe_dump(own | alone))
+    assert set(load_experiment(str(other)).arms) == {"default"}
+    third = tmp_path / "third.yaml"
+    third.write_text(yaml.safe_dump({"name": "third", "like": str(other)}))
+    with pytest.raises(ZskdError, match="is like .*tiny.yaml itself: name that"):
+        load_experiment(str(third))
 
 
 FEW = changed("plan", to=[{"arms": ["real_kd", "default"], "rates": [2, 5], "seeds": 2}])

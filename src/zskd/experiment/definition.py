@@ -17,6 +17,8 @@ from zskd.core.errors import ZskdError
 
 TEACHER = "teacher"
 """The arm that every experiment has: the teachers themselves."""
+LIKE = "like"
+"""Key of a file that holds only what differs from another experiment."""
 _OF_ALL = {"data", "teacher", "seed", "rate", "count", "threads", "device", "rewrite"}
 """Settings that all arms share, so that they can be compared."""
 _OF_PLAN = {"seed", "rate", "count"}
@@ -180,7 +182,7 @@ def load_experiment(name: str, settings: Mapping[str, Any] | None = None) -> Exp
     Raises:
         ZskdError: the name or a key is unknown, or a value is wrong.
     """
-    values = read_yaml(name, EXPERIMENTS, "experiment")
+    values = _read(name)
     check_keys(values, Experiment, source=name)
     for key, kind in _PARTS.items():
         part = values.get(key)
@@ -197,6 +199,33 @@ def load_experiment(name: str, settings: Mapping[str, Any] | None = None) -> Exp
         where = ".".join(str(part) for part in first["loc"])
         raise ZskdError(f"{name}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
     return replace(experiment, settings=merge(experiment.settings, settings or {}))
+
+
+def _read(name: str) -> dict[str, Any]:
+    """Return the values of an experiment, over those of the one that it is `like`.
+
+    Arms of the other one that its own plan does not name are left out.
+
+    Raises:
+        ZskdError: a file is missing or damaged, or the other one is like a third.
+    """
+    values = read_yaml(name, EXPERIMENTS, "experiment")
+    if (other := values.pop(LIKE, None)) is None:
+        return values
+    base = read_yaml(str(other), EXPERIMENTS, "experiment")
+    if LIKE in base:
+        raise ZskdError(f"{name}: {LIKE}: {other} is like {base[LIKE]} itself: name that, or give all keys")
+    merged = merge(base, values)
+    if "plan" in values and isinstance(base.get("arms"), Mapping):
+        named = _planned(values["plan"]) | {*(values.get("arms") or ())}
+        merged["arms"] = {arm: its for arm, its in merged["arms"].items() if arm in named}
+    return merged
+
+
+def _planned(plan: Any) -> set[str]:
+    """Return the arms that blocks name; what is no list of blocks is refused later."""
+    blocks = [block for block in plan if isinstance(block, Mapping)] if isinstance(plan, list) else []
+    return {arm for block in blocks for arm in block.get("arms") or ()}
 
 
 def on_twin(experiment: Experiment, twin: Twin) -> Experiment:
