@@ -1,10 +1,11 @@
-"""Which pictures carry over? Each source of pictures alone, and beside procedural ones, for one teacher.
+"""Which pictures carry over? Each source of pictures alone, beside procedural ones, and with features pulled.
 
     python studies/carry.py --teachers teachers --cifar cifar --out runs/carry
     python studies/carry.py --out runs/carry --steps 3000 --only real zskd_bn
 
 The public ResNet-20 (`resnet20-12fca82f.th` of github.com/akamaster/pytorch_resnet_cifar10) and a student
-`narrow:0.5` with the start from the teacher. All students have the same training. Agreement with the teacher
+`narrow:0.5` with the start from the teacher. All students have the same training, but for a loss of features
+in the cells `features`. Agreement with the teacher
 is measured on the validation images, a fixed tenth of the training folder of CIFAR-10; its test folder is not
 opened. `real` and the noises are controls. What is finished is not made again.
 """
@@ -22,7 +23,7 @@ from typing import Any, get_args
 
 from records import RESULTS, made_with, read_lines, write_lines
 from zskd.config.data import DataConfig
-from zskd.config.distillation import DistillConfig, GeneratorConfig
+from zskd.config.distillation import DistillConfig, FeaturesConfig, GeneratorConfig
 from zskd.config.loading import load_recipe
 from zskd.config.sources import FreshConfig
 from zskd.config.synthesis import SynthesisConfig
@@ -43,10 +44,14 @@ LINES = RESULTS / "carry.json"
 STUDENT = "narrow:0.5"
 WEIGHTS = "resnet20-12fca82f.th"
 SHAPE = (3, 32, 32)
-MANY, FEW = 10_000, 1_000
-"""Images of a set that is drawn, and of one that is optimised."""
+MANY, FEW, MORE = 10_000, 1_000, 3_000
+"""Images of a set that is drawn, of one that is optimised, and of one in a third of the steps."""
 BESIDE = 0.5
 """Share of procedural pictures, drawn anew for every batch, beside a source."""
+WEIGHT = 100.0
+"""Of the loss `aligned` of features."""
+HOW = ("alone", "procedural", "features")
+"""Only this source; half of each batch procedural; only this source, and features are pulled."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ ARMS = {
     "boundary": Arm(MANY, "boundary", start="procedural", candidates=4),
     "zskd": Arm(FEW, "default"),
     "zskd_bn": Arm(FEW, "zskd_bn"),
+    "short": Arm(MORE, "batch_norm", start="procedural"),
     "deepinversion": Arm(FEW, "deepinversion"),
     "conditional": Arm(MANY, start="procedural", generator="conditional"),
 }
@@ -98,8 +104,15 @@ def set_spec(name: str, seed: int, precision: Precision) -> SetSpec:
     )
 
 
-def training(name: str, steps: int, beside: bool, precision: Precision) -> DistillConfig:
-    """Return the training of a student: the same for all arms, but for the sources of its batches."""
+def training(name: str, steps: int, how: str, precision: Precision) -> DistillConfig:
+    """Return the training of a student: the same for all arms, but for the sources of its batches.
+
+    Args:
+        name: of the arm.
+        steps: of the training.
+        how: one of `HOW`.
+        precision: of both networks.
+    """
     generator = GeneratorConfig()
     if ARMS[name].generator is not None:
         of = load_recipe(None, {"preset": ARMS[name].generator}).distill.generator
@@ -111,7 +124,8 @@ def training(name: str, steps: int, beside: bool, precision: Precision) -> Disti
         tau=4.0,
         augment=AugmentConfig(crop=0.125, flip=0.5, mixup=0.5),
         generator=generator,
-        fresh=FreshConfig(share=BESIDE if beside else 0.0, start="procedural"),
+        fresh=FreshConfig(share=BESIDE if how == "procedural" else 0.0, start="procedural"),
+        features=FeaturesConfig(loss="aligned", weight=WEIGHT if how == "features" else 0.0),
     )
 
 
@@ -138,13 +152,14 @@ def make_set(name: str, seed: int, given: argparse.Namespace) -> TransferSet:
     return build_transfer_set(teacher, set_spec(name, seed, given.precision), folder, workers=1)
 
 
-def study(name: str, beside: bool, steps: int, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+def study(name: str, how: str, steps: int, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Return the agreement of one student, the passes that it took, and the core seconds."""
     teacher, began = load_teacher(given.teachers), time.process_time()
     images = make_set(name, seed, given)
     set_seconds, began = time.process_time() - began, time.process_time()
-    folder = given.out / f"{name}{'-procedural' * beside}-{steps}-{given.precision}-{seed}"
-    spec = StudentSpec(student=STUDENT, seed=seed, distill=training(name, steps, beside, given.precision))
+    middle = "" if how == "alone" else f"-{how}"
+    folder = given.out / f"{name}{middle}-{steps}-{given.precision}-{seed}"
+    spec = StudentSpec(student=STUDENT, seed=seed, distill=training(name, steps, how, given.precision))
     student = build_student(teacher, spec, images, folder)
     seconds = time.process_time() - began
     found = agreement(teacher, student, load_images(given.cifar).validation.images)
@@ -173,15 +188,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[600])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--beside", choices=["no", "yes", "both"], default="both")
+    parser.add_argument("--how", nargs="+", choices=HOW, default=HOW)
     parser.add_argument("--precision", choices=get_args(Precision), default="bfloat16")
     parser.add_argument("--record", type=Path, default=LINES)
     given = parser.parse_args()
-    beside = {"no": [False], "yes": [True], "both": [False, True]}[given.beside]
-    for seed, steps, with_others, name in itertools.product(given.seeds, given.steps, beside, given.only):
+    for seed, steps, how, name in itertools.product(given.seeds, given.steps, given.how, given.only):
         cell = {
             "arm": name,
-            "beside_procedural": with_others,
+            "how": how,
             "steps": steps,
             "seed": seed,
             "precision": given.precision,
@@ -189,7 +203,7 @@ def main() -> None:
         lines = read_lines(given.record)
         if any(cell.items() <= line.items() for line in lines):
             continue
-        line = cell | study(name, with_others, steps, seed, given) | made_with()
+        line = cell | study(name, how, steps, seed, given) | made_with()
         order = list(ARMS)
         write_lines(
             given.record,
@@ -197,7 +211,7 @@ def main() -> None:
                 [*lines, line],
                 key=lambda one: (
                     order.index(one["arm"]),
-                    one["beside_procedural"],
+                    HOW.index(one["how"]),
                     one["steps"],
                     one["precision"],
                     one["seed"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,12 @@ _TITLES = {
     "boundary": "`boundary`",
     "zskd": "`zskd`",
     "zskd_bn": "`zskd_bn`",
+    "short": "`zskd_bn`, from procedural pictures, 50 steps",
     "deepinversion": "`deepinversion`",
     "conditional": "`conditional`",
 }
 """Arm of the record -> cell, in the order of the table."""
+_HOW = ("alone", "procedural", "features")
 _PRECISION = "bfloat16"
 """Of the students of the table; others stand in a table of their own."""
 _CONTROLS = ("white", "shapes", "procedural", "balanced")
@@ -39,7 +42,8 @@ class _Row:
 
     arm: str
     steps: int
-    beside: bool
+    how: str
+    """As in the record: alone, beside procedural pictures, or with features pulled."""
     lines: list[Line]
 
     @property
@@ -78,19 +82,22 @@ _READ_AGAIN = 1.0
 
 
 def carry() -> str:
-    """Agreement with the teacher on held-out real images, alone and beside procedural pictures."""
+    """Agreement with the teacher on held-out real images, with each training."""
+    cells = {(row.arm, row.steps, row.how): row for how in _HOW for row in _rows(how)}
     rows = []
-    for alone in _rows(beside=False):
-        with_others = [one for one in _rows(beside=True) if (one.arm, one.steps) == (alone.arm, alone.steps)]
+    for arm, steps in sorted(
+        {key[:2] for key in cells}, key=lambda key: (list(_TITLES).index(key[0]), key[1])
+    ):
+        found = {how: cells.get((arm, steps, how)) for how in _HOW}
+        first = next(row for row in found.values() if row is not None)
         rows.append(
             (
-                _TITLES[alone.arm],
-                f"{alone.steps:,}",
-                f"{alone.lines[0]['images']:,}",
-                f"{alone.passes / 1000:,.0f}",
-                f"{alone.minutes:.1f}",
-                _words(alone.agreement),
-                *([_words(one.agreement) for one in with_others] or ["–"]),
+                _TITLES[arm],
+                f"{steps:,}",
+                f"{first.lines[0]['images']:,}",
+                f"{first.passes / 1000:,.0f}",
+                f"{first.minutes:.1f}",
+                *("–" if row is None else _words(row.agreement) for row in found.values()),
             )
         )
     head = (
@@ -101,6 +108,7 @@ def carry() -> str:
         "core minutes",
         "alone",
         "and procedural, half each",
+        "and features",
     )
     return markdown_table(head, rows)
 
@@ -113,7 +121,7 @@ def precision() -> str:
             {
                 (line["steps"], line["seed"]): line["agreement"]
                 for line in _lines()
-                if line["arm"] == arm and line["precision"] == kind and not line["beside_procedural"]
+                if line["arm"] == arm and line["precision"] == kind and line["how"] == "alone"
             }
             for kind in ("float32", _PRECISION)
         ]
@@ -148,12 +156,14 @@ def picture() -> str:
 
 
 def draw_carry(folder: Path) -> None:
-    """Draw the agreement of each arm over steps, passes and minutes; controls are dashed."""
+    """Draw the agreement of each arm over steps, passes and minutes; controls are dashed, students without the
+    loss of features pale."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
-    arms = [arm for arm in _TITLES if any(row.arm == arm for row in _rows(beside=False))]
-    for number, arm in enumerate(arms):
-        rows = [row for row in _rows(beside=False) if row.arm == arm]
+    drawn = [row for how in ("alone", "features") for row in _rows(how)]
+    arms = [arm for arm in _TITLES if any(row.arm == arm for row in drawn)]
+    for (number, arm), how in itertools.product(enumerate(arms), ("alone", "features")):
+        rows = [row for row in drawn if (row.arm, row.how) == (arm, how)]
         for axes, xs in zip(
             panels,
             (
@@ -171,7 +181,8 @@ def draw_carry(folder: Path) -> None:
                 color="black" if arm == "real" else f"C{number}",
                 ms=4,
                 lw=1.2,
-                label=_TITLES[arm].replace("`", ""),
+                alpha=1.0 if how == "features" else 0.4,
+                label=_TITLES[arm].replace("`", "") + ", features" * (how == "features"),
             )
     for axes, label in zip(
         panels,
@@ -182,18 +193,18 @@ def draw_carry(folder: Path) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         axes.grid(alpha=0.3)
-    panels[0].set_xticks(sorted({row.steps for row in _rows(beside=False)}))
+    panels[0].set_xticks(sorted({row.steps for row in drawn}))
     panels[0].set_ylabel("agreement with the teacher, %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", frameon=False, fontsize=8)
     save_figure(figure, folder / PICTURE)
 
 
-def _rows(*, beside: bool) -> Iterator[_Row]:
+def _rows(how: str) -> Iterator[_Row]:
     lines = [line for line in _lines() if line["precision"] == _PRECISION]
     for arm in _TITLES:
-        of_arm = [line for line in lines if line["arm"] == arm and line["beside_procedural"] is beside]
+        of_arm = [line for line in lines if line["arm"] == arm and line["how"] == how]
         for steps in sorted({line["steps"] for line in of_arm}):
-            yield _Row(arm, steps, beside, [line for line in of_arm if line["steps"] == steps])
+            yield _Row(arm, steps, how, [line for line in of_arm if line["steps"] == steps])
 
 
 def _lines() -> list[Line]:
