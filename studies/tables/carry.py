@@ -156,8 +156,10 @@ def picture() -> str:
 
 
 def draw_carry(folder: Path) -> None:
-    """Draw the agreement of each arm over steps, passes and minutes; controls are dashed, students without the
-    loss of features pale."""
+    """Draw the agreement of each arm over steps, passes and minutes; controls are dashed.
+
+    Students without the loss of features are pale.
+    """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     drawn = [row for how in ("alone", "features") for row in _rows(how)]
