@@ -4,22 +4,27 @@
 
 On the public ResNet-20 (`resnet20-12fca82f.th` of github.com/akamaster/pytorch_resnet_cifar10): images of
 DeepInversion with several settings, how many steps reach the teacher's decision, and how often its class
-changes when an image is changed; the last also on a LeNet-5 that is trained here on digits. Real images are
-of the training folder of CIFAR-10.
+changes when an image is changed; the last also on a LeNet-5 that is trained here on digits. Whether
+impressions keep their class when they are mirrored is measured on teachers of coloured digits, too
+(`studies/colour.py`). Real images are of the training folder of CIFAR-10. `--only` measures some parts again
+and keeps the lines of the others.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 
+import colour
 from carry import load_images, load_teacher
-from records import RESULTS, Line, made_with, write_lines
+from records import RESULTS, Line, made_with, read_lines, write_lines
 from zskd.config.data import DataConfig
+from zskd.config.loading import load_recipe
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.training import TeacherConfig
 from zskd.config.transforms import AugmentConfig, WarpConfig
@@ -32,11 +37,13 @@ from zskd.models.classifier import Classifier
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.methods.boundary import Boundary
+from zskd.synthesis.mirrors import share_mirrored
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.training import train_teacher
 
 LINES = RESULTS / "choices.json"
+PARTS = ("inversion", "pairs", "changes", "mirrors")
 IMAGES = 100
 """Of a batch of DeepInversion, and of real ones beside it."""
 PAIRS = 500
@@ -170,14 +177,34 @@ def changes(teacher: Classifier, name: str, real: Images) -> Iterator[Line]:
         yield {"part": "changes", "teacher": name, "images": kind, "n": len(images), "same_class": same}
 
 
-def digits_teacher() -> tuple[Classifier, Images]:
-    """Return a LeNet-5 that is trained on digits, and the training images."""
+def mirrors(teacher: Classifier, name: str, real: Images) -> Iterator[Line]:
+    """Yield how often a teacher predicts the same class for mirrored images: real ones, and impressions."""
+    with torch.no_grad():
+        same = teacher(real).argmax(1) == teacher(real.flip(3)).argmax(1)
+    line = {"part": "mirrors", "teacher": name}
+    yield line | {"images": "real", "n": len(real), "same_class": percent(same)}
+    recipe = load_recipe(None, {"preset": "batch_norm"})
+    spec = SetSpec(method=recipe.method, count=IMAGES, targets=recipe.targets, synthesis=recipe.synthesis)
+    share = share_mirrored(teacher, spec)
+    yield line | {"images": "impressions", "n": IMAGES, "same_class": 100 * share}
+
+
+def of_colours(out: Path) -> Iterator[Line]:
+    """Yield the lines of `mirrors` for the teachers of coloured digits."""
+    base = colour.SETTINGS["base"]
+    real = colour.load_images(base).validation.images[:ASKED]
+    for network in colour.NETWORKS:
+        teacher = colour.open_or_train(network, base.data, base.norm, out).freeze()
+        yield from mirrors(teacher, network, real)
+
+
+def digits_teacher() -> tuple[Classifier, str, Images]:
+    """Return a LeNet-5 that is trained on digits, its name, and the training images."""
     data = load_data(DataConfig(name="digits"), (1, 32, 32))
     architecture = describe("lenet5", shape=(1, 32, 32), classes=10)
     untrained = Classifier(fresh_weights(lambda: build(architecture, run_code=False), seed=0))
-    return train_teacher(
-        untrained, data, TeacherConfig(epochs=30.0, batch_size=64), seed=0
-    ), data.train.images
+    trained = train_teacher(untrained, data, TeacherConfig(epochs=30.0, batch_size=64), seed=0)
+    return trained, "lenet5", data.train.images
 
 
 def main() -> None:
@@ -187,20 +214,23 @@ def main() -> None:
     )
     parser.add_argument("--teachers", type=Path, default=Path("teachers"))
     parser.add_argument("--cifar", type=Path, default=Path("cifar"))
+    parser.add_argument("--out", type=Path, default=Path("runs/colour"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     given = parser.parse_args()
     with use_threads(1):
         teacher = load_teacher(given.teachers).freeze()
         train = load_images(given.cifar).train
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
         real = train.images[order[:ASKED]]
-        lenet, digits = digits_teacher()
-        lines = [
-            *inversions(teacher, real),
-            *pairs(teacher),
-            *changes(teacher, "resnet20", real),
-            *changes(lenet, "lenet5", digits),
-        ]
-    write_lines(LINES, [line | made_with() for line in lines])
+        measured: dict[str, Callable[[], Iterator[Line]]] = {
+            "inversion": lambda: inversions(teacher, real),
+            "pairs": lambda: pairs(teacher),
+            "changes": lambda: chain(changes(teacher, "resnet20", real), changes(*digits_teacher())),
+            "mirrors": lambda: chain(mirrors(teacher, "resnet20", real), of_colours(given.out)),
+        }
+        made = [line | made_with() for part in given.only for line in measured[part]()]
+    kept = [line for line in read_lines(LINES) if line["part"] not in given.only]
+    write_lines(LINES, sorted([*kept, *made], key=lambda line: PARTS.index(line["part"])))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """Freeze the default: `python studies/freeze.py "why"` appends its hash to results/frozen.jsonl.
 
+With `--preset batch_norm`, that of the preset that the rule chooses for teachers with batch-norm, to
+results/frozen-batch-norm.jsonl: chosen on coloured digits and on images held out of the training folder of
+CIFAR-10 (results/carry.json, results/colour.json).
+
 The hash covers all settings that make a student from a teacher, also the size of the set. They were chosen
 on digits and MNIST (results/tuning/better.jsonl). Fashion-MNIST and the twins are run with exactly these
 settings, and the first run counts. Earlier frozen settings stay in the file.
@@ -7,18 +11,20 @@ settings, and the first run counts. Earlier frozen settings stay in the file.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
 from records import RESULTS
 from zskd.config.identity import identity
 from zskd.config.loading import load_recipe
+from zskd.config.rule import RULE
 from zskd.core.files import sha256_json
 from zskd.core.versions import source_commit
 
 FROZEN = RESULTS / "frozen.jsonl"
+FROZEN_BATCH_NORM = RESULTS / "frozen-batch-norm.jsonl"
 
 
 def frozen_settings(recipe: str) -> dict[str, Any]:
@@ -28,19 +34,30 @@ def frozen_settings(recipe: str) -> dict[str, Any]:
     return settings | {"teacher": values["teacher"]}
 
 
+def frozen_preset() -> dict[str, Any]:
+    """Return the settings by which the preset for batch-norm makes its students, and the size of its set."""
+    row = next(row for group in RULE for row in group if row.values.get("preset") == "batch_norm")
+    values = identity(load_recipe("my-teacher", dict(row.values)))
+    return {name: values[name] for name in ("method", "count", "targets", "synthesis", "distill")}
+
+
 def main() -> None:
     """Append a line; refuse recipes that differ."""
-    settings = frozen_settings("mnist")
-    if settings != frozen_settings("fashion-mnist"):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("why")
+    parser.add_argument("--preset", choices=["batch_norm"])
+    given = parser.parse_args()
+    settings = frozen_preset() if given.preset else frozen_settings("mnist")
+    if not given.preset and settings != frozen_settings("fashion-mnist"):
         raise SystemExit("the recipes mnist and fashion-mnist differ: give both the same settings")
     line = {
         "frozen": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "sha256": sha256_json(settings),
-        "why": sys.argv[1],
+        "why": given.why,
         "commit": source_commit(),
         "settings": settings,
     }
-    with FROZEN.open("a") as stream:
+    with (FROZEN_BATCH_NORM if given.preset else FROZEN).open("a") as stream:
         stream.write(json.dumps(line) + "\n")
     print(line["sha256"])
 

@@ -81,13 +81,43 @@ def changes() -> str:
     return markdown_table(("teacher, images", *_CHANGES), rows)
 
 
+def mirrors() -> str:
+    """How often a teacher predicts the same class when images are mirrored."""
+    lines = _lines("mirrors")
+    by_teacher: dict[str, dict[str, Line]] = {}
+    for line in lines:
+        by_teacher.setdefault(line["teacher"], {})[line["images"]] = line
+    rows = [
+        (_MIRRORED[name], *(f"{of[kind]['same_class']:.0f} %" for kind in ("real", "impressions")))
+        for name, of in by_teacher.items()
+    ]
+    return markdown_table(("teacher", "real images", "impressions made without flips"), rows)
+
+
+def mirrors_provenance() -> str:
+    """How the mirrored images were measured."""
+    lines = _lines("mirrors")
+    counts = {line["images"]: line["n"] for line in lines}
+    return f"{counts['real']:,} real images, {counts['impressions']} impressions; {_how(lines[0])}"
+
+
 def provenance() -> str:
-    """How all of it was measured."""
-    of = read_lines(RESULTS / "choices.json")[0]
+    """How the other parts were measured."""
+    return _how(_lines("inversion")[0])
+
+
+def _how(of: Line) -> str:
     return (
         f"{of['processor']['name']}; torch {of['versions']['torch']}; commit {of['commit'][:8]}; "
         f"`{of['command']}`"
     )
+
+
+_MIRRORED = {
+    "resnet20": "CIFAR-10 ResNet-20",
+    "resnet8": "coloured digits ResNet-8",
+    "depthwise": "coloured digits depthwise chain",
+}
 
 
 def _lines(part: str) -> list[Line]:
@@ -98,5 +128,7 @@ CHOICES_TABLES: dict[str, Callable[[], str]] = {
     "inversion": inversion,
     "pairs": pairs,
     "changes": changes,
+    "mirrors": mirrors,
+    "mirrors-provenance": mirrors_provenance,
     "choices-provenance": provenance,
 }

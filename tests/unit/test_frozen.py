@@ -34,6 +34,24 @@ def test_the_default_is_the_recipe_that_was_frozen_last(
     assert all(sha256_json(line["settings"]) == line["sha256"] for line in lines)
 
 
+def test_the_preset_for_batch_norm_is_the_one_that_was_frozen_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies"))
+    sys.modules.pop("freeze", None)
+    from freeze import frozen_preset
+
+    text = (ROOT / "results" / "frozen-batch-norm.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    settings = frozen_preset()
+    assert sha256_json(settings) == lines[-1]["sha256"]
+    assert all(sha256_json(line["settings"]) == line["sha256"] for line in lines)
+    # the bench makes its students so, but for their number of steps and images
+    default = next(one for one in plan_cells(load_experiment("bench-cifar-public")) if one.arm_name == "default")
+    values = identity(default.recipe)
+    assert (values["method"], values["targets"]) == (settings["method"], settings["targets"])
+    assert values["synthesis"] == settings["synthesis"] | {"precision": "bfloat16"}
+    assert values["distill"] == settings["distill"] | {"precision": "bfloat16"}
+
+
 @pytest.mark.parametrize("name", ["better-mnist", "better-fashion-mnist"])
 def test_the_experiment_runs_exactly_that(name: str, lines: list[dict[str, Any]]) -> None:
     frozen = lines[-1]["settings"]
