@@ -19,7 +19,7 @@ from typing import Any
 from records import RESULTS
 from zskd.config.identity import identity
 from zskd.config.loading import load_recipe
-from zskd.config.rule import RULE
+from zskd.config.rule import TeacherFacts, choose
 from zskd.core.files import sha256_json
 from zskd.core.versions import source_commit
 
@@ -36,8 +36,8 @@ def frozen_settings(recipe: str) -> dict[str, Any]:
 
 def frozen_preset() -> dict[str, Any]:
     """Return the settings by which the preset for batch-norm makes its students, and the size of its set."""
-    row = next(row for group in RULE for row in group if row.values.get("preset") == "batch_norm")
-    values = identity(load_recipe("my-teacher", dict(row.values)))
+    rows = choose(TeacherFacts(batch_norms=1, chain=False))
+    values = identity(load_recipe("my-teacher", dict(rows[0].values)))
     return {name: values[name] for name in ("method", "count", "targets", "synthesis", "distill")}
 
 

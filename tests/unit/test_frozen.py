@@ -45,7 +45,9 @@ def test_the_preset_for_batch_norm_is_the_one_that_was_frozen_last(monkeypatch: 
     assert sha256_json(settings) == lines[-1]["sha256"]
     assert all(sha256_json(line["settings"]) == line["sha256"] for line in lines)
     # the bench makes its students so, but for their number of steps and images
-    default = next(one for one in plan_cells(load_experiment("bench-cifar-public")) if one.arm_name == "default")
+    default = next(
+        one for one in plan_cells(load_experiment("bench-cifar-public")) if one.arm_name == "default"
+    )
     values = identity(default.recipe)
     assert (values["method"], values["targets"]) == (settings["method"], settings["targets"])
     assert values["synthesis"] == settings["synthesis"] | {"precision": "bfloat16"}

@@ -15,12 +15,14 @@ from zskd.config.registry import HALF
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherFacts:
-    """What the rule reads."""
+    """What the rule reads of a teacher and of what is asked for."""
 
     batch_norms: int
     """Layers that keep running statistics of their inputs."""
     chain: bool
     """Whether the network is one plain chain of layers, so that `half` of it can be made."""
+    limited: bool = False
+    """Whether a budget of minutes or passes says how much is made of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,11 @@ class Row:
 
 RULE = (
     (
+        Row(
+            values={"preset": "batch_norm", "count": 60_000},
+            when="has batch-norm and a budget says how many fit",
+            holds=lambda facts: facts.batch_norms > 0 and facts.limited,
+        ),
         Row(
             values={"preset": "batch_norm", "count": 6_000},
             when="has batch-norm",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def recipe_for(
     Raises:
         ZskdError: as for `load_recipe`.
     """
-    rows = choose(facts_of(teacher))
+    asked = load_recipe(recipe, overrides)
+    limited = asked.budget is not None or asked.passes is not None
+    rows = choose(replace(facts_of(teacher), limited=limited))
     chosen = choices(recipe, overrides or {}, rows)
     chosen = {key: value for key, value in chosen.items() if only is None or key in only}
     for row in rows:
