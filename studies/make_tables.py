@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from records import ROOT
+from tables.bench import BENCH_TABLES
 from tables.better import BETTER_TABLES
 from tables.carry import CARRY_TABLES, draw_carry
 from tables.choices import CHOICES_TABLES
@@ -63,6 +64,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **PRESETS_TABLES,
     **RESULTS_TABLES,
     **SPEED_TABLES,
+    **BENCH_TABLES,
     **BETTER_TABLES,
     **CARRY_TABLES,
     **CHOICES_TABLES,

@@ -2,11 +2,13 @@
 
     python studies/signals.py measure mnist --data-dir data --runs runs/mnist-experiment
     python studies/signals.py measure better-mnist --twin inverted --data-dir data
+    python studies/signals.py measure-carry --teachers teachers --data-dir cifar --runs runs/carry
     python studies/signals.py fit
 
 `measure` adds a line to results/signal.json for each student that has none yet; run it once for each
-experiment. `fit` writes src/zskd/evaluation/agreement.json from the lines of digits and MNIST alone; all
-other data sets are only for testing.
+experiment. `measure-carry` does so for students of studies/carry.py, on the images that they were compared
+on. `fit` writes src/zskd/evaluation/agreement.json: the law from the lines of digits and MNIST alone, all
+other data sets are only for testing; the range for teachers with batch-norm from all lines of such teachers.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from carry import load_images, load_teacher
 from records import RESULTS, ROOT, Line, read_lines, write_lines
 from zskd.core.files import write_json
 from zskd.core.types import Images
 from zskd.core.versions import source_commit
 from zskd.data.datasets import load_data
-from zskd.evaluation.agreement import Estimate, Law, conclude, weakest_classes
+from zskd.evaluation.agreement import Estimate, Law, Multiples, conclude, weakest_classes
 from zskd.evaluation.metrics import predict
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure
 from zskd.experiment.definition import Experiment, load_experiment, on_twin
@@ -36,6 +40,18 @@ from zskd.models.classifier import Classifier
 from zskd.transfer_set.manifest import REAL
 
 LINES, FITTED = RESULTS / "signal.json", ROOT / "src" / "zskd" / "evaluation" / "agreement.json"
+MULTIPLES = FITTED.with_name("multiples.json")
+STATISTICS_TITLES = {
+    "cifar10-train": "CIFAR-10",
+    "digits-colour": "coloured digits",
+    "digits-textured": "textured digits",
+    "digits-pairs": "pairs of digits",
+    "fashion-mnist": "Fashion-MNIST",
+    "folder": "CIFAR-10, test images",
+}
+"""Data sets of teachers with batch-norm."""
+CARRY = "cifar10-train"
+"""Name of the data set of studies/carry.py: images held out of the training folder."""
 FIT = ("digits", "mnist")
 """Data sets that the law is fitted on. The others must not influence it."""
 NEAR = 5.0
@@ -76,6 +92,28 @@ def left_out(lines: Sequence[Line]) -> list[tuple[float, float]]:
     return found
 
 
+def of_statistics(lines: Sequence[Line]) -> list[Line]:
+    """Return the lines of students without data whose teacher has batch-norm."""
+    return [line for line in lines if line["signals"].get("with_statistics") and not line["real"]]
+
+
+def statistics_ratio(line: Line) -> float:
+    """Return the disagreement on real images in multiples of that on impressions with statistics."""
+    true = max(100 - line["agreement"], 50 / line["test_images"])
+    return true / max(100 - line["signals"]["with_statistics"][1], 0.1)
+
+
+def fit_multiples(lines: Sequence[Line]) -> Multiples:
+    """Return what the ratios of all data sets are in: the middle nine tenths of each one, and some slack."""
+    by_data: dict[str, list[float]] = {}
+    for line in of_statistics(lines):
+        by_data.setdefault(line["dataset"], []).append(statistics_ratio(line))
+    ends = [np.quantile(ratios, [0.05, 0.95]) for ratios in by_data.values()]
+    low, high = min(one[0] for one in ends), max(one[1] for one in ends)
+    data = tuple(STATISTICS_TITLES.get(name, name) for name in by_data)
+    return Multiples(round(float(low) / SLACK, 2), round(float(high) * SLACK, 2), data)
+
+
 def fit(lines: Sequence[Line]) -> Law:
     """Fit the law: a factor, each data set with equal weight, and a spread covering the left-out errors."""
     used = [line for line in near(lines) if line["dataset"] in FIT]
@@ -94,10 +132,12 @@ def fit(lines: Sequence[Line]) -> Law:
     )
 
 
-def concluded(line: Line, law: Law) -> Estimate:
+def concluded(line: Line, law: Law, multiples: Multiples | None = None) -> Estimate:
     """Return the estimate for a line."""
-    signals = Signals(**{**line["signals"], "by_class": tuple(line["signals"]["by_class"])})
-    return conclude(signals, tuple(map(str, range(line["classes"]))), line["channels"], law)
+    signals = Signals(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in line["signals"].items()}
+    )
+    return conclude(signals, tuple(map(str, range(line["classes"]))), line["channels"], law, multiples)
 
 
 def measured(record: Record, teacher: Classifier, student: Classifier, probes: Probes, test: Images) -> Line:
@@ -116,8 +156,6 @@ def measured(record: Record, teacher: Classifier, student: Classifier, probes: P
         raise SystemExit(
             f"{record.cell}: the record is of other images or another student: check --runs and --data-dir"
         )
-    by_class = [float(same[of_teacher == k].double().mean()) for k in range(teacher.classes)]
-    signals = measure(teacher, student, probes)
     return {
         "dataset": record.dataset,
         "experiment": record.experiment,
@@ -125,21 +163,63 @@ def measured(record: Record, teacher: Classifier, student: Classifier, probes: P
         "arm": record.arm,
         "seed": record.seed,
         "real": record.method == REAL,
-        "agreement": record.teacher_agreement,
-        "test_images": record.test_images,
-        "worst_class": int(np.argmin(by_class)),
+    } | facts(teacher, student, probes, same, of_teacher)
+
+
+def facts(teacher: Classifier, student: Classifier, probes: Probes, same: Tensor, of_teacher: Tensor) -> Line:
+    """Return the part of a line that is measured.
+
+    Args:
+        teacher: of the student.
+        student: to be measured.
+        probes: made for the teacher.
+        same: whether both predict the same class of each real image (N,).
+        of_teacher: the classes that the teacher predicts (N,).
+    """
+    by_class = [float(same[of_teacher == k].double().mean()) for k in range(teacher.classes)]
+    signals = {
+        key: value for key, value in asdict(measure(teacher, student, probes)).items() if value is not None
+    }
+    return {
+        "agreement": 100 * float(same.double().mean()),
+        "test_images": len(same),
+        "worst_class": int(np.nanargmin(by_class)),
         "classes": teacher.classes,
         "channels": teacher.spec.shape[0],
         "signals": {
             key: [one if one is None else round(one, 6) for one in value]
             if isinstance(value, tuple)
             else round(value, 6)
-            for key, value in asdict(signals).items()
+            for key, value in signals.items()
         },
-        "teacher_sha256": record.teacher_sha256,
-        "student_sha256": record.student_sha256,
+        "teacher_sha256": teacher.fingerprint(),
+        "student_sha256": student.fingerprint(),
         "commit": source_commit(),
     }
+
+
+def measure_carry(teachers: Path, cifar: Path, runs: Path) -> None:
+    """Add the lines of the students of studies/carry.py."""
+    teacher, images = load_teacher(teachers).freeze(), load_images(cifar).validation.images
+    probes, of_teacher, lines = make_probes(teacher), predict(teacher, images), measured_lines()
+    known = {line["student_sha256"] for line in lines}
+    for folder in sorted(card.parent for card in runs.glob("*/card.json")):
+        student = load_checkpoint(folder)[0].freeze()
+        if student.fingerprint() in known:
+            continue
+        arm, seed = folder.name.split("-")[0], int(folder.name.rpartition("-")[2])
+        same = predict(student, images) == of_teacher
+        line = {"dataset": CARRY, "experiment": "carry", "cell": folder.name, "arm": arm, "seed": seed}
+        line |= {"real": arm == "real"}
+        lines.append(line | facts(teacher, student, probes, same, of_teacher))
+    save(lines)
+
+
+def save(lines: list[Line]) -> None:
+    """Write all lines."""
+    lines.sort(key=lambda line: (line["dataset"], line["cell"], line["student_sha256"]))
+    write_lines(LINES, lines)
+    print(f"{len(lines)} students in {LINES.name}")
 
 
 def measure_experiment(experiment: Experiment, runs: Path, results: Path) -> None:
@@ -159,9 +239,7 @@ def measure_experiment(experiment: Experiment, runs: Path, results: Path) -> Non
             if probes is not None and (made / "card.json").is_file():
                 student = load_checkpoint(made)[0].freeze()
                 lines.append(measured(record, teacher, student, probes, test))
-    lines.sort(key=lambda line: (line["dataset"], line["cell"], line["student_sha256"]))
-    write_lines(LINES, lines)
-    print(f"{len(lines)} students in {LINES.name}")
+    save(lines)
 
 
 def named_worst(line: Line) -> bool:
@@ -175,16 +253,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("measure", "fit"))
+    parser.add_argument("what", choices=("measure", "measure-carry", "fit"))
     parser.add_argument("experiment", nargs="?")
     parser.add_argument("--twin", choices=("transposed", "inverted", "permuted"))
     parser.add_argument("--data-dir", default=None)
     parser.add_argument("--runs", type=Path, help="folder of the experiment; absent: runs/NAME-experiment")
+    parser.add_argument("--teachers", type=Path, default=Path("teachers"))
     parser.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "fit":
         write_json(FITTED, asdict(fit(measured_lines())))
+        write_json(MULTIPLES, asdict(fit_multiples(measured_lines())))
+    elif args.what == "measure-carry":
+        measure_carry(args.teachers, Path(args.data_dir or "cifar"), args.runs or Path("runs/carry"))
     elif args.experiment is None:
         parser.error("name the experiment to measure")
     else:

@@ -10,11 +10,26 @@ from statistics import median
 from matplotlib.figure import Figure
 
 from records import Line
-from signals import FIT, concluded, fit, left_out, measured_lines, named_worst, near
+from signals import (
+    FIT,
+    STATISTICS_TITLES,
+    concluded,
+    fit,
+    fit_multiples,
+    left_out,
+    measured_lines,
+    named_worst,
+    near,
+    of_statistics,
+    statistics_ratio,
+)
 from tables.common import TITLES, shown_picture
 from zskd.core.tables import markdown_table
+from zskd.evaluation.agreement import Multiples
 from zskd.evaluation.figures import save_figure
 
+_CLOSE = 90.0
+"""Agreement of a student that is near its teacher, in percent."""
 _KINDS = ("near the best", "others", "real images")
 _COLOURS = ("#1b6ca8", "#3a9d5d", "#c2571a", "#7d4fa0", "#a08a2c", "#555555", "#d0569b", "#2bb3b3", "#111111")
 PICTURE = "signal.png"
@@ -22,8 +37,8 @@ PICTURE = "signal.png"
 
 @cache
 def _groups() -> dict[tuple[str, str], list[Line]]:
-    """Students by data set and kind, the data sets of the fit first."""
-    lines = measured_lines()
+    """Students of teachers without batch-norm, by data set and kind, the data sets of the fit first."""
+    lines = [line for line in measured_lines() if not line["signals"].get("with_statistics")]
     close = {line["student_sha256"] for line in near(lines)}
     names = sorted({line["dataset"] for line in lines}, key=lambda name: (name not in FIT, name))
     groups: dict[tuple[str, str], list[Line]] = {}
@@ -158,6 +173,50 @@ def weakest() -> str:
     return markdown_table(("data", "the weakest class is among the three listed"), rows)
 
 
+def statistics() -> str:
+    """For teachers with batch-norm: disagreement on real images beside that on impressions."""
+    lines, rows = of_statistics(measured_lines()), []
+    for name in dict.fromkeys(line["dataset"] for line in lines):
+        own = [line for line in lines if line["dataset"] == name]
+        others = [line for line in lines if line["dataset"] != name]
+        ratios = sorted(map(statistics_ratio, own))
+        true = [line["agreement"] for line in own]
+        rows.append(
+            (
+                STATISTICS_TITLES.get(name, name),
+                str(len(own)),
+                f"{min(true):.1f}–{max(true):.1f}",
+                f"{ratios[0]:.2f}–{ratios[-1]:.2f}, median {median(ratios):.2f}",
+                _inside(own, fit_multiples(lines)),
+                _inside(own, fit_multiples(others)) if others else "–",
+                f"{median(_width(line) for line in own if line['agreement'] >= _CLOSE):.1f}"
+                if any(value >= _CLOSE for value in true)
+                else "–",
+            )
+        )
+    head = (
+        "data",
+        "students without data",
+        "true agreement, %",
+        "disagreement, real / impressions",
+        "in the interval",
+        "in that of the other data",
+        f"median width where the true agreement is {_CLOSE:g} or more, points",
+    )
+    return markdown_table(head, rows)
+
+
+def _inside(lines: Sequence[Line], multiples: Multiples) -> str:
+    law = fit(measured_lines())
+    found = [(line["agreement"], concluded(line, law, multiples)) for line in lines]
+    return _share(sum(one.low <= true <= one.high for true, one in found), len(found))
+
+
+def _width(line: Line) -> float:
+    found = concluded(line, fit(measured_lines()))
+    return found.high - found.low
+
+
 def picture() -> str:
     """The picture of intervals and true values."""
     return shown_picture("estimated against true agreement", PICTURE, measured_lines())
@@ -168,14 +227,14 @@ def draw(folder: Path) -> None:
     law = fit(measured_lines())
     figure = Figure(figsize=(7.5, 6))
     axes = figure.add_subplot()
-    names = list(dict.fromkeys(name for name, _ in _groups()))
-    for name, colour in zip(names, _COLOURS * len(names), strict=False):
-        lines = [
-            x
-            for (data, kind), some in _groups().items()
-            for x in some
-            if data == name and kind != "real images"
-        ]
+    groups: dict[str, list[Line]] = {}
+    for (name, kind), some in _groups().items():
+        if kind != "real images":
+            groups.setdefault(_title(name), []).extend(some)
+    for line in of_statistics(measured_lines()):
+        title = STATISTICS_TITLES.get(line["dataset"], line["dataset"])
+        groups.setdefault(title, []).append(line)
+    for (title, lines), colour in zip(groups.items(), _COLOURS * len(groups), strict=False):
         for line in lines:
             found, true = concluded(line, law), max(100 - line["agreement"], 0.05)
             axes.plot(
@@ -183,7 +242,7 @@ def draw(folder: Path) -> None:
             )
             if found.percent is not None:
                 axes.plot(true, 100 - found.percent, "o", color=colour, ms=4)
-        axes.plot([], [], "o-", color=colour, ms=4, label=_title(name))
+        axes.plot([], [], "o-", color=colour, ms=4, label=title)
     axes.plot([0.3, 90], [0.3, 90], color="black", lw=0.8, ls=":")
     axes.set(xscale="log", yscale="log", xlabel="true disagreement on test images, %")
     axes.set_ylabel("estimated without data, %: number and interval, or interval alone")
@@ -194,6 +253,7 @@ def draw(folder: Path) -> None:
 ESTIMATE_TABLES: dict[str, Callable[[], str]] = {
     "estimate-coverage": coverage,
     "estimate-alone": alone,
+    "estimate-statistics": statistics,
     "estimate-law": law_facts,
     "estimate-teachers": teachers,
     "estimate-weakest": weakest,

@@ -11,15 +11,28 @@ import pytest
 import torch
 
 from zskd.core.errors import ZskdError
+from zskd.distillation.batch_norm import take_statistics
 from zskd.evaluation import probes as probes_module
-from zskd.evaluation.agreement import EstimateRecord, Law, conclude, estimate_agreement, fitted_law
+from zskd.evaluation.agreement import (
+    EstimateRecord,
+    Law,
+    Multiples,
+    conclude,
+    estimate_agreement,
+    fitted_law,
+    fitted_multiples,
+)
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure, unexplained
-from zskd.models.classifier import Classifier
-from zskd.models.factory import half
+from zskd.models.batch_statistics import reading_statistics
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import build, describe, fresh_weights, half
+from zskd.synthesis.inversion.initial import draw_initial
+from zskd.synthesis.spec import HELD_OUT
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = tuple("abcdefghij")
 LAW = Law(1.5, 2.0, (0.01, 0.1), 0.25, (10,), (1,), ("digits", "MNIST"))
+MULTIPLES = Multiples(0.25, 1.5, ("coloured digits", "CIFAR-10"))
 SIGNALS = Signals(0.02, 0.2, 30.0, (0.1, 0.5, None, 0.4, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0))
 
 
@@ -150,6 +163,60 @@ def test_out_of_reach_there_is_a_bracket_and_a_reason(signals: Signals, channels
     assert words in text
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_with_batch_norm_the_bracket_is_a_range_of_multiples(channels: int) -> None:
+    signals = replace(SIGNALS, with_statistics=(80.0, 84.0, 88.0))
+    found = conclude(signals, NAMES, channels, LAW, MULTIPLES)
+    assert found.percent is None
+    assert (found.low, found.high) == pytest.approx((100 - 1.5 * 20, 100 - 0.25 * 12))
+    assert found.weakest == ("b", "d", "f")
+    text = " ".join(found.lines())
+    assert "somewhere in [70.0, 97.0] %" in text
+    assert "16 % of impressions" in text
+    assert "0.25 to 1.5 times as often" in text
+    assert "coloured digits, CIFAR-10" in text
+    useless = replace(SIGNALS, with_statistics=(5.0, 10.0, 15.0))
+    assert conclude(useless, NAMES, channels, LAW, MULTIPLES).low == 0
+
+
+def test_the_probes_of_a_teacher_with_batch_norm_have_its_statistics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probes_module, "_WITH_STATISTICS", 40)
+    monkeypatch.setattr(probes_module, "_NOISE", 60)
+    architecture = describe("lenet5_bn", shape=(1, 32, 32), classes=4)
+    network = fresh_weights(lambda: build(architecture, run_code=False), 0)
+    teacher = Classifier(network, spec=InputSpec(shape=(1, 32, 32)))
+    # statistics of images that are not like the start images
+    data = draw_initial("shapes", range(100), seed=1, shape=(1, 32, 32), box=(0, 1))
+    take_statistics(teacher, [data.square()])
+    probes = make_probes(teacher.freeze())
+    assert probes.statistics
+    assert probes.share == 1
+    assert len(probes.still) == len(probes.moved) == 40
+    # nearer to the statistics than the pictures that they began as
+    starts = draw_initial(
+        "procedural", [HELD_OUT + i for i in range(40)], seed=0, shape=(1, 32, 32), box=(0, 1)
+    )
+    assert distance(teacher, probes.still) < 0.5 * distance(teacher, starts)
+    itself = estimate_agreement(teacher, teacher, probes)
+    assert itself.signals.with_statistics is not None
+    assert itself.signals.with_statistics[1] == 100
+    assert itself.high == 100
+    student = Classifier(half(teacher.module), spec=teacher.spec).freeze()
+    found = estimate_agreement(teacher, student, probes)
+    same = (student(probes.still).argmax(1) == teacher(probes.still).argmax(1)).double().mean()
+    assert found.signals.with_statistics is not None
+    assert found.signals.with_statistics[1] == pytest.approx(100 * float(same))
+    assert found.low < itself.low
+
+
+def distance(teacher: Classifier, images: torch.Tensor) -> float:
+    with torch.no_grad(), reading_statistics(teacher) as layers:
+        teacher(images)
+    return sum(float((one.mean - one.running_mean).norm()) for one in layers)
+
+
 def test_other_numbers_of_classes_are_out_of_reach() -> None:
     found = conclude(replace(SIGNALS, by_class=(0.1, 0.2)), ("cat", "dog"), 1, LAW)
     assert found.percent is None
@@ -175,6 +242,22 @@ def test_a_record_holds_numbers_and_words() -> None:
 
 def test_the_law_is_what_the_script_makes_of_the_records(signals_script: Any) -> None:
     assert signals_script.fit(signals_script.measured_lines()) == fitted_law()
+
+
+def test_the_multiples_are_what_the_script_makes_of_the_records(signals_script: Any) -> None:
+    lines = signals_script.measured_lines()
+    found = signals_script.fit_multiples(lines)
+    assert found == fitted_multiples()
+    assert 0 < found.least < found.most
+    of = signals_script.of_statistics(lines)
+    inside = [
+        one.low <= line["agreement"] <= one.high
+        for line in of
+        if (one := signals_script.concluded(line, fitted_law()))
+    ]
+    assert sum(inside) >= 0.9 * len(inside)
+    worse = [one | {"agreement": 1.0} if one["real"] else one for one in lines]
+    assert signals_script.fit_multiples(worse) == found, "students of real images come into it"
 
 
 def test_other_data_sets_do_not_come_into_it(signals_script: Any) -> None:

@@ -4,7 +4,8 @@ The law: the disagreement on real images is proportional to the share of the tea
 impressions that the student misses. It holds for teachers whose class impressions keep their margin when they
 are moved, as on the data sets of the fit. For other teachers there is only a wide interval. Its upper end is
 the law's; its lower end is that of the law or the agreement on noise, whichever is lower. docs/estimate.md
-shows how reliable both are. `studies/signals.py` fits the numbers in agreement.json to results/signal.json.
+shows how reliable both are. For teachers with batch-norm there is another bracket, by impressions with its
+statistics. `studies/signals.py` fits the numbers in agreement.json and multiples.json to results/signal.json.
 """
 
 from __future__ import annotations
@@ -46,6 +47,17 @@ class Law:
     """Numbers of channels of their images."""
     data: tuple[str, ...]
     """Data sets of the fit."""
+
+
+@dataclass(frozen=True)
+class Multiples:
+    """Disagreement on real images for teachers with batch-norm, in multiples of that on impressions with
+    statistics."""
+
+    least: float
+    most: float
+    data: tuple[str, ...]
+    """Data sets on which it was measured."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +122,18 @@ class EstimateRecord(Artefact):
 @cache
 def fitted_law() -> Law:
     """Return the fitted law of agreement.json."""
-    values: dict[str, Any] = json.loads(
-        (files("zskd.evaluation") / "agreement.json").read_text(encoding="utf-8")
-    )
-    for name, value in values.items():
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return Law(**values)
+    return Law(**_read("agreement.json"))
+
+
+@cache
+def fitted_multiples() -> Multiples:
+    """Return what multiples.json has for teachers with batch-norm."""
+    return Multiples(**_read("multiples.json"))
+
+
+def _read(name: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((files("zskd.evaluation") / name).read_text(encoding="utf-8"))
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes | None = None) -> Estimate:
@@ -139,7 +157,7 @@ def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes 
     probes, law = probes or make_probes(teacher), fitted_law()
     found = measure(teacher, student, probes)
     names, channels = teacher.class_names, teacher.spec.shape[0]
-    if probes.share >= 1:
+    if probes.share >= 1 or probes.statistics:  # of statistics, the interval includes the number of images
         return conclude(found, names, channels, law)
     # the spread of the law includes the error of the usual number of images
     error = sampling_error(teacher, student, probes, law.unexplained[0]) * math.sqrt(1 - probes.share)
@@ -150,7 +168,13 @@ def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes 
     return replace(conclude(found, names, channels, wider), fewer=fewer)
 
 
-def conclude(signals: Signals, class_names: tuple[str, ...], channels: int, fitted: Law) -> Estimate:
+def conclude(
+    signals: Signals,
+    class_names: tuple[str, ...],
+    channels: int,
+    fitted: Law,
+    multiples: Multiples | None = None,
+) -> Estimate:
     """Return the estimate: a pure function of signals and law.
 
     Args:
@@ -158,10 +182,13 @@ def conclude(signals: Signals, class_names: tuple[str, ...], channels: int, fitt
         class_names: of the K classes.
         channels: of the teacher's images.
         fitted: the law.
+        multiples: for teachers with batch-norm; None: the fitted ones.
 
     Returns:
         Estimate and interval in percent; no estimate where the law does not hold.
     """
+    if signals.with_statistics is not None:
+        return _by_statistics(signals, signals.with_statistics, class_names, multiples or fitted_multiples())
     reason = _out_of_reach(signals, len(class_names), channels, fitted)
     least = max(signals.unexplained, fitted.unexplained[0])
     low = _agreement(fitted.factor * least * fitted.spread)
@@ -170,6 +197,21 @@ def conclude(signals: Signals, class_names: tuple[str, ...], channels: int, fitt
     if reason is not None:
         low = min(low, 100 - signals.noise)
     return Estimate(percent, low, high, weakest_classes(signals.by_class, class_names), reason, signals)
+
+
+def _by_statistics(
+    signals: Signals, agreement: tuple[float, float, float], class_names: tuple[str, ...], of_data: Multiples
+) -> Estimate:
+    """Return the bracket for a teacher with batch-norm."""
+    worst, found, best = (100 - one for one in agreement)
+    reason = (
+        f"the student differs from its teacher on {found:.0f} % of impressions with the statistics of its "
+        f"batch-norm, and on real images {of_data.least:g} to {of_data.most:g} times as often, depending on "
+        f"the data ({', '.join(of_data.data)})"
+    )
+    weakest = weakest_classes(signals.by_class, class_names)
+    low, high = max(0.0, 100 - of_data.most * worst), 100 - of_data.least * best
+    return Estimate(None, low, high, weakest, reason, signals)
 
 
 def _agreement(disagreement: float) -> float:

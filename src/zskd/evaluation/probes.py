@@ -1,7 +1,8 @@
 """What is measured of a student on images made for this alone, to estimate its agreement on real ones.
 
 The images are of two kinds. On class impressions, also under random affine maps, the teacher's margins are
-large; on structured noise they are small. Real images lie between.
+large; on structured noise they are small. Real images lie between. The impressions of a teacher
+with batch-norm have its statistics, and soft targets.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
 from zskd.synthesis.inversion.initial import draw_initial
+from zskd.synthesis.methods.base import make_method
 from zskd.synthesis.room import fit_spec
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import HELD_OUT, SetSpec
@@ -33,6 +35,8 @@ from zskd.synthesis.spec import HELD_OUT, SetSpec
 _IMPRESSIONS, _NOISE = 400, 1000
 """Numbers of images per start image, for sets of at least `_USUAL_COUNT` images and teachers that are cheap
 enough; others get a share of them, …"""
+_WITH_STATISTICS = 300
+"""Number of impressions with statistics; they begin as procedural pictures."""
 _FEWEST_IMPRESSIONS, _FEWEST_NOISE = 8, 50
 """… and at least these."""
 _USUAL_COUNT = 1000
@@ -49,6 +53,12 @@ _SYNTHESIS = SynthesisConfig(
     noise_share=0.0, steps=50, tolerance=0.05, learning_rate=0.1, tau=10.0, warp=_WARP, batch_size=100
 )
 """Fixed, also when the defaults change: the estimate was fitted on these images."""
+_STATISTICS = replace(
+    _SYNTHESIS, start="procedural", tolerance=0.0, learning_rate=0.02, tau=4.0, warp=WarpConfig()
+)
+_METHOD = "zskd_bn"
+_STATISTICS_TARGETS = TargetsConfig(concentration_floor=0.05, redraws=100)
+"""The same for teachers with batch-norm."""
 _FEW = 10
 """A class of fewer images is not measured."""
 _BATCH = 500
@@ -69,6 +79,8 @@ class Probes:
     """Fingerprint of the teacher that they were made for."""
     share: float = 1.0
     """Number of class impressions, in terms of the number that the law was fitted with; at most 1."""
+    statistics: bool = False
+    """Whether the impressions have the statistics of the teacher's batch-norm, and soft targets."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,9 @@ class Signals:
     by_class: tuple[float | None, ...]
     """`unexplained` on noise, for each of the K classes that the teacher predicts, 0 or more; None where it
     predicts the class for fewer than 10 images."""
+    with_statistics: tuple[float, float, float] | None = None
+    """Agreement in percent on impressions with statistics of batch-norm, with its 95 % interval: low, value,
+    high; None for teachers without batch-norm."""
 
 
 def make_probes(teacher: Classifier, *, count: int | None = None) -> Probes:
@@ -101,29 +116,68 @@ def make_probes(teacher: Classifier, *, count: int | None = None) -> Probes:
     Raises:
         ZskdError: the teacher's logits are not finite.
     """
-    box, still, moved, noise = teacher.spec.box, [], [], []
-    share = _share(teacher, count)
-    impressions = max(_FEWEST_IMPRESSIONS, int(share * _IMPRESSIONS))
-    noises = max(_FEWEST_NOISE, int(share * _NOISE))
-    for number, start in enumerate(_STARTS):
-        spec = SetSpec(
-            method="class_impressions",
-            count=impressions,
-            first_index=HELD_OUT,
-            targets=TargetsConfig(),
-            synthesis=replace(_SYNTHESIS, start=start, batch_size=min(_SYNTHESIS.batch_size, impressions)),
-        )
+    box, share, statistics = teacher.spec.box, _share(teacher, count), _has_statistics(teacher)
+    specs = _with_statistics(share) if statistics else _class_impressions(share)
+    still, moved, noise = [], [], []
+    for number, spec in enumerate(specs):
         spec = fit_spec(teacher, spec)
         made = torch.cat([make_shard(teacher, spec, k).images for k in range(spec.shards(teacher.classes))])
-        indices = [HELD_OUT + i for i in range(noises)]
-        drawn = draw_initial(start, indices, seed=0, shape=teacher.spec.shape, box=box)
         still.append(made)
         moved.append(augment(made, _MOVED, box, torch_stream(0, "probe impressions", number)))
+    indices = [HELD_OUT + i for i in range(max(_FEWEST_NOISE, int(share * _NOISE)))]
+    for number, start in enumerate(_STARTS):
+        drawn = draw_initial(start, indices, seed=0, shape=teacher.spec.shape, box=box)
         noise.append(drawn)
         noise.append(augment(drawn, _MOVED, box, torch_stream(0, "probe moved", number)))
         noise.append(augment(drawn, _CUT, box, torch_stream(0, "probe cut", number)))
-    made_share = impressions / _IMPRESSIONS
-    return Probes(torch.cat(still), torch.cat(moved), tuple(noise), teacher.fingerprint(), made_share)
+    return Probes(
+        torch.cat(still),
+        torch.cat(moved),
+        tuple(noise),
+        teacher.fingerprint(),
+        specs[0].count / (_WITH_STATISTICS if statistics else _IMPRESSIONS),
+        statistics,
+    )
+
+
+def _has_statistics(teacher: Classifier) -> bool:
+    """Return whether impressions can have the statistics of the teacher's batch-norm."""
+    try:
+        make_method(_METHOD, {}).check_teacher(teacher)
+    except ZskdError:  # no batch-norm, or no last linear layer
+        return False
+    return True
+
+
+def _class_impressions(share: float) -> list[SetSpec]:
+    """Return the specs of class impressions: one for each kind of start images."""
+    count = max(_FEWEST_IMPRESSIONS, int(share * _IMPRESSIONS))
+    lanes = min(_SYNTHESIS.batch_size, count)
+    return [
+        SetSpec(
+            method="class_impressions",
+            count=count,
+            first_index=HELD_OUT,
+            targets=TargetsConfig(),
+            synthesis=replace(_SYNTHESIS, start=start, batch_size=lanes),
+        )
+        for start in _STARTS
+    ]
+
+
+def _with_statistics(share: float) -> list[SetSpec]:
+    """Return the spec of impressions with statistics of batch-norm."""
+    count = max(_FEWEST_IMPRESSIONS, int(share * _WITH_STATISTICS))
+    lanes = min(_STATISTICS.batch_size, count)
+    return [
+        SetSpec(
+            method=_METHOD,
+            count=count,
+            first_index=HELD_OUT,
+            targets=_STATISTICS_TARGETS,
+            synthesis=replace(_STATISTICS, batch_size=lanes),
+        )
+    ]
 
 
 def _share(teacher: Classifier, count: int | None) -> float:
@@ -161,7 +215,15 @@ def measure(teacher: Classifier, student: Classifier, probes: Probes) -> Signals
         fragility=float(1 - moved / still.clamp_min(1e-12)),
         noise=float(max(one.high for one in differ)),
         by_class=_by_class(torch.cat([s for s, _ in logits]), torch.cat([t for _, t in logits])),
+        with_statistics=_agreement(teacher, student, probes.still) if probes.statistics else None,
     )
+
+
+def _agreement(teacher: Classifier, student: Classifier, images: Images) -> tuple[float, float, float]:
+    """Return the agreement in percent: low end of its 95 % interval, value, high end."""
+    same = _logits(student, images).argmax(1) == _logits(teacher, images).argmax(1)
+    found = share_of(int(same.sum()), len(same))
+    return found.low, found.percent, found.high
 
 
 def sampling_error(teacher: Classifier, student: Classifier, probes: Probes, least: float) -> float:

@@ -1,0 +1,72 @@
+"""The tables of docs/bench.md: sources of pictures and parts of the default for several teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from records import RESULTS
+from zskd.evaluation.statistics import Summary, summarise
+from zskd.experiment.definition import TEACHER, experiment_names, load_experiment
+from zskd.experiment.report.page import records_of
+from zskd.experiment.report.tables import Group, Records, accuracies, markdown_table, provenance
+
+_BEST = "real_kd_all"
+"""Arm that the others are compared with: what data would give, at the same number of steps."""
+
+
+def results(name: str) -> str:
+    """Agreement and accuracy of each arm, and how far it is below students of all real images."""
+    experiment, records = load_experiment(name), _records(name)
+    best = records.at(_BEST, None)
+    rows = []
+    for arm in experiment.arms:
+        for rate in sorted(records.rates(arm)) or [None]:
+            group = records.at(arm, rate)
+            if group:
+                rows.append(_row(records.title(arm), group, best))
+    head = ("pictures", "images", "agreement", "accuracy", "below real images", "minutes")
+    return markdown_table(head, rows)
+
+
+def _row(title: str, group: Group, best: Group) -> tuple[str, ...]:
+    records = list(group.values())
+    common = sorted(group.keys() & best.keys())
+    of_arm, of_best = accuracies(group), accuracies(best)
+    below = summarise([of_best[seed] - of_arm[seed] for seed in common]) if common else None
+    return (
+        title,
+        f"{records[0].count:,}",
+        _words(summarise([one.teacher_agreement for one in records])),
+        _words(summarise(of_arm.values())),
+        "–" if below is None or group is best else _words(below),
+        f"{sum(one.wall_seconds for one in records) / len(records) / 60:.1f}",
+    )
+
+
+def about(name: str) -> str:
+    """How the table was made."""
+    records = _records(name)
+    teacher, student = records.at(TEACHER, None), records.at(_BEST, None)
+    of, one = next(iter(teacher.values())), next(iter(student.values()))
+    return (
+        f"Teacher {of.test_accuracy:.2f} %, student `{one.student}`, {one.student_steps:,} steps; "
+        f"n = {of.test_images:,} test images; ± is the standard deviation over seeds, a number without it "
+        f"is of one seed. {provenance(records)}"
+    )
+
+
+def _words(found: Summary) -> str:
+    return f"{found.mean:.1f}" + (f" ± {found.deviation:.1f} (n = {found.n})" if found.n > 1 else "")
+
+
+def _records(name: str) -> Records:
+    return records_of(load_experiment(name), RESULTS)
+
+
+_NAMES = [name for name in experiment_names() if name.startswith("bench-") and (RESULTS / name).is_dir()]
+BENCH_TABLES: dict[str, Callable[[], str]] = {
+    name: table
+    for bench in _NAMES
+    for name, table in ((bench, partial(results, bench)), (f"{bench}-about", partial(about, bench)))
+}
