@@ -26,6 +26,12 @@ WEAKEST = 3
 """Number of weakest classes that are listed."""
 _TWO_SIDED_95 = 1.96
 """Standard errors to each side of a 95 % interval."""
+_USEFUL = 60.0
+"""Middle of the interval, in percent, below which a student is called useless."""
+USELESS = (
+    "Warning: this student is likely useless on real images: give it more steps and images (--distill.steps, "
+    "--count), or choose a larger --student"
+)
 UNSEEN = "The teacher's own errors cannot be seen: where it is wrong, agreement with it is an error too."
 
 
@@ -87,6 +93,8 @@ class Estimate:
             lines = [f"{head} no number, somewhere in {interval} %", f"Why no number: {self.reason}."]
         else:
             lines = [f"{head} {self.percent:.1f} % {interval}"]
+        if (self.low + self.high) / 2 < _USEFUL:
+            lines.append(USELESS)
         if self.weakest:
             lines.append(f"weakest classes, measured on noise: {', '.join(self.weakest)}")
         if self.fewer:

@@ -223,7 +223,7 @@ def _agreement(teacher: Classifier, student: Classifier, images: Images) -> tupl
     """Return the agreement in percent: low end of its 95 % interval, value, high end."""
     same = _logits(student, images).argmax(1) == _logits(teacher, images).argmax(1)
     found = share_of(int(same.sum()), len(same))
-    return found.low, found.percent, found.high
+    return float(found.low), float(found.percent), float(found.high)
 
 
 def sampling_error(teacher: Classifier, student: Classifier, probes: Probes, least: float) -> float:
