@@ -41,6 +41,7 @@ PAGES = tuple(
         "docs/results.md",
         "docs/better.md",
         "docs/carry-over.md",
+        "docs/bench.md",
         "docs/default.md",
         "docs/student-batches.md",
         "docs/methods/boundary.md",

@@ -28,6 +28,8 @@ from zskd.run.arms import Arm, Trainee, execution, plan_students, student_spec
 from zskd.run.metrics import ArmMetrics, RunMetrics, SetFacts, SizeMetrics, StudentMetrics, TeacherMetrics
 from zskd.run.similarity import has_similarity
 from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.methods.base import make_method
+from zskd.synthesis.methods.with_statistics import MethodWithStatistics
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 from zskd.teacher.sources import Sources
 from zskd.transfer_set.dataset import TransferSet
@@ -50,8 +52,7 @@ def held_out_sets(
         ZskdError: the teacher's logits are not finite, or the folder cannot be written.
     """
     impressions = SetSpec(
-        # without class similarity, impressions of one class each
-        method="zskd" if has_similarity(teacher) else "class_impressions",
+        method=_held_out_method(recipe, teacher),
         count=recipe.held_out_count,
         seed=recipe.seed,
         first_index=HELD_OUT,
@@ -69,6 +70,15 @@ def held_out_sets(
         )
         for name, spec in specs.items()
     }
+
+
+def _held_out_method(recipe: Recipe, teacher: Classifier) -> str:
+    """Return the method of held-out impressions, the same whatever images the students are trained on."""
+    if not has_similarity(teacher):
+        return "class_impressions"
+    own = make_method(recipe.method, recipe.method_settings)
+    # one that reads statistics of batch-norm says that the teacher has some
+    return "zskd_bn" if isinstance(own, MethodWithStatistics) else "zskd"
 
 
 def measure_run(
