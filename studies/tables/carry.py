@@ -30,7 +30,8 @@ _TITLES = {
     "conditional": "`conditional`",
 }
 """Arm of the record -> cell, in the order of the table."""
-_HOW = ("alone", "procedural", "features")
+_HOW = {"alone": "alone", "procedural": "and procedural, half each", "features": "and features"}
+"""Training of the record -> column."""
 _PRECISION = "bfloat16"
 """Of the students of the table; others stand in a table of their own."""
 _CONTROLS = ("white", "shapes", "procedural", "balanced")
@@ -83,12 +84,13 @@ _READ_AGAIN = 1.0
 
 def carry() -> str:
     """Agreement with the teacher on held-out real images, with each training."""
-    cells = {(row.arm, row.steps, row.how): row for how in _HOW for row in _rows(how)}
+    hows = {how: title for how, title in _HOW.items() if any(True for _ in _rows(how))}
+    cells = {(row.arm, row.steps, row.how): row for how in hows for row in _rows(how)}
     rows = []
     for arm, steps in sorted(
         {key[:2] for key in cells}, key=lambda key: (list(_TITLES).index(key[0]), key[1])
     ):
-        found = {how: cells.get((arm, steps, how)) for how in _HOW}
+        found = {how: cells.get((arm, steps, how)) for how in hows}
         first = next(row for row in found.values() if row is not None)
         rows.append(
             (
@@ -106,9 +108,7 @@ def carry() -> str:
         "images",
         "teacher passes, thousands",
         "core minutes",
-        "alone",
-        "and procedural, half each",
-        "and features",
+        *hows.values(),
     )
     return markdown_table(head, rows)
 
@@ -166,6 +166,8 @@ def draw_carry(folder: Path) -> None:
     arms = [arm for arm in _TITLES if any(row.arm == arm for row in drawn)]
     for (number, arm), how in itertools.product(enumerate(arms), ("alone", "features")):
         rows = [row for row in drawn if (row.arm, row.how) == (arm, how)]
+        if not rows:
+            continue
         for axes, xs in zip(
             panels,
             (
@@ -184,7 +186,7 @@ def draw_carry(folder: Path) -> None:
                 ms=4,
                 lw=1.2,
                 alpha=1.0 if how == "features" else 0.4,
-                label=_TITLES[arm].replace("`", "") + ", features" * (how == "features"),
+                label=_TITLES[arm].replace("`", ""),
             )
     for axes, label in zip(
         panels,
@@ -197,7 +199,9 @@ def draw_carry(folder: Path) -> None:
         axes.grid(alpha=0.3)
     panels[0].set_xticks(sorted({row.steps for row in drawn}))
     panels[0].set_ylabel("agreement with the teacher, %")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", frameon=False, fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))  # of both trainings, the last one
+    figure.legend(named.values(), named.keys(), loc="outside right", frameon=False, fontsize=8)
     save_figure(figure, folder / PICTURE)
 
 
