@@ -7,7 +7,7 @@ from functools import partial
 
 from records import RESULTS
 from zskd.evaluation.statistics import Summary, summarise
-from zskd.experiment.definition import TEACHER, experiment_names, load_experiment
+from zskd.experiment.definition import experiment_names, load_experiment
 from zskd.experiment.report.page import records_of
 from zskd.experiment.report.tables import Group, Records, accuracies, markdown_table, provenance
 
@@ -47,11 +47,10 @@ def _row(title: str, group: Group, best: Group) -> tuple[str, ...]:
 def about(name: str) -> str:
     """How the table was made."""
     records = _records(name)
-    teacher, student = records.at(TEACHER, None), records.at(_BEST, None)
-    of, one = next(iter(teacher.values())), next(iter(student.values()))
+    one = next(iter(records.at(_BEST, None).values()))
     return (
-        f"Teacher {of.test_accuracy:.2f} %, student `{one.student}`, {one.student_steps:,} steps; "
-        f"n = {of.test_images:,} test images; ± is the standard deviation over seeds, a number without it "
+        f"Teacher {one.teacher_accuracy:.2f} %, student `{one.student}`, {one.student_steps:,} steps; "
+        f"n = {one.test_images:,} test images; ± is the standard deviation over seeds, a number without it "
         f"is of one seed. {provenance(records)}"
     )
 
