@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from pydantic import field_serializer
 
 from zskd.core.artefact import Artefact
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure, sampling_error
@@ -125,6 +127,14 @@ class EstimateRecord(Artefact):
     signals: Signals
     words: tuple[str, ...]
     """The lines of `Estimate.lines`."""
+
+    @field_serializer("signals")
+    def _signals(self, signals: Signals) -> dict[str, Any]:
+        """Leave out what older versions had not, where it was not measured."""
+        measured = asdict(signals)
+        if signals.with_statistics is None:
+            del measured["with_statistics"]
+        return measured
 
 
 @cache
