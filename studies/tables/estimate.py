@@ -31,7 +31,10 @@ from zskd.evaluation.figures import save_figure
 _CLOSE = 90.0
 """Agreement of a student that is near its teacher, in percent."""
 _KINDS = ("near the best", "others", "real images")
-_COLOURS = ("#1b6ca8", "#3a9d5d", "#c2571a", "#7d4fa0", "#a08a2c", "#555555", "#d0569b", "#2bb3b3", "#111111")
+_COLOURS = (
+    *("#1b6ca8", "#3a9d5d", "#c2571a", "#7d4fa0", "#a08a2c", "#555555", "#d0569b", "#2bb3b3", "#111111"),
+    *("#8c1c13", "#f2a541", "#6a994e", "#b8b8ff", "#5c4d7d", "#00509d"),
+)
 PICTURE = "signal.png"
 
 
