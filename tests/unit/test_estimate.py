@@ -244,13 +244,8 @@ def test_the_multiples_are_what_the_script_makes_of_the_records(signals_script: 
     found = signals_script.fit_multiples(lines)
     assert found == fitted_multiples()
     assert 0 < found.least < found.most
-    of = signals_script.of_statistics(lines)
-    inside = [
-        one.low <= line["agreement"] <= one.high
-        for line in of
-        if (one := signals_script.concluded(line, fitted_law()))
-    ]
-    assert sum(inside) >= 0.9 * len(inside)
+    of = [(x["agreement"], signals_script.concluded(x, LAW)) for x in signals_script.of_statistics(lines)]
+    assert sum(one.low <= true <= one.high for true, one in of) >= 0.9 * len(of)
     worse = [one | {"agreement": 1.0} if one["real"] else one for one in lines]
     assert signals_script.fit_multiples(worse) == found, "students of real images come into it"
 

@@ -42,9 +42,8 @@ from zskd.distillation.students import time_students, training_seconds
 from zskd.models.classifier import Classifier
 from zskd.run.arms import execution
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
-from zskd.synthesis.build import make_shards, open_writer, seconds_per_image
-from zskd.synthesis.mirrors import settle_mirrors
-from zskd.synthesis.room import fit_spec, shard_workers
+from zskd.synthesis.build import make_shards, open_writer, seconds_per_image, settle_spec
+from zskd.synthesis.room import shard_workers
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST, ShardEntry
@@ -148,8 +147,7 @@ class Budget:
             if not (folder / MANIFEST).is_file():  # shards of an interrupted measurement
                 shutil.rmtree(folder, ignore_errors=True)
         fitted = {
-            folder: settle_mirrors(teacher, fit_spec(teacher, spec, folder), self._progress)
-            for folder, spec in specs.items()
+            folder: settle_spec(teacher, spec, folder, self._progress) for folder, spec in specs.items()
         }
         some = next(iter(fitted.values()))
         fewest = least_count(some, classes)

@@ -63,7 +63,7 @@ def build_transfer_set(
     progress = progress or Progress()
     with frozen(teacher):
         spec.own_method.check_teacher(teacher)
-    made = settle_mirrors(teacher, fit_spec(teacher, spec, folder), progress)
+    made = settle_spec(teacher, spec, folder, progress)
     writer = open_writer(teacher, spec, made, folder)
     if writer.complete:
         return TransferSet(folder)
@@ -91,6 +91,21 @@ def build_transfer_set(
         f"{spec.method}: {outcome.words}; {teacher_passes(transfer_set.manifest.passes or {}):,} passes"
     )
     return transfer_set
+
+
+def settle_spec(teacher: Classifier, spec: SetSpec, folder: Path, progress: Progress) -> SetSpec:
+    """Return the spec that a set is made with: as `fit_spec` and `settle_mirrors` say.
+
+    Args:
+        teacher: as for `build_transfer_set`.
+        spec: what was asked for.
+        folder: of the set.
+        progress: as for `settle_mirrors`.
+
+    Raises:
+        ZskdError: as for both.
+    """
+    return settle_mirrors(teacher, fit_spec(teacher, spec, folder), progress)
 
 
 def open_writer(teacher: Classifier, spec: SetSpec, made: SetSpec, folder: Path) -> Writer:

@@ -30,7 +30,7 @@ def settle_mirrors(teacher: Classifier, spec: SetSpec, progress: Progress | None
     Args:
         teacher: run in evaluation mode; left as it is.
         spec: from `fit_spec`; with `synthesis.changes: all` it is returned as it is.
-        progress: receives a line.
+        progress: receives the images that the teacher is asked about, and a line.
 
     Raises:
         ZskdError: as for `make_shard`.
@@ -40,23 +40,23 @@ def settle_mirrors(teacher: Classifier, spec: SetSpec, progress: Progress | None
         return spec
     warp = config.warp
     if warp.flip and spec.optimises:
-        share = share_mirrored(teacher, spec)
+        share = share_mirrored(teacher, spec, progress := progress or Progress())
         used = share >= ENOUGH
-        if progress is not None:
-            progress.log(
-                f"{spec.method}: images are made {'with' if used else 'without'} flips: the teacher predicts "
-                f"the same class for {100 * share:.0f} % of some impressions when they are mirrored"
-            )
+        progress.log(
+            f"{spec.method}: images are made {'with' if used else 'without'} flips: the teacher predicts "
+            f"the same class for {100 * share:.0f} % of some impressions when they are mirrored"
+        )
         warp = warp if used else replace(warp, flip=0.0)
     return replace(spec, synthesis=replace(config, changes="all", warp=warp))
 
 
-def share_mirrored(teacher: Classifier, spec: SetSpec) -> float:
+def share_mirrored(teacher: Classifier, spec: SetSpec, progress: Progress | None = None) -> float:
     """Return the share of held-out impressions, made without flips, that keep their class when mirrored.
 
     Args:
         teacher: run in evaluation mode; left as it is.
         spec: of the set, from `fit_spec`.
+        progress: receives images.
     """
     count = min(_IMAGES, spec.synthesis.batch_size)
     config = replace(
@@ -69,7 +69,8 @@ def share_mirrored(teacher: Classifier, spec: SetSpec) -> float:
     )
     targets = replace(spec.targets, order="interleaved")
     few = replace(spec, count=count, first_index=HELD_OUT, targets=targets, synthesis=config)
-    images = make_shard(teacher, few, 0).images.to(teacher.device)
+    with (progress or Progress()).task("mirrored impressions", count, "images") as task:
+        images = make_shard(teacher, few, 0, on_progress=task.advance).images.to(teacher.device)
     with frozen(teacher):
         answers, of_mirrored = (logits_in_parts(teacher, one, count) for one in (images, images.flip(3)))
     return float((answers.argmax(1) == of_mirrored.argmax(1)).double().mean())

@@ -69,7 +69,7 @@ class Resolved(Artefact):
     storage: Literal["float16", "uint8"] | None = None
     """How pixels are stored; absent for float32."""
     flip: Fraction | None = None
-    """Probability of mirrored images at each step, where the teacher was asked for it."""
+    """Probability of mirrored images at each step; absent where the settings alone say it."""
     coupled: Literal[True] | None = None
     """Present where the objective couples the images of a batch, which share statistics: then an image is the
     same only with its whole shard."""
