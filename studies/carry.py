@@ -50,8 +50,8 @@ BESIDE = 0.5
 """Share of procedural pictures, drawn anew for every batch, beside a source."""
 WEIGHT = 100.0
 """Of the loss `aligned` of features."""
-HOW = ("alone", "procedural", "features")
-"""Only this source; half of each batch procedural; only this source, and features are pulled."""
+HOW = ("alone", "procedural", "features", "both")
+"""Only this source; half of each batch procedural; only this source, and features are pulled; both."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def training(name: str, steps: int, how: str, precision: Precision) -> DistillCo
         tau=4.0,
         augment=AugmentConfig(crop=0.125, flip=0.5, mixup=0.5),
         generator=generator,
-        fresh=FreshConfig(share=BESIDE if how == "procedural" else 0.0, start="procedural"),
-        features=FeaturesConfig(loss="aligned", weight=WEIGHT if how == "features" else 0.0),
+        fresh=FreshConfig(share=BESIDE if how in ("procedural", "both") else 0.0, start="procedural"),
+        features=FeaturesConfig(loss="aligned", weight=WEIGHT if how in ("features", "both") else 0.0),
     )
 
 

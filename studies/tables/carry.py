@@ -30,7 +30,7 @@ _TITLES = {
     "conditional": "`conditional`",
 }
 """Arm of the record -> cell, in the order of the table."""
-_HOW = {"alone": "alone", "procedural": "and procedural, half each", "features": "and features"}
+_HOW = {"alone": "alone", "procedural": "and procedural, half each", "features": "and features", "both": "and both"}
 """Training of the record -> column."""
 _PRECISION = "bfloat16"
 """Of the students of the table; others stand in a table of their own."""
@@ -44,7 +44,7 @@ class _Row:
     arm: str
     steps: int
     how: str
-    """As in the record: alone, beside procedural pictures, or with features pulled."""
+    """As in the record: alone, beside procedural pictures, with features pulled, or both."""
     lines: list[Line]
 
     @property
