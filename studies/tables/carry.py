@@ -30,7 +30,12 @@ _TITLES = {
     "conditional": "`conditional`",
 }
 """Arm of the record -> cell, in the order of the table."""
-_HOW = {"alone": "alone", "procedural": "and procedural, half each", "features": "and features", "both": "and both"}
+_HOW = {
+    "alone": "alone",
+    "procedural": "and procedural, half each",
+    "features": "and features",
+    "both": "and both",
+}
 """Training of the record -> column."""
 _PRECISION = "bfloat16"
 """Of the students of the table; others stand in a table of their own."""

@@ -12,10 +12,11 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import WarpConfig
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.synthesis.build import build_transfer_set
-from zskd.synthesis.mirrors import settle_mirrors, share_mirrored
+from zskd.synthesis.mirrors import impressions_asked, settle_mirrors, share_mirrored
 from zskd.synthesis.room import as_made
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.dataset import TransferSet
 
 SHAPE = (1, 6, 6)
 WITH_FLIPS = SynthesisConfig(
@@ -43,7 +44,9 @@ def test_flips_are_used_where_the_teacher_has_the_same_class(name: str, tmp_path
     halves, share = TEACHERS[name]
     teacher, log = by_brightness(halves), Lines()
     before = teacher.fingerprint()
-    assert share_mirrored(teacher, SPEC) == share
+    question = impressions_asked(SPEC)
+    assert question is not None
+    assert share_mirrored(teacher, question) == share
     made = build_transfer_set(teacher, SPEC, tmp_path / "set", progress=log)
     assert teacher.fingerprint() == before
     resolved = made.manifest.resolved
@@ -56,9 +59,16 @@ def test_flips_are_used_where_the_teacher_has_the_same_class(name: str, tmp_path
     said = replace(SPEC, synthesis=replace(WITH_FLIPS, changes="all", warp=flips))
     assert torch.equal(next(iter(made)).images, make_shard(teacher, said, 0).images)
     assert as_made(SPEC, resolved).synthesis.warp == flips
+    # what was asked counts, and a set that was only begun says so, too
+    passes = made.manifest.passes
+    assert passes is not None
+    # a batch of the set; of the impressions that are asked about, when they are made, as they are, and mirrored
+    assert passes["labelling"].teacher_forward == 4 * WITH_FLIPS.batch_size
+    (tmp_path / "set" / "shard-00000.safetensors").unlink()
     again = Lines()
     build_transfer_set(teacher, SPEC, tmp_path / "set", progress=again)
-    assert not any("flips" in line for line in again.lines), "a finished set asks the teacher again"
+    assert not any(" flips:" in line for line in again.lines), "a begun set asks the teacher again"
+    assert made.manifest == TransferSet(tmp_path / "set").manifest
 
 
 def test_nobody_is_asked_where_nothing_depends_on_it() -> None:
@@ -69,7 +79,9 @@ def test_nobody_is_asked_where_nothing_depends_on_it() -> None:
         replace(SPEC, method="noise"),
     ):
         log = Lines()
-        settled = settle_mirrors(teacher, spec, log)
+        answer = settle_mirrors(teacher, spec, log)
+        assert answer.asked is None
+        settled = answer.spec
         assert settled.synthesis.warp == spec.synthesis.warp
         assert settled.synthesis.changes == "all"
         assert log.lines == []

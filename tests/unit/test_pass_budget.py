@@ -16,6 +16,7 @@ from zskd.config.recipe import Recipe
 from zskd.config.sizes import read_number
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
+from zskd.config.transforms import WarpConfig
 from zskd.core.errors import ZskdError
 from zskd.core.passes import teacher_passes
 from zskd.models.checkpoint import read_card
@@ -27,6 +28,7 @@ from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 
+FLIPS = WarpConfig(flip=0.5)
 FEW = SynthesisConfig(steps=3, batch_size=8, shard_size=30, noise_share=0.4)
 
 
@@ -36,6 +38,7 @@ FEW = SynthesisConfig(steps=3, batch_size=8, shard_size=30, noise_share=0.4)
         (SetSpec(count=50, synthesis=replace(FEW, tolerance=0.0)), True),
         (SetSpec(count=50, synthesis=replace(FEW, tolerance=2.0)), False),
         (SetSpec(count=50, method="noise", synthesis=FEW), True),
+        (SetSpec(count=50, synthesis=replace(FEW, changes="by_teacher", tolerance=0.0, warp=FLIPS)), True),
         (SetSpec(count=60, targets=TargetsConfig(order="rows"), synthesis=replace(FEW, tolerance=0)), True),
     ],
 )

@@ -149,15 +149,15 @@ class Budget:
         fitted = {
             folder: settle_spec(teacher, spec, folder, self._progress) for folder, spec in specs.items()
         }
-        some = next(iter(fitted.values()))
+        some = next(iter(fitted.values())).spec
         fewest = least_count(some, classes)
         # an upper bound: the first images are slower than all others
-        rough = sum(seconds_per_image(teacher, spec) for spec in fitted.values())
+        rough = sum(seconds_per_image(teacher, one.spec) for one in fitted.values())
         small = rough * len(some.indices(0, classes)) > time_left
         start_workers(workers)
         pieces, seconds = {}, {}
-        for folder, spec in fitted.items():
-            piece = replace(spec, count=fewest) if small else spec
+        for folder, settled in fitted.items():
+            piece = settled.sized(fewest).spec if small else settled.spec
             numbers = range(min(workers, piece.shards(classes)))
             started = time.perf_counter()
             made = make_shards(
@@ -176,13 +176,13 @@ class Budget:
             some, sum(seconds.values()), time_left, classes=classes, workers=workers, fewest=fewest
         )
         kept = {
-            folder: piece.kept(folder, replace(fitted[folder], count=count), classes)
+            folder: piece.kept(folder, fitted[folder].sized(count).spec, classes)
             for folder, piece in pieces.items()
         }
         self._write(count=count, seconds_per_image=seconds)
         for folder, entries in kept.items():
-            asked, used = replace(specs[folder], count=count), replace(fitted[folder], count=count)
-            writer = open_writer(teacher, asked, used, folder)
+            spec = replace(specs[folder], count=count)
+            writer = open_writer(teacher, spec, fitted[folder].sized(count), folder)
             for number, entry in entries.items():
                 writer.add(number, entry)
         return count

@@ -18,6 +18,7 @@ from zskd.core.passes import teacher_passes
 from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
+from zskd.synthesis.mirrors import impressions_asked
 from zskd.synthesis.room import of_size
 from zskd.synthesis.shard import entry_of
 from zskd.synthesis.spec import SetSpec
@@ -127,6 +128,8 @@ def set_passes(teacher: Classifier, spec: SetSpec) -> int:
     """
     spec = of_size(teacher, spec)
     total, classes = 0, teacher.classes
+    if (question := impressions_asked(spec)) is not None:
+        total += set_passes(teacher, question) + 2 * question.count  # as they are, and mirrored
     for number in range(spec.shards(classes)):
         indices = spec.indices(number, classes)
         optimised = (

@@ -26,7 +26,7 @@ from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.synthesis.mirrors import settle_mirrors
+from zskd.synthesis.mirrors import Settled, settle_mirrors
 from zskd.synthesis.outcome import outcome_of
 from zskd.synthesis.room import fit_spec, fit_workers, resolve, storage_of, workers_bytes
 from zskd.synthesis.shard import entry_of, label, make_shard, missed_target, plan_shard
@@ -63,8 +63,8 @@ def build_transfer_set(
     progress = progress or Progress()
     with frozen(teacher):
         spec.own_method.check_teacher(teacher)
-    made = settle_spec(teacher, spec, folder, progress)
-    writer = open_writer(teacher, spec, made, folder)
+    settled = settle_spec(teacher, spec, folder, progress)
+    writer, made = open_writer(teacher, spec, settled, folder), settled.spec
     if writer.complete:
         return TransferSet(folder)
     missing = [k for k in range(made.shards(teacher.classes)) if k not in writer.done]
@@ -93,8 +93,8 @@ def build_transfer_set(
     return transfer_set
 
 
-def settle_spec(teacher: Classifier, spec: SetSpec, folder: Path, progress: Progress) -> SetSpec:
-    """Return the spec that a set is made with: as `fit_spec` and `settle_mirrors` say.
+def settle_spec(teacher: Classifier, spec: SetSpec, folder: Path, progress: Progress) -> Settled:
+    """Return how a set is made: as `fit_spec` and `settle_mirrors` say.
 
     Args:
         teacher: as for `build_transfer_set`.
@@ -108,19 +108,19 @@ def settle_spec(teacher: Classifier, spec: SetSpec, folder: Path, progress: Prog
     return settle_mirrors(teacher, fit_spec(teacher, spec, folder), progress)
 
 
-def open_writer(teacher: Classifier, spec: SetSpec, made: SetSpec, folder: Path) -> Writer:
+def open_writer(teacher: Classifier, spec: SetSpec, settled: Settled, folder: Path) -> Writer:
     """Return the writer of a set's manifest.
 
     Args:
         teacher: that the set is made with.
         spec: of the set, as it was asked for.
-        made: what `fit_spec` made of it.
+        settled: from `settle_spec`.
         folder: of this set alone.
 
     Raises:
         ZskdError: the folder holds a set of another spec.
     """
-    resolved = resolve(teacher, spec, made)
+    resolved = resolve(teacher, spec, settled.spec)
     # another version of the user's own code makes another set
     code = {name: code_sha256(name) for name in (spec.method, spec.synthesis.start) if is_code(name)}
     provenance = Provenance(spec=spec_values(spec), teacher_sha256=teacher.fingerprint(), resolved=resolved)
@@ -128,7 +128,13 @@ def open_writer(teacher: Classifier, spec: SetSpec, made: SetSpec, folder: Path)
         provenance = provenance.model_copy(update={"code": code})
     if files := dict(spec.own_method.files()):
         provenance = provenance.model_copy(update={"files": files})
-    return Writer(folder, provenance, class_names=teacher.class_names, shape=teacher.spec.shape)
+    return Writer(
+        folder,
+        provenance,
+        class_names=teacher.class_names,
+        shape=teacher.spec.shape,
+        asked=settled.asked,
+    )
 
 
 def make_shards(

@@ -8,9 +8,10 @@ of digits hardly more than would by chance.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
+from zskd.core.passes import Passes, counting
 from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
@@ -24,7 +25,20 @@ flips."""
 _IMAGES = 100
 
 
-def settle_mirrors(teacher: Classifier, spec: SetSpec, progress: Progress | None = None) -> SetSpec:
+@dataclass(frozen=True)
+class Settled:
+    """How a set is made, with nothing left to ask."""
+
+    spec: SetSpec
+    asked: Passes | None = None
+    """Passes of the teacher for the question; None: it was not asked."""
+
+    def sized(self, count: int) -> Settled:
+        """Return the same for another number of images."""
+        return replace(self, spec=replace(self.spec, count=count))
+
+
+def settle_mirrors(teacher: Classifier, spec: SetSpec, progress: Progress | None = None) -> Settled:
     """Return the spec with or without flips as the teacher answers, if it is to be asked.
 
     Args:
@@ -37,40 +51,57 @@ def settle_mirrors(teacher: Classifier, spec: SetSpec, progress: Progress | None
     """
     config = spec.synthesis
     if config.changes == "all":
-        return spec
-    warp = config.warp
-    if warp.flip and spec.optimises:
-        share = share_mirrored(teacher, spec, progress := progress or Progress())
-        used = share >= ENOUGH
+        return Settled(spec)
+    warp, asked = config.warp, None
+    if (question := impressions_asked(spec)) is not None:
+        progress = progress or Progress()
+        with counting(teacher=teacher) as tally:
+            share = share_mirrored(teacher, question, progress)
+        used, asked = share >= ENOUGH, tally.passes()
         progress.log(
             f"{spec.method}: images are made {'with' if used else 'without'} flips: the teacher predicts "
             f"the same class for {100 * share:.0f} % of some impressions when they are mirrored"
         )
         warp = warp if used else replace(warp, flip=0.0)
-    return replace(spec, synthesis=replace(config, changes="all", warp=warp))
+    return Settled(replace(spec, synthesis=replace(config, changes="all", warp=warp)), asked)
 
 
-def share_mirrored(teacher: Classifier, spec: SetSpec, progress: Progress | None = None) -> float:
-    """Return the share of held-out impressions, made without flips, that keep their class when mirrored.
+def impressions_asked(spec: SetSpec) -> SetSpec | None:
+    """Return the held-out impressions without flips whose mirror images the teacher is asked about.
 
     Args:
-        teacher: run in evaluation mode; left as it is.
-        spec: of the set, from `fit_spec`.
-        progress: receives images.
+        spec: of the set.
+
+    Returns:
+        Their spec; None where nothing depends on the answer.
     """
-    count = min(_IMAGES, spec.synthesis.batch_size)
+    config = spec.synthesis
+    if config.changes == "all" or not config.warp.flip or not spec.optimises:
+        return None
+    count = min(_IMAGES, config.batch_size)
     config = replace(
-        spec.synthesis,
+        config,
         changes="all",
-        warp=replace(spec.synthesis.warp, flip=0.0),
+        warp=replace(config.warp, flip=0.0),
         noise_share=0.0,
         shard_size=count,
         missed="keep",
     )
     targets = replace(spec.targets, order="interleaved")
-    few = replace(spec, count=count, first_index=HELD_OUT, targets=targets, synthesis=config)
+    return replace(spec, count=count, first_index=HELD_OUT, targets=targets, synthesis=config)
+
+
+def share_mirrored(teacher: Classifier, question: SetSpec, progress: Progress | None = None) -> float:
+    """Return the share of some impressions that keep their class when they are mirrored.
+
+    Args:
+        teacher: run in evaluation mode; left as it is.
+        question: from `impressions_asked`.
+        progress: receives images.
+    """
+    count = question.count
     with (progress or Progress()).task("mirrored impressions", count, "images") as task:
-        images = make_shard(teacher, few, 0, on_progress=task.advance).images.to(teacher.device)
-    with frozen(teacher):
+        images = make_shard(teacher, question, 0, on_progress=task.advance).images.to(teacher.device)
+    with frozen(teacher), counting("labelling", teacher=teacher):
         answers, of_mirrored = (logits_in_parts(teacher, one, count) for one in (images, images.flip(3)))
     return float((answers.argmax(1) == of_mirrored.argmax(1)).double().mean())

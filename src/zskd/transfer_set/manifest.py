@@ -135,6 +135,8 @@ class Manifest(Artefact):
     data_sha256: Sha256 | None = None
     code: dict[str, Sha256 | None] | None = None
     files: dict[str, Sha256] | None = None
+    asked: Passes | None = None
+    """Passes before the first image was made, for what the teacher was asked; absent where it was not."""
     versions: Versions
     """Of the software, by package."""
     processor: Processor
@@ -155,7 +157,7 @@ class Manifest(Artefact):
     def passes(self) -> Passes | None:
         """Through the teacher, by stage; None for real images and in files of older versions."""
         counted = [shard.passes for shard in self.shards if shard.passes is not None]
-        return sum_passes(counted) if len(counted) == len(self.shards) else None
+        return sum_passes([self.asked or {}, *counted]) if len(counted) == len(self.shards) else None
 
 
 def class_entropy(counts: Sequence[int]) -> float:

@@ -15,6 +15,7 @@ from zskd.core.artefact import write_artefact
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError
 from zskd.core.files import first_difference, make_folder, sha256_file
+from zskd.core.passes import Passes
 from zskd.core.tensors import map_tensors
 from zskd.core.versions import versions
 from zskd.transfer_set.manifest import (
@@ -36,6 +37,7 @@ class Writer:
         provenance: all that determines its bytes.
         class_names: of the teacher.
         shape: channels, height and width of the images.
+        asked: passes before the first image was made; those of a set that was begun are in its manifest.
 
     Raises:
         ZskdError: the folder holds a transfer set of another provenance, or its manifest is damaged.
@@ -48,9 +50,10 @@ class Writer:
         *,
         class_names: tuple[str, ...],
         shape: tuple[int, int, int],
+        asked: Passes | None = None,
     ) -> None:
         self._folder, self._provenance = make_folder(folder), provenance
-        self._class_names, self._shape = class_names, shape
+        self._class_names, self._shape, self._asked = class_names, shape, asked
         self.complete = False
         """Whether the folder holds a complete set, which is never written again."""
         self.done: dict[int, ShardEntry] = {}
@@ -99,6 +102,8 @@ class Writer:
         given: dict[str, Any] = {
             key: getattr(provenance, key) for key in provenance.model_fields_set
         } | outcome
+        if self._asked is not None:
+            given["asked"] = self._asked
         manifest = Manifest(
             format=FORMAT,
             complete=complete,
@@ -116,6 +121,7 @@ class Writer:
         write_artefact(self._folder / MANIFEST, manifest)
 
     def _continue(self, manifest: Manifest) -> None:
+        self._asked = manifest.asked
         stored, now = manifest.to_json(), self._provenance.to_json()
         if not manifest.complete:  # the missing shards must be made as the stored ones were
             now |= {"versions": dict(versions()), "processor": dict(processor())}
