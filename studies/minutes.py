@@ -2,8 +2,11 @@
 
     python studies/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --minutes 1 3 10
     python studies/minutes.py fashion-mnist --data-dir data --teacher runs/teacher --presets dfad zskt
+    python studies/minutes.py cifar-public --data-dir cifar --teacher teachers/resnet20-12fca82f.th \
+        --presets batch_norm --minutes 60
 
-Run it on a machine without other load. A finished run is not run a second time.
+`cifar-public` is the public ResNet-20 with CIFAR-10 in folders, as in the bench. Run it on a machine without
+other load. A finished run is not run a second time.
 """
 
 from __future__ import annotations
@@ -13,18 +16,24 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from records import RESULTS, Line, read_lines, write_lines
 from zskd.config.loading import load_recipe
+from zskd.config.yaml import merge
 from zskd.core.progress import Progress
+from zskd.experiment.definition import load_experiment
 from zskd.run.pipeline import run_recipe
 
 LINES = RESULTS / "minutes.json"
+PUBLIC = "cifar-public"
+MOST = 60_000
+"""Images of a set on which its time does not put a limit."""
 
 
 def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -> Line:
     """Make a student in so many minutes and return its line; the test set is used here."""
-    settings = {
+    settings: dict[str, Any] = {
         "preset": preset,
         "budget": minutes,
         "seed": given.seed,
@@ -32,9 +41,17 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
         "teacher": {"path": str(given.teacher)},
         "data": {"dir": given.data_dir},
     }
+    recipe = data
+    if data == PUBLIC:
+        bench = load_experiment("bench-cifar-public")
+        recipe = bench.recipe
+        of_bench = {key: bench.settings[key] for key in ("student", "teacher", "data", "synthesis")}
+        path = {"path": f"resnet20@{given.teacher}"}
+        precision = {"precision": bench.settings["distill"]["precision"]}
+        settings = merge(merge(of_bench, settings), {"count": MOST, "teacher": path, "distill": precision})
     folder = given.out / f"{data}-{preset}-{minutes:g}-{given.seed}"
     command = shlex.join(["python", *sys.argv])
-    metrics = run_recipe(load_recipe(data, settings), folder, progress=Progress(), command=command)
+    metrics = run_recipe(load_recipe(recipe, settings), folder, progress=Progress(), command=command)
     (arm,) = metrics.arms
     spent = {stage: seconds for stage, seconds in metrics.seconds.items() if stage != "teacher"}
     return {
@@ -57,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", choices=("mnist", "fashion-mnist"))
+    parser.add_argument("data", choices=("mnist", "fashion-mnist", PUBLIC))
     parser.add_argument("--data-dir", default=None)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--minutes", type=float, nargs="+", default=[10.0])
