@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from zskd.config.registry import CONTROLS
 from zskd.core.passes import StagePasses
 from zskd.core.progress import readable_seconds
@@ -9,7 +11,7 @@ from zskd.core.tables import aligned_table
 from zskd.distillation.sizes import is_size
 from zskd.evaluation.gain import gain_table
 from zskd.evaluation.statistics import Share
-from zskd.run.metrics import ArmMetrics, RunMetrics, SizeMetrics
+from zskd.run.metrics import METRICS, ArmMetrics, RunMetrics, SizeMetrics, read_metrics
 
 _KINDS = {
     "impressions": "held-out impressions",
@@ -28,6 +30,36 @@ def summary_lines(metrics: RunMetrics) -> list[str]:
     """Return the run's tables and notes for a terminal, line by line."""
     tables = [table for table in (arms_table(metrics), students_table(metrics)) if table is not None]
     return [line for table in tables for line in (*aligned_table(*table), "")] + notes(metrics)
+
+
+def checkpoint_results(checkpoint: Path) -> list[str]:
+    """Return what was measured of a network of a run, a sentence each; none for any other network.
+
+    Args:
+        checkpoint: folder of the teacher, or of the student of an arm.
+
+    Raises:
+        ZskdError: the metrics of the run are damaged.
+    """
+    folder = checkpoint.resolve()
+    run = folder.parent if folder.name == "teacher" else folder.parent.parent
+    if not (run / METRICS).is_file():
+        return []
+    metrics = read_metrics(run / METRICS)
+    if folder.name == "teacher":
+        return _measured(metrics.data, metrics.teacher.test_accuracy)
+    found = next((arm for arm in metrics.arms if arm.arm == folder.name), None)
+    if found is None:
+        return []
+    agreement = [
+        f"Agreement with its teacher on {_KINDS.get(kind, kind)}: {share}."
+        for kind, share in found.agreement.items()
+    ]
+    return [*_measured(metrics.data, found.test_accuracy), *agreement, *_estimated(found)]
+
+
+def _measured(data: str, accuracy: Share | None) -> list[str]:
+    return [] if accuracy is None else [f"Test accuracy on {data}: {accuracy}."]
 
 
 def arms_table(metrics: RunMetrics) -> Table:
