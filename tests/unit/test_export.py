@@ -239,6 +239,14 @@ def test_a_network_that_cannot_be_recorded_is_one_clear_line(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_extra_is_told_with_the_line_that_installs_it(
+    network: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ZskdError, match=r"pip install 'zskd\[export\]'"):
+        export_onnx(network, tmp_path / "a.onnx")
+
+
 def test_other_onnx_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(b"no")
