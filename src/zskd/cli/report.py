@@ -1,45 +1,121 @@
-"""`zskd report`: tables and a picture from records."""
+"""`zskd report`: a page, tables and a picture from a run or from records."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import ExperimentName, print_line
+from zskd.cli.options import print_line
 from zskd.config.data import Twin
+from zskd.core.errors import ZskdError
+
+Form = Literal["html", "md", "csv"]
 
 
 @app.command(
     help_epilogue=examples(
+        "zskd report runs/digits",
         "zskd report mnist",
+        "zskd report mnist --format html --out mnist.html",
         "zskd report mnist --results results --out report/",
     )
 )
 def report(
-    recipe: ExperimentName,
+    subject: str,
     /,
     *,
-    twin: Twin | None = None,
-    results: Path = Path("results"),
+    format: Form | None = None,
     out: Path | None = None,
+    results: Path = Path("results"),
+    twin: Twin | None = None,
+    data_dir: Path | None = None,
+    model: str | None = None,
+    student_model: str | None = None,
+    trust: tuple[str, ...] = (),
 ) -> None:
-    """Print the results of an experiment, or write them as a page with a picture.
+    """Write a page about a finished run, or about the records of an experiment.
 
     Args:
-        recipe: Name or file.
-        twin: Report the experiment on this twin of its data.
+        subject: Folder of a run; or name or file of an experiment.
+        format: One HTML page with everything inside; Markdown; or comma-separated values. A run's is html,
+            an experiment's md.
+        out: File; for Markdown a folder of README.md and the picture. Absent: report.html in the run's
+            folder, or the text is printed.
         results: Folder of the records.
-        out: Folder of README.md and the picture; absent: print Markdown.
+        twin: Report the experiment on this twin of its data.
+        data_dir: Folder of the run's data, where it has moved.
+        model: Factory to run, for a teacher in your own code.
+        student_model: Factory to run, for a student in your own code.
+        trust: Names of your own code (method, start image) in the settings of the set that may run.
     """
+    if not Path(subject).is_dir():
+        _experiment(subject, twin, results, format or "md", out)
+    elif format in (None, "html"):
+        from zskd.core.progress import default_progress
+        from zskd.report.run import report_run
+
+        page = report_run(
+            Path(subject),
+            out,
+            model=model,
+            student_model=student_model,
+            trust=trust,
+            data_dir=data_dir,
+            progress=default_progress(),
+        )
+        print_line(f"page in {page}")
+    else:
+        _of_run(Path(subject), format == "csv", out)
+
+
+def _of_run(folder: Path, as_csv: bool, out: Path | None) -> None:
+    """Print or write the tables of a run."""
+    from zskd.core.tables import markdown_table
+    from zskd.report.tables import run_csv
+    from zskd.run.metrics import METRICS, read_metrics
+    from zskd.run.summary import arms_table, notes
+
+    metrics = read_metrics(folder / METRICS)
+    text = (
+        run_csv(metrics)
+        if as_csv
+        else f"{markdown_table(*arms_table(metrics))}\n\n" + "\n".join(notes(metrics))
+    )
+    _give(text, out)
+
+
+def _experiment(name: str, twin: Twin | None, results: Path, form: Form, out: Path | None) -> None:
+    """Print or write what the records of an experiment say."""
     from zskd.experiment.definition import load_experiment, on_twin
     from zskd.experiment.report.page import records_of, sections, write_page
+    from zskd.report.experiment import report_experiment
+    from zskd.report.tables import records_csv
 
-    experiment = load_experiment(recipe)
+    experiment = load_experiment(name)
     if twin:
         experiment = on_twin(experiment, twin)
     records = records_of(experiment, results)
-    if out is not None:
+    if form == "html":
+        page = report_experiment(records, experiment, out or Path(f"{experiment.name}.html"))
+        print_line(f"{len(records)} records: {page}")
+    elif form == "csv":
+        _give(records_csv(records), out)
+    elif out is not None:
         print_line(f"{len(records)} records: {write_page(records, experiment, out)}")
+    else:
+        print_line("\n\n".join(f"## {title}\n\n{text}" for title, text in sections(records, experiment)))
+
+
+def _give(text: str, out: Path | None) -> None:
+    """Print a text, or write it to a file."""
+    from zskd.core.files import write_text
+
+    if out is None:
+        print_line(text.rstrip("\n"))
         return
-    print_line("\n\n".join(f"## {title}\n\n{text}" for title, text in sections(records, experiment)))
+    if out.is_dir():
+        raise ZskdError(f"{out} is a folder: give a file")
+    write_text(out, text.rstrip("\n") + "\n")
+    print_line(f"written to {out}")
