@@ -18,6 +18,7 @@ from zskd.cli.options import (
     must_be_new,
     print_estimate,
     print_line,
+    print_table,
     ready_teacher,
 )
 from zskd.config.distillation import DistillConfig
@@ -85,7 +86,6 @@ def distill(
     """
     from zskd.core.device import use_threads
     from zskd.core.files import folder_lock
-    from zskd.core.tables import aligned_table
     from zskd.distillation.build import build_student
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
@@ -130,8 +130,7 @@ def distill(
         )
     print_line(f"student in {out}: {made.parameters_count:,} parameters")
     gain = measure_gain(classifier, made)
-    for line in aligned_table(*gain_table(["teacher", "student"], [gain.teacher, gain.student])):
-        print_line(line)
+    print_table(gain_table(["teacher", "student"], [gain.teacher, gain.student]))
     if estimate:
         from_real = loaded is not None and loaded.manifest.method == REAL
         count = None if loaded is None else len(loaded)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import print_line, print_matrix
+from zskd.cli.options import print_line, print_matrix, print_table
 from zskd.config.training import NetworkConfig
 
 _MOST_NAMES = 20
@@ -59,8 +59,7 @@ def inspect(source: Path, /, *, teacher: NetworkConfig = NetworkConfig()) -> Non
         facts["half"] = f"{found.half_parameters:,} parameters"
     for key, value in facts.items():
         print_line(f"{key:<14}{value}")
-    for line in sizes_table(classifier, ["narrow:0.5"]):
-        print_line(line)
+    print_table(sizes_table(classifier, ["narrow:0.5"]))
     if found.similarity is not None and len(names) <= _MOST_NAMES:
         print_matrix("class similarity", found.similarity, names)
     for line in (*card.origin.lines(), *(f"note: {warning}" for warning in found.warnings)):

@@ -17,6 +17,7 @@ from zskd.config.loading import load_recipe, recipe_names
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress, default_progress
+from zskd.core.tables import WIDTH, Table
 from zskd.experiment.definition import experiment_names
 
 if TYPE_CHECKING:
@@ -140,13 +141,22 @@ def print_line(text: str) -> None:
     print(text, file=sys.stdout, flush=True)
 
 
+def print_table(table: Table) -> None:
+    """Print a table on standard output, with bold letters on a terminal."""
+    for line in table.lines(styled=sys.stdout.isatty()):
+        print_line(line)
+
+
 def print_matrix(title: str, values: np.ndarray, names: tuple[str, ...]) -> None:
-    """Print a (K, K) matrix with its class names and two decimal places."""
+    """Print a (K, K) matrix with its class names and two decimal places, as many columns at once as fit."""
     width = max(6, *(len(name) + 1 for name in names))
-    print_line(f"{title}:")
-    print_line(" " * width + "".join(name.rjust(width) for name in names))
-    for name, row in zip(names, values, strict=True):
-        print_line(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
+    beside = max(1, WIDTH // width - 1)
+    for start in range(0, len(names), beside):
+        columns = slice(start, start + beside)
+        print_line(f"{title}:" if start == 0 else "")
+        print_line(" " * width + "".join(name.rjust(width) for name in names[columns]))
+        for name, row in zip(names, values[:, columns], strict=True):
+            print_line(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
 
 
 def print_estimate(

@@ -61,7 +61,7 @@ def run(
     folder = out or Path("runs") / full.name
     command = shlex.join(["zskd", *sys.argv[1:]])
     metrics = run_recipe(full, folder, sources=sources, progress=progress, command=command)
-    for line in summary_lines(metrics):
+    for line in summary_lines(metrics, styled=sys.stdout.isatty()):
         print_line(line)
     print_line(f"\nPictures and tables: {folder / 'README.md'}")
 

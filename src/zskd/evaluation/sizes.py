@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from zskd.config.sizes import Auto, read_size
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
-from zskd.core.tables import aligned_table
+from zskd.core.tables import Table
 from zskd.distillation.architecture import describe_student, fresh_student, why_no_copy
 from zskd.distillation.sizes import AUTO, is_size
 from zskd.evaluation.gain import gain_table, measure_costs
@@ -24,7 +24,7 @@ def log_sizes(students: Iterable[str], teacher: Classifier, progress: Progress) 
     """
     sized = [name for name in students if is_size(name)]
     if any(isinstance(read_size(name), Auto) for name in sized):
-        for line in sizes_table(teacher, [f"auto:{choice}" for choice in AUTO]):
+        for line in sizes_table(teacher, [f"auto:{choice}" for choice in AUTO]).lines():
             progress.log(line)
     for name in sized:
         network = describe_student(name, teacher)
@@ -33,8 +33,8 @@ def log_sizes(students: Iterable[str], teacher: Classifier, progress: Progress) 
         progress.log(f"student {name}: {network.title}, {count:,} parameters{f' ({why})' if why else ''}")
 
 
-def sizes_table(teacher: Classifier, students: Iterable[str]) -> list[str]:
-    """Return a table of what untrained students cost beside their teacher, a line each.
+def sizes_table(teacher: Classifier, students: Iterable[str]) -> Table:
+    """Return a table of what untrained students cost beside their teacher.
 
     Args:
         teacher: not changed; it is timed in turns with the students.
@@ -48,4 +48,4 @@ def sizes_table(teacher: Classifier, students: Iterable[str]) -> list[str]:
             continue
         names.append(f"{name}: {network.title}")
         networks.append(fresh_student(network, teacher, seed=0))
-    return aligned_table(*gain_table(names, measure_costs(networks)))
+    return gain_table(names, measure_costs(networks))

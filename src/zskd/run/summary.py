@@ -1,76 +1,27 @@
-"""The tables of a finished run and the sentences that explain them, for its page and for a terminal."""
+"""What a finished run tells in a terminal: its tables, and sentences that explain them, for its page, too."""
 
 from __future__ import annotations
 
-from zskd.config.registry import CONTROLS
-from zskd.core.passes import StagePasses
 from zskd.core.progress import readable_seconds
-from zskd.core.tables import aligned_table
-from zskd.distillation.sizes import is_size
-from zskd.evaluation.gain import gain_table
-from zskd.evaluation.statistics import Share
-from zskd.run.metrics import ArmMetrics, RunMetrics, SizeMetrics
+from zskd.run.metrics import ArmMetrics, RunMetrics
+from zskd.run.tables import agreement_table, costs_table, results_table, sizes_table
 
-_KINDS = {
-    "impressions": "held-out impressions",
-    **{name: control.summary for name, control in CONTROLS.items() if control.method == "noise"},
-}
-"""Kinds of images that agreement is measured on, and their names in tables."""
 _HOW_TIMED = (
     "µs: one thread of this machine, each network as after export (batch-norm folded); the median of passes",
     "in which the networks took turns. ×: share of the teacher's.",
 )
-Table = tuple[list[str], list[list[str]]]
-"""Heading and rows."""
 
 
-def summary_lines(metrics: RunMetrics) -> list[str]:
-    """Return the run's tables and notes for a terminal, line by line."""
-    tables = [table for table in (arms_table(metrics), students_table(metrics)) if table is not None]
-    return [line for table in tables for line in (*aligned_table(*table), "")] + notes(metrics)
+def summary_lines(metrics: RunMetrics, *, styled: bool = False) -> list[str]:
+    """Return the run's tables and notes for a terminal, line by line.
 
-
-def arms_table(metrics: RunMetrics) -> Table:
-    """Return the table of the teacher and the arms."""
-    teacher = metrics.teacher
-    # metrics of older versions have no random shapes
-    kinds = [kind for kind in _KINDS if kind in metrics.arms[0].agreement]
-    heads = ["arm", "parameters", "images", "steps"]
-    heads += [] if teacher.test_accuracy is None else ["test accuracy"]
-    heads += [f"agreement on {_KINDS[kind]}" for kind in kinds]
-    rows = [["teacher", f"{teacher.parameters:,}", "", "", *_share(teacher.test_accuracy)]]
-    rows[0] += [""] * len(kinds)
-    for arm in metrics.arms:
-        row = [arm.title, f"{arm.parameters:,}", f"{arm.count:,}", f"{metrics.student_steps:,}"]
-        row += _share(arm.test_accuracy)
-        rows.append(row + [text for kind in kinds for text in _share(arm.agreement[kind])])
-    return heads, rows
-
-
-def students_table(metrics: RunMetrics) -> Table | None:
-    """Return the table of what the students of the main arm cost beside their teacher, and how good they are.
-
-    None for metrics of older versions, which did not measure it.
+    Args:
+        metrics: of the run.
+        styled: with escape codes for bold letters.
     """
-    if metrics.gain is None:
-        return None
-    names, costs = ["student"], [metrics.gain.student]
-    results: list[ArmMetrics] = [metrics.arms[0]]
-    if metrics.sizes:
-        names = [_named(one) for one in metrics.sizes]
-        costs, results = [one.cost for one in metrics.sizes], [*metrics.sizes]
-    heads, rows = gain_table(["teacher", *names], [metrics.gain.teacher, *costs])
-    agreements = ["", *(_share(one.agreement["impressions"])[0] for one in results)]
-    columns = {f"agreement on {_KINDS['impressions']}": agreements}
-    if metrics.teacher.test_accuracy is not None:
-        accuracies = [metrics.teacher.test_accuracy, *(one.test_accuracy for one in results)]
-        columns["test accuracy"] = [text for one in accuracies for text in _share(one)]
-    return [*heads, *columns], [[*row, *more] for row, *more in zip(rows, *columns.values(), strict=True)]
-
-
-def _named(size: SizeMetrics) -> str:
-    """Return the student's name, with that of its network where the teacher determined it."""
-    return f"{size.student}: {size.network}" if is_size(size.student) else size.student
+    tables = [results_table(metrics), sizes_table(metrics), agreement_table(metrics), costs_table(metrics)]
+    lines = [line for one in tables if one is not None for line in (*one.lines(styled=styled), "")]
+    return lines + notes(metrics)
 
 
 def notes(metrics: RunMetrics) -> list[str]:
@@ -79,6 +30,7 @@ def notes(metrics: RunMetrics) -> list[str]:
     small, large = metrics.student.multiply_adds, metrics.teacher.multiply_adds
     older = f"The student needs {small:,} multiply-adds per image, the teacher {large:,}."
     lines = [
+        _shared(metrics),
         *((older,) if metrics.gain is None else _HOW_TIMED),
         f"{seconds} in all.",
         "The weights are those of the last step; nothing was selected on test images.",
@@ -100,16 +52,14 @@ def notes(metrics: RunMetrics) -> list[str]:
     ]
 
 
-def passes_table(metrics: RunMetrics) -> Table | None:
-    """Return the table of all passes of a run by stage; None for metrics that do not have them."""
-    if metrics.passes is None:
-        return None
-    heads = ["stage", *(name.replace("_", ", ") for name in StagePasses.model_fields)]
-    rows = [
-        [stage.replace("_", " "), *(f"{getattr(counts, name):,}" for name in StagePasses.model_fields)]
-        for stage, counts in metrics.passes.items()
-    ]
-    return heads, rows
+def _shared(metrics: RunMetrics) -> str:
+    """Return what is the same for all arms."""
+    of_each = {arm.parameters for arm in metrics.arms}
+    size = f" and has {of_each.pop():,} parameters" if len(of_each) == 1 else ""
+    return (
+        f"The student of each arm takes {metrics.student_steps:,} steps{size}; the teacher has "
+        f"{metrics.teacher.parameters:,} parameters."
+    )
 
 
 def _counted(arm: ArmMetrics) -> list[str]:
@@ -133,8 +83,3 @@ def _estimated(arm: ArmMetrics) -> list[str]:
         return []
     first, *others = found.words
     return [f"{arm.title}: {first}.", *(line.rstrip(".") + "." for line in others)]
-
-
-def _share(value: Share | None) -> list[str]:
-    """The table cell of a share; none where it was not measured."""
-    return [] if value is None else [f"{value.percent:.2f} [{value.low:.2f}, {value.high:.2f}]"]
