@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -221,7 +222,17 @@ def test_a_run_shows_the_method_with_and_without_the_pictures(
         "ZSKD (default) + --images, --few",
         "ZSKD (default) alone",
     ]
+    stages = [line for line in lines.lines if line[1:6] == " of 4"]
+    assert stages == [
+        "1 of 4: teacher",
+        "2 of 4: images of ZSKD (default) + --images, --few",
+        "3 of 4: students",
+        "4 of 4: measurements and figures",
+    ]
+    assert set(metrics.seconds) == {"teacher", "set zskd", "students", "evaluation"}
+    assert json.loads((tmp_path / "run" / "timings.json").read_text()) == metrics.seconds
     told = "\n".join(summary_lines(metrics))
+    assert re.search(r"^\d+ s in all: .*evaluation \d+ s\.$", told, re.MULTILINE)
     assert "ZSKD (default) alone" in told
     assert [one.change for one in metrics.changes] == ["rotation", "shift"]
     assert all(f"{one.words}." in told and f"distill: {one.words}" in lines.lines for one in metrics.changes)

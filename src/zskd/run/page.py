@@ -47,17 +47,15 @@ _SIMILARITY = (
 
 
 def draw_run(
-    recipe: Recipe,
     folder: Path,
     metrics: RunMetrics,
     teacher: Classifier,
     sets: dict[str, TransferSet],
     main: SetSpec | None,
 ) -> None:
-    """Write figures/ and README.md of a run.
+    """Write figures/ of a run.
 
     Args:
-        recipe: of the run.
         folder: of the run.
         metrics: of the run.
         teacher: run in evaluation mode; not changed.
@@ -69,8 +67,7 @@ def draw_run(
         ZskdError: the folder cannot be written.
     """
     figures = folder / "figures"
-    similar = has_similarity(teacher)
-    if similar:
+    if has_similarity(teacher):
         values = concentration(class_similarity(teacher.head_weight))
         save_figure(
             similarity_figure(values, teacher.class_names, "concentration (class similarity, row min-max)"),
@@ -78,14 +75,37 @@ def draw_run(
         )
     for name, transfer_set in sets.items():
         save_figure(samples_figure(transfer_set, per_class=2), figures / f"samples-{name}.png")
-    traced = main is not None and main.optimises
-    if main is not None and traced:
+    if main is not None and main.optimises:
         made = as_made(main, next(iter(sets.values())).manifest.resolved)
         save_figure(trace_figure(teacher, made), figures / "filmstrip.png")
     save_figure(_chart(metrics), figures / "arms.png")
     if metrics.sizes:
         save_figure(sizes_chart(metrics), figures / "sizes.png")
-    write_text(folder / "README.md", _page(recipe, metrics, list(sets), similar, traced))
+
+
+def write_page(
+    recipe: Recipe,
+    folder: Path,
+    metrics: RunMetrics,
+    teacher: Classifier,
+    arms: Iterable[str],
+    main: SetSpec | None,
+) -> None:
+    """Write README.md of a run, which shows the figures of `draw_run`.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        metrics: of the run.
+        teacher: not changed.
+        arms: names of the arms that have a set.
+        main: as for `draw_run`.
+
+    Raises:
+        ZskdError: the folder cannot be written.
+    """
+    traced = main is not None and main.optimises
+    write_text(folder / "README.md", _page(recipe, metrics, arms, has_similarity(teacher), traced))
 
 
 def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | None = None) -> Figure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from zskd.core.progress import readable_seconds
 from zskd.run.metrics import ArmMetrics, RunMetrics
 from zskd.run.tables import agreement_table, costs_table, results_table, sizes_table
@@ -26,13 +28,12 @@ def summary_lines(metrics: RunMetrics, *, styled: bool = False) -> list[str]:
 
 def notes(metrics: RunMetrics) -> list[str]:
     """Sentences that explain the numbers."""
-    seconds = readable_seconds(sum(metrics.seconds.values()))
     small, large = metrics.student.multiply_adds, metrics.teacher.multiply_adds
     older = f"The student needs {small:,} multiply-adds per image, the teacher {large:,}."
     lines = [
         _shared(metrics),
         *((older,) if metrics.gain is None else _HOW_TIMED),
-        f"{seconds} in all.",
+        _times(metrics.seconds),
         "The weights are those of the last step; nothing was selected on test images.",
         "Brackets are 95 % Wilson intervals: they cover test sampling, not the spread over seeds.",
     ]
@@ -50,6 +51,16 @@ def notes(metrics: RunMetrics) -> list[str]:
         "of the teacher cannot be measured.",
         *lines,
     ]
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+    """Return how long the stages took, those of the sets together, and all that is known of."""
+    stages: dict[str, float] = {}
+    for stage, spent in seconds.items():
+        name = "images" if stage.startswith("set ") else stage
+        stages[name] = stages.get(name, 0.0) + spent
+    each = ", ".join(f"{name} {readable_seconds(spent)}" for name, spent in stages.items() if spent >= 1)
+    return f"{readable_seconds(sum(seconds.values()))} in all{f': {each}' if each else ''}."
 
 
 def _shared(metrics: RunMetrics) -> str:
