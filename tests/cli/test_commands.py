@@ -26,6 +26,7 @@ VERBS = [
     ("distill",),
     ("evaluate",),
     ("predict",),
+    ("check",),
     ("show", "similarity"),
     ("show", "samples"),
     ("show", "filmstrip"),

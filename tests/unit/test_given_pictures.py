@@ -212,7 +212,7 @@ def recipe(
 
 
 def test_a_run_shows_the_method_with_and_without_the_pictures(
-    folder: Path, teacher_folder: Path, tmp_path: Path
+    folder: Path, teacher_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted, lines = recipe(teacher_folder, folder, few=folder), Lines()
     asking = replace(wanted, distill=replace(wanted.distill, changes="by_teacher"))
@@ -231,6 +231,9 @@ def test_a_run_shows_the_method_with_and_without_the_pictures(
     ]
     assert set(metrics.seconds) == {"teacher", "set zskd", "students", "evaluation"}
     assert json.loads((tmp_path / "run" / "timings.json").read_text()) == metrics.seconds
+    again = ["run", str(tmp_path / "run" / "recipe.yaml"), "--out", str(tmp_path / "run"), "--json"]
+    assert main([*again, "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out) == metrics.to_json()
     told = "\n".join(summary_lines(metrics))
     assert re.search(r"^\d+ s in all: .*evaluation \d+ s\.$", told, re.MULTILINE)
     assert "ZSKD (default) alone" in told

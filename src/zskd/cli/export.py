@@ -8,6 +8,7 @@ from typing import Literal
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import print_line
+from zskd.cli.telling import Json, Teller
 from zskd.core.errors import ZskdError
 
 
@@ -54,16 +55,20 @@ def export(
         "zskd verify runs/digits",
     )
 )
-def verify(*folders: Path) -> None:
+def verify(*folders: Path, json: Json = False) -> None:
     """Compare the hashes of transfer sets, checkpoints or whole runs with the recorded ones.
 
     Args:
         folders: Folders of transfer sets, checkpoints or runs.
+        json: Print what was verified as JSON.
     """
-    from zskd.run.verify import verify_folder
+    from zskd.run.verify import verified
 
     if not folders:
         raise ZskdError("name at least one folder")
+    tell, whole = Teller(json), []
     for folder in folders:
-        for line in verify_folder(folder):
-            print_line(line)
+        for one in verified(folder):
+            tell.line(str(one))
+            whole.append({"folder": one.folder, "kind": one.kind, "shards": one.shards})
+    tell.document({"whole": whole})

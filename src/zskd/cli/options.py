@@ -1,4 +1,4 @@
-"""Settings of a command: defaults < preset < recipe < command-line options; and shared printing."""
+"""Settings of a command: defaults < preset < recipe < command-line options; and printing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from cyclopts import App, ArgumentCollection, Parameter
 
 from zskd.config.groups import MACHINE, OUTPUT
@@ -17,11 +16,9 @@ from zskd.config.loading import load_recipe, recipe_names
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress, default_progress
-from zskd.core.tables import WIDTH, Table
 from zskd.experiment.definition import experiment_names
 
 if TYPE_CHECKING:
-    from zskd.evaluation.agreement import Estimate
     from zskd.models.classifier import Classifier
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -139,47 +136,6 @@ def ready_teacher(source: Path, model: str | None, recipe: Recipe) -> Classifier
 def print_line(text: str) -> None:
     """Print one line of a result on standard output."""
     print(text, file=sys.stdout, flush=True)
-
-
-def print_table(table: Table) -> None:
-    """Print a table on standard output, with bold letters on a terminal."""
-    for line in table.lines(styled=sys.stdout.isatty()):
-        print_line(line)
-
-
-def print_matrix(title: str, values: np.ndarray, names: tuple[str, ...]) -> None:
-    """Print a (K, K) matrix with its class names and two decimal places, as many columns at once as fit."""
-    width = max(6, *(len(name) + 1 for name in names))
-    beside = max(1, WIDTH // width - 1)
-    for start in range(0, len(names), beside):
-        columns = slice(start, start + beside)
-        print_line(f"{title}:" if start == 0 else "")
-        print_line(" " * width + "".join(name.rjust(width) for name in names[columns]))
-        for name, row in zip(names, values[:, columns], strict=True):
-            print_line(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
-
-
-def print_estimate(
-    teacher: Classifier, student: Classifier, *, from_real: bool, count: int | None = None
-) -> Estimate | None:
-    """Print and return the estimated agreement on real images; None for a student trained on real images.
-
-    Args:
-        teacher: not changed.
-        student: not changed.
-        from_real: whether it was trained on real images.
-        count: images of its transfer set, whose cost that of the estimate should not exceed.
-    """
-    from zskd.evaluation.agreement import estimate_agreement
-    from zskd.evaluation.probes import make_probes
-
-    if from_real:
-        print_line("agreement on real images is not estimated: the student was trained on real images")
-        return None
-    estimate = estimate_agreement(teacher, student, make_probes(teacher, count=count))
-    for line in estimate.lines():
-        print_line(line)
-    return estimate
 
 
 def must_be_new(folder: Path) -> None:
