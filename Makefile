@@ -6,11 +6,14 @@
 #   make test ZSKD_TEST_LIMIT=600    seconds after which a test counts as hanging (see tests/limits.py)
 #   make bench                how fast it is on this machine; BENCH_ARGS="--data-dir FOLDER" for MNIST at hand
 #   make run PYTHON=python3.13
+#   make run TORCH=cpu        which PyTorch a fresh environment gets: cpu, cuda, as-is (what pip finds), or auto: cpu
+#                             unless there is a GPU; one that is there and new enough always stays
 #   make run PIP_ARGS="--no-index --find-links wheels"    without internet, see the README
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+TORCH ?= auto
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(VENV)/constraints.txt
 # A PyTorch that is there already stays if it is new enough; a fresh environment gets the pinned one.
@@ -45,8 +48,9 @@ ratios: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
-$(VENV)/.installed: pyproject.toml constraints.txt constraints.py
+$(VENV)/.installed: pyproject.toml constraints.txt constraints.py install_torch.py
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python install_torch.py $(TORCH) $(PIP_ARGS)
 	$(CONSTRAIN)
 	$(INSTALL) hatchling editables
 	$(INSTALL) --no-build-isolation -e .

@@ -19,21 +19,34 @@ def release(text: str) -> tuple[int, ...]:
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
+def floor() -> str:
+    """Return the oldest PyTorch that zskd runs with."""
+    project = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (found,) = (one.removeprefix("torch>=") for one in project["dependencies"] if one.startswith("torch>="))
+    return found
+
+
+def installed() -> str:
+    """Return the version of PyTorch in the environment of the Python that runs this; "0" without one."""
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return "0"
+
+
+def pinned(lines: str) -> str:
+    """Return the version of PyTorch that is pinned in the text of constraints.txt."""
+    (found,) = re.findall(r"^torch==(.*)$", lines, flags=re.MULTILINE)
+    return found
+
+
 def main() -> None:
     """Print the constraints for the environment of the Python that runs this."""
-    lines = (HERE / "constraints.txt").read_text(encoding="utf-8")
-    dependencies = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "dependencies"
-    ]
-    (floor,) = (one.removeprefix("torch>=") for one in dependencies if one.startswith("torch>="))
-    try:
-        installed = version("torch")
-    except PackageNotFoundError:  # a fresh environment gets the pinned one
-        installed = "0"
-    if release(installed) >= release(floor):
-        (pinned,) = re.findall(r"^torch==(.*)$", lines, flags=re.MULTILINE)
-        lines = re.sub(r"^torch==.*$", f"torch=={installed}", lines, flags=re.MULTILINE)
-        if release(installed) != release(pinned):
+    lines, found = (HERE / "constraints.txt").read_text(encoding="utf-8"), installed()
+    if release(found) >= release(floor()):  # a fresh environment gets the pinned one
+        other = release(found) != release(pinned(lines))
+        lines = re.sub(r"^torch==.*$", f"torch=={found}", lines, flags=re.MULTILINE)
+        if other:
             lines = re.sub(r"^torchvision==.*\n", "", lines, flags=re.MULTILINE)
     print(lines, end="")
 

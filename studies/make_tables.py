@@ -22,6 +22,7 @@ from tables.choices import CHOICES_TABLES
 from tables.colour import COLOUR_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
 from tables.features import FEATURES_TABLES
+from tables.front import FRONT_TABLES, draw_front
 from tables.names import NAMES_TABLES
 from tables.narrow import NARROW_TABLES
 from tables.pictures import PICTURES_TABLES
@@ -78,6 +79,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **PICTURES_TABLES,
     **TEACHERS_TABLES,
     **FEATURES_TABLES,
+    **FRONT_TABLES,
     **STARTS_TABLES,
     **STUDENTS_TABLES,
 }
@@ -102,6 +104,7 @@ def main() -> int:
     write_pictures(ROOT / "docs" / "images")
     draw(ROOT / "docs" / "images")
     draw_students(ROOT / "docs" / "images")
+    draw_front(ROOT / "docs" / "images")
     draw_carry(ROOT / "docs" / "images")
     return 0
 

@@ -29,7 +29,7 @@ _AIMS = {"better-fashion-mnist": (87.0, 2.7), "better-mnist": (99.1, 0.2)}
 _RATE = 40.0
 _SIZES = (1.0, 10.0, 40.0)
 _TODAY = ("real_kd_all_plain", "real_kd_all", "noise_shapes", "default", "small")
-"""Arms of the README's table."""
+"""Arms of that table."""
 _DEFAULT = ("real_kd_all", "real_kd_all_plain", "noise_shapes", "default")
 _HEAD = ("teacher", "KD, real images", "the same, not augmented", "random shapes", "default")
 
@@ -67,7 +67,7 @@ def teachers() -> str:
 
 
 def today() -> str:
-    """The README's table: the default, noise and real data, with the first teacher."""
+    """The default, noise and real data, with the first teacher, and the published figures."""
     rows = []
     for name, records in _existing().items():
         teacher = records.at(TEACHER, None)[0]

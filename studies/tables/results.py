@@ -26,7 +26,7 @@ from zskd.experiment.report.tables import (
 )
 
 _SHORT = {"digits": 40.0, "mnist": 10.0, "fashion-mnist": 10.0}
-"""Rate in the README, in percent."""
+"""Rate of the table in short, in percent."""
 _SHORT_ARMS = (
     *(TEACHER, "student_labels_all_plain", "real_kd"),
     *("noise_white", "noise_smooth", "class_impressions", "default", "paper", "release", "reproduction"),

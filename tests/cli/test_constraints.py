@@ -1,6 +1,7 @@
 """What `make` binds pip to: real pip in real environments, with a PyTorch that is nothing but its name."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,3 +83,41 @@ def test_torchvision_is_the_one_of_the_pytorch(torch: str | None, pinned: bool, 
     """Every release of torchvision asks for one release of torch."""
     text = constraints(environment(tmp_path / "env", torch), ".installed-dev")
     assert ("\ntorchvision==" in text) is pinned
+
+
+def install_torch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Without what this machine's pip is told elsewhere: where to look for packages."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH"))}
+    return subprocess.run(
+        [folder / "bin" / "python", ROOT / "install_torch.py", *arguments],
+        env=kept | {"PIP_CONFIG_FILE": os.devnull},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cpu", "cuda", "as-is"])
+def test_pytorch_is_not_installed_again(wanted: str, tmp_path: Path) -> None:
+    done = install_torch(environment(tmp_path / "env", "2.14.1+cpu"), wanted)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_size_and_time_are_told_before_a_download_and_pip_decides_where_there_is_no_index(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    nothing = ("--no-index", "--find-links", str(tmp_path / "empty"))
+    folder = environment(tmp_path / "env", None)
+    venv.create(folder, with_pip=True)
+    told = install_torch(folder, "cpu", *nothing)
+    assert told.returncode == 0
+    first, last = told.stdout.splitlines()
+    assert re.match(r"PyTorch [\d.]+, cpu build: about 0\.2 GB to download.*minute", first)
+    assert last.startswith("PyTorch was not found at https://download.pytorch.org/whl/cpu")
+    told = install_torch(folder, "cuda", *nothing)
+    assert (told.returncode, told.stdout.count("\n")) == (0, 1)
+    assert "TORCH=cpu" in told.stdout
+    wrong = install_torch(folder, "gpu")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "TORCH=gpu: it must be auto, cpu, cuda or as-is\n"

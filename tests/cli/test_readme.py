@@ -15,15 +15,16 @@ from zskd.cli.main import main as run
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STEPS = (ROOT / "docs" / "first-steps.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
     return [text for name, text in found if name == language]
 
 
 def commands(language: str) -> list[list[str]]:
-    lines = "".join(blocks(language)).splitlines()
+    lines = "".join(blocks(language) + blocks(language, STEPS)).splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.startswith("zskd ")]
 
 
@@ -32,7 +33,7 @@ def test_every_command_of_the_shell_blocks_runs(tmp_path: Path) -> None:
     """In order, in one folder; these blocks are written so that they need nothing but digits."""
     found = commands("bash")
     assert len(found) >= 14
-    run_blocks(blocks("bash"), tmp_path)
+    run_blocks(blocks("bash") + blocks("bash", STEPS), tmp_path)
     for picture in ("similarity.png", "threes.png", "filmstrip.png"):
         assert (tmp_path / picture).is_file()
 
@@ -43,6 +44,10 @@ def test_the_other_commands_are_understood(capsys: pytest.CaptureFixture[str]) -
     assert len(found) >= 5
     for command in found:
         assert run([*command[1:], "--print-config"]) == 0, capsys.readouterr().err
+
+
+def test_the_readme_is_read_to_its_end() -> None:
+    assert len(README.splitlines()) <= 120
 
 
 def test_the_python_runs(tmp_path: Path) -> None:

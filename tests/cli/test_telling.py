@@ -187,6 +187,28 @@ def test_two_classes_and_pictures_without_labels(
     assert "the folder 'sick', which is no class" in capsys.readouterr().err
 
 
+def test_an_exported_file_predicts_as_its_checkpoint(
+    ill_or_not: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawn = np.random.default_rng(3)
+    Path("mine").mkdir()
+    for number in range(5):
+        Image.fromarray(drawn.integers(0, 255, (8, 8), dtype=np.uint8)).save(f"mine/{number}.png")
+    assert run(["export", str(ill_or_not), "--to", "onnx", "--out", "student.onnx"]) == 0
+    capsys.readouterr()
+    (there, _), (exported, _) = (told(capsys, "predict", one, "mine") for one in (ill_or_not, "student.onnx"))
+    for one, other in zip(there["pictures"], exported["pictures"], strict=True):
+        assert one["file"] == other["file"]
+        assert other["classes"][0]["name"] == one["classes"][0]["name"]
+        assert other["classes"][0]["probability"] == pytest.approx(one["classes"][0]["probability"], abs=1e-5)
+    found, _ = told(capsys, "check", "student.onnx", "mine", "--teacher", ill_or_not)
+    assert (found["agreement"]["percent"], found["estimate"]) == (100, None)
+    Path("other.onnx").write_bytes(b"no network")
+    assert run(["predict", "other.onnx", "mine"]) == 2
+    assert "onnxruntime cannot run other.onnx" in capsys.readouterr().err
+
+
 def test_the_estimate_of_a_run_is_that_of_the_student(tmp_path: Path) -> None:
     shutil.copy(ROOT / "results" / "students.json", tmp_path / "metrics.json")
     metrics = read_metrics(tmp_path / "metrics.json")

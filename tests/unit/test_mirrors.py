@@ -62,7 +62,7 @@ def test_flips_are_used_where_the_teacher_has_the_same_class(name: str, tmp_path
     # what was asked counts, and a set that was only begun says so, too
     passes = made.manifest.passes
     assert passes is not None
-    # a batch of the set; of the impressions that are asked about, when they are made, as they are, and mirrored
+    # a batch of the set, and of the impressions that are asked about: made, as they are, and mirrored
     assert passes["labelling"].teacher_forward == 4 * WITH_FLIPS.batch_size
     (tmp_path / "set" / "shard-00000.safetensors").unlink()
     again = Lines()

@@ -51,7 +51,7 @@ def check(
     told on standard error and left out; the exit code is then 1.
 
     Args:
-        student: Checkpoint folder.
+        student: Checkpoint folder, or an ONNX file of zskd export, float32 or int8.
         folder: Folder of the pictures.
         teacher: Checkpoint folder of its teacher, or another source as for zskd inspect.
         positive: Name of the positive one of two classes; absent: the second.

@@ -17,7 +17,7 @@ _BATCH = 64
 @app.command(
     help_epilogue=examples(
         "zskd predict student/ three.png eight.png --top 2",
-        "zskd predict student/ pictures/ --json > predicted.json",
+        "zskd predict student.onnx pictures/ --json > predicted.json",
     )
 )
 def predict(
@@ -28,7 +28,7 @@ def predict(
     A file that cannot be read is told on standard error and left out; the exit code is then 1.
 
     Args:
-        checkpoint: Checkpoint folder.
+        checkpoint: Checkpoint folder, or an ONNX file of zskd export, float32 or int8.
         paths: PNG, JPEG, … files, and folders of them.
         top: Number of classes to print.
         model: Factory to run, for a network in your own code.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,6 +78,37 @@ def whole_file(path: Path) -> Iterator[Path]:
             _remove_unfinished(path)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder, which gets the name `path` on success; nothing is left otherwise.
+
+    If the writer is killed, the next writer of the same folder removes what is left.
+
+    Args:
+        path: absent, or an empty folder.
+
+    Raises:
+        ZskdError: `path` is not empty or no folder, cannot be written, or something else has the name of the
+            private folder.
+    """
+    make_folder(path.parent)
+    with readable_errors(path, "write"):
+        if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+            what = "is not empty" if path.is_dir() else "is a file"
+            raise ZskdError(f"{path} {what}: choose another folder")
+        _remove_unfinished(path, folders=True)
+        unfinished = _unfinished(path)
+        unfinished.mkdir(mode=0o700)
+        temporary = unfinished / _UNFINISHED
+        try:
+            temporary.mkdir()
+            yield temporary
+            temporary.replace(path)
+            _flush_folder(path.parent)
+        finally:
+            _remove_unfinished(path, folders=True)
+
+
 def remove_file(path: Path) -> None:
     """Delete a file that `whole_file` wrote, if it exists, and the temporary files of a killed writer.
 
@@ -93,8 +125,8 @@ def _unfinished(path: Path) -> Path:
     return path.parent / f".{path.name}.zskd-part"
 
 
-def _remove_unfinished(path: Path) -> None:
-    """Remove the private folder of `path`, if it holds only temporary files.
+def _remove_unfinished(path: Path, *, folders: bool = False) -> None:
+    """Remove the private folder of `path`, if it holds only temporary files, or also temporary folders.
 
     Raises:
         ZskdError: something else has its name.
@@ -104,10 +136,14 @@ def _remove_unfinished(path: Path) -> None:
         return
     inside = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else [folder]
     for child in inside:
-        if not child.name.startswith(_UNFINISHED) or child.is_symlink() or not child.is_file():
+        of_ours = child.is_file() or (folders and child.is_dir())
+        if not child.name.startswith(_UNFINISHED) or child.is_symlink() or not of_ours:
             raise ZskdError(f"{child} is in the way of writing {path}, and zskd did not make it: move it")
     for child in inside:
-        child.unlink(missing_ok=True)
+        if child.is_dir():
+            shutil.rmtree(child)
+        else:
+            child.unlink(missing_ok=True)
     folder.rmdir()
 
 

@@ -9,7 +9,7 @@ over the passes is reported.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import quantiles
 from typing import Annotated
 
@@ -22,9 +22,9 @@ from zskd.core.memory import available_memory, bytes_per_image, is_large
 from zskd.core.passes import uncounted
 from zskd.core.tables import Table
 from zskd.core.tensors import stored_bytes
-from zskd.core.types import Images
+from zskd.core.types import Images, Logits
 from zskd.evaluation.inspection import count_multiply_adds
-from zskd.models.classifier import Classifier
+from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.deployed import deployed
 
 BATCHES = (1, 64)
@@ -35,6 +35,8 @@ _TURN = 0.02
 """Most seconds of a turn, unless a single pass takes longer."""
 _FEWEST = 3
 """Passes that must fit into the time at the batch that is chosen."""
+Run = Callable[[Images], Logits]
+"""A network: images (N, C, H, W) in [0, 1] → logits (N, K)."""
 Microseconds = Annotated[float, Field(gt=0)]
 
 
@@ -96,13 +98,7 @@ def measure_costs(networks: Sequence[Classifier], *, seconds: float = 2.0) -> tu
         seconds: that each network is timed for, at most; a pass is never cut short.
     """
     copies = [deployed(network) for network in networks]
-    with torch.inference_mode(), use_threads(1), uncounted():
-        share = seconds / len(BATCHES)
-        times = [_in_turns(copies, 1, share)]
-        slowest = max(latency.median for latency in times[0]) / 1e6
-        many = min(_that_fit_time(slowest, share), _that_fit_memory(networks))
-        if many > 1:
-            times.append(_in_turns(copies, many, share))
+    times = measure_latency(copies, networks[0].spec, seconds=seconds, most=_that_fit_memory(networks))
     return tuple(
         Cost(
             parameters=network.parameters_count,
@@ -110,8 +106,29 @@ def measure_costs(networks: Sequence[Classifier], *, seconds: float = 2.0) -> tu
             bytes=stored_bytes(network.module.state_dict()),
             latency=latency,
         )
-        for network, latency in zip(networks, zip(*times, strict=True), strict=True)
+        for network, latency in zip(networks, times, strict=True)
     )
+
+
+def measure_latency(
+    networks: Sequence[Run], spec: InputSpec, *, seconds: float = 2.0, most: int = BATCHES[-1]
+) -> tuple[tuple[Latency, ...], ...]:
+    """Return the time of a pass of each network by batch: of one image, and of many. The networks take turns.
+
+    Args:
+        networks: at least one; they take the same images (N, C, H, W) in [0, 1].
+        spec: shape and box of the images.
+        seconds: that each network is timed for, at most; a pass is never cut short.
+        most: images of the larger batch; there are fewer where a pass takes long.
+    """
+    with torch.inference_mode(), use_threads(1), uncounted():
+        share = seconds / len(BATCHES)
+        times = [_in_turns(networks, _images(spec, 1), share)]
+        slowest = max(latency.median for latency in times[0]) / 1e6
+        many = min(_that_fit_time(slowest, share), most)
+        if many > 1:
+            times.append(_in_turns(networks, _images(spec, many), share))
+    return tuple(zip(*times, strict=True))
 
 
 def gain_table(names: Sequence[str], costs: Sequence[Cost]) -> Table:
@@ -145,9 +162,8 @@ def _share(part: float, whole: float) -> str:
     return f"\n({part / whole:.2f}×)" if whole else ""
 
 
-def _in_turns(networks: Sequence[Classifier], batch: int, seconds: float) -> list[Latency]:
+def _in_turns(networks: Sequence[Run], images: Images, seconds: float) -> list[Latency]:
     """Time passes of the networks, which take turns, until there are enough or the time is over."""
-    images = _images(networks[0], batch)
     passes = [_passes_of_a_turn(network, images) for network in networks]
     times: list[list[float]] = [[] for _ in networks]
     end = time.perf_counter() + seconds * len(networks)
@@ -158,15 +174,15 @@ def _in_turns(networks: Sequence[Classifier], batch: int, seconds: float) -> lis
             found += [_seconds_of_a_pass(network, images) for _ in range(count)]
         if time.perf_counter() > end:
             break
-    return [_latency(batch, found) for found in times]
+    return [_latency(len(images), found) for found in times]
 
 
-def _passes_of_a_turn(network: Classifier, images: Images) -> int:
+def _passes_of_a_turn(network: Run, images: Images) -> int:
     network(images)  # the first pass prepares the kernels
     return max(1, min(_PASSES, int(_TURN / _seconds_of_a_pass(network, images))))
 
 
-def _seconds_of_a_pass(network: Classifier, images: Images) -> float:
+def _seconds_of_a_pass(network: Run, images: Images) -> float:
     started = time.perf_counter()
     network(images)
     return time.perf_counter() - started
@@ -204,7 +220,7 @@ def _that_fit_memory(networks: Sequence[Classifier]) -> int:
         return BATCHES[-1]
     with torch.inference_mode(False), torch.enable_grad():
         most = max(
-            bytes_per_image(lambda count, one=network: one(_images(one, count).requires_grad_()))  # type: ignore[misc]
+            bytes_per_image(lambda count, one=network: one(_images(one.spec, count).requires_grad_()))  # type: ignore[misc]
             for network in networks
         )
     batch = BATCHES[-1]
@@ -213,8 +229,8 @@ def _that_fit_memory(networks: Sequence[Classifier]) -> int:
     return batch
 
 
-def _images(network: Classifier, count: int) -> Images:
+def _images(spec: InputSpec, count: int) -> Images:
     """Return white noise (count, C, H, W) inside the box; the time does not depend on the pixels."""
-    low, high = network.spec.box
-    noise = torch.rand(count, *network.spec.shape, generator=torch.Generator().manual_seed(0))
+    low, high = spec.box
+    noise = torch.rand(count, *spec.shape, generator=torch.Generator().manual_seed(0))
     return low + (high - low) * noise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.passes import count_pass
 from zskd.core.rng import keep_global_rng
 from zskd.core.types import Features, HeadWeight, Images, Logits
-from zskd.models.fusion import fuse_layers
+from zskd.models.fusion import HowRun, fuse_layers, is_exported
 from zskd.models.head import Head
 from zskd.models.libraries.extras import Declarations
 from zskd.models.preparation import copied, in_single_precision, set_layout
@@ -93,15 +93,6 @@ class InputSpec:
             raise ZskdError(f"box {self.box} must be two increasing numbers inside [0, 1]")
 
 
-class HowRun(TypedDict):
-    """Choices that change only speed and rounding of a network."""
-
-    layout: Literal["channels_first", "channels_last"]
-    """Memory layout of the convolutions."""
-    merged: tuple[str, ...]
-    """Convolutions that other layers were fused into."""
-
-
 class Classifier(nn.Module):
     """Any `nn.Module` that scores classes, with its input specification and class names.
 
@@ -113,6 +104,9 @@ class Classifier(nn.Module):
     The module may return logits, log-probabilities or probabilities, one logit or one probability for two
     classes, or any of these in a tuple, a mapping or an object with `logits`: `output` says what was found.
     Its last linear map, the head, is looked for only where class vectors or features are read.
+
+    The classifier runs a faster, equivalent network, but exports the module itself: `torch.export.export`,
+    `torch.onnx.export` and `torch.jit.trace` leave the number of images open where the module does.
 
     Args:
         module: maps normalised images (N, C, H, W) to class scores (N, K), (N, K, 1, 1), (N, 1) or (N,).
@@ -281,7 +275,7 @@ class Classifier(nn.Module):
 
     @property
     def _network(self) -> nn.Module:
-        return self.fused if self.rewrite else self.module
+        return self.fused if self.rewrite and not is_exported() else self.module
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the arguments of the constructor."""
@@ -295,6 +289,11 @@ class Classifier(nn.Module):
             self.training,
             self.architecture,
         )
+
+    def __dir__(self) -> list[str]:
+        """Leave out what raises an error where there is no head: torch.jit.trace reads every name."""
+        absent = () if self._reading.linear is not None else ("head", "head_weight", "head_bias")
+        return [name for name in super().__dir__() if name not in absent]  # type: ignore[no-untyped-call]
 
     def freeze(self) -> Classifier:
         """Switch this classifier, not the given module, permanently to evaluation mode without gradients.
@@ -345,6 +344,5 @@ def _rebuilt(
     architecture: Architecture | None,
 ) -> Classifier:
     classifier = Classifier(module, spec=spec, class_names=class_names, head=head, copy=False)
-    classifier.rewrite, classifier.training = rewrite, training
-    classifier.architecture = architecture
+    classifier.rewrite, classifier.training, classifier.architecture = rewrite, training, architecture
     return classifier

@@ -15,7 +15,7 @@ Layers with hooks are run unfused.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -30,6 +30,23 @@ from zskd.models.tracing import trace
 _Layer = TypeVar("_Layer", bound=nn.Module)
 _TOLERANCE = 1e-4
 """Largest difference of two outputs, relative to the largest output, that counts as rounding."""
+
+
+class HowRun(TypedDict):
+    """Choices that change only speed and rounding of a network."""
+
+    layout: Literal["channels_first", "channels_last"]
+    """Memory layout of the convolutions."""
+    merged: tuple[str, ...]
+    """Convolutions that other layers were fused into."""
+
+
+def is_exported() -> bool:
+    """Return whether torch is recording a forward pass for an export or a trace.
+
+    A fused network chooses by the number of images what it computes, and what is recorded would keep that.
+    """
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def fuse_layers(module: nn.Module, probe: Tensor) -> tuple[nn.Module, tuple[str, ...]]:

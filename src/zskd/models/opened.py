@@ -11,6 +11,7 @@ import torch
 from zskd.core.types import Images, Logits
 from zskd.models.checkpoint import StoredCard, load_checkpoint
 from zskd.models.classifier import Classifier
+from zskd.models.exported import ExportedNetwork
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ def open_network(source: Path, *, model: str | None = None) -> Opened:
     """Open a network for its outputs.
 
     Args:
-        source: folder of a checkpoint.
-        model: factory to run, for a network in the user's own code.
+        source: folder of a checkpoint, or an ONNX file that `zskd export` wrote, float32 or int8.
+        model: factory to run, for a checkpoint of a network in the user's own code.
 
     Raises:
-        ZskdError: as for `load_checkpoint`.
+        ZskdError: as for `load_checkpoint` and `ExportedNetwork`.
     """
+    if source.suffix == ".onnx":
+        exported = ExportedNetwork(source, threads=torch.get_num_threads())
+        return Opened(exported.class_names, exported.shape, exported, None, None)
     classifier, card = load_checkpoint(source, model=model)
     classifier.freeze()
 

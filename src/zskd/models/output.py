@@ -19,6 +19,8 @@ from zskd.core.types import Logits
 from zskd.models.modes import in_mode
 
 Kind = Literal["logits", "log-probabilities", "probabilities", "sigmoids"]
+NumberOfImages = int | torch.SymInt | Tensor
+"""A number; or what stands for it while torch records a forward pass for an export or a trace."""
 _SUM = 1e-3
 """Largest deviation from one of the sum of probabilities."""
 _WORDS = {
@@ -55,7 +57,7 @@ class Output:
         where = "" if self.part is None else f"{self.part!r} of what the network returns: "
         return where + (_WORDS if self.width > 1 else _WORDS_OF_ONE)[self.kind]
 
-    def values(self, answer: Any, count: int) -> Tensor:
+    def values(self, answer: Any, count: NumberOfImages) -> Tensor:
         """Return the values (N, width) in what the network returned for N images.
 
         Raises:
@@ -68,9 +70,9 @@ class Output:
                 f"the network returned {what} instead of {self.width} values for each of {count} images: "
                 "give a network that returns the same in training mode and in evaluation mode"
             )
-        return part.reshape(count, self.width)
+        return part.reshape(-1, self.width)
 
-    def raw(self, answer: Any, count: int) -> Logits:
+    def raw(self, answer: Any, count: NumberOfImages) -> Logits:
         """Return logits (N, width): one column where the network has one output."""
         values = self.values(answer, count)
         if self.kind == "probabilities":
@@ -81,7 +83,7 @@ class Output:
             return values.clamp_min(smallest).log() - (1 - values).clamp_min(smallest).log()
         return values
 
-    def logits(self, answer: Any, count: int) -> Logits:
+    def logits(self, answer: Any, count: NumberOfImages) -> Logits:
         """Return logits (N, K) from what the network returned for N images."""
         return two_classes(self.raw(answer, count))
 

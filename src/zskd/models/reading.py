@@ -98,7 +98,8 @@ class Reading:
             elif (layer := self.linear) is not None:
                 logits = two_classes(call_with_head(network, layer, inputs)[1])
             else:
-                logits = self._output.logits(network(inputs), len(inputs))
+                # not len(): an export would keep the number of images
+                logits = self._output.logits(network(inputs), inputs.shape[0])
         return logits.float()
 
     def features_if_any(self, network: nn.Module, inputs: Tensor) -> tuple[Features | ZskdError, Logits]:
@@ -120,7 +121,7 @@ class Reading:
         # the module as written: a rewritten one may have other linear maps
         with _precision(inputs.device):
             features, answer = call_with_features(self._module, head, inputs)
-            logits = self._output.logits(answer, len(inputs))
+            logits = self._output.logits(answer, inputs.shape[0])
         return features.float(), logits.float()
 
     def head(self) -> Head:

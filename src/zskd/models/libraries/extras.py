@@ -18,6 +18,7 @@ EXTRAS: Final = {
     "onnx": "onnx",
     "onnx2fx": "onnx",
     "onnxruntime": "onnx",
+    "onnxscript": "export",
 }
 """Library -> the extra of zskd that installs it."""
 _NOT_COMPILED = ("nms", "qnms")

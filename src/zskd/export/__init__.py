@@ -1,0 +1,1 @@
+"""A network as files for other programs."""

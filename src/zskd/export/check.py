@@ -1,0 +1,114 @@
+"""Does an exported file return what the network returns? Compared on pictures in batches of several sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from zskd.core.errors import ZskdError, one_line
+from zskd.core.memory import is_large
+from zskd.core.passes import uncounted
+from zskd.core.rng import numpy_stream
+from zskd.core.types import Images, Logits
+from zskd.data.drawn import draw_start_images
+from zskd.evaluation.gain import Run
+from zskd.models.classifier import Classifier
+from zskd.models.many_images import logits_in_parts
+from zskd.models.modes import frozen
+from zskd.transfer_set.dataset import TransferSet
+
+BATCHES = (1, 7, 64)
+"""Images in a pass of the comparison; all pictures go through in batches of each size."""
+_PICTURES, _LARGE_PICTURES = 1000, 64
+"""Pictures that are compared; fewer of more than 64×64 pixels, where a pass takes long."""
+_BOUND = 1e-4
+"""Largest difference of two logits, relative to the largest logit, that counts as rounding."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far the logits of an exported file are from those of its network."""
+
+    pictures: int
+    difference: float
+    """Largest absolute difference of two logits."""
+    largest: float
+    """Largest absolute logit of the network."""
+
+    def __str__(self) -> str:
+        sizes = f"{', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}"
+        return (
+            f"on {self.pictures:,} pictures in batches of {sizes} its logits differ by {self.difference:.1e} "
+            f"at most from those of the network, which are up to {self.largest:.3g}"
+        )
+
+
+def check_pictures(classifier: Classifier, transfer_set: TransferSet | None = None) -> Images:
+    """Return pictures to compare on (N, C, H, W): the first of a set, or random shapes.
+
+    Args:
+        classifier: tells shape and box.
+        transfer_set: None: random shapes.
+
+    Raises:
+        ZskdError: the images of the set have another shape.
+    """
+    count = _LARGE_PICTURES if is_large(classifier.spec.shape) else _PICTURES
+    if transfer_set is not None:
+        check_shape(classifier, transfer_set)
+        return transfer_set.images(torch.arange(min(count, len(transfer_set))))
+    streams = [numpy_stream(0, "export", number) for number in range(count)]
+    return draw_start_images("shapes", streams, classifier.spec.shape, classifier.spec.box, option="shapes")
+
+
+def check_shape(classifier: Classifier, transfer_set: TransferSet) -> None:
+    """Check that a network takes the images of a set.
+
+    Raises:
+        ZskdError: it does not.
+    """
+    if transfer_set.shape != classifier.spec.shape:
+        raise ZskdError(
+            f"the images of {transfer_set.folder} are {transfer_set.shape}, and the network takes "
+            f"{classifier.spec.shape}: give a set of that shape"
+        )
+
+
+def network_logits(classifier: Classifier, images: Images) -> Logits:
+    """Return the logits (N, K) of the network, in evaluation mode, on the CPU."""
+    with frozen(classifier), uncounted():
+        return logits_in_parts(classifier, images, BATCHES[-1]).cpu()
+
+
+def compare(run: Run, classifier: Classifier, images: Images, *, what: str) -> Comparison:
+    """Compare an exported network with the original in batches of several sizes.
+
+    Args:
+        run: the exported network.
+        classifier: the original; not changed.
+        images: (N, C, H, W) in [0, 1].
+        what: name of the exported file, for messages.
+
+    Raises:
+        ZskdError: the exported network fails, or differs by more than rounding.
+    """
+    expected = network_logits(classifier, images)
+    largest = float(expected.abs().max())
+    worst = 0.0
+    for batch in BATCHES:
+        try:
+            with torch.inference_mode():
+                found = torch.cat([run(part) for part in torch.split(images, batch)])
+        except Exception as error:  # runtimes raise many kinds
+            raise ZskdError(
+                f"{what} was not written: it fails on {batch} images ({one_line(error)[:150]})"
+            ) from error
+        difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("nan")
+        if not difference <= _BOUND * largest:
+            raise ZskdError(
+                f"{what} was not written: in batches of {batch} its logits differ from the network's by "
+                f"{difference:.2g}, and the largest is {largest:.3g}: choose another format with --to"
+            )
+        worst = max(worst, difference)
+    return Comparison(len(images), worst, largest)
