@@ -282,6 +282,9 @@ def test_verbs_on_files(
     ok("show", "filmstrip", teacher, "set", "--index", 5)
     ok("export", "set", "--to", "mat", "--out", "set.mat")
     ok("export", "set", "--to", "png", "--teacher", teacher, "--out", "pictures")
+    checked = ok("check", "student", "pictures", "--teacher", teacher, "--no-estimate")
+    assert checked.startswith("agreement of student and teacher  ")
+    assert "recall of 9, %" in checked
     assert "3 shards" not in ok("verify", "set", "student", teacher)
     assert "every" not in ok("verify", ".")
     for file in ("similarity.json", "m.json", "similarity.svg", "threes.png", "filmstrip.png", "set.mat"):

@@ -106,6 +106,27 @@ def test_results_of_each_stage(
     ]
 
 
+def test_results_and_progress_of_an_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = ROOT / "results"
+    found, _ = told(capsys, "report", "digits", "--results", results)
+    records = [json.loads(path.read_text("utf-8")) for path in sorted((results / "digits").glob("*.json"))]
+    assert found["records"] == len(records)
+    for one in found["results"]:
+        same = [r for r in records if (r["arm"], r.get("rate")) == (one["arm"], one["rate"])]
+        accuracies = [r["test_accuracy"] for r in same]
+        assert (one["n"], one["mean"]) == (len(same), pytest.approx(np.mean(accuracies)))
+    assert sum(one["n"] for one in found["results"]) == len(records)
+    for one in found["comparisons"]:
+        assert one["p_holm"] is None or one["p_holm"] >= one["p"]
+    progress, _ = told(capsys, "reproduce", "digits", "--status", "--results", results)
+    assert set(progress["cells"].values()) == {"done"}
+    assert len(progress["cells"]) == len(records)
+    assert progress["seconds_left"] == 0
+
+
 def test_nothing_but_the_error_is_told_of_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", "nowhere", "--json"]) == 2
     captured = capsys.readouterr()
