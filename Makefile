@@ -17,9 +17,11 @@ TORCH ?= auto
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(VENV)/constraints.txt
 # A PyTorch that is there already stays if it is new enough; a fresh environment gets the pinned one.
+APT_CHROMIUM = { apt-get install -qq -y --no-install-recommends chromium || { apt-get update -qq \
+  && apt-get install -qq -y --no-install-recommends chromium; }; } > /dev/null 2>&1
 CONSTRAIN = $(BIN)/python constraints.py > $(VENV)/constraints.txt
 
-.PHONY: run docs test lint types tests ratios bench clean
+.PHONY: run docs test lint types tests browser ratios bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/zskd run digits
@@ -38,8 +40,14 @@ types: $(VENV)/.installed-dev
 
 # Two workers: one process per core of a small machine; the tests of a file share what they made. Files stay in
 # their order, because those with the fewest tests, which come last otherwise, are the longest.
-tests: $(VENV)/.installed-dev
+tests: $(VENV)/.installed-dev browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Pages are tested in a real browser where there is one, or where it may be installed.
+browser:
+	@command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+	  && echo "installing Debian's chromium, for the tests of pages" && $(APT_CHROMIUM); } \
+	  || echo "no chromium: the tests of pages in a browser are skipped (Debian: apt-get install chromium)"
 
 # One process: costs that are compared must not run side by side.
 ratios: $(VENV)/.installed-dev

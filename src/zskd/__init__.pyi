@@ -67,6 +67,7 @@ from .models.narrow.copies import narrow as narrow
 from .models.observation import LayerValue as LayerValue
 from .models.observation import Observation as Observation
 from .models.observation import observe as observe
+from .report.run import report_run as report_run
 from .run.choice import recipe_for as recipe_for
 from .run.metrics import RunMetrics as RunMetrics
 from .run.pipeline import run_recipe as run_recipe
@@ -94,6 +95,7 @@ from .synthesis.similarity import concentration as concentration
 from .synthesis.spec import SetSpec as SetSpec
 from .synthesis.trace import Frame as Frame
 from .synthesis.trace import trace_impression as trace_impression
+from .synthesis.trace import trace_impressions as trace_impressions
 from .teacher.opening import open_teacher as open_teacher
 from .teacher.training import train_teacher as train_teacher
 from .transfer_set.dataset import TransferSet as TransferSet

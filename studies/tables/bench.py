@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from records import RESULTS
+from records import RESULTS, read_lines
 from zskd.evaluation.statistics import Summary, summarise
 from zskd.experiment.definition import experiment_names, load_experiment
 from zskd.experiment.report.page import records_of
@@ -44,6 +44,23 @@ def _row(title: str, group: Group, best: Group) -> tuple[str, ...]:
     )
 
 
+def minutes() -> str:
+    """What a budget of time gave on the public network."""
+    rows = [
+        (
+            f"{line['minutes']:g}",
+            f"{line['seconds'] / 60:.1f}",
+            f"`{line['preset']}`",
+            f"{line['images']:,}",
+            f"{line['steps']:,}",
+            f"{line['accuracy']:.1f}",
+        )
+        for line in read_lines(RESULTS / "minutes.json")
+        if line["data"] == "cifar-public"
+    ]
+    return markdown_table(("minutes given", "taken", "preset", "images", "steps", "accuracy"), rows)
+
+
 def about(name: str) -> str:
     """How the table was made."""
     records = _records(name)
@@ -68,4 +85,4 @@ BENCH_TABLES: dict[str, Callable[[], str]] = {
     name: table
     for bench in _NAMES
     for name, table in ((bench, partial(results, bench)), (f"{bench}-about", partial(about, bench)))
-}
+} | {"bench-minutes": minutes}

@@ -119,6 +119,10 @@ def test_results_and_progress_of_an_experiment(
         accuracies = [r["test_accuracy"] for r in same]
         assert (one["n"], one["mean"]) == (len(same), pytest.approx(np.mean(accuracies)))
     assert sum(one["n"] for one in found["results"]) == len(records)
+    shutil.copy(results / "students.json", tmp_path / "metrics.json")
+    assert told(capsys, "report", tmp_path)[0] == json.loads((results / "students.json").read_text("utf-8"))
+    assert run(["report", "digits", "--format", "csv", "--json"]) == 2
+    assert "leave out --format and --out" in capsys.readouterr().err
     for one in found["comparisons"]:
         assert one["p_holm"] is None or one["p_holm"] >= one["p"]
     progress, _ = told(capsys, "reproduce", "digits", "--status", "--results", results)

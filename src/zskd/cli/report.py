@@ -1,51 +1,146 @@
-"""`zskd report`: tables and a picture from records."""
+"""`zskd report`: a page, tables and a picture from a run or from records."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import ExperimentName
+from zskd.cli.options import print_line
 from zskd.cli.telling import Json, Teller
 from zskd.config.data import Twin
+from zskd.core.errors import ZskdError
+
+if TYPE_CHECKING:
+    from zskd.core.artefact import JsonObject
+    from zskd.experiment.definition import Experiment
+    from zskd.experiment.report.tables import Records
+
+Form = Literal["html", "md", "csv"]
 
 
 @app.command(
     help_epilogue=examples(
+        "zskd report runs/digits",
         "zskd report mnist",
+        "zskd report mnist --format html --out mnist.html",
         "zskd report mnist --results results --out report/",
     )
 )
 def report(
-    recipe: ExperimentName,
+    subject: str,
     /,
     *,
-    twin: Twin | None = None,
-    results: Path = Path("results"),
+    format: Form | None = None,
     out: Path | None = None,
+    results: Path = Path("results"),
+    twin: Twin | None = None,
+    data_dir: Path | None = None,
+    model: str | None = None,
+    student_model: str | None = None,
+    trust: tuple[str, ...] = (),
     json: Json = False,
 ) -> None:
-    """Print the results of an experiment, or write them as a page with a picture.
+    """Write a page about a finished run, or about the records of an experiment.
 
     Args:
-        recipe: Name or file.
-        twin: Report the experiment on this twin of its data.
+        subject: Folder of a run; or name or file of an experiment.
+        format: One HTML page with everything inside; Markdown; or comma-separated values. A run's is html,
+            an experiment's md.
+        out: File; for Markdown a folder of README.md and the picture. Absent: report.html in the run's
+            folder, or the text is printed.
         results: Folder of the records.
-        out: Folder of README.md and the picture; absent: print Markdown.
-        json: Print the results as JSON.
+        twin: Report the experiment on this twin of its data.
+        data_dir: Folder of the run's data, where it has moved.
+        model: Factory to run, for a teacher in your own code.
+        student_model: Factory to run, for a student in your own code.
+        trust: Names of your own code (method, start image) in the settings of the set that may run.
+        json: Print the results as JSON, and write no page.
     """
-    from zskd.experiment.definition import load_experiment, on_twin
-    from zskd.experiment.report.document import document_of
-    from zskd.experiment.report.page import records_of, sections, write_page
+    if json:
+        if format is not None or out is not None:
+            raise ZskdError("--json prints the results and writes no page: leave out --format and --out")
+        Teller(json).document(_values(subject, twin, results))
+    elif not Path(subject).is_dir():
+        _experiment(subject, twin, results, format or "md", out)
+    elif format in (None, "html"):
+        from zskd.core.progress import default_progress
+        from zskd.report.run import report_run
 
-    experiment = load_experiment(recipe)
+        page = report_run(
+            Path(subject),
+            out,
+            model=model,
+            student_model=student_model,
+            trust=trust,
+            data_dir=data_dir,
+            progress=default_progress(),
+        )
+        print_line(f"page in {page}")
+    else:
+        _of_run(Path(subject), format == "csv", out)
+
+
+def _of_run(folder: Path, as_csv: bool, out: Path | None) -> None:
+    """Print or write the tables of a run."""
+    from zskd.report.tables import run_csv
+    from zskd.run.metrics import METRICS, read_metrics
+    from zskd.run.summary import notes
+    from zskd.run.tables import agreement_table, results_table
+
+    metrics = read_metrics(folder / METRICS)
+    tables = [table(metrics).markdown() for table in (results_table, agreement_table)]
+    _give(run_csv(metrics) if as_csv else "\n\n".join((*tables, "\n".join(notes(metrics)))), out)
+
+
+def _experiment(name: str, twin: Twin | None, results: Path, form: Form, out: Path | None) -> None:
+    """Print or write what the records of an experiment say."""
+    from zskd.experiment.report.page import sections, write_page
+    from zskd.report.experiment import report_experiment
+    from zskd.report.tables import records_csv
+
+    experiment, records = _records(name, twin, results)
+    if form == "html":
+        page = report_experiment(records, experiment, out or Path(f"{experiment.name}.html"))
+        print_line(f"{len(records)} records: {page}")
+    elif form == "csv":
+        _give(records_csv(records), out)
+    elif out is not None:
+        print_line(f"{len(records)} records: {write_page(records, experiment, out)}")
+    else:
+        print_line("\n\n".join(f"## {title}\n\n{text}" for title, text in sections(records, experiment)))
+
+
+def _records(name: str, twin: Twin | None, results: Path) -> tuple[Experiment, Records]:
+    from zskd.experiment.definition import load_experiment, on_twin
+    from zskd.experiment.report.page import records_of
+
+    experiment = load_experiment(name)
     if twin:
         experiment = on_twin(experiment, twin)
-    records = records_of(experiment, results)
-    tell = Teller(json)
-    if out is not None:
-        tell.line(f"{len(records)} records: {write_page(records, experiment, out)}")
-    else:
-        tell.line("\n\n".join(f"## {title}\n\n{text}" for title, text in sections(records, experiment)))
-    tell.document(document_of(records, experiment))
+    return experiment, records_of(experiment, results)
+
+
+def _values(subject: str, twin: Twin | None, results: Path) -> JsonObject:
+    """Return the results of a run or of an experiment as JSON."""
+    from zskd.experiment.report.document import document_of
+    from zskd.run.metrics import METRICS, read_metrics
+
+    if Path(subject).is_dir():
+        return read_metrics(Path(subject) / METRICS).to_json()
+    experiment, records = _records(subject, twin, results)
+    return document_of(records, experiment)
+
+
+def _give(text: str, out: Path | None) -> None:
+    """Print a text, or write it to a file."""
+    from zskd.core.files import write_text
+
+    if out is None:
+        print_line(text.rstrip("\n"))
+        return
+    if out.is_dir():
+        raise ZskdError(f"{out} is a folder: give a file")
+    write_text(out, text.rstrip("\n") + "\n")
+    print_line(f"written to {out}")

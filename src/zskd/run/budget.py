@@ -54,8 +54,8 @@ _MARGIN = 0.05
 _FOR_TIMING = 0.05
 """Share for steps that are only timed."""
 _LONGEST_TIMING = 60.0
-"""Largest number of seconds for timing one student: what else the machine does for some seconds must not decide
-about an hour."""
+"""Largest number of seconds for timing one student: some busy seconds of the machine must not decide about an
+hour."""
 Specs = Mapping[str, StudentSpec]
 Sets = Mapping[str, TransferSet | None]
 

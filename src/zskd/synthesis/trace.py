@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from zskd.config.synthesis import SynthesisConfig
 from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.precision import computing_in
@@ -37,12 +39,9 @@ class Frame:
 def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> list[Frame]:
     """Optimise one data impression again and return its trace, from the start image to the stored image.
 
-    The frames are denser in the first steps, where the image changes most. The whole shard is made again
-    where `spec.needs_shard`.
-
     Args:
-        teacher: used in evaluation mode; left as it is.
-        spec: of the set that the impression belongs to, as it was made (`zskd.synthesis.room.as_made`).
+        teacher: as for `trace_impressions`.
+        spec: as there.
         index: position of the image in the set, dropped images counted; if that image stays noise, the next
             optimised one is traced.
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
@@ -50,36 +49,84 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
     Raises:
         ZskdError: no image of the set is optimised, or the method makes them in its own way.
     """
+    _check(spec)
+    while not entry_of(teacher, spec, index).optimised:
+        index += 1
+    return trace_impressions(teacher, spec, [index], frames=frames)[index]
+
+
+def trace_impressions(
+    teacher: Classifier, spec: SetSpec, indices: Sequence[int], *, frames: int = 8
+) -> dict[int, list[Frame]]:
+    """Optimise some data impressions again and return their traces, from start image to stored image.
+
+    The frames are denser in the first steps, where the image changes most. The whole shard is made again
+    where `spec.needs_shard`. All steps of the images that are asked for are in memory at once.
+
+    Args:
+        teacher: used in evaluation mode; left as it is.
+        spec: of the set that the impressions belong to, as it was made (`zskd.synthesis.room.as_made`).
+        indices: positions of images of one shard in the set, dropped images counted; those that stay noise
+            have no trace.
+        frames: number of frames, at least 2; fewer are returned if there are fewer steps.
+
+    Returns:
+        Traces by index.
+
+    Raises:
+        ZskdError: no image of the set is optimised, or the method makes them in its own way.
+    """
+    _check(spec)
+    wanted = [index for index in indices if entry_of(teacher, spec, index).optimised]
+    planned = sorted(wanted)
+    if spec.needs_shard and wanted:
+        size = spec.shard_size(teacher.classes)
+        planned = sorted({*spec.indices(wanted[0] // size, teacher.classes), *wanted})
+    rows = {index: planned.index(index) for index in wanted}
+    paths: dict[int, list[tuple[int, Tensor]]] = {row: [] for row in rows.values()}
+    box, config = teacher.spec.box, spec.synthesis
+    with frozen(teacher), use_threads(1), torch.no_grad(), computing_in(config.precision):
+        plan = plan_shard(teacher, spec, planned)
+        optimised = plan.rows.tolist()
+
+        def record(lanes: LaneState) -> None:
+            for lane, number in enumerate(lanes.numbers.tolist()):
+                if number in followed:
+                    image = lanes.images[lane].clamp(*box).cpu()
+                    paths[optimised[number]].append((int(lanes.steps[lane]), image))
+
+        followed = {number for number, row in enumerate(optimised) if row in paths}
+        images, steps = invert(teacher, plan.batch, config, spec.objective, on_step=record)
+        for number in followed:
+            stored = round_to(images[number][None], storage_of(config, teacher.spec.shape), box)[0]
+            paths[optimised[number]].append((int(steps[number]), stored))
+        return {
+            index: _frames(teacher, config, paths[row], plan.targets[row], plan.anchors[row], frames)
+            for index, row in rows.items()
+        }
+
+
+def _check(spec: SetSpec) -> None:
     if not spec.optimises:
         raise ZskdError("the images of this set are not optimised: give a set with optimised images to trace")
     if not spec.own_method.by_objective:
         raise ZskdError(
             f"images of --method {spec.method} take no steps towards a target: give a set of another method"
         )
-    while not entry_of(teacher, spec, index).optimised:
-        index += 1
-    path: list[tuple[int, Tensor]] = []
-    box, config = teacher.spec.box, spec.synthesis
-    indices = [index]
-    if spec.needs_shard:
-        shard = spec.indices(index // spec.shard_size(teacher.classes), teacher.classes)
-        indices = sorted({*shard, index})
-    row = indices.index(index)
-    with frozen(teacher), use_threads(1), torch.no_grad(), computing_in(config.precision):
-        plan = plan_shard(teacher, spec, indices)
-        number = plan.rows.tolist().index(row)  # among the images that are optimised
 
-        def record(lanes: LaneState) -> None:
-            for lane in (lanes.numbers == number).nonzero()[:, 0].tolist():
-                path.append((int(lanes.steps[lane]), lanes.images[lane].clamp(*box).cpu()))
 
-        images, steps = invert(teacher, plan.batch, config, spec.objective, on_step=record)
-        stored = round_to(images[number][None], storage_of(config, teacher.spec.shape), box)[0]
-        path.append((int(steps[number]), stored))
-        last = len(path) - 1
-        selected = [path[k] for k in sorted({round(last * (k / (frames - 1)) ** 2) for k in range(frames)})]
-        stack = torch.stack([image for _, image in selected])
-        target, anchor = plan.targets[row], plan.anchors[row]
-        targets, anchors = target.expand(len(stack), -1), anchor.expand(len(stack))
-        kl = label(teacher, stack, targets, anchors, torch.ones(len(stack)), config).kl
+def _frames(
+    teacher: Classifier,
+    config: SynthesisConfig,
+    path: Sequence[tuple[int, Tensor]],
+    target: Tensor,
+    anchor: Tensor,
+    count: int,
+) -> list[Frame]:
+    """Choose some images of a path, and let the teacher answer."""
+    last = len(path) - 1
+    selected = [path[k] for k in sorted({round(last * (k / (count - 1)) ** 2) for k in range(count)})]
+    stack = torch.stack([image for _, image in selected])
+    targets, anchors = target.expand(len(stack), -1), anchor.expand(len(stack))
+    kl = label(teacher, stack, targets, anchors, torch.ones(len(stack)), config).kl
     return [Frame(step, image, target, float(k)) for (step, image), k in zip(selected, kl, strict=True)]

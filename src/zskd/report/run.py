@@ -1,0 +1,146 @@
+"""The page about a run: what its folder holds, and what its networks answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from zskd.config.loading import load_recipe
+from zskd.config.registry import CONTROLS
+from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress
+from zskd.data.datasets import load_data
+from zskd.models.checkpoint import load_checkpoint
+from zskd.models.classifier import Classifier, check_classes
+from zskd.report.behaviour import Behaviour, measure_behaviour
+from zskd.report.gallery import Impression, make_gallery
+from zskd.report.page import write_page
+from zskd.run.metrics import METRICS, RunMetrics, read_metrics
+from zskd.run.similarity import has_similarity
+from zskd.synthesis.room import as_made
+from zskd.synthesis.similarity import class_similarity
+from zskd.synthesis.spec import SetSpec, read_spec
+from zskd.transfer_set.dataset import TransferSet
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything that the page shows."""
+
+    metrics: RunMetrics
+    similarity: tuple[tuple[float, ...], ...]
+    """Of the classes in the teacher's last layer; empty where it has none."""
+    class_names: tuple[str, ...]
+    gallery: tuple[Impression, ...]
+    behaviour: Behaviour | None
+    """None without data."""
+    missing: tuple[str, ...]
+    """Why a part of the page is not there, in words."""
+
+
+def report_run(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    model: str | None = None,
+    student_model: str | None = None,
+    trust: Collection[str] = (),
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the page about a finished run and return its path.
+
+    The finished networks answer once more on the run's test images, if the data is there. Nothing is chosen
+    by it.
+
+    Args:
+        folder: of the run.
+        out: the page; None: report.html in the folder.
+        model: factory to run, for a teacher in your own code.
+        student_model: the same for its student.
+        trust: names of your own code in the settings of the set that may run.
+        data_dir: folder of the data, where it has moved.
+        progress: receives what takes long.
+
+    Raises:
+        ZskdError: the folder holds no finished run, or one of its files is damaged.
+    """
+    progress = progress or Progress()
+    found = read_run(
+        folder, model=model, student_model=student_model, trust=trust, data_dir=data_dir, progress=progress
+    )
+    return write_page("run.html", out or folder / REPORT, report=found, controls=tuple(CONTROLS))
+
+
+def read_run(
+    folder: Path,
+    *,
+    model: str | None,
+    student_model: str | None,
+    trust: Collection[str],
+    data_dir: Path | None,
+    progress: Progress,
+) -> RunReport:
+    """Gather what the page shows; arguments and errors are those of `report_run`."""
+    if not (folder / METRICS).is_file():
+        raise ZskdError(f"{folder} holds no finished run: name the folder of one, or an experiment")
+    metrics = read_metrics(folder / METRICS)
+    arm = metrics.arms[0].arm
+    teacher, _ = load_checkpoint(folder / "teacher", model=model)
+    student, _ = load_checkpoint(folder / "students" / arm, model=student_model)
+    missing: list[str] = []
+    images = TransferSet(folder / "sets" / arm) if (folder / "sets" / arm).is_dir() else None
+    gallery: tuple[Impression, ...] = ()
+    if images is None:
+        missing.append("There is no gallery: a generator made the images while the student learned.")
+    else:
+        progress.log("report: the impressions of the gallery are made again, step by step")
+        gallery = make_gallery(teacher, student, images, _spec(images, trust, missing))
+    behaviour = _behaviour(folder, data_dir, teacher, student, images, missing)
+    similarity = class_similarity(teacher.head_weight).tolist() if has_similarity(teacher) else []
+    return RunReport(
+        metrics,
+        tuple(map(tuple, similarity)),
+        teacher.class_names,
+        gallery,
+        behaviour,
+        tuple(missing),
+    )
+
+
+def _spec(images: TransferSet, trust: Collection[str], missing: list[str]) -> SetSpec | None:
+    """Return how the set was made; None where its images cannot be made again."""
+    try:
+        return as_made(read_spec(images.manifest.spec, trusted=trust), images.manifest.resolved)
+    except ZskdError as error:
+        missing.append(f"There are no filmstrips: {error}.")
+        return None
+
+
+def _behaviour(
+    folder: Path,
+    data_dir: Path | None,
+    teacher: Classifier,
+    student: Classifier,
+    images: TransferSet | None,
+    missing: list[str],
+) -> Behaviour | None:
+    """Measure on the run's test images; None where it had none, or where they are gone."""
+    values = {} if data_dir is None else {"data": {"dir": data_dir}}
+    config = load_recipe(folder / "recipe.yaml", values).data
+    if config.name == "none":
+        missing.append(
+            "Accuracy, confusion, recall and calibration cannot be known without real images. "
+            "zskd check STUDENT --teacher TEACHER FOLDER measures some of it on a few pictures of yours."
+        )
+        return None
+    try:
+        data = load_data(config, teacher.spec.shape)
+        check_classes(teacher, data.class_names)
+    except ZskdError as error:
+        missing.append(f"The run's data cannot be read ({error}): name its folder with --data-dir.")
+        return None
+    return measure_behaviour(teacher, student, data.test, images)
