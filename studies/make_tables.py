@@ -21,6 +21,7 @@ from tables.carry import CARRY_TABLES, draw_carry
 from tables.choices import CHOICES_TABLES
 from tables.colour import COLOUR_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
+from tables.exports import EXPORTS_TABLES
 from tables.features import FEATURES_TABLES
 from tables.front import FRONT_TABLES, draw_front
 from tables.names import NAMES_TABLES
@@ -52,6 +53,7 @@ PAGES = tuple(
         "docs/methods/zskd.md",
         "docs/speed.md",
         "docs/estimate.md",
+        "docs/export.md",
         "docs/extending.md",
         "docs/pictures.md",
         "docs/features.md",
@@ -74,6 +76,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **COLOUR_TABLES,
     **SEARCH_TABLES,
     **ESTIMATE_TABLES,
+    **EXPORTS_TABLES,
     **NAMES_TABLES,
     **NARROW_TABLES,
     **PICTURES_TABLES,

@@ -51,6 +51,7 @@ from .evaluation.metrics import predict as predict
 from .evaluation.statistics import Share as Share
 from .export.check import Comparison as Comparison
 from .export.folder import export_torch as export_torch
+from .export.hub import export_hf as export_hf
 from .export.int8 import Quantised as Quantised
 from .export.int8 import export_onnx_int8 as export_onnx_int8
 from .export.onnx import export_onnx as export_onnx

@@ -31,6 +31,7 @@ from zskd.evaluation.gain import measure_gain
 from zskd.evaluation.inspection import count_multiply_adds, inspect_teacher
 from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement, predict
 from zskd.evaluation.probes import make_probes, measure
+from zskd.export.pt2 import export_pt2
 from zskd.models.checkpoint import Card, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
@@ -204,6 +205,9 @@ USING_TEACHER: dict[str, Callable[[Inputs], object]] = {
     "seconds_per_image": lambda inputs: seconds_per_image(inputs.teacher, SET),
     "trace_impression": lambda inputs: trace_impression(inputs.teacher, SET, 0),
     "export_png": lambda inputs: export_png(inputs.teacher, inputs.images, inputs.folder / "png"),
+    "export_pt2": lambda inputs: export_pt2(
+        inputs.teacher, inputs.folder / "a.pt2", images=inputs.split.images
+    ),
     "inspect_teacher": lambda inputs: inspect_teacher(inputs.teacher),
     "count_multiply_adds": lambda inputs: count_multiply_adds(inputs.teacher),
     "measure_gain": lambda inputs: measure_gain(inputs.teacher, inputs.finished, seconds=0.01),
@@ -242,8 +246,8 @@ def test_the_callers_objects_do_not_change(name: str, inputs: Inputs) -> None:
 
 
 @pytest.mark.parametrize("passes", [0, 1, 2])
-# measure_gain runs copies, whose hooks are copies too
-@pytest.mark.parametrize("name", [one for one in USING_TEACHER if one != "measure_gain"])
+# these run copies, whose hooks are copies too
+@pytest.mark.parametrize("name", [one for one in USING_TEACHER if one not in ("measure_gain", "export_pt2")])
 def test_they_do_not_change_if_the_teacher_raises(name: str, passes: int, inputs: Inputs) -> None:
     inputs.trap.passes = passes
     before = state(inputs)

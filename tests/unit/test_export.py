@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,11 +26,17 @@ from zskd.core.errors import ZskdError
 from zskd.export import check
 from zskd.export.check import compare
 from zskd.export.folder import export_torch
+from zskd.export.hub import export_hf
 from zskd.export.int8 import export_onnx_int8
 from zskd.export.onnx import export_onnx, onnx_model
 from zskd.export.pt2 import DESCRIPTION, export_pt2
+from zskd.models.checkpoint import Card, Origin
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.exported import ExportedNetwork
+from zskd.models.factory import Factory, fresh_weights
+from zskd.models.libraries.extras import import_extra
+from zskd.models.libraries.timm import TimmNetwork
+from zskd.run.summary import checkpoint_results
 from zskd.transfer_set.dataset import TransferSet
 
 SPEC = InputSpec(shape=(3, 16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
@@ -121,8 +128,15 @@ def by_trace(network: Classifier) -> Callable[[Tensor], Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("after", [as_it_is, probabilities])
-@pytest.mark.parametrize("exported", [by_torch_export, by_onnx_export, by_trace])
+@pytest.mark.parametrize(
+    ("exported", "after"),
+    [
+        (by_torch_export, probabilities),
+        (by_onnx_export, as_it_is),
+        (by_trace, as_it_is),
+        (by_trace, probabilities),
+    ],
+)
 def test_an_export_by_hand_takes_any_number_of_images(
     exported: Callable[[Classifier], Callable[[Tensor], Tensor]], after: Callable[[Tensor], object]
 ) -> None:
@@ -179,10 +193,9 @@ def test_the_same_network_gives_the_same_bytes_without_places_on_this_machine(
     assert not any(str(folder).encode() in model for folder in folders)
 
 
-def test_attention_is_exported(tmp_path: Path) -> None:
-    """And a forward pass that calls `len(images)`."""
+def test_attention_and_a_forward_pass_that_calls_len_are_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    found = export_onnx(Classifier(Tokens(), spec=SPEC), tmp_path / "a.onnx")
+    found = export_pt2(Classifier(Tokens(), spec=SPEC), tmp_path / "a.pt2")
     assert found.difference < 1e-5 * found.largest
 
 
@@ -224,6 +237,14 @@ def test_a_network_that_cannot_be_recorded_is_one_clear_line(tmp_path: Path) -> 
         export_onnx(Classifier(OfTwo(), spec=SPEC), tmp_path / "a.onnx")
     assert "\n" not in str(found.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_told_with_the_line_that_installs_it(
+    network: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ZskdError, match=r"pip install 'zskd\[export\]'"):
+        export_onnx(network, tmp_path / "a.onnx")
 
 
 def test_other_onnx_files_are_refused(tmp_path: Path) -> None:
@@ -350,6 +371,65 @@ def test_a_folder_that_is_not_empty_is_left(network: Classifier, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+# -- the Hub
+
+
+def test_a_folder_for_the_hub_is_opened_by_its_mixin(
+    network: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Card(
+        architecture=Factory(factory="/home/me/nets.py:build"), origin=Origin(how="distilled", seed=3)
+    )
+    export_hf(network, card, tmp_path / "a", results=["Test accuracy: 12 %."])
+    monkeypatch.chdir(tmp_path / "a")
+    monkeypatch.syspath_prepend(tmp_path / "a")
+    text = Path("README.md").read_text("utf-8")
+    assert "# nets.py:build" in text
+    assert "/home/me" not in text + Path("config.json").read_text("utf-8") + Path("model.py").read_text(
+        "utf-8"
+    )
+    for line in ("- Test accuracy: 12 %.", "- Seed: 3", NAMES[2], "library_name: pytorch"):
+        assert line in text
+    block = text.split("```python\n")[2].split("```")[0]
+    space: dict[str, Any] = {}
+    exec(block, space)  # as the card tells
+    sys.modules.pop("model")
+    assert same(space["network"](images(7)), by_hand(network, images(7)))
+    assert space["network"]._hub_mixin_config["id2label"] == {str(k): name for k, name in enumerate(NAMES)}
+
+
+def test_a_folder_of_a_timm_network_is_opened_by_timm(tmp_path: Path) -> None:
+    timm = import_extra("timm")
+    arguments = {"num_classes": 5, "layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "stem_width": 4}
+    architecture = TimmNetwork(timm="resnet18", arguments=arguments)
+    network = Classifier(fresh_weights(architecture.build, 0), spec=SPEC, class_names=NAMES)
+    export_hf(network, Card(architecture=architecture), tmp_path / "a")
+    read = timm.create_model(f"local-dir:{tmp_path / 'a'}", pretrained=True).eval()
+    assert read.pretrained_cfg["label_names"] == list(NAMES)
+    assert (read.pretrained_cfg["mean"], read.pretrained_cfg["std"]) == ([*SPEC.mean], [*SPEC.std])
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SPEC.mean, SPEC.std))
+    with torch.no_grad():
+        expected = network.eval()(images(7))
+        assert same(read((images(7) - mean) / std), expected)
+
+
+def test_the_model_card_has_the_results_of_the_run(tmp_path: Path) -> None:
+    """Metrics of a committed run, in the folder of a run."""
+    record = Path(__file__).parents[2] / "results" / "students.json"
+    (tmp_path / "metrics.json").write_bytes(record.read_bytes())
+    told = json.loads(record.read_text("utf-8"))
+    name = told["arms"][0]["arm"]
+    first, *others = checkpoint_results(tmp_path / "students" / name)
+    assert first.startswith(
+        f"Test accuracy on {told['data']}: {told['arms'][0]['test_accuracy']['percent']:.2f} %"
+    )
+    assert any(line.startswith("Agreement with its teacher on held-out impressions: ") for line in others)
+    (of_teacher,) = checkpoint_results(tmp_path / "teacher")
+    assert f"{told['teacher']['test_accuracy']['percent']:.2f} %" in of_teacher
+    assert checkpoint_results(tmp_path / "students" / "other") == []
+    assert checkpoint_results(tmp_path / "elsewhere" / "students" / name) == []
+
+
 # -- the command
 
 
@@ -357,7 +437,7 @@ def test_the_command_writes_each_format(
     teacher_folder: Path, small_set: TransferSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "torch").mkdir()
-    for to, name in (("onnx", "a.onnx"), ("pt2", "a.pt2"), ("torch", "torch")):
+    for to, name in (("onnx", "a.onnx"), ("pt2", "a.pt2"), ("torch", "torch"), ("hf", "hf")):
         out = tmp_path / name
         arguments = ["--to", to, "--out", str(out), "--set", str(small_set.folder)]
         assert main(["export", str(teacher_folder), *arguments]) == 0
@@ -365,6 +445,7 @@ def test_the_command_writes_each_format(
         assert lines[0].startswith("on 50 pictures in batches of 1, 7 and 64 its logits differ by ")
         assert lines[1:] == [f"exported to {out}"]
     assert '"""lenet5, for inference' in (tmp_path / "torch" / "model.py").read_text()
+    assert "No results are recorded beside this network" in (tmp_path / "hf" / "README.md").read_text()
 
 
 def test_the_command_writes_int8(

@@ -16,7 +16,7 @@ from zskd.core.errors import ZskdError
 if TYPE_CHECKING:
     from zskd.transfer_set.dataset import TransferSet
 
-OfNetwork = Literal["onnx", "onnx-int8", "pt2", "torch"]
+OfNetwork = Literal["onnx", "onnx-int8", "pt2", "torch", "hf"]
 OfSet = Literal["mat", "png"]
 
 
@@ -43,8 +43,8 @@ def export(
 
     Args:
         source: Checkpoint folder of a network, or folder of a transfer set.
-        to: Format. Of a network: an ONNX file, one with 8-bit integers, a torch.export archive, or a folder
-            that needs only torch. Of a set: a MATLAB file, or a folder of PNG files.
+        to: Format. Of a network: an ONNX file, one with 8-bit integers, a torch.export archive, a folder that
+            needs only torch, or one for the Hugging Face Hub. Of a set: a MATLAB file, or a folder of PNGs.
         out: New file, or empty folder.
         transfer_set: Folder of a transfer set, to calibrate an int8 network on, or to compare others on.
         teacher: Checkpoint folder, to compute the logits of a set's 8-bit pictures.
@@ -104,10 +104,12 @@ def _export_network(source: Path, to: str, out: Path, images: TransferSet | None
     from zskd.core.tables import Table
     from zskd.export.check import check_pictures
     from zskd.export.folder import export_torch
+    from zskd.export.hub import export_hf, plain_title
     from zskd.export.int8 import export_onnx_int8
     from zskd.export.onnx import export_onnx
     from zskd.export.pt2 import export_pt2
     from zskd.models.checkpoint import load_checkpoint
+    from zskd.run.summary import checkpoint_results
 
     tell = Teller(as_json=False)
     classifier, card = load_checkpoint(source, model=model)
@@ -126,8 +128,11 @@ def _export_network(source: Path, to: str, out: Path, images: TransferSet | None
             compared = export_onnx(classifier, out, images=pictures)
         elif to == "pt2":
             compared = export_pt2(classifier, out, images=pictures)
+        elif to == "torch":
+            compared = export_torch(classifier, out, title=plain_title(card), images=pictures)
         else:
-            compared = export_torch(classifier, out, title=card.architecture.title, images=pictures)
+            results = checkpoint_results(source)
+            compared = export_hf(classifier, card, out, results=results, images=pictures)
         print_line(str(compared))
     print_line(f"exported to {out}")
 

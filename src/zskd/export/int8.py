@@ -91,20 +91,17 @@ def export_onnx_int8(
     check_name(path)
     calibration, others = _rows(classifier, transfer_set)
     original = onnx_model(classifier)
-    model = _quantised(original, Description.of(classifier, "int8"), transfer_set.images(calibration))
+    model = _quantised(original, Description.of(classifier, "int8"), _batches(transfer_set, calibration))
     networks = ExportedNetwork(original), ExportedNetwork(model)
-    expected = network_logits(classifier, transfer_set.images(others)).argmax(1)
-    same = [
-        networks[1](transfer_set.images(rows)).argmax(1) == expected[place]
-        for rows, place in zip(
-            _parts(others, classifier), _parts(torch.arange(len(others)), classifier), strict=True
-        )
-    ]
+    same = 0
+    for images in _batches(transfer_set, others):
+        predicted = network_logits(classifier, images).argmax(1)
+        same += int((networks[1](images).argmax(1) == predicted).sum())
     float_latency, latency = measure_latency(networks, classifier.spec, seconds=seconds)
     with whole_file(path) as temporary:
         temporary.write_bytes(model)
     return Quantised(
-        agreement=share_of(int(torch.cat(same).sum()), len(others)),
+        agreement=share_of(same, len(others)),
         calibration=len(calibration),
         bytes=len(model),
         float_bytes=len(original),
@@ -128,30 +125,31 @@ def _rows(classifier: Classifier, transfer_set: TransferSet) -> tuple[Tensor, Te
     return order[:count], order[count : count + _COMPARED]
 
 
-def _parts(rows: Tensor, classifier: Classifier) -> tuple[Tensor, ...]:
-    return torch.split(rows, at_once(_BATCH, classifier.spec.shape))
+def _batches(transfer_set: TransferSet, rows: Tensor) -> Iterator[Images]:
+    """Yield the images of some rows, so many at a time as fit well into memory."""
+    for part in torch.split(rows, at_once(_BATCH, transfer_set.shape)):
+        yield transfer_set.images(part)
 
 
-class _Images:
-    """Images of the calibration, batch by batch, as onnxruntime asks for them."""
+class _Calibration:
+    """Images of the calibration, as onnxruntime asks for them."""
 
-    def __init__(self, images: Images) -> None:
-        parts = torch.split(images, at_once(_BATCH, images.shape))
-        self._left: Iterator[np.ndarray] = (part.contiguous().numpy() for part in parts)
+    def __init__(self, batches: Iterator[Images]) -> None:
+        self._left = batches
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next batch; None at the end."""
         part = next(self._left, None)
-        return None if part is None else {INPUT: part}
+        return None if part is None else {INPUT: part.numpy()}
 
 
-def _quantised(original: bytes, description: Description, images: Images) -> bytes:
+def _quantised(original: bytes, description: Description, batches: Iterator[Images]) -> bytes:
     """Return the bytes of an ONNX model in 8 bits.
 
     Args:
         original: bytes of the float32 model.
         description: of the result.
-        images: of the calibration (N, C, H, W).
+        batches: images of the calibration (N, C, H, W).
 
     Raises:
         ZskdError: onnxruntime cannot quantise it.
@@ -165,7 +163,7 @@ def _quantised(original: bytes, description: Description, images: Images) -> byt
                 quantization.quantize_static(
                     prepared,
                     result,
-                    _Images(images),
+                    _Calibration(batches),
                     quant_format=quantization.QuantFormat.QDQ,
                     per_channel=True,
                     reduce_range=True,

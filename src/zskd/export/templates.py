@@ -114,3 +114,57 @@ for path in sys.argv[1:] or [None]:
     print(f"{path or 'noise'}  {classes}")
 '''
 """`example.py`."""
+
+CARD_FILE: Final = """---
+library_name: {library}
+pipeline_tag: image-classification
+tags:
+- knowledge-distillation
+- zskd
+---
+
+# {title}
+
+An image classifier: {parameters} parameters, images of {shape} (channels, height, width), {classes} classes:
+{names}.
+
+## Use
+
+```python
+from model import load  # model.py of this folder; needs torch and safetensors
+
+logits = load()(images)  # images (N, C, H, W) in [0, 1]; the normalisation is inside
+```
+
+`python example.py picture.png` prints the classes of a picture. From the Hub, or any folder:
+
+```python
+from huggingface_hub import PyTorchModelHubMixin
+from model import Network
+
+
+class Classifier(Network, PyTorchModelHubMixin):
+    pass
+
+
+network = Classifier.from_pretrained(".")
+```
+{by_timm}
+## Results
+
+{results}
+
+## Intended use
+
+Classification of pictures like those that its classes name, where a small and fast network is needed.
+
+## Limits
+
+{limits}
+
+## How it was made
+
+{made}
+- Written by `zskd export --to hf`. Fingerprint of the network in zskd: {sha256}
+"""
+"""`README.md` of a folder for the Hub, for `str.format`."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from zskd.core.progress import readable_seconds
+from zskd.evaluation.statistics import Share
 from zskd.run.metrics import ArmMetrics, RunMetrics
-from zskd.run.tables import agreement_table, costs_table, results_table, sizes_table
+from zskd.run.recorded import recorded_run, results_of
+from zskd.run.tables import KINDS, agreement_table, costs_table, results_table, sizes_table
 
 _HOW_TIMED = (
     "µs: one thread of this machine, each network as after export (batch-norm folded); the median of passes",
@@ -24,6 +27,34 @@ def summary_lines(metrics: RunMetrics, *, styled: bool = False) -> list[str]:
     tables = [results_table(metrics), sizes_table(metrics), agreement_table(metrics), costs_table(metrics)]
     lines = [line for one in tables if one is not None for line in (*one.lines(styled=styled), "")]
     return lines + notes(metrics)
+
+
+def checkpoint_results(checkpoint: Path) -> list[str]:
+    """Return what was measured of a network of a run, a sentence each; none for any other network.
+
+    Args:
+        checkpoint: folder of the teacher, or of a student.
+
+    Raises:
+        ZskdError: the metrics of the run are damaged.
+    """
+    metrics = recorded_run(checkpoint)
+    if metrics is None:
+        return []
+    if checkpoint.resolve().name == "teacher":
+        return _measured(metrics.data, metrics.teacher.test_accuracy)
+    found = results_of(checkpoint, metrics)
+    if found is None:
+        return []
+    agreement = [
+        f"Agreement with its teacher on {KINDS.get(kind, kind)}: {share}."
+        for kind, share in found.agreement.items()
+    ]
+    return [*_measured(metrics.data, found.test_accuracy), *agreement, *_estimated(found)]
+
+
+def _measured(data: str, accuracy: Share | None) -> list[str]:
+    return [] if accuracy is None else [f"Test accuracy on {data}: {accuracy}."]
 
 
 def notes(metrics: RunMetrics) -> list[str]:

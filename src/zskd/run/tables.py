@@ -14,7 +14,7 @@ from zskd.evaluation.gain import gain_table
 from zskd.evaluation.statistics import Share
 from zskd.run.metrics import ArmMetrics, RunMetrics, SizeMetrics
 
-_KINDS = {
+KINDS = {
     "impressions": "held-out impressions",
     **{name: control.summary for name, control in CONTROLS.items() if control.method == "noise"},
 }
@@ -51,7 +51,7 @@ def sizes_table(metrics: RunMetrics) -> Table | None:
     head = ["student", _measured_name(metrics)]
     rows = [[_named(one), _share(_measured(one))] for one in students]
     if metrics.teacher.test_accuracy is not None:
-        head.append(f"agreement on {_KINDS[_MAIN]}, %")
+        head.append(f"agreement on {KINDS[_MAIN]}, %")
         rows = [[*row, _share(one.agreement[_MAIN])] for row, one in zip(rows, students, strict=True)]
     rows = [[*row, "best" * (number in best)] for number, row in enumerate(rows)]
     return Table([*head, ""], rows, f"students of {metrics.arms[0].title}", best)
@@ -60,13 +60,13 @@ def sizes_table(metrics: RunMetrics) -> Table | None:
 def agreement_table(metrics: RunMetrics) -> Table:
     """Return the table of the agreement with the teacher, an arm each, in the order of the results."""
     # metrics of older versions have no random shapes
-    kinds = [kind for kind in _KINDS if kind in metrics.arms[0].agreement]
+    kinds = [kind for kind in KINDS if kind in metrics.arms[0].agreement]
     rows = [
         [arm.title, *(_share(arm.agreement[kind]).replace(" ", "\n", 1) for kind in kinds)]
         for arm in _sorted(metrics.arms)
     ]
     title = "agreement with the teacher, in %, on images that no student was trained on"
-    return Table(["arm", *(_KINDS[kind] for kind in kinds)], rows, title)
+    return Table(["arm", *(KINDS[kind] for kind in kinds)], rows, title)
 
 
 def students_table(metrics: RunMetrics) -> Table | None:
@@ -78,7 +78,7 @@ def students_table(metrics: RunMetrics) -> Table | None:
     if costs is None:
         return None
     results: Sequence[ArmMetrics] = metrics.sizes or metrics.arms[:1]
-    columns = {f"agreement on {_KINDS[_MAIN]}": ["", *(_share(one.agreement[_MAIN]) for one in results)]}
+    columns = {f"agreement on {KINDS[_MAIN]}": ["", *(_share(one.agreement[_MAIN]) for one in results)]}
     of_teacher = metrics.teacher.test_accuracy
     if of_teacher is not None:
         columns["test accuracy"] = list(map(_share, [of_teacher, *map(_measured, results)]))
@@ -112,7 +112,7 @@ def _measured(arm: ArmMetrics) -> Share:
 
 def _measured_name(metrics: RunMetrics) -> str:
     measured = metrics.teacher.test_accuracy is not None
-    return "test accuracy, %" if measured else f"agreement on {_KINDS[_MAIN]}, %"
+    return "test accuracy, %" if measured else f"agreement on {KINDS[_MAIN]}, %"
 
 
 def _sorted(arms: Sequence[_Results]) -> list[_Results]:
