@@ -102,7 +102,8 @@ def compare(run: Run, classifier: Classifier, images: Images, *, what: str) -> C
                 found = torch.cat([run(part) for part in torch.split(images, batch)])
         except Exception as error:  # runtimes raise many kinds
             raise ZskdError(
-                f"{what} was not written: it fails on {batch} images ({one_line(error)[:150]})"
+                f"{what} was not written: it fails in batches of {batch} ({one_line(error)[:150]}): choose "
+                "another format with --to"
             ) from error
         difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("nan")
         if not difference <= _BOUND * largest:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import torch
 from torch import nn
@@ -63,7 +65,12 @@ def _recorded(network: nn.Module, shape: tuple[int, int, int], *, strict: bool =
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings of torch and onnxruntime about themselves off the terminal."""
-    with warnings.catch_warnings():
+    """Keep what torch and onnxruntime print of themselves off the terminal; errors are raised as well."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(before)
