@@ -53,7 +53,8 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
     command = shlex.join(["python", *sys.argv])
     metrics = run_recipe(load_recipe(recipe, settings), folder, progress=Progress(), command=command)
     (arm,) = metrics.arms
-    spent = {stage: seconds for stage, seconds in metrics.seconds.items() if stage != "teacher"}
+    beside = ("teacher", "evaluation")
+    spent = {stage: seconds for stage, seconds in metrics.seconds.items() if stage not in beside}
     return {
         "data": data,
         "preset": preset,

@@ -7,17 +7,16 @@ from pathlib import Path
 
 from records import RESULTS
 from zskd.evaluation.figures import save_figure
-from zskd.experiment.report.tables import markdown_table
 from zskd.run.metrics import RunMetrics, read_metrics
 from zskd.run.page import sizes_chart
-from zskd.run.summary import students_table
+from zskd.run.tables import students_table
 
 
 def students() -> str:
     """What each student of the run costs, and how well it agrees."""
     table = students_table(_metrics())
     assert table is not None
-    return markdown_table(*table)
+    return table.markdown()
 
 
 def provenance() -> str:

@@ -26,6 +26,7 @@ VERBS = [
     ("distill",),
     ("evaluate",),
     ("predict",),
+    ("check",),
     ("show", "similarity"),
     ("show", "samples"),
     ("show", "filmstrip"),
@@ -263,9 +264,13 @@ def test_verbs_on_files(
     measured = ok("evaluate", "student", "--data.name", "digits", "--teacher", teacher, "--out", "m.json")
     assert re.search(r"test accuracy +\d+\.\d\d % \[", measured)
     estimated = json.loads(Path("m.json").read_text())["estimated_agreement"]
-    _, *told = distilled.splitlines()
-    assert [line.split()[0] for line in told[:3]] == ["network", "teacher", "student"]
-    assert estimated["words"] == told[3:]
+    told = distilled.splitlines()
+    assert [line.split()[0] for line in told if re.match(r"teacher|student ", line)] == [
+        "student",
+        "teacher",
+        "student",
+    ]
+    assert told[-len(estimated["words"]) :] == estimated["words"]
     trained = ok("evaluate", teacher, "--teacher", teacher)
     assert "is not estimated: the student was trained on real images" in trained
     Image.new("L", (50, 40), 120).save("grey.png")
@@ -277,6 +282,9 @@ def test_verbs_on_files(
     ok("show", "filmstrip", teacher, "set", "--index", 5)
     ok("export", "set", "--to", "mat", "--out", "set.mat")
     ok("export", "set", "--to", "png", "--teacher", teacher, "--out", "pictures")
+    checked = ok("check", "student", "pictures", "--teacher", teacher, "--no-estimate")
+    assert checked.startswith("agreement of student and teacher  ")
+    assert "recall of 9, %" in checked
     assert "3 shards" not in ok("verify", "set", "student", teacher)
     assert "every" not in ok("verify", ".")
     for file in ("similarity.json", "m.json", "similarity.svg", "threes.png", "filmstrip.png", "set.mat"):

@@ -27,6 +27,7 @@ from zskd.distillation.distill import distill
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.evaluation import probes as probes_module
 from zskd.evaluation.agreement import estimate_agreement
+from zskd.evaluation.check import check_student
 from zskd.evaluation.gain import measure_gain
 from zskd.evaluation.inspection import count_multiply_adds, inspect_teacher
 from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement, predict
@@ -218,6 +219,9 @@ USING_TEACHER: dict[str, Callable[[Inputs], object]] = {
     "agreement": lambda inputs: agreement(inputs.teacher, inputs.finished, inputs.split.images),
     "make_probes": lambda inputs: make_probes(inputs.teacher),
     "measure": lambda inputs: measure(inputs.teacher, inputs.finished, make_probes(inputs.teacher)),
+    "check_student": lambda inputs: check_student(
+        inputs.teacher, inputs.finished, inputs.split.images, inputs.split.labels
+    ),
     "estimate_agreement": lambda inputs: estimate_agreement(inputs.teacher, inputs.finished),
 }
 """Public functions that run the teacher."""

@@ -461,10 +461,9 @@ def test_the_command_writes_int8(
     given = ["--to", "onnx-int8", "--out", str(out), "--set", str(small_set.folder)]
     assert main(["export", str(teacher_folder), *given]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [
-        *("network", "float32", "int8", "calibrated", "agreement", "exported"),
-    ]
-    assert lines[3] == "calibrated on 25 images of the set"
+    told = ["network", "float32", "int8", "calibrated", "agreement", "exported"]
+    assert [one for line in lines if (one := line.split()[0]) in told] == told
+    assert "calibrated on 25 images of the set" in lines
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -211,7 +212,7 @@ def recipe(
 
 
 def test_a_run_shows_the_method_with_and_without_the_pictures(
-    folder: Path, teacher_folder: Path, tmp_path: Path
+    folder: Path, teacher_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted, lines = recipe(teacher_folder, folder, few=folder), Lines()
     asking = replace(wanted, distill=replace(wanted.distill, changes="by_teacher"))
@@ -221,7 +222,20 @@ def test_a_run_shows_the_method_with_and_without_the_pictures(
         "ZSKD (default) + --images, --few",
         "ZSKD (default) alone",
     ]
+    stages = [line for line in lines.lines if line[1:6] == " of 4"]
+    assert stages == [
+        "1 of 4: teacher",
+        "2 of 4: images of ZSKD (default) + --images, --few",
+        "3 of 4: students",
+        "4 of 4: measurements and figures",
+    ]
+    assert set(metrics.seconds) == {"teacher", "set zskd", "students", "evaluation"}
+    assert json.loads((tmp_path / "run" / "timings.json").read_text()) == metrics.seconds
+    again = ["run", str(tmp_path / "run" / "recipe.yaml"), "--out", str(tmp_path / "run"), "--json"]
+    assert main([*again, "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out) == metrics.to_json()
     told = "\n".join(summary_lines(metrics))
+    assert re.search(r"^\d+ s in all: .*evaluation \d+ s\.$", told, re.MULTILINE)
     assert "ZSKD (default) alone" in told
     assert [one.change for one in metrics.changes] == ["rotation", "shift"]
     assert all(f"{one.words}." in told and f"distill: {one.words}" in lines.lines for one in metrics.changes)

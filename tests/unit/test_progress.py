@@ -12,6 +12,7 @@ from zskd.core.progress import (
     LiveProgress,
     PlainProgress,
     Progress,
+    Within,
     default_progress,
     readable_bytes,
     readable_seconds,
@@ -81,7 +82,46 @@ def test_work_without_any_advance_has_no_rate_and_does_not_fail(
     with PlainProgress().task("teacher", 100, "steps") as task:
         clock.now += 6
         task.advance(0)
-    assert capsys.readouterr().err.splitlines()[0] == "teacher: 0 of 100 steps, 0.0/s, ? left"
+    assert capsys.readouterr().err.splitlines()[0] == "teacher: 0 of 100 steps, 0.0/s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "left"),
+    [
+        (9.9, 500, ""),  # too soon
+        (10, 19, ""),  # too little of the work
+        (10, 20, ", 8 min 10 s left"),
+        (10, 1000, ""),  # nothing is left
+        (300, 10, ""),
+        (300, 100, ", 45 min 00 s left"),
+    ],
+)
+def test_the_time_left_is_told_when_it_means_something(
+    seconds: float, done: int, left: str, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After ten seconds and a fiftieth of the work since the start."""
+    with PlainProgress().task("distill", 1500, "steps", done=500) as task:
+        clock.now += seconds
+        task.advance(done)
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line == f"distill: {500 + done:,} of 1,500 steps, {done / seconds:,.1f}/s{left}"
+
+
+def test_a_task_is_told_with_what_it_is_a_part_of(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = PlainProgress()
+    plain.verbose = True
+    within = Within("student 2 of 3, zskd", Within("3 of 5", plain))
+    within.log("about 3 s")
+    within.detail("2 workers")
+    with within.task("distill", 100, "steps") as task:
+        clock.now += 6
+        task.advance(50)
+    assert capsys.readouterr().err.splitlines() == [
+        "about 3 s",
+        "2 workers",
+        "3 of 5, student 2 of 3, zskd, distill: 50 of 100 steps, 8.3/s",
+        "3 of 5, student 2 of 3, zskd, distill: 100 steps in 6 s",
+    ]
 
 
 def test_work_that_fails_does_not_say_that_it_is_done(
@@ -103,7 +143,7 @@ def test_lines_go_to_the_stream_that_was_given(
     with (tmp_path / "log").open("w") as stream, PlainProgress(stream).task("teacher", 9, "steps") as task:
         clock.now += 6
         task.advance(9, "loss 0.1")
-        assert (tmp_path / "log").read_text() == "teacher: 9 of 9 steps, 1.5/s, 0 s left, loss 0.1\n"
+        assert (tmp_path / "log").read_text() == "teacher: 9 of 9 steps, 1.5/s, loss 0.1\n"
     assert capsys.readouterr() == ("", "")
 
 

@@ -16,10 +16,9 @@ from zskd.cli.options import (
     Machine,
     Settings,
     must_be_new,
-    print_estimate,
-    print_line,
     ready_teacher,
 )
+from zskd.cli.telling import Json, Teller
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, OUTPUT, RUN, TEACHER
 from zskd.config.names import PresetName, StudentName
@@ -61,6 +60,7 @@ def distill(
     estimate: bool = True,
     machine: Machine = Machine(),  # noqa: B008
     detail: Detail = Detail(),  # noqa: B008
+    json: Annotated[Json, Parameter(group=OUTPUT)] = False,
 ) -> None:
     """Train a student on a transfer set or against a generator, or resume an interrupted training.
 
@@ -82,10 +82,10 @@ def distill(
         estimate: Estimate the agreement of student and teacher on real images at the end.
         machine: This machine.
         detail: What is printed.
+        json: Print the result as JSON.
     """
     from zskd.core.device import use_threads
     from zskd.core.files import folder_lock
-    from zskd.core.tables import aligned_table
     from zskd.distillation.build import build_student
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
@@ -128,14 +128,17 @@ def distill(
             pictures=pictures,
             progress=progress,
         )
-    print_line(f"student in {out}: {made.parameters_count:,} parameters")
+    tell = Teller(json)
+    tell.line(f"student in {out}: {made.parameters_count:,} parameters")
     gain = measure_gain(classifier, made)
-    for line in aligned_table(*gain_table(["teacher", "student"], [gain.teacher, gain.student])):
-        print_line(line)
+    tell.table(gain_table(["teacher", "student"], [gain.teacher, gain.student]))
+    document = {"folder": out, "parameters": made.parameters_count, "cost": gain.to_json()}
     if estimate:
         from_real = loaded is not None and loaded.manifest.method == REAL
         count = None if loaded is None else len(loaded)
-        print_estimate(classifier, made, from_real=from_real, count=count)
+        estimated = tell.estimate(classifier, made, from_real=from_real, count=count)
+        document["estimated_agreement"] = estimated and estimated.record().to_json()
+    tell.document(document)
 
 
 def _within_budget(

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import print_estimate, print_line
+from zskd.cli.telling import Json, Teller
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
 
@@ -32,6 +32,7 @@ def evaluate(
     model: str | None = None,
     teacher_model: str | None = None,
     estimate: bool = True,
+    json: Json = False,
 ) -> None:
     """Measure a student: accuracy on test images, agreement with its teacher on any images.
 
@@ -46,6 +47,7 @@ def evaluate(
         model: Factory to run, for a student in your own code.
         teacher_model: Factory to run, for a teacher in your own code; absent: the same.
         estimate: Estimate the agreement on real images.
+        json: Print the results as JSON.
     """
     from zskd.core.files import write_json
     from zskd.data.datasets import load_data
@@ -61,8 +63,9 @@ def evaluate(
     if transfer_set is not None and teacher_network is None:
         raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
     found: dict[str, object] = {}
+    tell = Teller(json)
     if data.name == "none":
-        print_line(NOT_MEASURED)
+        tell.line(NOT_MEASURED)
     else:
         loaded = load_data(data, student.spec.shape)
         check_classes(student, loaded.class_names)
@@ -70,21 +73,22 @@ def evaluate(
         measured = accuracy(student, test)
         found["test_accuracy"] = asdict(measured)
         found["test_accuracy_by_class"] = accuracy_by_class(student, test)
-        print_line(f"test accuracy  {measured}")
+        tell.line(f"test accuracy  {measured}")
         if teacher_network is not None:
             agreed = agreement(teacher_network, student, test.images)
             found["test_agreement"] = asdict(agreed)
-            print_line(f"agreement with the teacher on test images  {agreed}")
+            tell.line(f"agreement with the teacher on test images  {agreed}")
     if transfer_set is not None and teacher_network is not None:
         images = (shard.images for shard in TransferSet(transfer_set))
         agreed = agreement(teacher_network, student, images)
         found["set_agreement"] = asdict(agreed)
-        print_line(f"agreement with the teacher on {transfer_set}  {agreed}")
+        tell.line(f"agreement with the teacher on {transfer_set}  {agreed}")
     if teacher_network is not None and estimate:
         from_real = card.origin.how == "trained" or card.origin.method == REAL
-        estimated = print_estimate(
+        estimated = tell.estimate(
             teacher_network, student, from_real=from_real, count=card.origin.transfer_set_images
         )
         found["estimated_agreement"] = None if estimated is None else estimated.record().to_json()
     if out is not None:
         write_json(out, found)
+    tell.document(found)

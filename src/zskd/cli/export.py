@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import print_line
+from zskd.cli.telling import Json, Teller
 from zskd.core.errors import ZskdError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _export_set(loaded: TransferSet, to: str, out: Path, teacher: Path | None, m
 
 
 def _export_network(source: Path, to: str, out: Path, images: TransferSet | None, model: str | None) -> None:
-    from zskd.core.tables import aligned_table
+    from zskd.core.tables import Table
     from zskd.export.check import check_pictures
     from zskd.export.folder import export_torch
     from zskd.export.hub import export_hf, plain_title
@@ -110,6 +111,7 @@ def _export_network(source: Path, to: str, out: Path, images: TransferSet | None
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.summary import checkpoint_results
 
+    tell = Teller(as_json=False)
     classifier, card = load_checkpoint(source, model=model)
     if to == "onnx-int8":
         if images is None:
@@ -117,8 +119,9 @@ def _export_network(source: Path, to: str, out: Path, images: TransferSet | None
                 "an int8 network is calibrated on images: add --set FOLDER, the student's transfer set"
             )
         found = export_onnx_int8(classifier, images, out)
-        for line in (*aligned_table(*found.table()), *found.lines()):
-            print_line(line)
+        tell.table(Table(*found.table()))
+        for line in found.lines():
+            tell.line(line)
     else:
         pictures = check_pictures(classifier, images)
         if to == "onnx":
@@ -139,16 +142,20 @@ def _export_network(source: Path, to: str, out: Path, images: TransferSet | None
         "zskd verify runs/digits",
     )
 )
-def verify(*folders: Path) -> None:
+def verify(*folders: Path, json: Json = False) -> None:
     """Compare the hashes of transfer sets, checkpoints or whole runs with the recorded ones.
 
     Args:
         folders: Folders of transfer sets, checkpoints or runs.
+        json: Print what was verified as JSON.
     """
-    from zskd.run.verify import verify_folder
+    from zskd.run.verify import verified
 
     if not folders:
         raise ZskdError("name at least one folder")
+    tell, whole = Teller(json), []
     for folder in folders:
-        for line in verify_folder(folder):
-            print_line(line)
+        for one in verified(folder):
+            tell.line(str(one))
+            whole.append({"folder": one.folder, "kind": one.kind, "shards": one.shards})
+    tell.document({"whole": whole})

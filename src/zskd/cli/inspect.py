@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import print_line, print_matrix
+from zskd.cli.telling import Json, Teller
 from zskd.config.training import NetworkConfig
 
 _MOST_NAMES = 20
@@ -20,18 +23,27 @@ _MOST_NAMES = 20
         "zskd inspect timm:resnet18",
     )
 )
-def inspect(source: Path, /, *, teacher: NetworkConfig = NetworkConfig()) -> None:  # noqa: B008
+def inspect(
+    source: Path,
+    /,
+    *,
+    teacher: NetworkConfig = NetworkConfig(),  # noqa: B008
+    json: Json = False,
+) -> None:
     """Report facts about a teacher, and warn of what will not work with it. Nothing is kept.
 
     Args:
         source: Checkpoint folder; file or folder of weights; or timm:NAME, torchvision:NAME, hf:FOLDER,
             onnx:FILE, file.py:factory@WEIGHTS, resnet20@WEIGHTS.
         teacher: Network and input.
+        json: Print the facts as JSON.
     """
+    from zskd.evaluation.gain import gain_table
     from zskd.evaluation.inspection import inspect_teacher
-    from zskd.evaluation.sizes import sizes_table
+    from zskd.evaluation.sizes import sizes_costs
     from zskd.teacher.sources import open_given
 
+    tell = Teller(json)
     classifier, card = open_given(source, teacher)
     found = inspect_teacher(classifier)
     spec = classifier.spec
@@ -58,13 +70,30 @@ def inspect(source: Path, /, *, teacher: NetworkConfig = NetworkConfig()) -> Non
     if found.half_parameters:
         facts["half"] = f"{found.half_parameters:,} parameters"
     for key, value in facts.items():
-        print_line(f"{key:<14}{value}")
-    for line in sizes_table(classifier, ["narrow:0.5"]):
-        print_line(line)
+        tell.line(f"{key:<14}{value}")
+    costs = sizes_costs(classifier, ["narrow:0.5"])
+    tell.table(gain_table(list(costs), list(costs.values())))
     if found.similarity is not None and len(names) <= _MOST_NAMES:
-        print_matrix("class similarity", found.similarity, names)
-    for line in (*card.origin.lines(), *(f"note: {warning}" for warning in found.warnings)):
-        print_line(line)
+        tell.matrix("class similarity", found.similarity, names)
+    notes = card.origin.lines()
+    for line in (*notes, *(f"note: {warning}" for warning in found.warnings)):
+        tell.line(line)
+    tell.document(
+        {
+            "network": card.architecture.title,
+            "origin": card.origin.how,
+            "input": asdict(spec),
+            "golden": card.golden and card.golden.to_json(),
+            "class_names": names,
+            **{key: _plain(value) for key, value in asdict(found).items()},
+            "costs": {name: cost.to_json() for name, cost in costs.items()},
+            "notes": notes,
+        }
+    )
+
+
+def _plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 @app.command(
@@ -72,23 +101,28 @@ def inspect(source: Path, /, *, teacher: NetworkConfig = NetworkConfig()) -> Non
         "zskd similarity teacher/ --out similarity.json",
     )
 )
-def similarity(source: Path, /, *, out: Path | None = None, model: str | None = None) -> None:
+def similarity(
+    source: Path, /, *, out: Path | None = None, model: str | None = None, json: Json = False
+) -> None:
     """Print the class similarity of a teacher and its concentration, or write both as JSON.
 
     Args:
         source: Checkpoint folder, or another source as for `zskd inspect`.
         out: JSON file; absent: print.
         model: Network of weights, or factory to run, for a network in your own code.
+        json: Print both as JSON.
     """
-    from zskd.run.similarity import write_similarity
-    from zskd.synthesis.similarity import class_similarity, concentration
+    from zskd.core.artefact import write_artefact
+    from zskd.run.similarity import similarity_of
     from zskd.teacher.opening import open_teacher
 
+    tell = Teller(json)
     classifier, _ = open_teacher(source, model=model)
+    found = similarity_of(classifier)
     if out is not None:
-        write_similarity(classifier, out)
-        print_line(f"similarity in {out}")
-        return
-    matrix = class_similarity(classifier.head_weight)
-    print_matrix("class similarity", matrix, classifier.class_names)
-    print_matrix("concentration", concentration(matrix), classifier.class_names)
+        write_artefact(out, found)
+        tell.line(f"similarity in {out}")
+    else:
+        tell.matrix("class similarity", np.array(found.similarity), found.class_names)
+        tell.matrix("concentration", np.array(found.concentration), found.class_names)
+    tell.document(found.to_json())

@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     from zskd.cli import (  # noqa: F401  each registers its verb
+        check,
         distill,
         evaluate,
         export,

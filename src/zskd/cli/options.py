@@ -1,4 +1,4 @@
-"""Settings of a command: defaults < preset < recipe < command-line options; and shared printing."""
+"""Settings of a command: defaults < preset < recipe < command-line options; and printing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from cyclopts import App, ArgumentCollection, Parameter
 
 from zskd.config.groups import MACHINE, OUTPUT
@@ -20,7 +19,6 @@ from zskd.core.progress import Progress, default_progress
 from zskd.experiment.definition import experiment_names
 
 if TYPE_CHECKING:
-    from zskd.evaluation.agreement import Estimate
     from zskd.models.classifier import Classifier
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -138,38 +136,6 @@ def ready_teacher(source: Path, model: str | None, recipe: Recipe) -> Classifier
 def print_line(text: str) -> None:
     """Print one line of a result on standard output."""
     print(text, file=sys.stdout, flush=True)
-
-
-def print_matrix(title: str, values: np.ndarray, names: tuple[str, ...]) -> None:
-    """Print a (K, K) matrix with its class names and two decimal places."""
-    width = max(6, *(len(name) + 1 for name in names))
-    print_line(f"{title}:")
-    print_line(" " * width + "".join(name.rjust(width) for name in names))
-    for name, row in zip(names, values, strict=True):
-        print_line(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
-
-
-def print_estimate(
-    teacher: Classifier, student: Classifier, *, from_real: bool, count: int | None = None
-) -> Estimate | None:
-    """Print and return the estimated agreement on real images; None for a student trained on real images.
-
-    Args:
-        teacher: not changed.
-        student: not changed.
-        from_real: whether it was trained on real images.
-        count: images of its transfer set, whose cost that of the estimate should not exceed.
-    """
-    from zskd.evaluation.agreement import estimate_agreement
-    from zskd.evaluation.probes import make_probes
-
-    if from_real:
-        print_line("agreement on real images is not estimated: the student was trained on real images")
-        return None
-    estimate = estimate_agreement(teacher, student, make_probes(teacher, count=count))
-    for line in estimate.lines():
-        print_line(line)
-    return estimate
 
 
 def must_be_new(folder: Path) -> None:

@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import print_line
+from zskd.cli.telling import Broken, Json, Teller
 from zskd.core.errors import ZskdError
+
+_BATCH = 64
+"""Pictures that are read and classified together, fewer of large ones."""
 
 
 @app.command(
     help_epilogue=examples(
         "zskd predict student/ three.png eight.png --top 2",
+        "zskd predict student.onnx pictures/ --json > predicted.json",
     )
 )
-def predict(checkpoint: Path, /, *pictures: Path, top: int = 3, model: str | None = None) -> None:
+def predict(
+    checkpoint: Path, /, *paths: Path, top: int = 3, model: str | None = None, json: Json = False
+) -> None:
     """Print the most probable classes of pictures, which are resized to the input size.
 
+    A file that cannot be read is told on standard error and left out; the exit code is then 1.
+
     Args:
-        checkpoint: Checkpoint folder.
-        pictures: PNG, JPEG, … files.
+        checkpoint: Checkpoint folder, or an ONNX file of zskd export, float32 or int8.
+        paths: PNG, JPEG, … files, and folders of them.
         top: Number of classes to print.
         model: Factory to run, for a network in your own code.
+        json: Print the probabilities as JSON.
     """
     import torch
 
-    from zskd.data.folder import read_image
-    from zskd.models.checkpoint import load_checkpoint
+    from zskd.core.memory import at_once
+    from zskd.data.folder import read_pictures
+    from zskd.models.opened import open_network
 
-    if not pictures:
-        raise ZskdError("name at least one picture")
+    if not paths:
+        raise ZskdError("name at least one picture or folder")
     if top < 1:
         raise ZskdError(f"--top is {top}: it must be at least 1")
-    classifier, _ = load_checkpoint(checkpoint, model=model)
-    classifier.freeze()
-    for path in pictures:
-        image = torch.from_numpy(read_image(path, classifier.spec.shape)).unsqueeze(0)
-        best = torch.softmax(classifier(image)[0], 0).topk(min(top, classifier.classes))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        classes = "  ".join(f"{classifier.class_names[k]} {value:.3f}" for k, value in pairs)
-        print_line(f"{path}  {classes}")
+    network = open_network(checkpoint, model=model)
+    tell, broken, predicted = Teller(json), Broken(), []
+    files = _files(paths)
+    batch = at_once(_BATCH, network.shape)
+    for rows, images in read_pictures(files, network.shape, batch, broken.tell):
+        most = torch.softmax(network.logits(images), 1).topk(min(top, len(network.class_names)))
+        for row, classes, values in zip(rows, most.indices.tolist(), most.values.tolist(), strict=True):
+            pairs = [(network.class_names[k], value) for k, value in zip(classes, values, strict=True)]
+            tell.line(f"{files[row]}  {'  '.join(f'{name} {value:.3f}' for name, value in pairs)}")
+            ranked = [{"name": name, "probability": value} for name, value in pairs]
+            predicted.append({"file": files[row], "classes": ranked})
+    tell.document({"pictures": predicted, "not_readable": broken.files})
+    broken.end()
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """Return the named files, and all pictures of the named folders, in the order of the names."""
+    from zskd.data.folder import picture_files
+
+    return [file for path in paths for file in (picture_files(path) if path.is_dir() else [path])]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import print_line
+from zskd.cli.telling import Json, Teller
 from zskd.config.data import Twin
 from zskd.core.errors import ZskdError
+
+if TYPE_CHECKING:
+    from zskd.core.artefact import JsonObject
+    from zskd.experiment.definition import Experiment
+    from zskd.experiment.report.tables import Records
 
 Form = Literal["html", "md", "csv"]
 
@@ -34,6 +40,7 @@ def report(
     model: str | None = None,
     student_model: str | None = None,
     trust: tuple[str, ...] = (),
+    json: Json = False,
 ) -> None:
     """Write a page about a finished run, or about the records of an experiment.
 
@@ -49,8 +56,13 @@ def report(
         model: Factory to run, for a teacher in your own code.
         student_model: Factory to run, for a student in your own code.
         trust: Names of your own code (method, start image) in the settings of the set that may run.
+        json: Print the results as JSON, and write no page.
     """
-    if not Path(subject).is_dir():
+    if json:
+        if format is not None or out is not None:
+            raise ZskdError("--json prints the results and writes no page: leave out --format and --out")
+        Teller(json).document(_values(subject, twin, results))
+    elif not Path(subject).is_dir():
         _experiment(subject, twin, results, format or "md", out)
     elif format in (None, "html"):
         from zskd.core.progress import default_progress
@@ -72,31 +84,23 @@ def report(
 
 def _of_run(folder: Path, as_csv: bool, out: Path | None) -> None:
     """Print or write the tables of a run."""
-    from zskd.core.tables import markdown_table
     from zskd.report.tables import run_csv
     from zskd.run.metrics import METRICS, read_metrics
-    from zskd.run.summary import arms_table, notes
+    from zskd.run.summary import notes
+    from zskd.run.tables import agreement_table, results_table
 
     metrics = read_metrics(folder / METRICS)
-    text = (
-        run_csv(metrics)
-        if as_csv
-        else f"{markdown_table(*arms_table(metrics))}\n\n" + "\n".join(notes(metrics))
-    )
-    _give(text, out)
+    tables = [table(metrics).markdown() for table in (results_table, agreement_table)]
+    _give(run_csv(metrics) if as_csv else "\n\n".join((*tables, "\n".join(notes(metrics)))), out)
 
 
 def _experiment(name: str, twin: Twin | None, results: Path, form: Form, out: Path | None) -> None:
     """Print or write what the records of an experiment say."""
-    from zskd.experiment.definition import load_experiment, on_twin
-    from zskd.experiment.report.page import records_of, sections, write_page
+    from zskd.experiment.report.page import sections, write_page
     from zskd.report.experiment import report_experiment
     from zskd.report.tables import records_csv
 
-    experiment = load_experiment(name)
-    if twin:
-        experiment = on_twin(experiment, twin)
-    records = records_of(experiment, results)
+    experiment, records = _records(name, twin, results)
     if form == "html":
         page = report_experiment(records, experiment, out or Path(f"{experiment.name}.html"))
         print_line(f"{len(records)} records: {page}")
@@ -106,6 +110,27 @@ def _experiment(name: str, twin: Twin | None, results: Path, form: Form, out: Pa
         print_line(f"{len(records)} records: {write_page(records, experiment, out)}")
     else:
         print_line("\n\n".join(f"## {title}\n\n{text}" for title, text in sections(records, experiment)))
+
+
+def _records(name: str, twin: Twin | None, results: Path) -> tuple[Experiment, Records]:
+    from zskd.experiment.definition import load_experiment, on_twin
+    from zskd.experiment.report.page import records_of
+
+    experiment = load_experiment(name)
+    if twin:
+        experiment = on_twin(experiment, twin)
+    return experiment, records_of(experiment, results)
+
+
+def _values(subject: str, twin: Twin | None, results: Path) -> JsonObject:
+    """Return the results of a run or of an experiment as JSON."""
+    from zskd.experiment.report.document import document_of
+    from zskd.run.metrics import METRICS, read_metrics
+
+    if Path(subject).is_dir():
+        return read_metrics(Path(subject) / METRICS).to_json()
+    experiment, records = _records(subject, twin, results)
+    return document_of(records, experiment)
 
 
 def _give(text: str, out: Path | None) -> None:

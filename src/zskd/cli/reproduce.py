@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import Detail, ExperimentName, Flag, print_line
+from zskd.cli.options import Detail, ExperimentName, Flag
+from zskd.cli.telling import Json, Teller
 from zskd.config.data import Twin
 from zskd.core.errors import ZskdError
 from zskd.core.progress import readable_seconds
 
 if TYPE_CHECKING:
+    from zskd.experiment.compare import Verdict
     from zskd.experiment.conduct import Outcome
     from zskd.experiment.definition import Experiment
     from zskd.experiment.plan import Cell
@@ -46,6 +49,7 @@ def reproduce(
     workers: int = 0,
     tensorboard: Path | None = None,
     detail: Detail = Detail(),  # noqa: B008
+    json: Json = False,
 ) -> None:
     """Run or resume an experiment: arms × rates × seeds, one record for each cell.
 
@@ -65,6 +69,7 @@ def reproduce(
         workers: Number of parallel processes; 0 for one per core.
         tensorboard: Folder for TensorBoard event files.
         detail: What is printed.
+        json: Print the outcome, the plan or the progress as JSON.
     """
     from zskd.experiment.definition import load_experiment, on_twin
     from zskd.experiment.plan import plan_cells
@@ -84,8 +89,9 @@ def reproduce(
         which = [recipe, "--twin", twin] if twin else [recipe]
         return shlex.join(["zskd", "reproduce", *which, "--only", cell.name, "--again"])
 
+    tell = Teller(json)
     if dry_run or status:
-        _print_status(experiment, cells, folder, results, workers, plan=dry_run)
+        _print_status(tell, experiment, cells, folder, results, workers, plan=dry_run)
         return
     from zskd.experiment.conduct import conduct
 
@@ -103,23 +109,31 @@ def reproduce(
         command=command,
         progress=detail.progress(),
     )
-    complete = _print_outcome(outcome, records)
+    document = _print_outcome(tell, outcome, records)
+    complete = not document["failed"]
     if again:
-        complete = _compare(outcome, results, own) and complete
+        verdicts = _compare(tell, outcome, results, own)
+        document["compared"] = [asdict(one) for one in verdicts]
+        complete = complete and all(one.expected for one in verdicts)
+    tell.document(document)
     if not complete:
         raise SystemExit(1)
 
 
-def _print_outcome(outcome: Outcome, records: Path) -> bool:
-    """Print the number of finished cells and the failed ones; return whether none failed."""
+def _print_outcome(tell: Teller, outcome: Outcome, records: Path) -> dict[str, Any]:
+    """Print the number of finished cells and the failed ones; return them."""
     from zskd.experiment.layout import State
 
-    done, failed = outcome.count(State.DONE), outcome.count(State.FAILED)
-    print_line(f"{done} cells have their record in {records}; {failed} failed")
-    for place, state in zip(outcome.layout, outcome.states, strict=True):
-        if state is State.FAILED:
-            print_line(f"  {place.cell.name}: {place.log}")
-    return not failed
+    done, states = outcome.count(State.DONE), zip(outcome.layout, outcome.states, strict=True)
+    failed = [place for place, state in states if state is State.FAILED]
+    tell.line(f"{done} cells have their record in {records}; {len(failed)} failed")
+    for place in failed:
+        tell.line(f"  {place.cell.name}: {place.log}")
+    return {
+        "records": records,
+        "done": done,
+        "failed": [{"cell": place.cell.name, "log": place.log} for place in failed],
+    }
 
 
 def _recorded(experiment: Experiment, cells: list[Cell], results: Path) -> list[Cell]:
@@ -136,19 +150,26 @@ def _recorded(experiment: Experiment, cells: list[Cell], results: Path) -> list[
     return found
 
 
-def _compare(outcome: Outcome, results: Path, folder: Path) -> bool:
-    """Compare cells that were run again with their records; return whether all agree as expected."""
+def _compare(tell: Teller, outcome: Outcome, results: Path, folder: Path) -> list[Verdict]:
+    """Compare cells that were run again with their records."""
     from zskd.experiment.compare import compare
 
     verdicts = [compare(place, results) for place in outcome.layout if place.record.is_file()]
     for verdict in verdicts:
-        print_line(verdict.text)
-    print_line(f"To run them again, delete {folder}")
-    return all(verdict.expected for verdict in verdicts)
+        tell.line(verdict.text)
+    tell.line(f"To run them again, delete {folder}")
+    return verdicts
 
 
 def _print_status(
-    experiment: Experiment, cells: list[Cell], folder: Path, results: Path, workers: int, *, plan: bool
+    tell: Teller,
+    experiment: Experiment,
+    cells: list[Cell],
+    folder: Path,
+    results: Path,
+    workers: int,
+    *,
+    plan: bool,
 ) -> None:
     """Print the plan, or the progress."""
     from zskd.core.device import usable_cores
@@ -167,15 +188,26 @@ def _print_status(
             cell = place.cell
             rate = "" if cell.rate is None else f"{cell.rate:g} %"
             rows.setdefault((cell.arm_name, rate, place.count), []).append(cell.recipe.seed)
-        print_line(f"{'arm':<24}{'rate':>6}{'images':>9}  seeds")
+        tell.line(f"{'arm':<24}{'rate':>6}{'images':>9}  seeds")
         for (arm, rate, count), seeds in rows.items():
-            print_line(f"{arm:<24}{rate:>6}{count:>9,}  {', '.join(map(str, seeds))}")
+            tell.line(f"{arm:<24}{rate:>6}{count:>9,}  {', '.join(map(str, seeds))}")
     counts = Counter(found_states)
-    print_line(f"{len(places)} cells: " + ", ".join(f"{counts[state]} {state.value}" for state in State))
+    tell.line(f"{len(places)} cells: " + ", ".join(f"{counts[state]} {state.value}" for state in State))
     for place, state in zip(places, found_states, strict=True):
         if state in (State.RUNNING, State.FAILED):
             log = f": {place.log}" if state is State.FAILED else ""
-            print_line(f"  {place.cell.name} {state.value}{log}")
+            tell.line(f"  {place.cell.name} {state.value}{log}")
     processes = workers or usable_cores()
-    duration = readable_seconds(seconds_left(left, costs, processes))
-    print_line(f"{'cost' if plan else 'time left'}: about {duration} with {processes} workers")
+    seconds = seconds_left(left, costs, processes)
+    about = f"about {readable_seconds(seconds)} with {processes} workers"
+    tell.line(f"{'cost' if plan else 'time left'}: {about}")
+    tell.document(
+        {
+            "experiment": experiment.name,
+            "cells": {
+                place.cell.name: state.value for place, state in zip(places, found_states, strict=True)
+            },
+            "seconds_left": round(seconds, 1),
+            "workers": processes,
+        }
+    )

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import Detail, Flag, RecipeName, Settings, print_line
+from zskd.cli.telling import Json, Teller
 from zskd.config.groups import OUTPUT, RUN
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
@@ -22,8 +23,7 @@ from zskd.core.progress import Progress
     group_parameters=RUN,
     help_epilogue=examples(
         "zskd run digits",
-        "zskd run mnist --data-dir data --rate 10 --seed 1 --out runs/mnist-10",
-        "zskd run mnist --budget 3 --controls none --out runs/mnist-3-minutes",
+        "zskd run mnist --data-dir data --budget 3 --controls none --out runs/mnist-3",
         "zskd run my-teacher --print-config > mine.yaml",
     ),
 )
@@ -34,6 +34,7 @@ def run(
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     print_config: Annotated[Flag, Parameter(group=OUTPUT)] = False,
     detail: Detail = Detail(),  # noqa: B008
+    json: Annotated[Json, Parameter(group=OUTPUT)] = False,
     settings: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008
 ) -> None:
     """Run or resume all stages of a recipe: teacher, sets, students, table, pictures.
@@ -43,6 +44,7 @@ def run(
         out: Folder of the run; absent: runs/NAME.
         print_config: Only print the resolved recipe.
         detail: What is printed.
+        json: Print the results as JSON.
         settings: The recipe.
     """
     from dataclasses import fields
@@ -61,9 +63,11 @@ def run(
     folder = out or Path("runs") / full.name
     command = shlex.join(["zskd", *sys.argv[1:]])
     metrics = run_recipe(full, folder, sources=sources, progress=progress, command=command)
-    for line in summary_lines(metrics):
-        print_line(line)
-    print_line(f"\nPictures and tables: {folder / 'README.md'}")
+    tell = Teller(json)
+    for line in summary_lines(metrics, styled=sys.stdout.isatty()):
+        tell.line(line)
+    tell.line(f"\nPictures and tables: {folder / 'README.md'}")
+    tell.document(metrics.to_json())
 
 
 def _print_config(given: Settings, progress: Progress) -> None:

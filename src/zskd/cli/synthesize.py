@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import Detail, Machine, Settings, print_line, ready_teacher
+from zskd.cli.options import Detail, Machine, Settings, ready_teacher
+from zskd.cli.telling import Json, Teller
 from zskd.config.checks import MethodSettings
 from zskd.config.data import DataConfig
 from zskd.config.groups import OUTPUT, RUN, RUN_DETAILS, TEACHER
@@ -44,6 +46,7 @@ def synthesize(
     model: Annotated[str | None, Parameter(group=TEACHER)] = None,
     machine: Machine = Machine(),  # noqa: B008
     detail: Detail = Detail(),  # noqa: B008
+    json: Annotated[Json, Parameter(group=OUTPUT)] = False,
 ) -> None:
     """Make a transfer set, or resume an interrupted synthesis.
 
@@ -63,6 +66,7 @@ def synthesize(
         model: Factory to run, for a network in your own code.
         machine: This machine.
         detail: What is printed.
+        json: Print the result as JSON.
     """
     from zskd.core.files import folder_lock
     from zskd.evaluation.sanity import log_findings
@@ -91,15 +95,19 @@ def synthesize(
         log_findings(classifier, progress)
         made = build_transfer_set(classifier, spec, out, workers=full.workers, progress=progress)
     found = outcome_of(made)
-    print_line(f"{len(made):,} images in {out}: {found.words}")
+    tell = Teller(json)
+    tell.line(f"{len(made):,} images in {out}: {found.words}")
     predicted, entropy = made.manifest.predicted, made.manifest.predicted_entropy
     if predicted is not None and entropy is not None:
         seen = sum(count > 0 for count in predicted)
-        print_line(
+        tell.line(
             f"the teacher predicts {seen:,} of {len(predicted):,} classes, entropy {entropy:.2f} of at most 1"
         )
     if found.mean_kl is not None and found.anchor_match is not None:
-        print_line(
+        tell.line(
             f"of the optimised: mean KL {found.mean_kl:.4f}, {100 * found.anchor_match:.1f} % predicted as "
             f"their class; {found.missed:,} missed their target, {found.dropped:,} of them were dropped"
         )
+    counts = {key: value for key, value in asdict(found).items() if value is not None}
+    classes = {"predicted": predicted and list(predicted), "predicted_entropy": entropy}
+    tell.document({"folder": out, "images": len(made), **counts, **classes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ from cyclopts import App, Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import FLAGS, examples
-from zskd.cli.options import Detail, Settings, must_be_new, print_line
+from zskd.cli.options import Detail, Settings, must_be_new
+from zskd.cli.telling import Json, Teller
 from zskd.config.data import DataConfig
 from zskd.config.groups import MACHINE, OUTPUT
 from zskd.config.training import NetworkConfig, TeacherConfig
@@ -36,6 +38,7 @@ def train(
     seed: int = 0,
     threads: Annotated[int, Parameter(group=MACHINE)] = 0,
     detail: Detail = Detail(),  # noqa: B008
+    json: Annotated[Json, Parameter(group=OUTPUT)] = False,
 ) -> None:
     """Train a teacher on real images; save the weights of the last step.
 
@@ -47,6 +50,7 @@ def train(
         seed: Seed of weights and order.
         threads: Threads; 0 for one per core.
         detail: What is printed.
+        json: Print the result as JSON.
     """
     from zskd.core.device import use_threads
     from zskd.core.files import folder_lock
@@ -60,9 +64,13 @@ def train(
     with folder_lock(out), use_threads(full.threads):
         sources = open_sources(full)
         made = make_teacher(full, sources, out, detail.progress())
+    tell, document = Teller(json), dict[str, object]({"folder": out, "parameters": made.parameters_count})
     if sources.data is not None and len(sources.data.validation):
-        print_line(f"validation accuracy {accuracy(made, sources.data.validation)}")
-    print_line(f"teacher in {out}")
+        validated = accuracy(made, sources.data.validation)
+        tell.line(f"validation accuracy {validated}")
+        document["validation_accuracy"] = asdict(validated)
+    tell.line(f"teacher in {out}")
+    tell.document(document)
 
 
 @teacher_app.command(
@@ -79,6 +87,7 @@ def import_(
     *,
     out: Annotated[Path, Parameter(group=OUTPUT)],
     teacher: NetworkConfig = NetworkConfig(),  # noqa: B008
+    json: Annotated[Json, Parameter(group=OUTPUT)] = False,
 ) -> None:
     """Keep a teacher of another program as a checkpoint folder: torch, safetensors, timm, ONNX, and others.
 
@@ -89,6 +98,7 @@ def import_(
             file.py:factory@WEIGHTS, resnet20@WEIGHTS.
         out: Folder of the checkpoint.
         teacher: Architecture and input.
+        json: Print the result as JSON.
     """
     from zskd.models.checkpoint import CARD, save_checkpoint
     from zskd.teacher.sources import open_given
@@ -98,7 +108,10 @@ def import_(
     made, card = open_given(source, teacher)
     must_be_new(out)
     save_checkpoint(made, card, out)
-    for line in card.origin.lines():
-        print_line(line)
+    tell, lines = Teller(json), card.origin.lines()
+    for line in lines:
+        tell.line(line)
     checked = "golden pairs agree" if card.golden else "not checked against golden pairs"
-    print_line(f"teacher in {out}: {made.parameters_count:,} parameters, {made.classes} classes, {checked}")
+    tell.line(f"teacher in {out}: {made.parameters_count:,} parameters, {made.classes} classes, {checked}")
+    size = {"parameters": made.parameters_count, "classes": made.classes}
+    tell.document({"folder": out, **size, "golden": card.golden and card.golden.to_json(), "notes": lines})

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from zskd.core.types import Images
 
 _LINE_EVERY_SECONDS = 5.0
+_KNOWN_SECONDS, _KNOWN_SHARE = 10.0, 0.02
+"""Least duration, and least share of the work, from which the time left is estimated."""
 
 
 @runtime_checkable
@@ -77,6 +79,64 @@ def readable_bytes(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def _time_left(done: int, all_of_it: int, seconds: float) -> str:
+    """Return how long the rest takes, as text: `40 s left`. Empty as long as that means nothing.
+
+    Args:
+        done: units since the start.
+        all_of_it: units from the start to the end.
+        seconds: since the start.
+    """
+    if seconds < _KNOWN_SECONDS or done < max(1, _KNOWN_SHARE * all_of_it) or done >= all_of_it:
+        return ""
+    return f"{readable_seconds((all_of_it - done) * seconds / done)} left"
+
+
+class Relay(Progress):
+    """Passes everything to another progress; the base of those that change some of it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.verbose, self.listens = progress.verbose, progress.listens
+
+    def log(self, text: str) -> None:
+        """Print one line of information."""
+        self._progress.log(text)
+
+    def note(self, name: str, value: float, step: int) -> None:
+        """Record one point of a curve."""
+        self._progress.note(name, value, step)
+
+    def picture(self, name: str, images: Images) -> None:
+        """Record a picture of images (N, C, H, W) in [0, 1]."""
+        self._progress.picture(name, images)
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        """Report a task of `total` units, of which `done` were done before."""
+        with self._progress.task(title, total, unit, done) as task:
+            yield task
+
+
+class Within(Relay):
+    """Tells what a task is a part of: `3 of 5, student zskd, distill`.
+
+    Args:
+        part_of: text before the title of each task.
+        progress: receives everything.
+    """
+
+    def __init__(self, part_of: str, progress: Progress) -> None:
+        super().__init__(progress)
+        self._part_of = part_of
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        """Report a task of `total` units, of which `done` were done before."""
+        with super().task(f"{self._part_of}, {title}", total, unit, done) as task:
+            yield task
+
+
 class PlainProgress(Progress):
     """One line every five seconds, for logs and pipes."""
 
@@ -110,16 +170,18 @@ class _PlainTask:
         if now - self._printed < _LINE_EVERY_SECONDS:
             return
         self._printed = now
-        rate = (self._done - self._first) / (now - self.started)
-        left = readable_seconds((self._total - self._done) / rate) if rate > 0 else "?"
-        tail = f", {note}" if note else ""
-        self._progress.log(
-            f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.1f}/s, {left} left{tail}"
+        done, seconds = self._done - self._first, now - self.started
+        facts = (
+            f"{self._title}: {self._done:,} of {self._total:,} {self._unit}",
+            f"{done / seconds:,.1f}/s",
+            _time_left(done, self._total - self._first, seconds),
+            note,
         )
+        self._progress.log(", ".join(filter(None, facts)))
 
 
 class LiveProgress(Progress):
-    """A bar with rate and time left on a terminal."""
+    """A bar with rate and, as soon as it means something, the time left on a terminal."""
 
     def log(self, text: str) -> None:
         """Print one line of information."""
@@ -129,7 +191,7 @@ class LiveProgress(Progress):
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
         """Report a task with a live bar."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
         columns = (
@@ -137,24 +199,29 @@ class LiveProgress(Progress):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("left  {task.fields[note]}"),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[note]}"),
         )
         with Bar(*columns, console=Console(file=cast(TextIO, Lasting(sys.stderr)))) as bar:
-            yield _LiveTask(bar, bar.add_task(title, total=total, completed=done, note="", rate=""), unit)
+            key = bar.add_task(title, total=total, completed=done, note="", rate="", left="")
+            yield _LiveTask(bar, key, unit, total - done)
 
 
 class _LiveTask:
-    def __init__(self, bar: object, key: object, unit: str) -> None:
-        self._bar, self._key, self._unit = bar, key, unit
+    def __init__(self, bar: object, key: object, unit: str, total: int) -> None:
+        self._bar, self._key, self._unit, self._total = bar, key, unit, total
         self._started, self._done = time.monotonic(), 0
 
     def advance(self, done: int = 1, note: str = "") -> None:
         raise_lost()
         self._done += done
-        rate = self._done / max(time.monotonic() - self._started, 1e-9)
+        seconds = max(time.monotonic() - self._started, 1e-9)
         self._bar.update(  # type: ignore[attr-defined]
-            self._key, advance=done, note=note, rate=f"{rate:,.0f} {self._unit}/s"
+            self._key,
+            advance=done,
+            note=note,
+            rate=f"{self._done / seconds:,.0f} {self._unit}/s",
+            left=_time_left(self._done, self._total, seconds),
         )
 
 

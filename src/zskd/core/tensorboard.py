@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import make_folder, readable_errors
-from zskd.core.progress import Progress, Task
+from zskd.core.progress import Progress, Relay
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -49,26 +49,14 @@ def tracked(progress: Progress, folder: Path | None, name: str) -> Iterator[Prog
         tracking.close()
 
 
-class _Tracked(Progress):
-    """Passes everything to another progress, and writes event files."""
-
-    listens = True
+class _Tracked(Relay):
+    """Writes event files, and passes the rest to another progress."""
 
     def __init__(self, progress: Progress, folder: Path) -> None:
-        self._progress, self._folder = progress, folder
+        super().__init__(progress)
+        self.listens = True
+        self._folder = folder
         self._writer: SummaryWriter | None = None
-        self.verbose = progress.verbose
-
-    def log(self, text: str) -> None:
-        self._progress.log(text)
-
-    def detail(self, text: str) -> None:
-        self._progress.detail(text)
-
-    @contextmanager
-    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        with self._progress.task(title, total, unit, done) as task:
-            yield task
 
     def note(self, name: str, value: float, step: int) -> None:
         with readable_errors(self._folder, "write to"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,14 @@ from torch import Tensor
 
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import sha256_file, sha256_json
+from zskd.core.types import Images
 
 _ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+def _check_channels(shape: tuple[int, int, int]) -> None:
+    if shape[0] not in (1, 3):
+        raise ZskdError(f"pictures are read as grey or RGB, but the network takes {shape[0]} channels")
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -22,9 +28,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
         ZskdError: not a readable picture, or `shape` has other than one or three channels.
     """
+    _check_channels(shape)
     channels, height, width = shape
-    if channels not in (1, 3):
-        raise ZskdError(f"pictures are read as grey or RGB, but the network takes {channels} channels")
     try:
         with Image.open(path) as picture:
             opened: Image.Image = picture
@@ -37,6 +42,40 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ZskdError(f"{path} is no readable picture ({one_line(error)})") from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1).copy()
+
+
+def read_pictures(
+    files: Sequence[Path],
+    shape: tuple[int, int, int],
+    batch: int,
+    on_broken: Callable[[Path, ZskdError], None],
+) -> Iterator[tuple[list[int], Images]]:
+    """Read pictures a few at a time, and leave out what cannot be read.
+
+    Args:
+        files: the pictures.
+        shape: channels, height and width that they are resized to.
+        batch: largest number of pictures at once.
+        on_broken: receives each file that cannot be read, and why.
+
+    Yields:
+        Places in `files` and images (n, C, H, W) in [0, 1] of at least one picture.
+
+    Raises:
+        ZskdError: `shape` has other than one or three channels.
+    """
+    _check_channels(shape)
+    for start in range(0, len(files), batch):
+        rows, read = list[int](), []
+        for row, path in enumerate(files[start : start + batch], start=start):
+            try:
+                read.append(read_image(path, shape))
+            except ZskdError as error:
+                on_broken(path, error)
+            else:
+                rows.append(row)
+        if read:
+            yield rows, torch.from_numpy(np.stack(read))
 
 
 def class_folders(root: Path) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 
 from zskd.core.device import use_threads
 from zskd.core.memory import is_large
 from zskd.core.parallel import each_done
-from zskd.core.progress import Progress, WorkerProgress
+from zskd.core.progress import Progress, Within, WorkerProgress
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Enough, Pace, Stopwatch
 from zskd.distillation.architecture import describe_student, fresh_student
@@ -26,6 +27,8 @@ from zskd.models.checkpoint import CARD
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.dataset import TransferSet
 
+_LONGEST = 60
+"""Characters of the names of students that are trained at the same time."""
 _ENDLESS = 10**9
 """Steps of a training that is only timed, and stopped before the last one."""
 
@@ -66,14 +69,17 @@ def make_students(
     if workers > 1:
         work = _work(teacher, specs, sets, pictures, folder, execution, workers, progress)
         steps = sum(specs[names[number]].steps(_size(sets[names[number]])) for number in missing)
-        with progress.task(f"{len(missing)} students", steps, "steps") as task:
+        title = f"students {', '.join(names[number] for number in missing)}"
+        with progress.task(shorten(title, _LONGEST, placeholder=" …"), steps, "steps") as task:
             for _ in each_done(_make_one, work, missing, workers=workers, on_progress=task.advance):
                 pass
     helper = execution.has_room_for_helper(len(names))
     with use_threads(execution.threads_of_each(len(names))):
         students = {}
-        for name, spec in specs.items():
-            with tracked(progress, execution.tensorboard, f"students/{name}") as tracking:
+        for number, (name, spec) in enumerate(specs.items(), start=1):
+            several = f"student {number} of {len(specs)}, {name}" if len(specs) > 1 else f"student {name}"
+            told = Within(several, progress)
+            with tracked(told, execution.tensorboard, f"students/{name}") as tracking:
                 students[name] = build_student(
                     teacher,
                     spec,

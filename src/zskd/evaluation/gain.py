@@ -20,6 +20,7 @@ from zskd.core.artefact import Artefact, AtLeastOne, Count
 from zskd.core.device import use_threads
 from zskd.core.memory import available_memory, bytes_per_image, is_large
 from zskd.core.passes import uncounted
+from zskd.core.tables import Table
 from zskd.core.tensors import stored_bytes
 from zskd.core.types import Images, Logits
 from zskd.evaluation.inspection import count_multiply_adds
@@ -130,8 +131,8 @@ def measure_latency(
     return tuple(zip(*times, strict=True))
 
 
-def gain_table(names: Sequence[str], costs: Sequence[Cost]) -> tuple[list[str], list[list[str]]]:
-    """Return heading and rows of a table, a network each: the teacher, then others with their share of it.
+def gain_table(names: Sequence[str], costs: Sequence[Cost]) -> Table:
+    """Return a table with a network in each row: the teacher, then others with their share of its costs.
 
     Args:
         names: of the networks.
@@ -145,7 +146,7 @@ def gain_table(names: Sequence[str], costs: Sequence[Cost]) -> tuple[list[str], 
     for name, cost in zip(names[1:], costs[1:], strict=True):
         pairs = zip(_numbers(cost), first, strict=True)
         rows.append([name, *(_readable(one) + _share(one, of) for one, of in pairs)])
-    return head, rows
+    return Table(head, rows)
 
 
 def _numbers(cost: Cost) -> list[float]:
@@ -158,7 +159,7 @@ def _readable(number: float) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    return f" ({part / whole:.2f}×)" if whole else ""
+    return f"\n({part / whole:.2f}×)" if whole else ""
 
 
 def _in_turns(networks: Sequence[Run], images: Images, seconds: float) -> list[Latency]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zskd.core.errors import ZskdError
-from zskd.core.types import Images, Labels, OfOneBatch
+from zskd.core.types import Images, Labels, Logits, OfOneBatch
 from zskd.data.datasets import Split
 from zskd.evaluation.statistics import Share, share_of
 from zskd.models.classifier import Classifier
@@ -32,13 +32,26 @@ def predict(classifier: Classifier, images: Images) -> Labels:
     Raises:
         ZskdError: the images have another shape than the classifier's input.
     """
+    return logits_of(classifier, images).argmax(1)
+
+
+def logits_of(classifier: Classifier, images: Images) -> Logits:
+    """Return the logits of images (N, K) on the CPU.
+
+    Args:
+        classifier: run in evaluation mode; not changed.
+        images: (N, C, H, W) in [0, 1], of the classifier's input size; on any device.
+
+    Raises:
+        ZskdError: the images have another shape than the classifier's input.
+    """
     if tuple(images.shape[1:]) != classifier.spec.shape:
         raise ZskdError(
             f"the images are {tuple(images.shape[1:])}, and the network takes {classifier.spec.shape}: "
             "give images of that shape"
         )
     with frozen(classifier):
-        return logits_in_parts(classifier, images, _BATCH).argmax(1).cpu()
+        return logits_in_parts(classifier, images, _BATCH).cpu()
 
 
 def accuracy(classifier: Classifier, split: Split) -> Share:

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from zskd.config.sizes import Auto, read_size
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
-from zskd.core.tables import aligned_table
 from zskd.distillation.architecture import describe_student, fresh_student, why_no_copy
 from zskd.distillation.sizes import AUTO, is_size
-from zskd.evaluation.gain import gain_table, measure_costs
+from zskd.evaluation.gain import Cost, gain_table, measure_costs
 from zskd.models.classifier import Classifier
 
 
@@ -24,7 +23,8 @@ def log_sizes(students: Iterable[str], teacher: Classifier, progress: Progress) 
     """
     sized = [name for name in students if is_size(name)]
     if any(isinstance(read_size(name), Auto) for name in sized):
-        for line in sizes_table(teacher, [f"auto:{choice}" for choice in AUTO]):
+        costs = sizes_costs(teacher, [f"auto:{choice}" for choice in AUTO])
+        for line in gain_table(list(costs), list(costs.values())).lines():
             progress.log(line)
     for name in sized:
         network = describe_student(name, teacher)
@@ -33,19 +33,18 @@ def log_sizes(students: Iterable[str], teacher: Classifier, progress: Progress) 
         progress.log(f"student {name}: {network.title}, {count:,} parameters{f' ({why})' if why else ''}")
 
 
-def sizes_table(teacher: Classifier, students: Iterable[str]) -> list[str]:
-    """Return a table of what untrained students cost beside their teacher, a line each.
+def sizes_costs(teacher: Classifier, students: Iterable[str]) -> dict[str, Cost]:
+    """Return what a teacher and untrained students cost, by name; the teacher comes first.
 
     Args:
         teacher: not changed; it is timed in turns with the students.
         students: names; one that cannot be made for this teacher is left out.
     """
-    names, networks = ["teacher"], [teacher]
+    networks = {"teacher": teacher}
     for name in students:
         try:
             network = describe_student(name, teacher)
         except ZskdError:
             continue
-        names.append(f"{name}: {network.title}")
-        networks.append(fresh_student(network, teacher, seed=0))
-    return aligned_table(*gain_table(names, measure_costs(networks)))
+        networks[f"{name}: {network.title}"] = fresh_student(network, teacher, seed=0)
+    return dict(zip(networks, measure_costs(list(networks.values())), strict=True))

@@ -21,7 +21,7 @@ from zskd.core.types import CorrectMask
 
 @dataclass(frozen=True)
 class Share:
-    """A percentage of n images with its 95 % Wilson interval."""
+    """A percentage of n images with its 95 % interval, Wilson's where nothing else is said."""
 
     percent: float
     low: float
@@ -32,12 +32,13 @@ class Share:
         return f"{self.percent:.2f} % [{self.low:.2f}, {self.high:.2f}] of {self.n:,}"
 
 
-def share_of(count: int, n: int) -> Share:
+def share_of(count: int, n: int, *, exact: bool = False) -> Share:
     """Return count/n as a percentage with its 95 % interval (Wilson 1927).
 
     Args:
         count: 0 to n.
         n: number of images.
+        exact: with the interval of Clopper and Pearson (1934), which covers at least 95 % for any n.
 
     Raises:
         ZskdError: n is 0.
@@ -46,7 +47,7 @@ def share_of(count: int, n: int) -> Share:
         raise ZskdError("there are no images to measure on: give at least one")
     from scipy.stats import binomtest
 
-    interval = binomtest(count, n).proportion_ci(method="wilson")
+    interval = binomtest(count, n).proportion_ci(method="exact" if exact else "wilson")
     return Share(100 * count / n, 100 * interval.low, 100 * interval.high, n)
 
 

@@ -69,7 +69,7 @@ def plan_students(recipe: Recipe, arms: Sequence[Arm]) -> list[Trainee]:
     planned = [Trainee(arm.name, arm, student_spec(recipe, pictures=arm.pictures)) for arm in arms]
     taken = {one.name for one in planned}
     for student in recipe.every_student[1:]:
-        name = _folder_name(f"{arms[0].name}@{student}", taken)
+        name = folder_name(f"{arms[0].name}@{student}", taken)
         taken.add(name)
         planned.append(Trainee(name, arms[0], student_spec(recipe, student)))
     return planned
@@ -83,7 +83,7 @@ def trained_as(one: Trainee) -> DistillConfig:
     return replace(config, generator=replace(config.generator, share=0.0))
 
 
-def _folder_name(text: str, taken: Container[str]) -> str:
+def folder_name(text: str, taken: Container[str]) -> str:
     """Return a text as the name of a folder, which is not taken: `zskd@narrow-0.5`."""
     plain = re.sub(r"[^A-Za-z0-9@._]+", "-", text).strip("-.")[:_LONGEST]
     numbered = (f"{plain}-{number}" for number in count(2))

@@ -91,7 +91,6 @@ def measure_run(
     sources: Sources,
     *,
     trained: Mapping[str, Passes | None],
-    seconds: Mapping[str, float],
     changes: Sequence[AskedChange] = (),
     recipe_sha256: str,
     command: str | None = None,
@@ -107,13 +106,13 @@ def measure_run(
         held_out: images that agreement is measured on, by kind.
         sources: with the real images, if there are any.
         trained: passes until each student was trained, by the same names; None where not known.
-        seconds: that the stages took, by stage.
         changes: how the teacher answers changed images, where it was asked.
         recipe_sha256: of the recipe before its budget was applied.
         command: command line of the run; None from Python.
 
     Returns:
-        Accuracy and agreement in percent with their intervals, counts, times and versions.
+        Accuracy and agreement in percent with their intervals, counts and versions; without the seconds of
+        the stages, of which this is one.
 
     Raises:
         ZskdError: the test images have another shape or more classes than the teacher.
@@ -155,7 +154,7 @@ def measure_run(
         arms=tuple(results[arm.name] for arm in arms),
         sizes=_sizes(teacher, tried, results, costs) if len(tried) > 1 else (),
         sets={name: SetFacts.of(one) for name, one in sets.items()},
-        seconds=dict(seconds),
+        seconds={},
         changes=tuple(changes),
         passes=_of_run(sets, trained, held_out, tally.passes()),
         seed=recipe.seed,

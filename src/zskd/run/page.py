@@ -12,7 +12,6 @@ from torch import Tensor
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.files import write_text
-from zskd.core.tables import markdown_table
 from zskd.evaluation.figures import (
     Bar,
     Point,
@@ -27,7 +26,8 @@ from zskd.evaluation.figures import (
 from zskd.models.classifier import Classifier
 from zskd.run.metrics import RunMetrics
 from zskd.run.similarity import has_similarity
-from zskd.run.summary import arms_table, notes, passes_table, students_table
+from zskd.run.summary import notes
+from zskd.run.tables import agreement_table, passes_table, results_table, students_table
 from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.synthesis.spec import SetSpec
@@ -35,6 +35,9 @@ from zskd.synthesis.trace import trace_impression
 from zskd.transfer_set.dataset import TransferSet
 
 _COLUMNS = 10
+_AGREEMENT = (
+    "How often each student predicts its teacher's class, in %, on images that no student was trained on:"
+)
 _SIMILARITY = (
     "## Class similarity in the teacher's last layer",
     "Row k is the concentration of the targets of class k: the larger an entry, the larger the share of that "
@@ -44,17 +47,15 @@ _SIMILARITY = (
 
 
 def draw_run(
-    recipe: Recipe,
     folder: Path,
     metrics: RunMetrics,
     teacher: Classifier,
     sets: dict[str, TransferSet],
     main: SetSpec | None,
 ) -> None:
-    """Write figures/ and README.md of a run.
+    """Write figures/ of a run.
 
     Args:
-        recipe: of the run.
         folder: of the run.
         metrics: of the run.
         teacher: run in evaluation mode; not changed.
@@ -66,8 +67,7 @@ def draw_run(
         ZskdError: the folder cannot be written.
     """
     figures = folder / "figures"
-    similar = has_similarity(teacher)
-    if similar:
+    if has_similarity(teacher):
         values = concentration(class_similarity(teacher.head_weight))
         save_figure(
             similarity_figure(values, teacher.class_names, "concentration (class similarity, row min-max)"),
@@ -75,14 +75,37 @@ def draw_run(
         )
     for name, transfer_set in sets.items():
         save_figure(samples_figure(transfer_set, per_class=2), figures / f"samples-{name}.png")
-    traced = main is not None and main.optimises
-    if main is not None and traced:
+    if main is not None and main.optimises:
         made = as_made(main, next(iter(sets.values())).manifest.resolved)
         save_figure(trace_figure(teacher, made), figures / "filmstrip.png")
     save_figure(_chart(metrics), figures / "arms.png")
     if metrics.sizes:
         save_figure(sizes_chart(metrics), figures / "sizes.png")
-    write_text(folder / "README.md", _page(recipe, metrics, list(sets), similar, traced))
+
+
+def write_page(
+    recipe: Recipe,
+    folder: Path,
+    metrics: RunMetrics,
+    teacher: Classifier,
+    arms: Iterable[str],
+    main: SetSpec | None,
+) -> None:
+    """Write README.md of a run, which shows the figures of `draw_run`.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        metrics: of the run.
+        teacher: not changed.
+        arms: names of the arms that have a set.
+        main: as for `draw_run`.
+
+    Raises:
+        ZskdError: the folder cannot be written.
+    """
+    traced = main is not None and main.optimises
+    write_text(folder / "README.md", _page(recipe, metrics, arms, has_similarity(teacher), traced))
 
 
 def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | None = None) -> Figure:
@@ -147,7 +170,9 @@ def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], similar: boo
         f"# Run {recipe.name}",
         f"Preset `{recipe.preset}`, seed {recipe.seed}, data `{recipe.data.label}`. All settings are in "
         "[recipe.yaml](recipe.yaml), all results in [metrics.json](metrics.json).",
-        markdown_table(*arms_table(metrics)),
+        results_table(metrics).markdown(),
+        _AGREEMENT,
+        agreement_table(metrics).markdown(),
         "\n".join(notes(metrics)),
         "![arms](figures/arms.png)",
         *_gained(metrics),
@@ -172,7 +197,7 @@ def _gained(metrics: RunMetrics) -> list[str]:
     if table is None:
         return []
     curve = ["![agreement against time](figures/sizes.png)"] if metrics.sizes else []
-    return ["## What is gained", markdown_table(*table), *curve]
+    return ["## What is gained", table.markdown(), *curve]
 
 
 def _passes(metrics: RunMetrics) -> list[str]:
@@ -184,7 +209,7 @@ def _passes(metrics: RunMetrics) -> list[str]:
         "An image through a network once is one pass, its gradient another: of all arms together, and of the "
         "measurements. Timing is not counted."
     )
-    return ["## Passes through the networks", what, markdown_table(*table)]
+    return ["## Passes through the networks", what, table.markdown()]
 
 
 def sizes_chart(metrics: RunMetrics) -> Figure:

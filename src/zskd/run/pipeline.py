@@ -19,7 +19,6 @@ from zskd.core.device import use_threads
 from zskd.core.files import folder_lock, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.tensorboard import tracked
-from zskd.core.timing import Clock
 from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.build import passes_of
@@ -34,10 +33,11 @@ from zskd.run.budget import Budget
 from zskd.run.folder import claim_folder, is_whole
 from zskd.run.measure import held_out_sets, measure_run
 from zskd.run.metrics import METRICS, RunMetrics, read_metrics
-from zskd.run.page import draw_run
+from zskd.run.page import draw_run, write_page
 from zskd.run.passes import PassBudget, correct_steps, plan_passes
 from zskd.run.pictures import picture_sets
 from zskd.run.similarity import SIMILARITY, has_similarity, write_similarity
+from zskd.run.stages import Stages
 from zskd.synthesis.build import build_transfer_set
 from zskd.teacher.sources import Sources, make_teacher, open_sources
 from zskd.transfer_set.dataset import TransferSet
@@ -81,31 +81,33 @@ def run_recipe(
         if (folder / METRICS).is_file() and is_whole(folder, progress):
             return read_metrics(folder / METRICS)
         log_sizes(recipe.every_student, sources.model, progress)
-        run = _Run(recipe, folder, sources, Clock(folder / "timings.json"), progress, tracker)
+        run = _Run(recipe, folder, sources, progress, tracker)
         teacher = run.teacher()
         sets = run.sets(teacher)
         students = run.students(teacher, sets)
-        held_out = held_out_sets(run.recipe, teacher, folder, progress)
-        if (folder / METRICS).is_file():  # a stage was repaired; the test set is not used a second time
-            metrics = read_metrics(folder / METRICS)
+        with run.stages("evaluation", "measurements and figures") as of_stage:
+            held_out = held_out_sets(run.recipe, teacher, folder, of_stage)
+            if (folder / METRICS).is_file():  # a stage was repaired; the test set is not used a second time
+                metrics = read_metrics(folder / METRICS)
+                _note_results(metrics, tracker)
+                return metrics
+            metrics = measure_run(
+                run.recipe,
+                teacher,
+                run.arms,
+                students,
+                sets,
+                held_out,
+                sources,
+                trained={name: passes_of(folder / "students" / name) for name in students},
+                changes=read_changes(folder / FILE),
+                recipe_sha256=sha256_json(identity(recipe)),
+                command=command,
+            )
             _note_results(metrics, tracker)
-            return metrics
-        metrics = measure_run(
-            run.recipe,
-            teacher,
-            run.arms,
-            students,
-            sets,
-            held_out,
-            sources,
-            trained={name: passes_of(folder / "students" / name) for name in students},
-            seconds=run.clock.seconds,
-            changes=read_changes(folder / FILE),
-            recipe_sha256=sha256_json(identity(recipe)),
-            command=command,
-        )
-        _note_results(metrics, tracker)
-        draw_run(run.recipe, folder, metrics, teacher, sets, run.arms[0].spec)
+            draw_run(folder, metrics, teacher, sets, run.arms[0].spec)
+        metrics = metrics.model_copy(update={"seconds": dict(run.stages.clock.seconds)})
+        write_page(run.recipe, folder, metrics, teacher, sets, run.arms[0].spec)
         write_artefact(folder / METRICS, metrics)
     return metrics
 
@@ -118,7 +120,6 @@ class _Run:
         recipe: Recipe,
         folder: Path,
         sources: Sources,
-        clock: Clock,
         progress: Progress,
         tracker: Progress,
     ) -> None:
@@ -128,15 +129,16 @@ class _Run:
             recipe: as given.
             folder: of the run.
             sources: data and teacher.
-            clock: of the stages.
             progress: receives log lines and steps.
             tracker: receives pictures.
 
         Raises:
             ZskdError: the size of the sets is not given.
         """
-        self.recipe, self.clock = recipe, clock
+        self.recipe = recipe
         self.arms = plan_arms(recipe, sources.data)
+        sets = {arm.set_name for arm in self.arms if arm.spec is not None}
+        self.stages = Stages(len(sets) + len(("teacher", "students", "evaluation")), folder, progress)
         self._folder, self._sources, self._progress, self._tracker = folder, sources, progress, tracker
         self._budget: Budget | None = None
         self._passes: PassBudget | None = None
@@ -166,7 +168,10 @@ class _Run:
         recipe, sources = self.recipe, self._sources
         if sources.card is not None:
             _check_teacher(sources.model, self.arms, self._progress)
-        with self.clock("teacher"), tracked(self._progress, recipe.tensorboard, "teacher") as of_teacher:
+        with (
+            self.stages("teacher", "teacher") as of_stage,
+            tracked(of_stage, recipe.tensorboard, "teacher") as of_teacher,
+        ):
             teacher = make_teacher(recipe, sources, self._folder / "teacher", of_teacher)
         if sources.card is None:
             _check_teacher(teacher, self.arms, self._progress)
@@ -186,13 +191,13 @@ class _Run:
         for arm in self.arms:
             if arm.spec is None or arm.set_name in sets:
                 continue
-            with self.clock(f"set {arm.name}"):
+            with self.stages(f"set {arm.name}", f"images of {arm.title}") as of_stage:
                 sets[arm.name] = build_transfer_set(
                     teacher,
                     arm.spec,
                     self._folder / "sets" / arm.name,
                     workers=self.recipe.workers,
-                    progress=self._progress,
+                    progress=of_stage,
                 )
             if self._tracker.listens:
                 self._tracker.picture(f"set/{arm.name}", _first_images(sets[arm.name]))
@@ -200,14 +205,15 @@ class _Run:
 
     def _begin_budget(self, teacher: Classifier) -> None:
         """Start the clock of the budget, and take as many images as it allows."""
-        spent = sum(seconds for stage, seconds in self.clock.seconds.items() if stage.startswith("set "))
+        timed = self.stages.clock.seconds
+        spent = sum(seconds for stage, seconds in timed.items() if stage.startswith("set "))
         key = sha256_json(identity(self.recipe) | self._sources.hashes.to_json())
         self._budget = Budget(
             self.recipe, teacher, self._folder, key=key, spent=spent, progress=self._progress
         )
         specs = {self._folder / "sets" / arm.set_name: arm.spec for arm in self.arms if arm.spec is not None}
         if specs:
-            with self.clock("budget"):
+            with self.stages.clock("budget"):
                 self.recipe = replace(self.recipe, count=self._budget.fit_count(specs), rate=None)
             self.arms = plan_arms(self.recipe, self._sources.data)
 
@@ -217,30 +223,27 @@ class _Run:
         Raises:
             ZskdError: a student cannot be trained, or the budget is too small.
         """
-        # asked once, on the set of the main arm, so that all arms are changed alike
-        distill = settle_changes(
-            teacher,
-            sets.get(self.arms[0].set_name),
-            self.recipe.distill,
-            self._folder / FILE,
-            seed=self.recipe.seed,
-            progress=self._progress,
-        )
-        self.recipe = replace(self.recipe, distill=distill)
-        planned = plan_students(self.recipe, self.arms)
-        images = {one.name: sets.get(one.arm.set_name) for one in planned}
-        with self.clock("pictures"):
-            pictures = picture_sets(self.recipe, teacher, self._folder, self._progress)
-        if self._budget is not None:
-            with self.clock("budget"):
+        with self.stages("students", "students") as of_stage:
+            # asked once, on the set of the main arm, so that all arms are changed alike
+            distill = settle_changes(
+                teacher,
+                sets.get(self.arms[0].set_name),
+                self.recipe.distill,
+                self._folder / FILE,
+                seed=self.recipe.seed,
+                progress=of_stage,
+            )
+            self.recipe = replace(self.recipe, distill=distill)
+            planned = plan_students(self.recipe, self.arms)
+            images = {one.name: sets.get(one.arm.set_name) for one in planned}
+            pictures = picture_sets(self.recipe, teacher, self._folder, of_stage)
+            if self._budget is not None:
                 specs = {one.name: one.spec for one in planned}
                 self.recipe = self._budget.fit_steps(self.recipe, specs, images, pictures)
+            if self._passes is not None:
+                trainings = [trained_as(one) for one in planned]
+                self._take_steps(correct_steps(self._passes, sets, trainings, of_stage))
             planned = plan_students(self.recipe, self.arms)
-        if self._passes is not None:
-            trainings = [trained_as(one) for one in planned]
-            self._take_steps(correct_steps(self._passes, sets, trainings, self._progress))
-            planned = plan_students(self.recipe, self.arms)
-        with self.clock("students"):
             return make_students(
                 teacher,
                 {one.name: one.spec for one in planned},
@@ -248,7 +251,7 @@ class _Run:
                 self._folder / "students",
                 execution=execution(self.recipe),
                 pictures=pictures,
-                progress=self._progress,
+                progress=of_stage,
             )
 
 

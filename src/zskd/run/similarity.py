@@ -46,6 +46,19 @@ def has_similarity(teacher: Classifier) -> bool:
     return True
 
 
+def similarity_of(teacher: Classifier) -> SimilarityFile:
+    """Return class names, class similarity and concentration of a teacher.
+
+    Raises:
+        ZskdError: the head gives no class similarity.
+    """
+    similarity = class_similarity(teacher.head_weight)
+    matrices = (tuple(map(tuple, matrix.tolist())) for matrix in (similarity, concentration(similarity)))
+    return SimilarityFile(
+        class_names=teacher.class_names, similarity=next(matrices), concentration=next(matrices)
+    )
+
+
 def write_similarity(teacher: Classifier, path: Path) -> None:
     """Write class names, class similarity and concentration as JSON.
 
@@ -56,9 +69,4 @@ def write_similarity(teacher: Classifier, path: Path) -> None:
     Raises:
         ZskdError: the head gives no class similarity, or the file cannot be written.
     """
-    similarity = class_similarity(teacher.head_weight)
-    matrices = (tuple(map(tuple, matrix.tolist())) for matrix in (similarity, concentration(similarity)))
-    file = SimilarityFile(
-        class_names=teacher.class_names, similarity=next(matrices), concentration=next(matrices)
-    )
-    write_artefact(path, file)
+    write_artefact(path, similarity_of(teacher))

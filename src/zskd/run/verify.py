@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from zskd.core.errors import ZskdError
@@ -10,26 +11,56 @@ from zskd.models.checkpoint import CARD, WEIGHTS, read_card
 from zskd.transfer_set.manifest import MANIFEST, verify_transfer_set
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A transfer set or a checkpoint whose files have the recorded hashes."""
+
+    folder: Path
+    shards: int | None
+    """Of a transfer set; None: it is a checkpoint."""
+
+    @property
+    def kind(self) -> str:
+        """Return what it is: `set` or `checkpoint`."""
+        return "checkpoint" if self.shards is None else "set"
+
+    def __str__(self) -> str:
+        what = "the checkpoint is whole" if self.shards is None else f"{self.shards} shards are whole"
+        return f"{self.folder}: {what}"
+
+
 def verify_folder(folder: Path) -> list[str]:
     """Verify a transfer set, a checkpoint, or all of them in the folder of a run.
+
+    Args:
+        folder: of one of them, or of a run.
 
     Returns:
         One line for each transfer set or checkpoint.
 
     Raises:
+        ZskdError: as for `verified`.
+    """
+    return [str(one) for one in verified(folder)]
+
+
+def verified(folder: Path) -> list[Whole]:
+    """Return the transfer sets and checkpoints of a folder, verified.
+
+    Raises:
         ZskdError: one of them is damaged, or the folder has neither.
     """
     if (folder / MANIFEST).is_file():
-        return [f"{folder}: {verify_transfer_set(folder)} shards are whole"]
+        return [Whole(folder, verify_transfer_set(folder))]
     if (folder / CARD).is_file():
         _verify_checkpoint(folder)
-        return [f"{folder}: the checkpoint is whole"]
+        return [Whole(folder, None)]
     inside = sorted({found.parent for mark in (MANIFEST, CARD) for found in folder.glob(f"**/{mark}")})
     if not inside:
         raise ZskdError(
             f"{folder} holds neither a transfer set nor a checkpoint: give the folder of one, or of a run"
         )
-    return [line for part in inside for line in verify_folder(part)]
+    return [one for part in inside for one in verified(part)]
 
 
 def _verify_checkpoint(folder: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +19,7 @@ from zskd.core.passes import Passes, counting, sum_passes
 from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images, Labels, Logits
-from zskd.data.folder import class_of_each, hash_pictures, picture_files, read_image
+from zskd.data.folder import class_of_each, hash_pictures, picture_files, read_image, read_pictures
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.room import storage_of
@@ -114,21 +113,15 @@ def _look_at(
     """Read pictures in small batches and keep what the teacher predicts for them, not the pictures."""
     shape, size = teacher.spec.shape, at_once(_BATCH, teacher.spec.shape)
     readable, parts = list[int](), [torch.empty(0, teacher.classes).double().max(1)]
-    for start in range(0, len(rows), size):
-        read = []
-        for row in rows[start : start + size]:
-            try:
-                read.append(read_image(files[row], shape))
-            except ZskdError as error:
-                if shape[0] not in (1, 3):
-                    raise
-                progress.log(f"warning: {error}; it is left out")
-            else:
-                readable.append(row)
-        if read:
-            images: Images = torch.from_numpy(np.stack(read)).clamp(*teacher.spec.box)
-            logits: Logits = teacher(images.to(teacher.device)).cpu()
-            parts.append(F.softmax(logits.double(), dim=1).max(1))
+
+    def leave_out(path: Path, error: ZskdError) -> None:
+        progress.log(f"warning: {error}; it is left out")
+
+    for places, read in read_pictures([files[row] for row in rows], shape, size, leave_out):
+        readable += [rows[place] for place in places]
+        images: Images = read.clamp(*teacher.spec.box)
+        logits: Logits = teacher(images.to(teacher.device)).cpu()
+        parts.append(F.softmax(logits.double(), dim=1).max(1))
     confidence, predicted = (torch.cat(values) for values in zip(*parts, strict=True))
     return _Candidates(torch.tensor(readable, dtype=torch.int64), confidence, predicted)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from zskd.core.tables import markdown_table
-from zskd.evaluation.statistics import McNemarTest, compare_paired, holm, mcnemar, summarise
+from zskd.evaluation.statistics import Difference, McNemarTest, compare_paired, holm, mcnemar, summarise
 from zskd.experiment.record import Record, unpack_mask
 
 _NONE = "–"
@@ -90,11 +90,14 @@ def accuracy_table(records: Records, arms: Sequence[str] | None = None) -> str:
     return markdown_table([head[i] for i in keep], ([row[i] for i in keep] for row in rows))
 
 
-def contrast_table(records: Records, comparisons: Sequence[Comparison]) -> str:
-    """Return the planned comparisons, one per row.
+def compared(
+    records: Records, comparisons: Sequence[Comparison]
+) -> list[tuple[Difference | None, float | None]]:
+    """Return the difference of each planned comparison, and its p with Holm's correction for all of them.
 
-    Each has the paired t test over common seeds, with Holm's correction for all rows, and McNemar's exact
-    test for the two students of the lowest common seed.
+    Args:
+        records: of one experiment.
+        comparisons: planned. The difference of arms without a common seed is None.
     """
     pairs = [(records.at(*one.first), records.at(*one.second)) for one in comparisons]
     found = [
@@ -104,8 +107,18 @@ def contrast_table(records: Records, comparisons: Sequence[Comparison]) -> str:
         for a, b in pairs
     ]
     adjusted = holm([None if one is None else one.p for one in found])
+    return list(zip(found, adjusted, strict=True))
+
+
+def contrast_table(records: Records, comparisons: Sequence[Comparison]) -> str:
+    """Return the planned comparisons, one per row.
+
+    Each has the paired t test over common seeds, with Holm's correction for all rows, and McNemar's exact
+    test for the two students of the lowest common seed.
+    """
     rows = []
-    for comparison, (a, b), difference, p in zip(comparisons, pairs, found, adjusted, strict=True):
+    for comparison, (difference, p) in zip(comparisons, compared(records, comparisons), strict=True):
+        a, b = records.at(*comparison.first), records.at(*comparison.second)
         names = [_arm_at(records, *side) for side in (comparison.first, comparison.second)]
         if difference is None:
             rows.append([*names, "0", *[_NONE] * 4])

@@ -1,0 +1,177 @@
+"""`zskd check`: a student beside its teacher on pictures of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zskd.cli.app import app
+from zskd.cli.help import examples
+from zskd.cli.telling import Broken, Json, Teller, print_error
+from zskd.core.errors import ZskdError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zskd.core.tables import Table
+    from zskd.evaluation.agreement import EstimateRecord
+    from zskd.evaluation.check import Check, Labelled
+    from zskd.models.classifier import Classifier
+    from zskd.models.opened import Opened
+
+_BATCH = 64
+"""Pictures that are read and classified together, fewer of large ones."""
+_INTERVALS = (
+    "Brackets are 95 % intervals, for shares the exact ones of Clopper and Pearson. They hold for pictures",
+    "that were chosen independently: several pictures of one patient count as fewer.",
+)
+
+
+@app.command(
+    help_epilogue=examples(
+        "zskd check student/ --teacher teacher/ pictures/",
+        "zskd check runs/mine/students/zskd --teacher teacher/ pictures/ --positive melanoma",
+    )
+)
+def check(
+    student: Path,
+    folder: Path,
+    /,
+    *,
+    teacher: Path,
+    positive: str | None = None,
+    model: str | None = None,
+    teacher_model: str | None = None,
+    estimate: bool = True,
+    json: Json = False,
+) -> None:
+    """Compare a student with its teacher on some tens of your own pictures, labelled or not.
+
+    Pictures in folders that are named after the classes are labelled by them. A file that cannot be read is
+    told on standard error and left out; the exit code is then 1.
+
+    Args:
+        student: Checkpoint folder, or an ONNX file of zskd export, float32 or int8.
+        folder: Folder of the pictures.
+        teacher: Checkpoint folder of its teacher, or another source as for zskd inspect.
+        positive: Name of the positive one of two classes; absent: the second.
+        model: Factory to run, for a student in your own code.
+        teacher_model: Factory to run, for a teacher in your own code; absent: the same.
+        estimate: Judge the estimate without data: that of the student's run, or else a new one.
+        json: Print the results as JSON.
+    """
+    from zskd.evaluation.check import check_answers, check_names
+    from zskd.models.opened import open_network
+    from zskd.teacher.opening import open_teacher
+
+    network = open_network(student, model=model)
+    of_teacher = open_teacher(teacher, model=teacher_model or model)[0].freeze()
+    check_names(of_teacher.class_names, network.class_names)
+    files, labels = _labelled_files(folder, of_teacher.class_names)
+    tell, broken = Teller(json), Broken()
+    rows, asked, answered = _answers(network, of_teacher, files, broken)
+    if not rows:
+        raise ZskdError(f"{folder} holds no picture that can be read: give a folder with some")
+    found = check_answers(
+        asked,
+        answered,
+        of_teacher.class_names,
+        None if labels is None else labels[rows],
+        positive=positive,
+        estimate=_estimate(student, network, of_teacher) if estimate else None,
+    )
+    _print(found, tell)
+    tell.document(found.to_json() | {"sentence": found.sentence, "not_readable": broken.files})
+    broken.end()
+
+
+def _labelled_files(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], Tensor | None]:
+    """Return the pictures of a folder, and their classes where folders are named after any."""
+    from zskd.data.folder import class_folders, class_of_each, picture_files
+
+    files = picture_files(folder)
+    if set(class_folders(folder)) & set(names):
+        return files, class_of_each(folder, files, names)
+    print_error(f"without labels: no folder in {folder} is named after a class ({', '.join(names[:5])})")
+    return files, None
+
+
+def _answers(
+    student: Opened, teacher: Classifier, files: list[Path], broken: Broken
+) -> tuple[list[int], Tensor, Tensor]:
+    """Return the places of the readable files, and the logits of teacher and student for them."""
+    import torch
+
+    from zskd.core.memory import at_once
+    from zskd.data.folder import read_pictures
+    from zskd.evaluation.metrics import logits_of
+
+    shape = teacher.spec.shape
+    if student.shape != shape:
+        raise ZskdError(
+            f"the student takes images of {student.shape} and its teacher of {shape}: give a student that "
+            "was distilled from this teacher"
+        )
+    rows: list[int] = []
+    of_teacher: list[Tensor] = []
+    of_student: list[Tensor] = []
+    for places, images in read_pictures(files, shape, at_once(_BATCH, shape), broken.tell):
+        rows += places
+        of_teacher.append(logits_of(teacher, images))
+        of_student.append(student.logits(images))
+    none = [torch.empty(0, len(student.class_names))]
+    return rows, torch.cat(of_teacher or none), torch.cat(of_student or none)
+
+
+def _estimate(folder: Path, student: Opened, teacher: Classifier) -> EstimateRecord | None:
+    """Return the estimate of the student's run, or a new one; None for a student trained on real images."""
+    from zskd.evaluation.agreement import estimate_agreement
+    from zskd.evaluation.probes import make_probes
+    from zskd.run.recorded import recorded_estimate
+    from zskd.transfer_set.manifest import REAL
+
+    recorded = recorded_estimate(folder)
+    if recorded is not None or student.classifier is None or student.card is None:
+        return recorded
+    origin = student.card.origin
+    if origin.how == "trained" or origin.method == REAL:
+        return None
+    probes = make_probes(teacher, count=origin.transfer_set_images)
+    return estimate_agreement(teacher, student.classifier, probes).record()
+
+
+def _print(found: Check, tell: Teller) -> None:
+    """Print the results for people."""
+    tell.line(f"agreement of student and teacher  {found.agreement}")
+    if found.teacher is not None and found.student is not None:
+        tell.line("")
+        tell.table(_table(found.teacher, found.student))
+        tell.line("")
+    for line in _INTERVALS:
+        tell.line(line)
+    if found.sentence is not None:
+        tell.line(found.sentence)
+
+
+def _table(teacher: Labelled, student: Labelled) -> Table:
+    """Return the table of the measures of both networks."""
+    from zskd.core.tables import Table
+
+    rows = [["accuracy, %", str(teacher.accuracy.n), *(_share(one.accuracy) for one in (teacher, student))]]
+    for name, recall in teacher.recall.items():
+        rows.append([f"recall of {name}, %", str(recall.n), _share(recall), _share(student.recall[name])])
+    two = teacher.two_classes, student.two_classes
+    if two[0] is not None and two[1] is not None:
+        for measure in ("sensitivity", "specificity"):
+            shares = [getattr(one, measure) for one in two]
+            if shares[0] is not None:
+                rows.append([f"{measure}, %", str(shares[0].n), *map(_share, shares)])
+        if two[0].area is not None and two[1].area is not None:
+            pictures = two[0].area.positive + two[0].area.negative
+            rows.append(["area under ROC (AUC)", str(pictures), str(two[0].area), str(two[1].area)])
+    title = f"positive class: {two[0].positive}" if two[0] is not None else ""
+    return Table(["measure", "pictures", "teacher", "student"], rows, title)
+
+
+def _share(share: object) -> str:
+    return str(share).partition(" of ")[0].replace(" %", "")
