@@ -54,6 +54,7 @@ PAGES = tuple(
         "docs/speed.md",
         "docs/estimate.md",
         "docs/export.md",
+        "docs/export.md",
         "docs/extending.md",
         "docs/pictures.md",
         "docs/features.md",
