@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
 from conftest import run_blocks, run_zskd
@@ -38,8 +39,11 @@ def test_every_command_of_the_shell_blocks_runs(tmp_path: Path) -> None:
         assert (tmp_path / picture).is_file()
 
 
-def test_the_other_commands_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_other_commands_are_understood(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They need data of the reader's; what can be checked is that every option exists and is valid."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # else it is asked again and again
     found = [command for command in commands("") if command[1] == "run"]
     assert len(found) >= 5
     for command in found:

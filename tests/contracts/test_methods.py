@@ -209,7 +209,7 @@ def test_shards_are_the_same_in_any_order_and_in_another_process(
     spec = spec_of("zskd", preset, count=120)
     shards = spec.shards(10)
     assert shards > 2
-    settled = settle_mirrors(teacher, spec)
+    settled = settle_mirrors(teacher, spec).spec
     backwards = {number: make_shard(teacher, settled, number) for number in reversed(range(shards))}
     made = build_transfer_set(teacher, spec, tmp_path / "set")
     assert all(same(shard, backwards[number]) for number, shard in enumerate(made))

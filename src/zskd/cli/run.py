@@ -67,6 +67,7 @@ def run(
     for line in summary_lines(metrics, styled=sys.stdout.isatty()):
         tell.line(line)
     tell.line(f"\nPictures and tables: {folder / 'README.md'}")
+    tell.line(f"One page to click through: zskd report {shlex.quote(str(folder))}")
     tell.document(metrics.to_json())
 
 
