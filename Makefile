@@ -17,8 +17,9 @@ TORCH ?= auto
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(VENV)/constraints.txt
 # A PyTorch that is there already stays if it is new enough; a fresh environment gets the pinned one.
-APT_CHROMIUM = { apt-get install -qq -y --no-install-recommends chromium || { apt-get update -qq \
-  && apt-get install -qq -y --no-install-recommends chromium; }; } > /dev/null 2>&1
+APT = DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20
+APT_CHROMIUM = { $(APT) install -y --no-install-recommends chromium || { $(APT) update \
+  && $(APT) install -y --no-install-recommends chromium; }; } > /dev/null 2>&1
 CONSTRAIN = $(BIN)/python constraints.py > $(VENV)/constraints.txt
 
 .PHONY: run docs test lint types tests browser ratios bench clean
