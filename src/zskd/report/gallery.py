@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zskd.core.memory import available_memory
+from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
@@ -71,7 +72,11 @@ class Impression:
 
 
 def make_gallery(
-    teacher: Classifier, student: Classifier, images: TransferSet, spec: SetSpec | None
+    teacher: Classifier,
+    student: Classifier,
+    images: TransferSet,
+    spec: SetSpec | None,
+    progress: Progress | None = None,
 ) -> tuple[Impression, ...]:
     """Return the first optimised images of each class in the set's first shard; of a set without any, the
     first images.
@@ -81,6 +86,7 @@ def make_gallery(
         student: that learned from it.
         images: the set.
         spec: as the set was made; None where its images cannot be made again.
+        progress: receives the images that are made again, step by step.
     """
     shard = next(iter(images))
     rows = _chosen(shard, len(images.class_names))
@@ -88,7 +94,7 @@ def make_gallery(
     of_teacher = found.logits.softmax(1)
     with frozen(student):
         of_student = logits_in_parts(student, found.images, _BATCH).softmax(1).cpu()
-    films = {} if spec is None else _films(teacher, spec, rows, shard)
+    films = {} if spec is None else _films(teacher, spec, rows, shard, progress or Progress())
     names = images.class_names
     return tuple(
         Impression(
@@ -127,7 +133,9 @@ def _answers(names: Sequence[str], target: Tensor, teacher: Tensor, student: Ten
     return tuple(Answer(names[k], float(target[k]), float(teacher[k]), float(student[k])) for k in shown)
 
 
-def _films(teacher: Classifier, spec: SetSpec, rows: Sequence[int], shard: Shard) -> dict[int, list[Frame]]:
+def _films(
+    teacher: Classifier, spec: SetSpec, rows: Sequence[int], shard: Shard, progress: Progress
+) -> dict[int, list[Frame]]:
     """Trace as many of the impressions as the memory has room for, by row.
 
     Rows of the first shard are indices of the set only where none was dropped.
@@ -138,4 +146,6 @@ def _films(teacher: Classifier, spec: SetSpec, rows: Sequence[int], shard: Shard
     each = (spec.synthesis.steps + 1) * 4 * math.prod(teacher.spec.shape)
     room = int(_SHARE * available_memory(teacher.device) / each)
     wanted = [row for row in rows if int(shard.steps[row])][: max(1, room)]
-    return trace_impressions(teacher, spec, wanted, frames=_FRAMES)
+    made = len(shard) if spec.needs_shard else len(wanted)
+    with progress.task("impressions of the gallery", made, "images") as task:
+        return trace_impressions(teacher, spec, wanted, frames=_FRAMES, on_progress=task.advance)

@@ -97,8 +97,7 @@ def read_run(
     if images is None:
         missing.append("There is no gallery: a generator made the images while the student learned.")
     else:
-        progress.log("report: the impressions of the gallery are made again, step by step")
-        gallery = make_gallery(teacher, student, images, _spec(images, trust, missing))
+        gallery = make_gallery(teacher, student, images, _spec(images, trust, missing), progress)
     behaviour = _behaviour(folder, data_dir, teacher, student, images, missing)
     similarity = class_similarity(teacher.head_weight).tolist() if has_similarity(teacher) else []
     return RunReport(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +56,12 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
 
 
 def trace_impressions(
-    teacher: Classifier, spec: SetSpec, indices: Sequence[int], *, frames: int = 8
+    teacher: Classifier,
+    spec: SetSpec,
+    indices: Sequence[int],
+    *,
+    frames: int = 8,
+    on_progress: Callable[[int], None] | None = None,
 ) -> dict[int, list[Frame]]:
     """Optimise some data impressions again and return their traces, from start image to stored image.
 
@@ -69,6 +74,7 @@ def trace_impressions(
         indices: positions of images of one shard in the set, dropped images counted; those that stay noise
             have no trace.
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
+        on_progress: called with numbers of finished images.
 
     Returns:
         Traces by index.
@@ -96,7 +102,9 @@ def trace_impressions(
                     paths[optimised[number]].append((int(lanes.steps[lane]), image))
 
         followed = {number for number, row in enumerate(optimised) if row in paths}
-        images, steps = invert(teacher, plan.batch, config, spec.objective, on_step=record)
+        images, steps = invert(
+            teacher, plan.batch, config, spec.objective, on_step=record, on_progress=on_progress
+        )
         for number in followed:
             stored = round_to(images[number][None], storage_of(config, teacher.spec.shape), box)[0]
             paths[optimised[number]].append((int(steps[number]), stored))
