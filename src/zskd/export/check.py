@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -42,6 +43,16 @@ class Comparison:
             f"on {self.pictures:,} pictures in batches of {sizes} its logits differ by {self.difference:.1e} "
             f"at most from those of the network, which are up to {self.largest:.3g}"
         )
+
+
+def check_ending(path: Path, ending: str) -> None:
+    """Check that a file name ends as those of its format do.
+
+    Raises:
+        ZskdError: it does not.
+    """
+    if path.suffix != ending:
+        raise ZskdError(f"{path} does not end in {ending}: give a file name that does")
 
 
 def check_pictures(classifier: Classifier, transfer_set: TransferSet | None = None) -> Images:

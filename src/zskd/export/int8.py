@@ -19,8 +19,8 @@ from zskd.core.rng import numpy_stream
 from zskd.core.types import Images
 from zskd.evaluation.gain import Latency, measure_latency
 from zskd.evaluation.statistics import Share, share_of
-from zskd.export.check import check_shape, network_logits
-from zskd.export.onnx import check_name, finished, onnx_model
+from zskd.export.check import check_ending, check_shape, network_logits
+from zskd.export.onnx import ENDING, finished, onnx_model
 from zskd.export.recording import quiet
 from zskd.models.classifier import Classifier, check_classes
 from zskd.models.exported import INPUT, Description, ExportedNetwork
@@ -88,7 +88,7 @@ def export_onnx_int8(
         ZskdError: the extra is not installed, the set has other classes, another shape or only one image, the
             path does not end in .onnx or cannot be written, or the network cannot be exported or quantised.
     """
-    check_name(path)
+    check_ending(path, ENDING)
     calibration, others = _rows(classifier, transfer_set)
     original = onnx_model(classifier)
     model = _quantised(original, Description.of(classifier, "int8"), _batches(transfer_set, calibration))

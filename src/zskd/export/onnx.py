@@ -10,13 +10,13 @@ import torch
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import whole_file
 from zskd.core.types import Images
-from zskd.export.check import Comparison, check_pictures, compare
+from zskd.export.check import Comparison, check_ending, check_pictures, compare
 from zskd.export.recording import quiet, record
 from zskd.models.classifier import Classifier
 from zskd.models.exported import INPUT, OUTPUT, Description, ExportedNetwork
 from zskd.models.libraries.extras import import_extra
 
-_SUFFIX = ".onnx"
+ENDING = ".onnx"
 
 
 def export_onnx(classifier: Classifier, path: Path, *, images: Images | None = None) -> Comparison:
@@ -38,23 +38,13 @@ def export_onnx(classifier: Classifier, path: Path, *, images: Images | None = N
         ZskdError: the extra is not installed, the path does not end in .onnx or cannot be written, the
             network cannot be exported, or the file's logits differ by more than rounding.
     """
-    check_name(path)
+    check_ending(path, ENDING)
     model = onnx_model(classifier)
     pictures = check_pictures(classifier) if images is None else images
     comparison = compare(ExportedNetwork(model), classifier, pictures, what=str(path))
     with whole_file(path) as temporary:
         temporary.write_bytes(model)
     return comparison
-
-
-def check_name(path: Path) -> None:
-    """Check that a file name ends in .onnx.
-
-    Raises:
-        ZskdError: it does not.
-    """
-    if path.suffix != _SUFFIX:
-        raise ZskdError(f"{path} does not end in {_SUFFIX}: give a file name that does")
 
 
 def onnx_model(classifier: Classifier) -> bytes:

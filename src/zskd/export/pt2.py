@@ -7,17 +7,16 @@ from pathlib import Path
 
 import torch
 
-from zskd.core.errors import ZskdError
 from zskd.core.files import whole_file
 from zskd.core.types import Images
-from zskd.export.check import Comparison, check_pictures, compare
+from zskd.export.check import Comparison, check_ending, check_pictures, compare
 from zskd.export.recording import quiet, record
 from zskd.models.classifier import Classifier
 from zskd.models.exported import Description
 
 DESCRIPTION = "zskd.json"
 """Name of the description in the archive, for `extra_files` of `torch.export.load`."""
-_SUFFIX = ".pt2"
+_ENDING = ".pt2"
 
 
 def export_pt2(classifier: Classifier, path: Path, *, images: Images | None = None) -> Comparison:
@@ -38,8 +37,7 @@ def export_pt2(classifier: Classifier, path: Path, *, images: Images | None = No
         ZskdError: the path does not end in .pt2 or cannot be written, the network cannot be exported, or the
             file's logits differ by more than rounding.
     """
-    if path.suffix != _SUFFIX:
-        raise ZskdError(f"{path} does not end in {_SUFFIX}: give a file name that does")
+    check_ending(path, _ENDING)
     program = record(classifier)
     pictures = check_pictures(classifier) if images is None else images
     description = Description.of(classifier).model_dump_json()

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from zskd.core.types import Images, Labels
 from zskd.data.datasets import Split
-from zskd.evaluation.statistics import Share, share_of
+from zskd.evaluation.check import check_answers
+from zskd.evaluation.statistics import Share
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
+from zskd.report.gallery import optimised_or_all
 from zskd.report.pictures import data_uri
 from zskd.transfer_set.dataset import TransferSet
 
@@ -106,34 +108,28 @@ def measure_behaviour(
     """
     with frozen(teacher), frozen(student):
         of_teacher, of_student = (
-            logits_in_parts(one, test.images, _BATCH).softmax(1).cpu() for one in (teacher, student)
+            logits_in_parts(one, test.images, _BATCH).cpu() for one in (teacher, student)
         )
         spots, explained = _spots(teacher, test, impressions)
+    checked = check_answers(of_teacher, of_student, teacher.class_names, test.labels)
+    assert checked.teacher is not None
+    assert checked.student is not None
     says, answers = of_teacher.argmax(1), of_student.argmax(1)
     count, names = teacher.classes, teacher.class_names
     confusion = torch.bincount(says * count + answers, minlength=count * count).view(count, count)
     return Behaviour(
         n=len(test),
-        agreement=share_of(int((says == answers).sum()), len(test)),
+        agreement=checked.agreement,
         confusion=tuple(map(tuple, confusion.tolist())),
-        recalls=tuple(_recalls(names, test.labels, says, answers)),
-        teacher=measure_calibration(of_teacher, test.labels),
-        student=measure_calibration(of_student, test.labels),
+        recalls=tuple(
+            Recall(name, of, checked.student.recall[name]) for name, of in checked.teacher.recall.items()
+        ),
+        teacher=measure_calibration(of_teacher.softmax(1), test.labels),
+        student=measure_calibration(of_student.softmax(1), test.labels),
         beside=() if impressions is None else tuple(_beside(names, test, impressions)),
         spots=spots,
         explained=explained,
     )
-
-
-def _recalls(names: Sequence[str], labels: Labels, says: Labels, answers: Labels) -> list[Recall]:
-    found = []
-    for k, name in enumerate(names):
-        here = labels == k
-        if bool(here.any()):
-            n = int(here.sum())
-            shares = (share_of(int((of[here] == k).sum()), n) for of in (says, answers))
-            found.append(Recall(name, *shares))
-    return found
 
 
 def measure_calibration(probabilities: Tensor, labels: Labels) -> Calibration:
@@ -159,7 +155,7 @@ def measure_calibration(probabilities: Tensor, labels: Labels) -> Calibration:
 
 def _beside(names: Sequence[str], test: Split, impressions: TransferSet) -> list[Beside]:
     shard = next(iter(impressions))
-    optimised = shard.steps > 0 if bool((shard.steps > 0).any()) else torch.ones(len(shard)).bool()
+    optimised = optimised_or_all(shard)
     found = []
     for k, name in enumerate(names[:_SHOWN_CLASSES]):
         made, real = ((shard.anchors == k) & optimised).nonzero()[:, 0], (test.labels == k).nonzero()[:, 0]

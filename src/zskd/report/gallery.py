@@ -114,9 +114,15 @@ def make_gallery(
     )
 
 
+def optimised_or_all(shard: Shard) -> Tensor:
+    """Return which images are shown (N,): the optimised ones, or all of a shard without any."""
+    optimised = shard.steps > 0
+    return optimised if bool(optimised.any()) else torch.ones_like(optimised)
+
+
 def _chosen(shard: Shard, classes: int) -> list[int]:
     """Return rows of a shard: the first ones of each class, in turns."""
-    fits = shard.steps > 0 if bool((shard.steps > 0).any()) else torch.ones(len(shard), dtype=torch.bool)
+    fits = optimised_or_all(shard)
     by_class: dict[int, list[int]] = {k: [] for k in range(classes)}
     for row in fits.nonzero()[:, 0].tolist():
         of_class = by_class[int(shard.anchors[row])]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zskd.config.loading import load_recipe
-from zskd.config.registry import CONTROLS
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.data.datasets import load_data
@@ -72,7 +71,7 @@ def report_run(
     found = read_run(
         folder, model=model, student_model=student_model, trust=trust, data_dir=data_dir, progress=progress
     )
-    return write_page("run.html", out or folder / REPORT, report=found, controls=tuple(CONTROLS))
+    return write_page("run.html", out or folder / REPORT, report=found)
 
 
 def read_run(
