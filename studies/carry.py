@@ -50,8 +50,10 @@ BESIDE = 0.5
 """Share of procedural pictures, drawn anew for every batch, beside a source."""
 WEIGHT = 100.0
 """Of the loss `aligned` of features."""
-HOW = ("alone", "procedural", "features", "both")
-"""Only this source; half of each batch procedural; only this source, and features are pulled; both."""
+HOW = ("alone", "procedural", "features", "both", "jpeg")
+"""Only this source; half of each batch procedural; only this source, and features are pulled; both; features
+are pulled, and each image was saved as JPEG."""
+PULLED = ("features", "both", "jpeg")
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,10 @@ def training(name: str, steps: int, how: str, precision: Precision) -> DistillCo
         batch_size=64,
         precision=precision,
         tau=4.0,
-        augment=AugmentConfig(crop=0.125, flip=0.5, mixup=0.5),
+        augment=AugmentConfig(crop=0.125, flip=0.5, mixup=0.5, jpeg=1.0 if how == "jpeg" else 0.0),
         generator=generator,
         fresh=FreshConfig(share=BESIDE if how in ("procedural", "both") else 0.0, start="procedural"),
-        features=FeaturesConfig(loss="aligned", weight=WEIGHT if how in ("features", "both") else 0.0),
+        features=FeaturesConfig(loss="aligned", weight=WEIGHT if how in PULLED else 0.0),
     )
 
 

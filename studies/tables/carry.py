@@ -35,6 +35,7 @@ _HOW = {
     "procedural": "and procedural, half each",
     "features": "and features",
     "both": "and both",
+    "jpeg": "features and JPEG",
 }
 """Training of the record -> column."""
 _PRECISION = "bfloat16"
@@ -49,7 +50,7 @@ class _Row:
     arm: str
     steps: int
     how: str
-    """As in the record: alone, beside procedural pictures, with features pulled, or both."""
+    """As in the record: alone, beside procedural pictures, features pulled, both, or features and JPEG."""
     lines: list[Line]
 
     @property
