@@ -27,6 +27,8 @@ _TITLES = {
     "zskd_bn": "`zskd_bn`",
     "short": "`zskd_bn`, from procedural pictures, 50 steps",
     "deepinversion": "`deepinversion`",
+    "adi": "`adi`, against the student of `deepinversion`",
+    "dfq": "`dfq`",
     "conditional": "`conditional`",
 }
 """Arm of the record -> cell, in the order of the table."""
