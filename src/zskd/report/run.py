@@ -20,6 +20,7 @@ from zskd.run.similarity import has_similarity
 from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity
 from zskd.synthesis.spec import SetSpec, read_spec
+from zskd.training.curve import Curve, read_curve
 from zskd.transfer_set.dataset import TransferSet
 
 REPORT = "report.html"
@@ -36,6 +37,8 @@ class RunReport:
     gallery: tuple[Impression, ...]
     behaviour: Behaviour | None
     """None without data."""
+    curve: Curve | None
+    """Of the student's training; None where it was not kept."""
     missing: tuple[str, ...]
     """Why a part of the page is not there, in words."""
 
@@ -105,6 +108,7 @@ def read_run(
         teacher.class_names,
         gallery,
         behaviour,
+        read_curve(folder / "students" / arm),
         tuple(missing),
     )
 
