@@ -23,10 +23,11 @@ def export_imagefolder(teacher: Classifier, transfer_set: TransferSet, folder: P
     """Write `<folder>/<class>/<row>.png` in 8 bits, `metadata.jsonl` and a dataset card.
 
     `torchvision.datasets.ImageFolder` opens the folder, and `load_dataset` of Hugging Face `datasets`, which
-    reads `metadata.jsonl`. Each line of it holds file name, class number, target y and the teacher's logits
-    for the rounded image. Folders are named after the classes; with the class number before the name if the
-    name is no file name, and all of them if they would be sorted in another order than the classes, because
-    torchvision numbers classes in the order of their folders.
+    reads `metadata.jsonl`. Each line of it holds file name, number and name of the class, target y and the
+    teacher's logits for the rounded image. Folders are named after the classes; with the class number before
+    the name if the name is no file name, and all of them if they would be sorted in another order than the
+    classes, because torchvision numbers classes in the order of their folders. A class without images has an
+    empty folder, which torchvision accepts with `allow_empty=True`.
 
     Args:
         teacher: of the set; used in evaluation mode and left as it is.
@@ -48,8 +49,14 @@ def export_imagefolder(teacher: Classifier, transfer_set: TransferSet, folder: P
             for sample in samples(teacher, transfer_set):
                 file = f"{names[sample.label]}/{sample.row:06d}.png"
                 (temporary / file).write_bytes(sample.png)
-                record = {"file_name": file, "label": sample.label, "target": sample.target}
-                lines.write(json.dumps(record | {"logits": sample.logits}) + "\n")
+                record = {
+                    "file_name": file,
+                    "label": sample.label,
+                    "class": transfer_set.class_names[sample.label],
+                    "target": sample.target,
+                    "logits": sample.logits,
+                }
+                lines.write(json.dumps(record) + "\n")
         card = dataset_card(transfer_set, columns(transfer_set), _READ, typed=False)
         write_text(temporary / README, card)
     return folder

@@ -11,7 +11,7 @@ from zskd.models.classifier import Classifier
 from zskd.models.libraries.extras import import_extra
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.export.card import README, columns, dataset_card
-from zskd.transfer_set.export.samples import by_file, check_samples, samples
+from zskd.transfer_set.export.samples import IN_ONE_FILE, by_file, check_samples, samples
 
 _ROWS = 100
 """Rows that are read together, as the Hub advises for pictures."""
@@ -46,7 +46,7 @@ def export_parquet(teacher: Classifier, transfer_set: TransferSet, folder: Path)
     schema = _schema(arrow, transfer_set.class_names)
     with whole_folder(folder) as temporary, readable_errors(folder, "write"):
         (temporary / "data").mkdir()
-        for number, some in by_file(samples(teacher, transfer_set)):
+        for number, some in by_file(samples(teacher, transfer_set), IN_ONE_FILE):
             path = temporary / "data" / f"train-{number:05d}.parquet"
             with parquet.ParquetWriter(path, schema, use_dictionary=["label"]) as writer:
                 for _, group in by_file(some, _ROWS):

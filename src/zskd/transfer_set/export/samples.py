@@ -71,7 +71,7 @@ def samples(teacher: Classifier, transfer_set: TransferSet) -> Iterator[Sample]:
             row += 1
 
 
-def by_file(found: Iterable[Sample], most: int = IN_ONE_FILE) -> Iterator[tuple[int, Iterator[Sample]]]:
+def by_file(found: Iterable[Sample], most: int) -> Iterator[tuple[int, Iterator[Sample]]]:
     """Yield the number of each file, and its samples, which must be taken before the next file is asked for.
 
     Args:

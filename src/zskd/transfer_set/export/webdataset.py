@@ -12,7 +12,7 @@ from zskd.core.files import readable_errors, whole_folder, write_text
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.export.card import README, Column, columns, dataset_card
-from zskd.transfer_set.export.samples import Sample, by_file, check_samples, samples
+from zskd.transfer_set.export.samples import IN_ONE_FILE, Sample, by_file, check_samples, samples
 
 _READ = """import webdataset
 
@@ -40,7 +40,7 @@ def export_webdataset(teacher: Classifier, transfer_set: TransferSet, folder: Pa
     check_samples(teacher, transfer_set)
     with whole_folder(folder) as temporary, readable_errors(folder, "write"):
         number = 0
-        for number, some in by_file(samples(teacher, transfer_set)):
+        for number, some in by_file(samples(teacher, transfer_set), IN_ONE_FILE):
             path = temporary / f"train-{number:06d}.tar"
             with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for sample in some:
