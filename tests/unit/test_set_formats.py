@@ -151,6 +151,15 @@ def test_the_card_tells_where_the_set_comes_from(exported: Path, small_set: Tran
     assert str(Path.home()) not in text
 
 
+def test_the_card_of_real_pictures_says_so(exported: Path, teacher: Classifier, tmp_path: Path) -> None:
+    made = build_picture_set(teacher, exported / "imagefolder", tmp_path / "set")
+    text = (export_webdataset(teacher, made, tmp_path / "out") / "README.md").read_text("utf-8")
+    assert "Whether they may be passed on is a question of where they came from" in text
+    assert "`cls` | its label, or else the class that the teacher predicts |" in text
+    assert f"SHA-256 of the pictures: {made.manifest.data_sha256}" in text
+    assert "no photographs" not in text
+
+
 def test_the_same_set_gives_the_same_bytes(
     exported: Path,
     teacher: Classifier,

@@ -39,7 +39,7 @@ def columns(transfer_set: TransferSet) -> list[Column]:
     numbers: JsonObject = {"sequence": "float32", "length": len(names)}
     return [
         Column("image", "the picture, in 8 bits", {"dtype": "image"}),
-        Column("label", "the class that the image was made for", {"dtype": labels}),
+        Column("label", _LABELS.get(transfer_set.manifest.method, _MADE_LABEL), {"dtype": labels}),
         Column("target", f"{len(names)} probabilities that the teacher should output", numbers),
         Column("logits", f"{len(names)} logits that the teacher outputs for the picture in 8 bits", numbers),
     ]
@@ -107,6 +107,8 @@ def _without_folders(text: str) -> str:
     return re.sub(r"[^\s:\"]*/", "", text)
 
 
+_MADE_LABEL = "the class that the image was made for"
+_LABELS: Final = {REAL: "its label", PICTURES: "its label, or else the class that the teacher predicts"}
 _MADE_LIMITS = (
     "These images are no photographs. They were made to teach a student what this teacher outputs, and they "
     "hold the teacher's mistakes. A network that is right about them may be wrong about real pictures."
