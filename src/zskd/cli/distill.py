@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         "zskd distill teacher/ --preset dfad --out student/",
         "zskd distill teacher/ set/ --budget 3 --out student/",
         "zskd distill teacher/ set/ --images photos/ --out student/",
+        "zskd distill teacher/ set/ --images pictures.parquet --out student/",
     ),
 )
 def distill(
@@ -76,7 +77,7 @@ def distill(
         distill: Training of the student.
         budget: Minutes for the student; they set the number of steps.
         passes: Teacher passes for the student, 200k; they set the number of steps on any machine.
-        images: Folder of unlabelled pictures to train on as well, whatever they show.
+        images: Unlabelled pictures to train on as well: a folder, Parquet or WebDataset files.
         few: Folder of a few real pictures, up to 20 of each class, shown often and changed strongly.
         model: Factory to run, for a teacher in your own code.
         estimate: Estimate the agreement of student and teacher on real images at the end.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import sha256_file, sha256_json
 from zskd.core.types import Images
+from zskd.data.packed import ENDINGS, Packed, Picture
 
-_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""Formats that are read, whatever a file is called: for some others Pillow starts a program (Ghostscript)."""
+_Kind = TypeVar("_Kind", bound=Picture)
 
 
 def _check_channels(shape: tuple[int, int, int]) -> None:
@@ -22,7 +26,7 @@ def _check_channels(shape: tuple[int, int, int]) -> None:
         raise ZskdError(f"pictures are read as grey or RGB, but the network takes {shape[0]} channels")
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(source: Picture, shape: tuple[int, int, int]) -> np.ndarray:
     """Read a picture as float32 in [0, 1] of `shape` (channels, height, width), resized bilinearly.
 
     Raises:
@@ -31,7 +35,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     _check_channels(shape)
     channels, height, width = shape
     try:
-        with Image.open(path) as picture:
+        file = source if isinstance(source, Path) else io.BytesIO(source.read())
+        with Image.open(file, formats=_FORMATS) as picture:
             opened: Image.Image = picture
             if picture.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
                 opened = Image.fromarray(np.asarray(picture, dtype=np.float32) / 257)
@@ -39,16 +44,19 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(converted, dtype=np.float32) / 255
+    except UnidentifiedImageError as error:
+        known = ", ".join(_FORMATS)
+        raise ZskdError(f"{source} is no readable picture (its format is none of {known})") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ZskdError(f"{path} is no readable picture ({one_line(error)})") from error
+        raise ZskdError(f"{source} is no readable picture ({one_line(error)})") from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1).copy()
 
 
 def read_pictures(
-    files: Sequence[Path],
+    files: Sequence[_Kind],
     shape: tuple[int, int, int],
     batch: int,
-    on_broken: Callable[[Path, ZskdError], None],
+    on_broken: Callable[[_Kind, ZskdError], None],
 ) -> Iterator[tuple[list[int], Images]]:
     """Read pictures a few at a time, and leave out what cannot be read.
 
@@ -56,7 +64,7 @@ def read_pictures(
         files: the pictures.
         shape: channels, height and width that they are resized to.
         batch: largest number of pictures at once.
-        on_broken: receives each file that cannot be read, and why.
+        on_broken: receives each of them that cannot be read, and why.
 
     Yields:
         Places in `files` and images (n, C, H, W) in [0, 1] of at least one picture.
@@ -93,13 +101,13 @@ def picture_files(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise ZskdError(f"there is no folder {root}: give a folder with pictures")
-    found = _pictures_below(root)
+    found = pictures_below(root)
     if not found:
-        raise ZskdError(f"{root} holds no picture ({', '.join(sorted(_ENDINGS))})")
+        raise ZskdError(f"{root} holds no picture ({', '.join(sorted(ENDINGS))})")
     return found
 
 
-def class_of_each(root: Path, files: Sequence[Path], names: Sequence[str]) -> Tensor:
+def class_of_each(root: Path, files: Sequence[Picture], names: Sequence[str]) -> Tensor:
     """Return the class of each file (N,), int64: the folder in `root` that it is in has its name.
 
     Args:
@@ -108,11 +116,17 @@ def class_of_each(root: Path, files: Sequence[Path], names: Sequence[str]) -> Te
         names: of the classes.
 
     Raises:
-        ZskdError: a file is in no folder, or in one with the name of no class.
+        ZskdError: a file is in no folder, or in one with the name of no class, or the pictures are in other
+            files.
     """
     number_of = {name: number for number, name in enumerate(names)}
     labels = []
     for path in files:
+        if isinstance(path, Packed):
+            raise ZskdError(
+                f"{root} has no folders: for labels, give folders named after the teacher's classes "
+                f"({_some(names)})"
+            )
         first, *more = path.relative_to(root).parts
         if not more or first not in number_of:
             where = f"the folder {first!r}, which is no class" if more else "no folder"
@@ -128,20 +142,12 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def hash_pictures(root: Path) -> str:
-    """Return a SHA-256 over the names and contents of all pictures of a folder.
-
-    Raises:
-        ZskdError: there is no such folder, or no picture in it.
-    """
-    return sha256_json({path.relative_to(root).as_posix(): sha256_file(path) for path in picture_files(root)})
-
-
-def _pictures_below(folder: Path) -> list[Path]:
+def pictures_below(folder: Path) -> list[Path]:
+    """Return the same as `picture_files`; nothing where there is none."""
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
     ]
 
 
@@ -160,9 +166,9 @@ def read_folder(
     if found != names:
         odd = sorted(set(found) ^ set(names))
         raise ZskdError(f"{root} has other class folders than expected: {', '.join(odd)}")
-    files = [(path, label) for label, name in enumerate(names) for path in _pictures_below(root / name)]
+    files = [(path, label) for label, name in enumerate(names) for path in pictures_below(root / name)]
     labels = np.array([label for _, label in files], dtype=np.int64)
     empty = [name for label, name in enumerate(names) if not (labels == label).any()]
     if empty:
-        raise ZskdError(f"{root / empty[0]} holds no picture ({', '.join(sorted(_ENDINGS))})")
+        raise ZskdError(f"{root / empty[0]} holds no picture ({', '.join(sorted(ENDINGS))})")
     return np.stack([read_image(path, shape) for path, _ in files]), labels
