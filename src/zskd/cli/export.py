@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zskd.transfer_set.dataset import TransferSet
 
 OfNetwork = Literal["onnx", "onnx-int8", "pt2", "torch", "hf"]
-OfSet = Literal["parquet", "webdataset", "imagefolder", "mat"]
+OfSet = Literal["parquet", "webdataset", "imagefolder", "mat", "png"]
 
 
 @app.command(
@@ -106,6 +106,7 @@ def _export_set(loaded: TransferSet, to: str, out: Path, teacher: Path | None, m
         "parquet": export_parquet,
         "webdataset": export_webdataset,
         "imagefolder": export_imagefolder,
+        "png": export_imagefolder,  # its first name
     }
     print_line(f"exported to {exporters[to](classifier, loaded, out)}")
 
