@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from zskd.core.errors import ZskdError
-from zskd.core.files import make_folder, readable_errors, whole_file
+from zskd.core.errors import ZskdError, readable_errors
+from zskd.core.files import make_folder, whole_file
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.transfer_set.dataset import TransferSet
