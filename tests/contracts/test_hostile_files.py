@@ -57,6 +57,7 @@ from zskd.data.idx import read_idx
 from zskd.models.checkpoint import load_checkpoint
 from zskd.run.metrics import read_metrics
 from zskd.run.verify import verify_folder
+from zskd.synthesis.spec import read_spec
 from zskd.teacher.weights.reading import read_weights
 from zskd.training.state import load_state, save_state
 from zskd.transfer_set.dataset import TransferSet
@@ -214,6 +215,14 @@ def test_manifests_that_lie(
     told(capsys, "verify", folder)
     told(capsys, "show", "samples", folder, "--out", tmp_path / "samples.png")
     assert not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.parametrize(
+    "spec", [{"method": "zskd"}, {"method": "nowhere", "count": 1}, {"method": "zskd", "count": 0}]
+)
+def test_settings_of_a_manifest_that_lie(spec: Values) -> None:
+    with pytest.raises(ZskdError):
+        read_spec(spec)
 
 
 TENSORS: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {

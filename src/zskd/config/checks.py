@@ -114,6 +114,10 @@ def from_values(kind: type[C], values: Mapping[str, Any], source: str) -> C:
         ZskdError: an unknown key (the nearest is suggested), a wrong type, or a value out of range.
     """
     check_keys(values, kind, source)
+    for one in dataclasses.fields(kind):  # type: ignore[arg-type]
+        absent = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+        if absent and one.name not in values:
+            raise ZskdError(f"{source}: the key {one.name} is missing")
     return kind(**{name: kind.checked(name, value) for name, value in values.items()})
 
 
