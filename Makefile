@@ -2,6 +2,7 @@
 #
 #   make run                  the digits recipe from end to end
 #   make test                 lint, types, tests and the ratios of costs
+#   make fuzz                 100,000 damaged files for all readers; FUZZ_ARGS="--seconds 60" for fewer
 #   make docs                 the tables and pictures of README.md and docs/, from the committed records, and then the
 #                             documentation site in build/site; a warning is an error
 #   make dist                 the sdist and the wheel in dist/, checked by twine
@@ -24,7 +25,7 @@ APT_CHROMIUM = { $(APT) install -y --no-install-recommends chromium || { $(APT) 
   && $(APT) install -y --no-install-recommends chromium; }; } > /dev/null 2>&1
 CONSTRAIN = $(BIN)/python constraints.py > $(VENV)/constraints.txt
 
-.PHONY: run docs dist test lint types tests browser ratios bench clean
+.PHONY: run docs dist test fuzz lint types tests browser ratios bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/zskd run digits
@@ -58,6 +59,9 @@ browser:
 	@command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
 	  && echo "installing Debian's chromium, for the tests of pages" && $(APT_CHROMIUM); } \
 	  || echo "no chromium: the tests of pages in a browser are skipped (Debian: apt-get install chromium)"
+
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ_ARGS)
 
 # One process: costs that are compared must not run side by side.
 ratios: $(VENV)/.installed-dev

@@ -368,10 +368,10 @@ def test_images_of_two_channels_cannot_be_exported_as_png(tmp_path: Path) -> Non
     [
         ("T-shirt/top", "Trouser", "Ankle boot"),
         ("..", ".", "../../outside"),
-        ("/absolute", "C:\\x", "a\nb"),
+        ("/absolute", "C:\\x", "a~b"),
         ("a/b", "a:b", "a_b"),
         (".hidden", "ends.", "größe"),
-        ("", "b", "c"),
+        (" ", "b", "c"),
     ],
 )
 def test_class_names_become_folders_of_their_own_inside_the_export(

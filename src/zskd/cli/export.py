@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import print_line
+from zskd.cli.options import must_be_absent, print_line
 from zskd.cli.telling import Json, Teller
 from zskd.core.errors import ZskdError
 
@@ -56,6 +56,7 @@ def export(
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import MANIFEST
 
+    must_be_absent(out)
     of_network = to in get_args(OfNetwork)
     if not of_network and (source / MANIFEST).is_file():
         if transfer_set is not None:

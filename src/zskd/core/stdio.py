@@ -28,8 +28,9 @@ class Lasting:
         """Write a text, or drop it; return its length."""
         try:
             self._stream.write(text)
-        except UnicodeError:  # a subclass of ValueError; the stream still works
-            raise
+        except UnicodeError:  # a letter that the stream's encoding lacks; half of one in a file's name
+            code = getattr(self._stream, "encoding", None) or "ascii"
+            self._stream.write(text.encode(code, "backslashreplace").decode(code))
         except (OSError, ValueError) as error:
             self._silence(error)
         return len(text)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.errors import ZskdError, has_hidden, readable_errors
+from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images
 from zskd.data.packed import ENDINGS, Packed, Picture
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-"""Formats that are read, whatever a file is called: for some others Pillow starts a program (Ghostscript)."""
+"""What a file may be, whatever its name: for some others Pillow starts a program (Ghostscript)."""
 _Kind = TypeVar("_Kind", bound=Picture)
 
 
@@ -34,22 +36,44 @@ def read_image(source: Picture, shape: tuple[int, int, int]) -> np.ndarray:
     """
     _check_channels(shape)
     channels, height, width = shape
-    try:
-        file = source if isinstance(source, Path) else io.BytesIO(source.read())
-        with Image.open(file, formats=_FORMATS) as picture:
-            opened: Image.Image = picture
-            if picture.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
-                opened = Image.fromarray(np.asarray(picture, dtype=np.float32) / 257)
-            converted = opened.convert("L" if channels == 1 else "RGB")
+    with (
+        opened(source) if isinstance(source, Path) else io.BytesIO(source.read()) as stream,
+        one_line_errors(f"{source} is no readable picture", "leave it out or replace it"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of odd metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _recognised(stream) as picture:
+            converted = _in_bytes(picture).convert("L" if channels == 1 else "RGB")
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(converted, dtype=np.float32) / 255
-    except UnidentifiedImageError as error:
-        known = ", ".join(_FORMATS)
-        raise ZskdError(f"{source} is no readable picture (its format is none of {known})") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ZskdError(f"{source} is no readable picture ({one_line(error)})") from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1).copy()
+
+
+def _recognised(stream: IO[bytes]) -> Image.Image:
+    try:
+        return Image.open(stream, formats=_FORMATS)
+    except UnidentifiedImageError as error:  # its words name the stream
+        raise ValueError(f"its format is none of {', '.join(_FORMATS)}") from error
+
+
+def _in_bytes(picture: Image.Image) -> Image.Image:
+    """Return a picture with pixels of 0 to 255; `convert` alone would clip those of 16 bits, and call all of
+    [0, 1] black.
+
+    Raises:
+        ValueError: pixels are outside of the range of their kind, or not finite.
+    """
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return picture
+    pixels = np.asarray(picture, dtype=np.float32)
+    largest, kind = (1, "fractions") if picture.mode == "F" else (65535, "integers")
+    if not (pixels.min() >= 0 and pixels.max() <= largest):  # also for NaN
+        raise ValueError(
+            f"its pixels are from {pixels.min():g} to {pixels.max():g}, not {kind} in 0 to {largest}"
+        )
+    return Image.fromarray(pixels * (255 / largest) if largest == 1 else pixels / 257)
 
 
 def read_pictures(
@@ -87,10 +111,17 @@ def read_pictures(
 
 
 def class_folders(root: Path) -> tuple[str, ...]:
-    """Return the class names: the sorted names of the folders in `root`, hidden ones excluded."""
-    return tuple(
-        sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-    )
+    """Return the class names: the sorted names of the folders in `root`, hidden ones excluded.
+
+    Raises:
+        ZskdError: the folder cannot be read, or a name cannot be written into a card.
+    """
+    with readable_errors(root, "read"):
+        folders = [one.name for one in root.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    for name in folders:
+        if has_hidden(name):
+            raise ZskdError(f"the folder {root / name} has a name that is no plain text in UTF-8: rename it")
+    return tuple(sorted(folders))
 
 
 def picture_files(root: Path) -> list[Path]:

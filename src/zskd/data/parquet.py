@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import readable_errors
+from zskd.core.errors import ZskdError, one_line, readable_errors
 from zskd.data.packed import Packed, check_number, check_size, printable
 from zskd.models.libraries.extras import import_extra
 

@@ -7,8 +7,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import readable_errors
+from zskd.core.errors import ZskdError, one_line, readable_errors
 from zskd.data.packed import ENDINGS, Packed, check_number, check_size, printable
 
 _BLOCK = 512

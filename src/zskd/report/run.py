@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zskd.config.loading import load_recipe
+from zskd.config.presets import RECIPES
+from zskd.config.yaml import merge, read_yaml
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.data.datasets import load_data
@@ -132,7 +134,9 @@ def _behaviour(
 ) -> Behaviour | None:
     """Measure on the run's test images; None where it had none, or where they are gone."""
     values = {} if data_dir is None else {"data": {"dir": data_dir}}
-    config = load_recipe(folder / "recipe.yaml", values).data
+    # the settings of the data alone: other settings may name code
+    kept = read_yaml(str(folder / "recipe.yaml"), RECIPES, "recipe").get("data") or {}
+    config = load_recipe(None, merge({"data": kept}, values)).data
     if config.name == "none":
         missing.append(
             "Accuracy, confusion, recall and calibration cannot be known without real images. "

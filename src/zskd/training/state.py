@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from zskd.core.artefact import Artefact, parse
 from zskd.core.files import whole_file
 from zskd.core.passes import Passes
-from zskd.core.tensors import read_tensors, save_tensors
+from zskd.core.reading import one_line_errors
+from zskd.core.tensors import read_header, read_tensors, save_tensors
 
 Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer | None]]
 """Modules that change during the preparation of batches: name -> module and its optimiser, if any."""
@@ -72,9 +72,14 @@ def load_state(path: Path, key: str, learners: Companions) -> Done:
     """
     if not path.is_file():
         return Done()
+    advice = "delete it, and the training begins again"
+    with one_line_errors(f"{path}, the state of a training, is damaged", advice, also_told=True):
+        return _restore_all(path, key, learners)
+
+
+def _restore_all(path: Path, key: str, learners: Companions) -> Done:
     tensors = read_tensors(path)
-    with safe_open(path, "pt") as opened:
-        metadata = opened.metadata() or {}
+    _, metadata = read_header(path)
     if metadata.get("key") != key:
         return Done()
     for owner, (module, optimiser) in learners.items():

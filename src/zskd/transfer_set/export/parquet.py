@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zskd.core.files import readable_errors, whole_folder, write_text
+from zskd.core.errors import readable_errors
+from zskd.core.files import whole_folder, write_text
 from zskd.models.classifier import Classifier
 from zskd.models.libraries.extras import import_extra
 from zskd.transfer_set.dataset import TransferSet

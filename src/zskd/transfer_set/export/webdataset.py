@@ -8,7 +8,8 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
-from zskd.core.files import readable_errors, whole_folder, write_text
+from zskd.core.errors import readable_errors
+from zskd.core.files import whole_folder, write_text
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.export.card import README, Column, columns, dataset_card
