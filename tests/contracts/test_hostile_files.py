@@ -59,7 +59,7 @@ from zskd.run.metrics import read_metrics
 from zskd.run.verify import verify_folder
 from zskd.synthesis.spec import read_spec
 from zskd.teacher.weights.reading import read_weights
-from zskd.training.state import load_state, save_state
+from zskd.training.state import Done, load_state, save_state
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import read_manifest
 
@@ -443,10 +443,10 @@ def test_what_a_killed_run_left_may_be_damaged(tmp_path: Path) -> None:
     network = torch.nn.Linear(2, 2)
     path = tmp_path / "training.safetensors"
     optimiser = torch.optim.Adam(network.parameters())
-    save_state(path, "key", {"": (network, optimiser)}, 3, {})
+    save_state(path, "key", {"": (network, optimiser)}, Done([0.5, 0.4, 0.3]))
     whole = path.read_bytes()
-    assert load_state(path, "key", {"": (network, optimiser)})[0] == 3
-    for data in (b"", whole[:-1], whole.replace(b"weights", b"wrights"), whole.replace(b'"3"', b'"x"')):
+    assert load_state(path, "key", {"": (network, optimiser)}).losses == [0.5, 0.4, 0.3]
+    for data in (b"", whole[:-1], whole.replace(b"weights", b"wrights"), whole.replace(b"losses", b"lossen")):
         path.write_bytes(data)
         with pytest.raises(ZskdError, match=r"training.safetensors.*delete it"):
             load_state(path, "key", {"": (network, optimiser)})

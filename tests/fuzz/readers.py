@@ -31,7 +31,7 @@ from zskd.models.factory import Layers
 from zskd.run.budget import BudgetFile
 from zskd.run.metrics import read_metrics
 from zskd.teacher.weights.reading import read_weights
-from zskd.training.state import load_state, save_state
+from zskd.training.state import Done, load_state, save_state
 from zskd.transfer_set.manifest import FORMAT, read_manifest
 
 LAYERS = (
@@ -120,7 +120,9 @@ def make_readers(folder: Path) -> list[Reader]:
         np.save(array := io.BytesIO(), values["inputs"])
         archive.writestr("a.npy", array.getvalue())
     state = _bytes_of(
-        lambda path: save_state(path, "key", {"": (network, torch.optim.Adam(network.parameters()))}, 3, {}),
+        lambda path: save_state(
+            path, "key", {"": (network, torch.optim.Adam(network.parameters()))}, Done([0.5, 0.4, 0.3])
+        ),
         folder,
     )
     pictures = tuple(

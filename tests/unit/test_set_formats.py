@@ -190,7 +190,10 @@ def test_the_command_writes_each_format_and_asks_for_the_teacher(
         assert main([*command, "--teacher", str(teacher_folder)]) == 0
         assert capsys.readouterr().out == f"exported to {tmp_path / name}\n"
         assert main([*command, "--teacher", str(teacher_folder)]) == 2
-        assert f"{tmp_path / name} is not empty: choose another folder" in capsys.readouterr().err
+        assert (
+            f"{tmp_path / name} is there already: choose another name, or delete it"
+            in capsys.readouterr().err
+        )
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     out = str(tmp_path / "without")
     command = ["export", str(small_set.folder), "--to", "parquet", "--teacher", str(teacher_folder)]

@@ -89,7 +89,10 @@ def _restore_all(path: Path, key: str, learners: Companions) -> Done:
             _restore(optimiser, _under("moments/", own))
     what = f"{path}, the state of a training,"
     counted = parse(json.loads(metadata["passes"]), _Counted, what, "delete it")
-    return Done(tensors[_LOSSES].tolist(), counted.passes)
+    losses = tensors[_LOSSES]
+    if losses.dim() != 1 or not losses.isfinite().all():
+        raise ValueError("it has no list of losses")
+    return Done(losses.tolist(), counted.passes)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
