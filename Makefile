@@ -2,7 +2,10 @@
 #
 #   make run                  the digits recipe from end to end
 #   make test                 lint, types, tests and the ratios of costs
-#   make docs                 the tables and pictures of README.md and docs/, from the committed records
+#   make fuzz                 100,000 damaged files for all readers; FUZZ_ARGS="--seconds 60" for fewer
+#   make docs                 the tables and pictures of README.md and docs/, from the committed records, and then the
+#                             documentation site in build/site; a warning is an error
+#   make dist                 the sdist and the wheel in dist/, checked by twine
 #   make test ZSKD_TEST_LIMIT=600    seconds after which a test counts as hanging (see tests/limits.py)
 #   make bench                how fast it is on this machine; BENCH_ARGS="--data-dir FOLDER" for MNIST at hand
 #   make run PYTHON=python3.13
@@ -22,13 +25,20 @@ APT_CHROMIUM = { $(APT) install -y --no-install-recommends chromium || { $(APT) 
   && $(APT) install -y --no-install-recommends chromium; }; } > /dev/null 2>&1
 CONSTRAIN = $(BIN)/python constraints.py > $(VENV)/constraints.txt
 
-.PHONY: run docs test lint types tests browser ratios bench clean
+.PHONY: run docs dist test fuzz lint types tests browser ratios bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/zskd run digits
 
-docs: $(VENV)/.installed
+docs: $(VENV)/.installed-docs
 	$(BIN)/python studies/make_tables.py
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees -b html . build/site
+	@echo "the site begins with build/site/index.html"
+
+dist: $(VENV)/.installed-release
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 test: lint types tests ratios
 
@@ -50,6 +60,9 @@ browser:
 	  && echo "installing Debian's chromium, for the tests of pages" && $(APT_CHROMIUM); } \
 	  || echo "no chromium: the tests of pages in a browser are skipped (Debian: apt-get install chromium)"
 
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ_ARGS)
+
 # One process: costs that are compared must not run side by side.
 ratios: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-warmup=off
@@ -65,9 +78,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt constraints.py install_torch.
 	$(INSTALL) --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+# For each task its extra of pyproject.toml: dev, docs, release.
+$(VENV)/.installed-%: $(VENV)/.installed
 	$(CONSTRAIN)
-	$(INSTALL) --no-build-isolation -e '.[dev]'
+	$(INSTALL) --no-build-isolation -e '.[$*]'
 	touch $@
 
 clean:

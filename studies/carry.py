@@ -50,8 +50,10 @@ BESIDE = 0.5
 """Share of procedural pictures, drawn anew for every batch, beside a source."""
 WEIGHT = 100.0
 """Of the loss `aligned` of features."""
-HOW = ("alone", "procedural", "features", "both")
-"""Only this source; half of each batch procedural; only this source, and features are pulled; both."""
+HOW = ("alone", "procedural", "features", "both", "jpeg")
+"""Only this source; half of each batch procedural; only this source, and features are pulled; both; features
+are pulled, and each image was saved as JPEG."""
+PULLED = ("features", "both", "jpeg")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Arm:
     candidates: int = 1
     generator: str | None = None
     """Preset of a generator that makes three quarters of each batch; the rest is the set of start images."""
+    against: str | None = None
+    """Arm with the student that the images are made against: the one with features, after 600 steps."""
 
 
 ARMS = {
@@ -78,14 +82,16 @@ ARMS = {
     "zskd_bn": Arm(FEW, "zskd_bn"),
     "short": Arm(MORE, "batch_norm", start="procedural"),
     "deepinversion": Arm(FEW, "deepinversion"),
+    "adi": Arm(FEW, "adi", against="deepinversion"),
+    "dfq": Arm(MANY, start="procedural", generator="dfq"),
     "conditional": Arm(MANY, start="procedural", generator="conditional"),
 }
-NOISE = ("white", "shapes", "procedural", "balanced", "conditional")
+NOISE = ("white", "shapes", "procedural", "balanced", "dfq", "conditional")
 """Arms whose set is start images."""
 
 
-def set_spec(name: str, seed: int, precision: Precision) -> SetSpec:
-    """Return the transfer set of an arm that is not `real`."""
+def set_spec(name: str, seed: int, precision: Precision, out: Path) -> SetSpec:
+    """Return the transfer set of an arm that is not `real`; `out` has the students."""
     arm = ARMS[name]
     if arm.preset is None or name in NOISE:
         config = SynthesisConfig(start=arm.start, candidates=arm.candidates, precision=precision)
@@ -94,9 +100,12 @@ def set_spec(name: str, seed: int, precision: Precision) -> SetSpec:
     config = replace(
         recipe.synthesis, start=arm.start, candidates=arm.candidates, noise_share=0.0, precision=precision
     )
+    settings = dict(recipe.method_settings)
+    if arm.against is not None:
+        settings["student"] = str(student_folder(arm.against, "features", 600, seed, precision, out))
     return SetSpec(
         method=recipe.method,
-        method_settings=recipe.method_settings,
+        method_settings=settings,
         count=arm.count,
         seed=seed,
         targets=recipe.targets,
@@ -122,10 +131,10 @@ def training(name: str, steps: int, how: str, precision: Precision) -> DistillCo
         batch_size=64,
         precision=precision,
         tau=4.0,
-        augment=AugmentConfig(crop=0.125, flip=0.5, mixup=0.5),
+        augment=AugmentConfig(crop=0.125, flip=0.5, mixup=0.5, jpeg=1.0 if how == "jpeg" else 0.0),
         generator=generator,
         fresh=FreshConfig(share=BESIDE if how in ("procedural", "both") else 0.0, start="procedural"),
-        features=FeaturesConfig(loss="aligned", weight=WEIGHT if how in ("features", "both") else 0.0),
+        features=FeaturesConfig(loss="aligned", weight=WEIGHT if how in PULLED else 0.0),
     )
 
 
@@ -149,7 +158,13 @@ def make_set(name: str, seed: int, given: argparse.Namespace) -> TransferSet:
     if name == "real":
         train = load_images(given.cifar).train
         return build_real_set(teacher, train, folder, count=MANY, seed=seed)
-    return build_transfer_set(teacher, set_spec(name, seed, given.precision), folder, workers=1)
+    return build_transfer_set(teacher, set_spec(name, seed, given.precision, given.out), folder, workers=1)
+
+
+def student_folder(name: str, how: str, steps: int, seed: int, precision: Precision, out: Path) -> Path:
+    """Return where a student lies."""
+    middle = "" if how == "alone" else f"-{how}"
+    return out / f"{name}{middle}-{steps}-{precision}-{seed}"
 
 
 def study(name: str, how: str, steps: int, seed: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -157,8 +172,7 @@ def study(name: str, how: str, steps: int, seed: int, given: argparse.Namespace)
     teacher, began = load_teacher(given.teachers), time.process_time()
     images = make_set(name, seed, given)
     set_seconds, began = time.process_time() - began, time.process_time()
-    middle = "" if how == "alone" else f"-{how}"
-    folder = given.out / f"{name}{middle}-{steps}-{given.precision}-{seed}"
+    folder = student_folder(name, how, steps, seed, given.precision, given.out)
     spec = StudentSpec(student=STUDENT, seed=seed, distill=training(name, steps, how, given.precision))
     student = build_student(teacher, spec, images, folder)
     seconds = time.process_time() - began

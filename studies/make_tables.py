@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from records import ROOT
+from tables.api import API_TABLES
 from tables.bench import BENCH_TABLES
 from tables.better import BETTER_TABLES
 from tables.carry import CARRY_TABLES, draw_carry
@@ -22,6 +23,7 @@ from tables.choices import CHOICES_TABLES
 from tables.colour import COLOUR_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
 from tables.exports import EXPORTS_TABLES
+from tables.failures import FAILURES_TABLES, draw_failures
 from tables.features import FEATURES_TABLES
 from tables.front import FRONT_TABLES, draw_front
 from tables.names import NAMES_TABLES
@@ -54,7 +56,8 @@ PAGES = tuple(
         "docs/speed.md",
         "docs/estimate.md",
         "docs/export.md",
-        "docs/export.md",
+        "docs/api.md",
+        "docs/failures.md",
         "docs/extending.md",
         "docs/pictures.md",
         "docs/features.md",
@@ -86,6 +89,8 @@ TABLES: dict[str, Callable[[], str]] = {
     **FRONT_TABLES,
     **STARTS_TABLES,
     **STUDENTS_TABLES,
+    **API_TABLES,
+    **FAILURES_TABLES,
 }
 """By the names of their blocks."""
 
@@ -110,6 +115,7 @@ def main() -> int:
     draw_students(ROOT / "docs" / "images")
     draw_front(ROOT / "docs" / "images")
     draw_carry(ROOT / "docs" / "images")
+    draw_failures(ROOT / "docs" / "images")
     return 0
 
 

@@ -8,6 +8,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # the hundreds of processes that the tests start share what Python compiles once, as a user's do
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# scikit-learn imports pandas where it is installed, and that pyarrow, whose allocator starts a thread:
+# the server of processes (tests/warm) forks, and a fork loses threads
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+
 # code that tests name is not remembered as this user's
 _STATE = tempfile.TemporaryDirectory(prefix="zskd-state-")
 os.environ["XDG_STATE_HOME"] = _STATE.name

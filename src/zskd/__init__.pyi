@@ -100,7 +100,9 @@ from .synthesis.trace import trace_impressions as trace_impressions
 from .teacher.opening import open_teacher as open_teacher
 from .teacher.training import train_teacher as train_teacher
 from .transfer_set.dataset import TransferSet as TransferSet
-from .transfer_set.export import export_mat as export_mat
-from .transfer_set.export import export_png as export_png
+from .transfer_set.export.imagefolder import export_imagefolder as export_imagefolder
+from .transfer_set.export.mat import export_mat as export_mat
+from .transfer_set.export.parquet import export_parquet as export_parquet
+from .transfer_set.export.webdataset import export_webdataset as export_webdataset
 from .transfer_set.manifest import Manifest as Manifest
 from .transfer_set.shard import Shard as Shard

@@ -22,8 +22,11 @@ def main() -> None:
     from zskd.core.stdio import open_closed_streams
 
     open_closed_streams()  # before anything else opens a file
-    from zskd.cli.main import main as run
-
+    try:
+        from zskd.cli.main import main as run
+    except (ImportError, MemoryError, OSError) as error:
+        print(f"zskd: error: {error}: give zskd more memory and files, or install it again", file=sys.stderr)
+        sys.exit(2)
     code = run(sys.argv[1:])
     for number in handled:
         signal.signal(number, signal.SIG_DFL)  # all is done: a signal while Python ends needs no words

@@ -27,6 +27,8 @@ _TITLES = {
     "zskd_bn": "`zskd_bn`",
     "short": "`zskd_bn`, from procedural pictures, 50 steps",
     "deepinversion": "`deepinversion`",
+    "adi": "`adi`, against the student of `deepinversion`",
+    "dfq": "`dfq`",
     "conditional": "`conditional`",
 }
 """Arm of the record -> cell, in the order of the table."""
@@ -35,6 +37,7 @@ _HOW = {
     "procedural": "and procedural, half each",
     "features": "and features",
     "both": "and both",
+    "jpeg": "features and JPEG",
 }
 """Training of the record -> column."""
 _PRECISION = "bfloat16"
@@ -49,7 +52,7 @@ class _Row:
     arm: str
     steps: int
     how: str
-    """As in the record: alone, beside procedural pictures, with features pulled, or both."""
+    """As in the record: alone, beside procedural pictures, features pulled, both, or features and JPEG."""
     lines: list[Line]
 
     @property

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from limits import LIMIT
@@ -51,6 +53,7 @@ def test_the_wheel_installs_into_an_empty_environment_and_runs(tmp_path: Path) -
     build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT)
     call(*build, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 1_000_000
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
         "zskd/py.typed",
@@ -60,7 +63,7 @@ def test_the_wheel_installs_into_an_empty_environment_and_runs(tmp_path: Path) -
         "zskd/recipes/presets/reproduction.yaml",
     ):
         assert needed in names
-    assert not [name for name in names if name.startswith(("tests", "docs", "studies"))]
+    assert not [name for name in names if name.startswith(("tests", "docs", "examples", "studies"))]
 
     call(sys.executable, "-m", "venv", "--without-pip", "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"
@@ -79,3 +82,9 @@ def test_the_wheel_installs_into_an_empty_environment_and_runs(tmp_path: Path) -
     done = call(zskd, "run", "digits", *quick, cwd=tmp_path)
     assert "ZSKD (default)" in done.stdout
     assert (tmp_path / "runs" / "digits" / "README.md").is_file()
+
+
+def test_the_citation_names_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])

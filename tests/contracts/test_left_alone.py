@@ -46,7 +46,9 @@ from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.synthesis.spec import SetSpec
 from zskd.synthesis.trace import trace_impression
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.export import export_png
+from zskd.transfer_set.export.imagefolder import export_imagefolder
+from zskd.transfer_set.export.parquet import export_parquet
+from zskd.transfer_set.export.webdataset import export_webdataset
 
 SPEC = InputSpec(shape=(1, 12, 12), mean=(0.4,), std=(0.3,))
 SET = SetSpec(
@@ -205,7 +207,13 @@ USING_TEACHER: dict[str, Callable[[Inputs], object]] = {
     "make_shard": lambda inputs: make_shard(inputs.teacher, SET, 0),
     "seconds_per_image": lambda inputs: seconds_per_image(inputs.teacher, SET),
     "trace_impression": lambda inputs: trace_impression(inputs.teacher, SET, 0),
-    "export_png": lambda inputs: export_png(inputs.teacher, inputs.images, inputs.folder / "png"),
+    "export_imagefolder": lambda inputs: export_imagefolder(
+        inputs.teacher, inputs.images, inputs.folder / "imagefolder"
+    ),
+    "export_parquet": lambda inputs: export_parquet(inputs.teacher, inputs.images, inputs.folder / "parquet"),
+    "export_webdataset": lambda inputs: export_webdataset(
+        inputs.teacher, inputs.images, inputs.folder / "webdataset"
+    ),
     "export_pt2": lambda inputs: export_pt2(
         inputs.teacher, inputs.folder / "a.pt2", images=inputs.split.images
     ),

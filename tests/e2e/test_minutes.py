@@ -14,8 +14,9 @@ from warm import KILL, zskd
 from zskd.cli.main import main as run
 from zskd.config.loading import load_recipe
 from zskd.core.errors import ZskdError
-from zskd.core.files import read_json, sha256_file
+from zskd.core.files import sha256_file
 from zskd.core.progress import readable_seconds
+from zskd.core.reading import read_json
 from zskd.run.metrics import RunMetrics, read_metrics
 from zskd.run.pipeline import run_recipe
 from zskd.transfer_set.dataset import TransferSet

@@ -12,7 +12,8 @@ from conftest import Lines
 from zskd.config.loading import load_recipe
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
-from zskd.core.files import read_json, sha256_file
+from zskd.core.files import sha256_file
+from zskd.core.reading import read_json
 from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import load_checkpoint, read_card

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from zskd.config.transforms import AugmentConfig
 from zskd.core.types import Images
@@ -19,7 +23,7 @@ import_extra("torchvision")
 from torchvision.transforms import functional as of_torchvision
 
 BOX = (0.0, 1.0)
-STRONG = ("crop", "flip_vertical", "brightness", "contrast", "saturation", "cutout")
+STRONG = ("crop", "flip_vertical", "brightness", "contrast", "saturation", "cutout", "jpeg")
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -97,6 +101,34 @@ def test_a_cut_out_is_a_square_of_one_colour() -> None:
     assert float(made[covered].max()) <= 1
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_images_are_those_of_a_file(channels: int) -> None:
+    """The file is written by hand from 8-bit pixels; the box of the images is another one."""
+    levels = torch.randint(0, 256, (5, channels, 24, 17), generator=rng(), dtype=torch.uint8)
+    images, box = levels / 255 * 0.6 - 0.1, (-0.1, 0.5)
+    made = augment(images, AugmentConfig(jpeg=1.0, jpeg_quality=(60, 60)), box, rng(1))
+    for image, pixels in zip(made, levels, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()).save(file, "JPEG", quality=60)
+        read = torch.from_numpy(np.array(Image.open(file))).view(24, 17, channels).permute(2, 0, 1)
+        torch.testing.assert_close(image, read / 255 * 0.6 - 0.1, atol=1e-6, rtol=0)
+
+
+def test_a_share_of_the_images_is_saved_with_qualities_of_their_own() -> None:
+    smooth = torch.rand(1, 3, 4, 4, generator=rng())
+    images = torch.nn.functional.interpolate(smooth, size=32, mode="bicubic").clamp(0, 1).repeat(200, 1, 1, 1)
+    made = augment(images, AugmentConfig(jpeg=0.5, jpeg_quality=(40, 90)), BOX, rng())
+    changed = (made != images).flatten(1).any(1)
+    assert 70 < int(changed.sum()) < 130
+    assert len({one.numpy().tobytes() for one in made[changed]}) > 25
+    few, errors = images[:9], []
+    for quality in (95, 10):
+        config = AugmentConfig(jpeg=1.0, jpeg_quality=(quality, quality))
+        errors.append(float((augment(few, config, BOX, rng()) - few).std()))
+    assert errors[0] < 0.02
+    assert errors[0] < errors[1] / 3
+
+
 @given(
     channels=st.integers(1, 5),
     low=st.sampled_from([0.0, -1.0, 0.2]),
@@ -128,6 +160,7 @@ def test_every_image_is_changed_in_its_own_way() -> None:
         {"saturation": 0.4},
         {"hue": 0.1},
         {"cutout": 1.0},
+        {"jpeg": 1.0, "jpeg_quality": (1, 100)},
     ):
         made = augment(images, AugmentConfig(**change), BOX, rng())  # type: ignore[arg-type]
         assert len({one.numpy().tobytes() for one in made}) > 40, change

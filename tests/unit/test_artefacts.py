@@ -11,7 +11,7 @@ import pytest
 
 from zskd.core.artefact import read_artefact, write_artefact
 from zskd.core.errors import ZskdError
-from zskd.core.files import read_json
+from zskd.core.reading import read_json
 from zskd.core.timing import read_seconds
 from zskd.models.checkpoint import read_card
 from zskd.run.budget import BudgetFile

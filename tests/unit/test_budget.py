@@ -15,8 +15,8 @@ from zskd.config.recipe import Recipe
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
-from zskd.core.files import read_json
 from zskd.core.progress import Progress
+from zskd.core.reading import read_json
 from zskd.core.timing import Enough, Pace, Stopwatch
 from zskd.distillation.students import training_seconds
 from zskd.experiment.definition import load_experiment

@@ -221,7 +221,7 @@ def test_golden_files_that_do_not_fit(teacher: Classifier, tmp_path: Path) -> No
                 golden=tmp_path / "golden.safetensors",
             )
     np.savez(tmp_path / "objects.npz", inputs=np.array([Evil()], dtype=object), logits=np.zeros((1, 10)))
-    with pytest.raises(ZskdError, match="no readable .npz of plain arrays"):
+    with pytest.raises(ZskdError, match="no readable .npy or .npz"):
         open_teacher(
             tmp_path / "net.safetensors", model="lenet5", shape=SHAPE, golden=tmp_path / "objects.npz"
         )

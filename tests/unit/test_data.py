@@ -139,7 +139,7 @@ IMAGES = idx(np.zeros((40, 28, 28)))
         ("train_images_idx3_ubyte", b"\0\0\x08\0", "magic number is 00000800"),
         ("train_images_idx3_ubyte", IMAGES[:10], "cut off inside its header"),
         ("train_images_idx3_ubyte", IMAGES[:-1], "holds 31,359 values instead of 31,360"),
-        ("train_images_idx3_ubyte", IMAGES + b"\0", "holds 31,361 values instead of 31,360"),
+        ("train_images_idx3_ubyte", IMAGES + b"\0", "holds more than 31,360 values"),
         ("train_labels_idx1_ubyte", idx(np.full(40, 10)), "labels go up to 10, but there are ten"),
         (
             "train_labels_idx1_ubyte",
@@ -166,7 +166,7 @@ def test_empty_idx_files_are_refused(tmp_path: Path) -> None:
         "train_labels_idx1_ubyte": idx(np.zeros(0)),
     }
     write_mnist(tmp_path, **empty)
-    with pytest.raises(ZskdError, match="do not fit"):
+    with pytest.raises(ZskdError, match="would hold 0 values"):
         mnist(tmp_path)
 
 
@@ -575,8 +575,8 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
         def log_message(self, format: str, *arguments: object) -> None:
             asked.append(self.path)
 
-    sums = {f"{n}.gz": hashlib.md5((folder / "good" / f"{n}.gz").read_bytes()).hexdigest() for n in FILES}
-    monkeypatch.setattr("zskd.data.download._MD5", {"mnist": sums})
+    sums = {f"{n}.gz": hashlib.sha256((folder / "good" / f"{n}.gz").read_bytes()).hexdigest() for n in FILES}
+    monkeypatch.setattr("zskd.data.download._SHA256", {"mnist": sums})
     monkeypatch.setenv("ZSKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -463,7 +463,11 @@ def test_the_command_writes_each_format(
     ("what", "arguments", "message"),
     [
         ("network", ["--to", "mat", "--out", "a.mat"], "is a network: export it with --to onnx, onnx-int8"),
-        ("set", ["--to", "onnx", "--out", "a.onnx"], "is a transfer set: export it with --to mat, png"),
+        (
+            "set",
+            ["--to", "onnx", "--out", "a.onnx"],
+            "is a transfer set: export it with --to parquet, webdataset",
+        ),
         ("neither", ["--to", "onnx", "--out", "a.onnx"], "is neither the checkpoint folder of a network nor"),
         ("network", ["--to", "onnx", "--out", "a"], "a does not end in .onnx: give a file name that does"),
         (

@@ -45,13 +45,14 @@ def test_the_preset_for_batch_norm_is_the_one_that_was_frozen_last(monkeypatch: 
     assert sha256_json(settings) == lines[-1]["sha256"]
     assert all(sha256_json(line["settings"]) == line["sha256"] for line in lines)
     # the bench makes its students so, but for their number of steps and images
-    default = next(
-        one for one in plan_cells(load_experiment("bench-cifar-public")) if one.arm_name == "default"
-    )
-    values = identity(default.recipe)
-    assert (values["method"], values["targets"]) == (settings["method"], settings["targets"])
-    assert values["synthesis"] == settings["synthesis"] | {"precision": "bfloat16"}
-    assert values["distill"] == settings["distill"] | {"precision": "bfloat16"}
+    for experiment, frozen in (("bench-cifar-public", lines[0]), ("bench-cifar-hour", lines[-1])):
+        cells = plan_cells(load_experiment(experiment))
+        values = identity(next(one for one in cells if one.arm_name == "default").recipe)
+        expected = frozen["settings"]
+        assert (values["method"], values["targets"]) == (expected["method"], expected["targets"])
+        assert values["synthesis"] == expected["synthesis"] | {"precision": "bfloat16"}
+        steps = {"precision": "bfloat16", "steps": values["distill"]["steps"]}
+        assert values["distill"] == expected["distill"] | steps
 
 
 @pytest.mark.parametrize("name", ["better-mnist", "better-fashion-mnist"])

@@ -25,7 +25,8 @@ from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
 from zskd.data.datasets import Dataset
-from zskd.data.folder import hash_pictures, read_image
+from zskd.data.folder import read_image
+from zskd.data.pictures import hash_pictures
 from zskd.distillation.batches import DistillationBatches
 from zskd.models.classifier import Classifier
 from zskd.run.arms import plan_arms, plan_students

@@ -15,6 +15,7 @@ from PIL import Image
 from zskd.report.behaviour import measure_calibration
 from zskd.report.charts import Scale, matrix_of, scale_of
 from zskd.report.pictures import data_uri
+from zskd.training.curve import curve_of
 
 
 @given(
@@ -92,3 +93,15 @@ def test_an_image_of_any_channels_is_a_picture_of_the_page(channels: int, mode: 
 def test_a_large_image_is_made_smaller() -> None:
     picture = Image.open(io.BytesIO(base64.b64decode(data_uri(torch.rand(3, 300, 200)).split(",")[1])))
     assert max(picture.size) <= 96
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=900))
+def test_a_curve_loses_no_step(losses: list[float]) -> None:
+    curve = curve_of(losses)
+    ends = [0, *curve.steps]
+    counts = [last - first for first, last in itertools.pairwise(ends)]
+    assert ends[-1] == len(losses)
+    assert min(counts) > 0
+    assert max(counts) - min(counts) <= 1
+    whole = sum(count * mean for count, mean in zip(counts, curve.losses, strict=True))
+    assert whole == pytest.approx(sum(losses), rel=1e-9, abs=1e-3)

@@ -24,6 +24,7 @@ from zskd.run.passes import training_passes
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
+from zskd.training.curve import read_curve
 from zskd.transfer_set.dataset import TransferSet
 
 SPEC = SetSpec(count=50, synthesis=SynthesisConfig(steps=3, noise_share=0.4, batch_size=8, shard_size=30))
@@ -147,6 +148,10 @@ def test_an_interruption_does_not_change_the_numbers(
     assert found is not None
     assert set(found) == {"distillation", "batch_norm"}
     assert passes_of(tmp_path / "killed") == found
+    curve = read_curve(tmp_path / "killed")
+    assert curve == read_curve(tmp_path / "straight")
+    assert curve is not None
+    assert curve.steps == tuple(range(1, 43))
 
 
 def test_blocks_count_for_those_around_them() -> None:

@@ -192,7 +192,7 @@ def test_an_unknown_experiment_and_a_file_that_is_none(tmp_path: Path) -> None:
         with pytest.raises(ZskdError, match=message):
             load_experiment(str(tmp_path / "bad.yaml"))
     (tmp_path / "bad.yaml").write_bytes(b"name: \xff\xfe")
-    with pytest.raises(ZskdError, match="cannot read"):
+    with pytest.raises(ZskdError, match="is no YAML file"):
         load_experiment(str(tmp_path / "bad.yaml"))
 
 

@@ -283,7 +283,7 @@ def test_unknown_recipes_suggest_the_nearest(tmp_path: Path) -> None:
         (b"just words", "must hold settings as"),
         (b"- a\n- b", "must hold settings as"),
         (b"", "must hold settings as"),
-        (b"name: \xff\xfe", "cannot read"),
+        (b"name: \xff\xfe", "no YAML file"),
     ],
 )
 def test_files_that_are_no_recipes_are_named(tmp_path: Path, text: bytes, message: str) -> None:

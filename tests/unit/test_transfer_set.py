@@ -26,7 +26,8 @@ from zskd.models.factory import fresh_weights
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.export import export_mat, export_png
+from zskd.transfer_set.export.imagefolder import export_imagefolder, folder_names
+from zskd.transfer_set.export.mat import export_mat
 from zskd.transfer_set.manifest import Provenance, read_manifest, verify_transfer_set
 from zskd.transfer_set.shard import Shard, write_shard
 from zskd.transfer_set.writer import Writer
@@ -304,24 +305,24 @@ def test_the_matlab_file_has_the_layout_of_the_reproduction(small_set: TransferS
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
 
 
 def test_png_files_are_the_images_in_8_bits_with_the_teachers_logits(
     teacher: Classifier, small_set: TransferSet, tmp_path: Path
 ) -> None:
-    folder = export_png(teacher, small_set, tmp_path / "png")
+    folder = export_imagefolder(teacher, small_set, tmp_path / "png")
     lines = records(folder)
     together = torch.cat([shard.images for shard in small_set])
     targets = torch.cat([shard.targets for shard in small_set])
     anchors = torch.cat([shard.anchors for shard in small_set])
     assert len(lines) == 50
-    assert {line["file"] for line in lines} == {
+    assert {line["file_name"] for line in lines} == {
         p.relative_to(folder).as_posix() for p in folder.rglob("*.png")
     }
     for row, line in enumerate(lines):
-        assert line["file"] == f"{int(anchors[row])}/{row:06d}.png"
-        with Image.open(folder / line["file"]) as picture:
+        assert line["file_name"] == f"{int(anchors[row])}/{row:06d}.png"
+        with Image.open(folder / line["file_name"]) as picture:
             assert (picture.mode, picture.size) == ("L", (32, 32))
             pixels = torch.from_numpy(np.array(picture)).float() / 255
         assert float((pixels - together[row, 0]).abs().max()) <= 0.5 / 255 + 1e-6
@@ -347,8 +348,8 @@ def set_of(names: tuple[str, ...], folder: Path, channels: int = 1) -> TransferS
 
 def test_colour_pictures_keep_their_channels(tmp_path: Path) -> None:
     made = set_of(("a", "b"), tmp_path / "set", channels=3)
-    folder = export_png(linear(("a", "b"), 3), made, tmp_path / "png")
-    with Image.open(folder / records(folder)[0]["file"]) as picture:
+    folder = export_imagefolder(linear(("a", "b"), 3), made, tmp_path / "png")
+    with Image.open(folder / records(folder)[0]["file_name"]) as picture:
         assert picture.mode == "RGB"
         pixels = np.array(picture)
     np.testing.assert_allclose(
@@ -359,7 +360,7 @@ def test_colour_pictures_keep_their_channels(tmp_path: Path) -> None:
 def test_images_of_two_channels_cannot_be_exported_as_png(tmp_path: Path) -> None:
     made = set_of(("a", "b"), tmp_path / "set", channels=2)
     with pytest.raises(ZskdError, match="grey or RGB; these images have 2 channels"):
-        export_png(linear(("a", "b"), 2), made, tmp_path / "png")
+        export_imagefolder(linear(("a", "b"), 2), made, tmp_path / "png")
 
 
 @pytest.mark.parametrize(
@@ -367,17 +368,17 @@ def test_images_of_two_channels_cannot_be_exported_as_png(tmp_path: Path) -> Non
     [
         ("T-shirt/top", "Trouser", "Ankle boot"),
         ("..", ".", "../../outside"),
-        ("/absolute", "C:\\x", "a\nb"),
+        ("/absolute", "C:\\x", "a~b"),
         ("a/b", "a:b", "a_b"),
         (".hidden", "ends.", "größe"),
-        ("", "b", "c"),
+        (" ", "b", "c"),
     ],
 )
 def test_class_names_become_folders_of_their_own_inside_the_export(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    folder = export_png(linear(names), set_of(names, tmp_path / "set"), tmp_path / "in" / "png")
-    files = [line["file"] for line in records(folder)]
+    folder = export_imagefolder(linear(names), set_of(names, tmp_path / "set"), tmp_path / "in" / "png")
+    files = [line["file_name"] for line in records(folder)]
     anchors = next(iter(TransferSet(tmp_path / "set"))).anchors.tolist()
     assert len(list(folder.rglob("*.png"))) == len(files) == 6
     owners: dict[str, set[int]] = {}
@@ -389,14 +390,21 @@ def test_class_names_become_folders_of_their_own_inside_the_export(
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["png"]
 
 
-def test_plain_class_names_are_kept_and_others_numbered(tmp_path: Path) -> None:
-    names = ("T-shirt/top", "Trouser", "Ankle boot")
-    folder = export_png(linear(names), set_of(names, tmp_path / "set"), tmp_path / "png")
-    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == [
-        "0_T-shirt_top",
-        "Ankle boot",
-        "Trouser",
-    ]
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (("cat", "dog", "eel"), ["cat", "dog", "eel"]),
+        (("cat/kitten", "dog"), ["0_cat_kitten", "dog"]),
+        (("dog", "cat"), ["0_dog", "1_cat"]),  # torchvision numbers classes in the order of their folders
+        (("T-shirt/top", "Trouser", "Ankle boot"), ["0_T-shirt_top", "1_Trouser", "2_Ankle boot"]),
+        (tuple(map(str, range(11))), [f"{k:02d}_{k}" for k in range(11)]),
+        (("A", "B", "a"), ["0_A", "1_B", "2_a"]),  # one folder where upper and lower case are the same
+    ],
+)
+def test_plain_class_names_in_order_are_kept_and_others_numbered(
+    names: tuple[str, ...], folders: list[str]
+) -> None:
+    assert folder_names(names) == folders == sorted(folders)
 
 
 def test_a_folder_that_is_not_empty_is_not_filled(
@@ -404,5 +412,5 @@ def test_a_folder_that_is_not_empty_is_not_filled(
 ) -> None:
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(ZskdError, match="is not empty: choose another folder"):
-        export_png(teacher, small_set, tmp_path)
+        export_imagefolder(teacher, small_set, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

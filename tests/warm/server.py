@@ -35,7 +35,8 @@ def main(address: str) -> None:
     """Serve until standard input is closed."""
     for module in IMPORTED:
         importlib.import_module(module)
-    assert len(list(Path("/proc/self/task").iterdir())) == 1, "threads do not survive a fork"
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    assert len(threads) == 1, f"threads do not survive a fork: {', '.join(threads)}"
     gc.freeze()  # what was imported is not searched for garbage, and stays shared
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:

@@ -15,7 +15,8 @@ from zskd.cli.options import (
     Detail,
     Machine,
     Settings,
-    must_be_new,
+    Trust,
+    new_folder,
     ready_teacher,
 )
 from zskd.cli.telling import Json, Teller
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         "zskd distill teacher/ --preset dfad --out student/",
         "zskd distill teacher/ set/ --budget 3 --out student/",
         "zskd distill teacher/ set/ --images photos/ --out student/",
+        "zskd distill teacher/ set/ --images pictures.parquet --out student/",
     ),
 )
 def distill(
@@ -59,6 +61,7 @@ def distill(
     model: Annotated[str | None, Parameter(group=TEACHER)] = None,
     estimate: bool = True,
     machine: Machine = Machine(),  # noqa: B008
+    trust: Trust = Trust(),  # noqa: B008
     detail: Detail = Detail(),  # noqa: B008
     json: Annotated[Json, Parameter(group=OUTPUT)] = False,
 ) -> None:
@@ -76,16 +79,16 @@ def distill(
         distill: Training of the student.
         budget: Minutes for the student; they set the number of steps.
         passes: Teacher passes for the student, 200k; they set the number of steps on any machine.
-        images: Folder of unlabelled pictures to train on as well, whatever they show.
+        images: Unlabelled pictures to train on as well: a folder, Parquet or WebDataset files.
         few: Folder of a few real pictures, up to 20 of each class, shown often and changed strongly.
         model: Factory to run, for a teacher in your own code.
         estimate: Estimate the agreement of student and teacher on real images at the end.
         machine: This machine.
+        trust: Code that the recipe file may run.
         detail: What is printed.
         json: Print the result as JSON.
     """
     from zskd.core.device import use_threads
-    from zskd.core.files import folder_lock
     from zskd.distillation.build import build_student
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
@@ -98,6 +101,7 @@ def distill(
     settings = Settings(
         recipe,
         machine,
+        trust=trust,
         preset=preset,
         student=student,
         seed=seed,
@@ -112,9 +116,8 @@ def distill(
     classifier = ready_teacher(teacher, model, settings.alone())
     full = settings.of(classifier, progress)
     loaded = None if transfer_set is None else TransferSet(transfer_set)
-    must_be_new(out)
     how = execution(full)
-    with folder_lock(out), use_threads(how.threads_of_each(1)):
+    with new_folder(out), use_threads(how.threads_of_each(1)):
         log_findings(classifier, progress)
         log_sizes([full.student], classifier, progress)
         pictures = picture_sets(full, classifier, out, progress)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import print_line
+from zskd.cli.options import must_be_absent, print_line
 from zskd.cli.telling import Json, Teller
 from zskd.core.errors import ZskdError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zskd.transfer_set.dataset import TransferSet
 
 OfNetwork = Literal["onnx", "onnx-int8", "pt2", "torch", "hf"]
-OfSet = Literal["mat", "png"]
+OfSet = Literal["parquet", "webdataset", "imagefolder", "mat", "png"]
 
 
 @app.command(
@@ -25,8 +25,9 @@ OfSet = Literal["mat", "png"]
         "zskd export student/ --to onnx --out student.onnx",
         "zskd export student/ --to onnx-int8 --set set/ --out student-int8.onnx",
         "zskd export student/ --to torch --out for-torch/",
+        "zskd export set/ --to parquet --teacher teacher/ --out for-the-hub/",
+        "zskd export set/ --to imagefolder --teacher teacher/ --out pictures/",
         "zskd export set/ --to mat --out DI-40.mat",
-        "zskd export set/ --to png --teacher teacher/ --out pictures/",
     )
 )
 def export(
@@ -44,7 +45,8 @@ def export(
     Args:
         source: Checkpoint folder of a network, or folder of a transfer set.
         to: Format. Of a network: an ONNX file, one with 8-bit integers, a torch.export archive, a folder that
-            needs only torch, or one for the Hugging Face Hub. Of a set: a MATLAB file, or a folder of PNGs.
+            needs only torch, or one for the Hugging Face Hub. Of a set: a folder of Parquet files, of tar
+            files of WebDataset, or of PNG files by class; or a MATLAB file.
         out: New file, or empty folder.
         transfer_set: Folder of a transfer set, to calibrate an int8 network on, or to compare others on.
         teacher: Checkpoint folder, to compute the logits of a set's 8-bit pictures.
@@ -54,6 +56,7 @@ def export(
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import MANIFEST
 
+    must_be_absent(out)
     of_network = to in get_args(OfNetwork)
     if not of_network and (source / MANIFEST).is_file():
         if transfer_set is not None:
@@ -89,7 +92,10 @@ def _wrong(source: Path, *, is_set: bool, is_network: bool) -> str:
 
 def _export_set(loaded: TransferSet, to: str, out: Path, teacher: Path | None, model: str | None) -> None:
     from zskd.models.checkpoint import load_checkpoint
-    from zskd.transfer_set.export import export_mat, export_png
+    from zskd.transfer_set.export.imagefolder import export_imagefolder
+    from zskd.transfer_set.export.mat import export_mat
+    from zskd.transfer_set.export.parquet import export_parquet
+    from zskd.transfer_set.export.webdataset import export_webdataset
 
     if to == "mat":
         print_line(f"exported to {export_mat(loaded, out)}")
@@ -97,7 +103,13 @@ def _export_set(loaded: TransferSet, to: str, out: Path, teacher: Path | None, m
     if teacher is None:
         raise ZskdError("the teacher must compute the logits of the 8-bit pictures: add --teacher FOLDER")
     classifier, _ = load_checkpoint(teacher, model=model)
-    print_line(f"exported to {export_png(classifier, loaded, out)}")
+    exporters = {
+        "parquet": export_parquet,
+        "webdataset": export_webdataset,
+        "imagefolder": export_imagefolder,
+        "png": export_imagefolder,  # its first name
+    }
+    print_line(f"exported to {exporters[to](classifier, loaded, out)}")
 
 
 def _export_network(source: Path, to: str, out: Path, images: TransferSet | None, model: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 
@@ -59,11 +60,20 @@ def _run(arguments: list[str]) -> int:
     except CycloptsError as error:
         return _fail(one_line(error))
     except OSError as error:
-        return _fail(f"{error.filename or 'input or output'}: {error.strerror or one_line(error)}")
+        return _fail(
+            f"{error.filename or 'input or output'}: {error.strerror or one_line(error)}{_advice(error)}"
+        )
+    except (ImportError, MemoryError) as error:
+        return _fail(f"{one_line(error)}: give zskd more memory, or install it again")
     except KeyboardInterrupt as stop:
         _print_error(f"stopped. Finished parts are kept; to resume: zskd {shlex.join(arguments)}")
         return SIGNALLED + (stop if isinstance(stop, Stopped) else Stopped()).number
     return 0
+
+
+def _advice(error: OSError) -> str:
+    many = error.errno in (errno.EMFILE, errno.ENFILE)
+    return ": allow more open files (ulimit -n), or give --workers 1" if many else ""
 
 
 def _fail(message: str) -> int:

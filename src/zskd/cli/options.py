@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import reduce
@@ -11,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
 
-from zskd.config.groups import MACHINE, OUTPUT
+from zskd.config.groups import MACHINE, OUTPUT, RUN_DETAILS
 from zskd.config.loading import load_recipe, recipe_names
+from zskd.config.presets import RECIPES
 from zskd.config.recipe import Recipe
+from zskd.config.trust import check_trust
+from zskd.config.yaml import read_yaml
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress, default_progress
 from zskd.experiment.definition import experiment_names
@@ -57,6 +63,15 @@ class Detail:
         return default_progress(self.quiet, self.verbose)
 
 
+@Parameter(name="*", group=RUN_DETAILS)
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """Which code of a file of settings may run."""
+
+    trust: tuple[str, ...] = ()
+    """Code that a recipe file may run."""
+
+
 _given: ContextVar[tuple[tuple[str, ...], ...]] = ContextVar("given", default=())
 
 
@@ -78,13 +93,19 @@ def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
 class Settings:
     """The settings of a command: options override the recipe, and the recipe overrides its preset."""
 
-    def __init__(self, recipe: str | None, machine: Machine | None = None, **parsed: Any) -> None:
+    def __init__(
+        self, recipe: str | None, machine: Machine | None = None, *, trust: Trust = Trust(), **parsed: Any
+    ) -> None:
         """Keep what is on the command line.
 
         Args:
             recipe: name or file; None for the defaults.
             machine: settings of the command for this machine.
+            trust: names of code in the recipe file that may run.
             parsed: the settings of the command: field of `Recipe` -> value.
+
+        Raises:
+            ZskdError: the recipe cannot be read, or names code that the user has not named.
         """
         parsed |= vars(machine) if machine else {}
         self._recipe, self._known = recipe, tuple(parsed)
@@ -94,6 +115,9 @@ class Settings:
                 value = reduce(getattr, path[1:], parsed[path[0]])
                 group = reduce(lambda level, key: level.setdefault(key, {}), path[:-1], self._overrides)
                 group[path[-1]] = value
+        if recipe is not None:
+            file = read_yaml(recipe, RECIPES, "recipe")
+            check_trust(file, recipe, given=self._overrides, trust=trust.trust)
 
     def alone(self) -> Recipe:
         """Return the recipe without a teacher: nothing is chosen for it.
@@ -138,11 +162,31 @@ def print_line(text: str) -> None:
     print(text, file=sys.stdout, flush=True)
 
 
-def must_be_new(folder: Path) -> None:
-    """Check that a folder holds no finished checkpoint.
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder for a checkpoint that is not finished.
 
     Raises:
-        ZskdError: it does.
+        ZskdError: it is finished, another process has locked it, or it cannot be written to.
     """
+    from zskd.core.files import folder_lock
+
+    _must_be_unfinished(folder)
+    with folder_lock(folder):
+        _must_be_unfinished(folder)  # another process may have finished it meanwhile
+        yield
+
+
+def _must_be_unfinished(folder: Path) -> None:
     if (folder / "card.json").exists():
         raise ZskdError(f"{folder} is finished already: choose another folder, or delete it")
+
+
+def must_be_absent(path: Path) -> None:
+    """Check that nothing is replaced.
+
+    Raises:
+        ZskdError: there is a file, or a folder that is not empty.
+    """
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise ZskdError(f"{path} is there already: choose another name, or delete it")

@@ -8,7 +8,7 @@ from pathlib import Path
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.telling import Broken, Json, Teller
-from zskd.core.errors import ZskdError
+from zskd.core.errors import ZskdError, escaped
 
 _BATCH = 64
 """Pictures that are read and classified together, fewer of large ones."""
@@ -52,7 +52,8 @@ def predict(
         most = torch.softmax(network.logits(images), 1).topk(min(top, len(network.class_names)))
         for row, classes, values in zip(rows, most.indices.tolist(), most.values.tolist(), strict=True):
             pairs = [(network.class_names[k], value) for k, value in zip(classes, values, strict=True)]
-            tell.line(f"{files[row]}  {'  '.join(f'{name} {value:.3f}' for name, value in pairs)}")
+            likely = "  ".join(f"{name} {value:.3f}" for name, value in pairs)
+            tell.line(f"{escaped(str(files[row]))}  {likely}")
             ranked = [{"name": name, "probability": value} for name, value in pairs]
             predicted.append({"file": files[row], "classes": ranked})
     tell.document({"pictures": predicted, "not_readable": broken.files})

@@ -61,9 +61,9 @@ def report(
     if json:
         if format is not None or out is not None:
             raise ZskdError("--json prints the results and writes no page: leave out --format and --out")
-        Teller(json).document(_values(subject, twin, results))
+        Teller(json).document(_values(subject, twin, results, trust))
     elif not Path(subject).is_dir():
-        _experiment(subject, twin, results, format or "md", out)
+        _experiment(subject, twin, results, format or "md", out, trust)
     elif format in (None, "html"):
         from zskd.core.progress import default_progress
         from zskd.report.run import report_run
@@ -94,13 +94,20 @@ def _of_run(folder: Path, as_csv: bool, out: Path | None) -> None:
     _give(run_csv(metrics) if as_csv else "\n\n".join((*tables, "\n".join(notes(metrics)))), out)
 
 
-def _experiment(name: str, twin: Twin | None, results: Path, form: Form, out: Path | None) -> None:
+def _experiment(
+    name: str,
+    twin: Twin | None,
+    results: Path,
+    form: Form,
+    out: Path | None,
+    trust: tuple[str, ...],
+) -> None:
     """Print or write what the records of an experiment say."""
     from zskd.experiment.report.page import sections, write_page
     from zskd.report.experiment import report_experiment
     from zskd.report.tables import records_csv
 
-    experiment, records = _records(name, twin, results)
+    experiment, records = _records(name, twin, results, trust)
     if form == "html":
         page = report_experiment(records, experiment, out or Path(f"{experiment.name}.html"))
         print_line(f"{len(records)} records: {page}")
@@ -112,24 +119,26 @@ def _experiment(name: str, twin: Twin | None, results: Path, form: Form, out: Pa
         print_line("\n\n".join(f"## {title}\n\n{text}" for title, text in sections(records, experiment)))
 
 
-def _records(name: str, twin: Twin | None, results: Path) -> tuple[Experiment, Records]:
+def _records(
+    name: str, twin: Twin | None, results: Path, trust: tuple[str, ...]
+) -> tuple[Experiment, Records]:
     from zskd.experiment.definition import load_experiment, on_twin
     from zskd.experiment.report.page import records_of
 
-    experiment = load_experiment(name)
+    experiment = load_experiment(name, trust=trust)
     if twin:
         experiment = on_twin(experiment, twin)
     return experiment, records_of(experiment, results)
 
 
-def _values(subject: str, twin: Twin | None, results: Path) -> JsonObject:
+def _values(subject: str, twin: Twin | None, results: Path, trust: tuple[str, ...]) -> JsonObject:
     """Return the results of a run or of an experiment as JSON."""
     from zskd.experiment.report.document import document_of
     from zskd.run.metrics import METRICS, read_metrics
 
     if Path(subject).is_dir():
         return read_metrics(Path(subject) / METRICS).to_json()
-    experiment, records = _records(subject, twin, results)
+    experiment, records = _records(subject, twin, results, trust)
     return document_of(records, experiment)
 
 

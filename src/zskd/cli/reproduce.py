@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import Detail, ExperimentName, Flag
+from zskd.cli.options import Detail, ExperimentName, Flag, Trust
 from zskd.cli.telling import Json, Teller
 from zskd.config.data import Twin
 from zskd.core.errors import ZskdError
@@ -48,6 +48,7 @@ def reproduce(
     data_dir: Path | None = None,
     workers: int = 0,
     tensorboard: Path | None = None,
+    trust: Trust = Trust(),  # noqa: B008
     detail: Detail = Detail(),  # noqa: B008
     json: Json = False,
 ) -> None:
@@ -68,6 +69,7 @@ def reproduce(
         data_dir: Folder with the data; absent: a cache filled by download.
         workers: Number of parallel processes; 0 for one per core.
         tensorboard: Folder for TensorBoard event files.
+        trust: Code that the experiment and its recipe may run.
         detail: What is printed.
         json: Print the outcome, the plan or the progress as JSON.
     """
@@ -79,7 +81,7 @@ def reproduce(
     settings: dict[str, Any] = {"data": {"dir": data_dir}} if data_dir else {}
     if tensorboard:
         settings["tensorboard"] = str(tensorboard)
-    experiment = load_experiment(recipe, settings)
+    experiment = load_experiment(recipe, settings, trust=trust.trust)
     if twin:
         experiment = on_twin(experiment, twin)
     cells = plan_cells(experiment, only, seeds)

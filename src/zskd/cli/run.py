@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import Detail, Flag, RecipeName, Settings, print_line
+from zskd.cli.options import Detail, Flag, RecipeName, Settings, Trust, print_line
 from zskd.cli.telling import Json, Teller
 from zskd.config.groups import OUTPUT, RUN
 from zskd.config.recipe import Recipe
@@ -33,6 +33,7 @@ def run(
     *,
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     print_config: Annotated[Flag, Parameter(group=OUTPUT)] = False,
+    trust: Trust = Trust(),  # noqa: B008
     detail: Detail = Detail(),  # noqa: B008
     json: Annotated[Json, Parameter(group=OUTPUT)] = False,
     settings: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008
@@ -44,12 +45,15 @@ def run(
         out: Folder of the run; absent: runs/NAME.
         print_config: Only print the resolved recipe.
         detail: What is printed.
+        trust: Code that the recipe file may run.
         json: Print the results as JSON.
         settings: The recipe.
     """
     from dataclasses import fields
 
-    given = Settings(recipe, **{field.name: getattr(settings, field.name) for field in fields(Recipe)})
+    given = Settings(
+        recipe, trust=trust, **{field.name: getattr(settings, field.name) for field in fields(Recipe)}
+    )
     if print_config:
         _print_config(given, detail.progress())
         return

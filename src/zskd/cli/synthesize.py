@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import Detail, Machine, Settings, ready_teacher
+from zskd.cli.options import Detail, Machine, Settings, Trust, ready_teacher
 from zskd.cli.telling import Json, Teller
 from zskd.config.checks import MethodSettings
 from zskd.config.data import DataConfig
@@ -45,6 +45,7 @@ def synthesize(
     data: DataConfig = DataConfig(),  # noqa: B008
     model: Annotated[str | None, Parameter(group=TEACHER)] = None,
     machine: Machine = Machine(),  # noqa: B008
+    trust: Trust = Trust(),  # noqa: B008
     detail: Detail = Detail(),  # noqa: B008
     json: Annotated[Json, Parameter(group=OUTPUT)] = False,
 ) -> None:
@@ -65,6 +66,7 @@ def synthesize(
         data: Training set for --rate.
         model: Factory to run, for a network in your own code.
         machine: This machine.
+        trust: Code that the recipe file may run.
         detail: What is printed.
         json: Print the result as JSON.
     """
@@ -77,6 +79,7 @@ def synthesize(
     settings = Settings(
         recipe,
         machine,
+        trust=trust,
         preset=preset,
         method=method,
         method_settings=method_settings,

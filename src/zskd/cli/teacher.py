@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import FLAGS, examples
-from zskd.cli.options import Detail, Settings, must_be_new
+from zskd.cli.options import Detail, Settings, Trust, new_folder
 from zskd.cli.telling import Json, Teller
 from zskd.config.data import DataConfig
 from zskd.config.groups import MACHINE, OUTPUT
@@ -37,6 +37,7 @@ def train(
     teacher: TeacherConfig = TeacherConfig(),  # noqa: B008
     seed: int = 0,
     threads: Annotated[int, Parameter(group=MACHINE)] = 0,
+    trust: Trust = Trust(),  # noqa: B008
     detail: Detail = Detail(),  # noqa: B008
     json: Annotated[Json, Parameter(group=OUTPUT)] = False,
 ) -> None:
@@ -49,19 +50,18 @@ def train(
         teacher: Architecture and training.
         seed: Seed of weights and order.
         threads: Threads; 0 for one per core.
+        trust: Code that the recipe file may run.
         detail: What is printed.
         json: Print the result as JSON.
     """
     from zskd.core.device import use_threads
-    from zskd.core.files import folder_lock
     from zskd.evaluation.metrics import accuracy
     from zskd.teacher.sources import make_teacher, open_sources
 
-    full = Settings(recipe, data=data, teacher=teacher, seed=seed, threads=threads).alone()
+    full = Settings(recipe, trust=trust, data=data, teacher=teacher, seed=seed, threads=threads).alone()
     if full.teacher.path is not None:
         raise ZskdError("--teacher.path is for a trained teacher: import it with zskd teacher import FILE")
-    must_be_new(out)
-    with folder_lock(out), use_threads(full.threads):
+    with new_folder(out), use_threads(full.threads):
         sources = open_sources(full)
         made = make_teacher(full, sources, out, detail.progress())
     tell, document = Teller(json), dict[str, object]({"folder": out, "parameters": made.parameters_count})
@@ -106,8 +106,8 @@ def import_(
     if (source / CARD).is_file():
         raise ZskdError(f"{source} is a checkpoint of zskd already: use it as it is")
     made, card = open_given(source, teacher)
-    must_be_new(out)
-    save_checkpoint(made, card, out)
+    with new_folder(out):
+        save_checkpoint(made, card, out)
     tell, lines = Teller(json), card.origin.lines()
     for line in lines:
         tell.line(line)

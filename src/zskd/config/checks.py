@@ -15,6 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from zskd.core.errors import ZskdError
 
 LAST_SEED = 2**63 - 1
+_LARGEST = 2.0**63
+"""Of any number of the settings: neither torch nor JSON takes larger integers."""
 MethodSettings = dict[str, float | bool | str]
 """Settings of one method: name -> value. The method checks them."""
 
@@ -57,6 +59,8 @@ class Config:
         try:
             if isinstance(value, bool) and not _fits(adapter, value):
                 raise ZskdError(f"{cls.option(name)} is {value}: it should be a number, not true or false")
+            if _is_too_large(value):
+                raise ZskdError(f"{cls.option(name)} is an integer of more than 64 bits: give a smaller one")
             return adapter.validate_python(value)
         except ValidationError as error:
             first = error.errors()[0]
@@ -92,10 +96,10 @@ def check_range(
     Raises:
         ZskdError: it is not; the message names the option.
     """
-    if not math.isfinite(value) or not (low < value <= high if above else low <= value <= high):
+    if not abs(value) <= _LARGEST or not (low < value <= high if above else low <= value <= high):
         bound = f"above {low:g}" if above else f"at least {low:g}"
         top = f" and at most {high:g}" if high != math.inf else ""
-        raise ZskdError(f"{option} is {value}: it must be {bound}{top}")
+        raise ZskdError(f"{option} is {short(value)}: it must be {bound}{top}")
 
 
 def from_values(kind: type[C], values: Mapping[str, Any], source: str) -> C:
@@ -110,6 +114,10 @@ def from_values(kind: type[C], values: Mapping[str, Any], source: str) -> C:
         ZskdError: an unknown key (the nearest is suggested), a wrong type, or a value out of range.
     """
     check_keys(values, kind, source)
+    for one in dataclasses.fields(kind):  # type: ignore[arg-type]
+        absent = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+        if absent and one.name not in values:
+            raise ZskdError(f"{source}: the key {one.name} is missing")
     return kind(**{name: kind.checked(name, value) for name, value in values.items()})
 
 
@@ -141,6 +149,15 @@ def suggestion(name: str, choices: Collection[str], path: str = "") -> str:
     """Return the end of a message about an unknown name: the nearest choice, or all choices."""
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return f": did you mean {path}{near[0]}?" if near else f": choose one of {', '.join(choices)}"
+
+
+def _is_too_large(value: Any) -> bool:
+    """Return whether an integer in a value is one that no setting can have."""
+    if isinstance(value, int):
+        return abs(value) > _LARGEST
+    if isinstance(value, Mapping):
+        return any(map(_is_too_large, value.values()))
+    return isinstance(value, list | tuple) and any(map(_is_too_large, value))
 
 
 @cache

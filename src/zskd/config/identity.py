@@ -99,7 +99,7 @@ def _rename(values: Mapping[Any, Any], table: Mapping[str, str], path: str) -> d
     return renamed
 
 
-_STRONG = ("crop", "flip_vertical", "brightness", "contrast", "saturation", "hue", "cutout")
+_STRONG = ("crop", "flip_vertical", "brightness", "contrast", "saturation", "hue", "cutout", "jpeg")
 """Changes of `distill.augment` that are newer than the first records; 0 leaves them out."""
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("", "budget", None),
@@ -122,6 +122,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "batch_norm", "running"),
     *(("distill.augment", name, 0.0) for name in _STRONG),
     ("distill.augment", "cutout_side", AugmentConfig().cutout_side),
+    ("distill.augment", "jpeg_quality", list(AugmentConfig().jpeg_quality)),
     ("distill", "order", "shuffled"),
     ("distill", "changes", "all"),
     ("distill", "fresh", plain(FreshConfig())),

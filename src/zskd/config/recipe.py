@@ -70,8 +70,8 @@ class Recipe(Config):
     method: MethodName = "zskd"
     """Method of the transfer set, or file.py:Name. The set is that of the main arm."""
     images: Annotated[Path | None, Parameter(group=RUN_DETAILS)] = None
-    """Folder of unlabelled pictures to train the student on as well, whatever they show. Sub-folders are
-    read, too. Another arm is trained without them."""
+    """Unlabelled pictures to train the student on as well: a folder, Parquet or WebDataset files. Sub-folders
+    are read, too. Another arm is trained without them."""
     few: Annotated[Path | None, Parameter(group=RUN_DETAILS)] = None
     """Folder of a few real pictures, up to 20 of each class, which are shown often and changed strongly.
     With `distill.label_weight` its folders must have the names of the classes."""

@@ -67,6 +67,10 @@ class AugmentConfig(WarpConfig):
     """Share of the pixels set to the least or largest value of the box, 0 to 1."""
     gaussian: float = 0.0
     """Standard deviation of added pixel noise, in units of the pixel range."""
+    jpeg: float = 0.0
+    """Share of the images that are saved as JPEG and read again, 0 to 1; for one or three channels."""
+    jpeg_quality: tuple[int, int] = (50, 95)
+    """Least and largest quality of these files, 1 to 100."""
     mixup: float = 0.0
     """Share of the images blended with another image of the batch, with a uniform weight; 0 to 1."""
     cutmix: float = 0.0
@@ -82,13 +86,18 @@ class AugmentConfig(WarpConfig):
         self.check_range("cutout_side", low=0, high=1, above=True)
         check_range("--distill.augment.mixup and cutmix together", self.mixup + self.cutmix, 0, 1)
         self.check_range("gaussian", low=0)
+        self.check_range("jpeg", low=0, high=1)
+        least, most = self.jpeg_quality
+        check_range(self.option("jpeg_quality"), least, 1, most)
+        check_range(self.option("jpeg_quality"), most, least, 100)
 
     @property
     def changes(self) -> bool:
         """Whether any image is changed at all."""
         noisy = self.salt_pepper or self.gaussian
-        shared = bool(self.share and (self.moves or noisy))
-        return shared or self.crops or self.colours or bool(self.cutout or self.mixup or self.cutmix)
+        shared = self.share and (self.moves or noisy)
+        own = self.cutout or self.jpeg or self.mixup or self.cutmix
+        return bool(shared or own or self.crops or self.colours)
 
     @property
     def crops(self) -> bool:

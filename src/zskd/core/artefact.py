@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import read_json, write_json
+from zskd.core.errors import ZskdError, has_hidden, one_line
+from zskd.core.files import write_json
+from zskd.core.reading import read_json
 
 if TYPE_CHECKING:
     from pydantic import JsonValue as JsonValue
@@ -22,10 +24,26 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(min_length=1)]
+LARGEST_IMAGE = 1 << 24
+"""Numbers of one image: 2,300 × 2,300 pixels in colour."""
+
+
+def _plain_text(text: str) -> str:
+    if has_hidden(text):
+        raise ValueError("it holds control characters")
+    return text
+
+
+def _of_an_image(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if math.prod(shape) > LARGEST_IMAGE:
+        raise ValueError(f"images of more than {LARGEST_IMAGE:,} numbers are too large")
+    return shape
+
+
+Name = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain_text)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-ClassNames = Annotated[tuple[str, ...], Field(min_length=1)]
-Shape = tuple[AtLeastOne, AtLeastOne, AtLeastOne]
+ClassNames = Annotated[tuple[Name, ...], Field(min_length=1, max_length=1_000_000)]
+Shape = Annotated[tuple[AtLeastOne, AtLeastOne, AtLeastOne], AfterValidator(_of_an_image)]
 """Channels, height and width."""
 Versions = dict[str, str]
 Processor = dict[str, str | int]
@@ -86,6 +104,8 @@ def parse(values: JsonObject, kind: type[Kind], what: str, advice: str) -> Kind:
         raise ZskdError(f"{what} is damaged ({first_mistake(error)}): {advice}") from error
     except ZskdError as error:  # raised by a validator of the artefact
         raise ZskdError(f"{what} is damaged ({error}): {advice}") from error
+    except (RecursionError, OverflowError) as error:
+        raise ZskdError(f"{what} is damaged ({one_line(error)}): {advice}") from error
 
 
 def first_mistake(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ import importlib.util
 import keyword
 import math
 import sys
+import sysconfig
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -177,7 +178,11 @@ def _changed(file: str) -> int:
 def _from_file(file: str, _changed: int) -> ModuleType:
     path = Path(file).resolve()
     other = sys.modules.get(path.stem)
-    if path.stem in sys.stdlib_module_names or (other is not None and not hasattr(other, _IMPORTED_HERE)):
+    if (
+        path.stem in sys.stdlib_module_names
+        or _is_installed(path.stem)
+        or (other is not None and not hasattr(other, _IMPORTED_HERE))
+    ):
         raise ZskdError(f"{file}: another module named {path.stem!r} is already imported: rename the file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -192,6 +197,16 @@ def _from_file(file: str, _changed: int) -> ModuleType:
         del sys.modules[path.stem]
         raise
     return module
+
+
+def _is_installed(name: str) -> bool:
+    """Return whether an installed package has a name: another module would take its place everywhere."""
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    places = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    return found is not None and (found.origin or "").startswith(places)
 
 
 def _from_package(name: str) -> ModuleType:

@@ -14,21 +14,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.errors import ZskdError, readable_errors
+from zskd.core.reading import opened
 
 _HASH_BLOCK = 1 << 20
 _UNFINISHED = ".tmp"
 """Prefix of temporary files. The temporary files of safetensors begin with it, too."""
-
-
-@contextmanager
-def readable_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn an `OSError` on `path` (no permission, disk full, not a folder) into a `ZskdError`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise ZskdError(f"cannot {doing} {path}: {reason}") from error
 
 
 def make_folder(path: Path) -> Path:
@@ -168,38 +159,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        path: the file.
-        what: the file's role, for the message ("the manifest of the transfer set").
-
-    Raises:
-        ZskdError: the file is missing, unreadable or incomplete, or not a JSON object.
-    """
-    if not path.is_file():
-        raise ZskdError(f"{path} is missing: it should be {what}")
-    try:
-        with readable_errors(path, "read"):
-            value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ZskdError(
-            f"{path}, {what}, is damaged ({one_line(error)}): delete it and make it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ZskdError(f"{path}, {what}, does not hold a JSON object: delete it and make it again")
-    return value
-
-
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits.
 
     Raises:
-        ZskdError: the file cannot be read.
+        ZskdError: the file is missing or cannot be read.
     """
     digest = hashlib.sha256()
-    with readable_errors(path, "read"), path.open("rb") as stream:
+    with opened(path) as stream:
         while block := stream.read(_HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()

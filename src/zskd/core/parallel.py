@@ -79,8 +79,8 @@ def each_done(
             broken += 1
             if broken == _ATTEMPTS:
                 raise ZskdError(
-                    f"worker processes died {_ATTEMPTS} times in a row (perhaps too little memory): give "
-                    "--workers 1; a script must start workers only under "
+                    f"worker processes died {_ATTEMPTS} times in a row (too little memory, or too few "
+                    "open files: ulimit -n): give --workers 1; a script must start workers only under "
                     'if __name__ == "__main__":'
                 ) from error
 

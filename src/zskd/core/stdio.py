@@ -36,8 +36,8 @@ class Lasting:
     def _write(self, text: str) -> None:
         try:
             self._stream.write(text)
-        except UnicodeEncodeError:
-            encoding = self._stream.encoding
+        except UnicodeEncodeError:  # a letter, or half of one in a file's name
+            encoding = getattr(self._stream, "encoding", None) or "ascii"
             self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:

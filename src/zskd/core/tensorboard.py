@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import make_folder, readable_errors
+from zskd.core.errors import ZskdError, one_line, readable_errors
+from zskd.core.files import make_folder
 from zskd.core.progress import Progress, Relay
 
 if TYPE_CHECKING:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +16,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import readable_errors
+from zskd.core.errors import ZskdError, one_line, readable_errors
+from zskd.core.reading import one_line_errors, opened, parse_json
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I32": np.int32, "I64": np.int64}
 """Number types that can be mapped: safetensors name -> NumPy type."""
+_BITS = {"BOOL": 8, "BF16": 16, "C64": 64}
+_BITS |= {f"{kind}{bits}": bits for kind in "FIU" for bits in (8, 16, 32, 64) if (kind, bits) != ("F", 8)}
+"""Bits of one number, by the safetensors name of its type."""
+_LARGEST_HEADER = 1 << 26
+"""Bytes of a header; a tensor takes about 100."""
+_MOST_DIMENSIONS = 64
+"""Of a tensor of torch."""
 _KINDS = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U", "bool": "BOOL", "complex": "C"}
 """Number types without their bits: torch name -> safetensors name."""
 
@@ -48,19 +57,70 @@ def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
     return 8 + -(-len(text) // 8) * 8 + end
 
 
+class Entry(NamedTuple):
+    """Where one tensor lies in a safetensors file."""
+
+    dtype: str
+    """Number type, in the words of the format: "F32"."""
+    shape: tuple[int, ...]
+    first: int
+    """Byte of the file."""
+    size: int
+    """Bytes."""
+
+
+def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return what a safetensors file says of itself: name -> tensor, and its metadata.
+
+    Raises:
+        ZskdError: the file is missing, unreadable or not a complete safetensors file: a shape or a place in
+            the file is impossible, or two tensors share bytes.
+    """
+    with opened(path) as stream, one_line_errors(f"{path} is not a complete safetensors file"):
+        whole = os.fstat(stream.fileno()).st_size
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        if whole < 8 or start > min(whole, _LARGEST_HEADER):
+            raise ValueError("its header is cut off")
+        header = parse_json(stream.read(start - 8))
+        metadata = header.pop("__metadata__", {})
+        entries = {name: _entry(one, start, whole) for name, one in header.items()}
+        if any(not isinstance(one, str) for one in metadata.values()):
+            raise ValueError("its metadata are no texts")
+    ends = start
+    for one in sorted(entries.values(), key=lambda one: (one.first, one.size)):
+        if one.first != ends:
+            raise ZskdError(f"{path} is not a complete safetensors file (its tensors overlap): copy it again")
+        ends += one.size
+    if ends != whole:
+        raise ZskdError(f"{path} is not a complete safetensors file (its end is missing): copy it again")
+    return entries, metadata
+
+
+def _entry(values: Mapping[str, Any], start: int, whole: int) -> Entry:
+    """Return an entry of a header, checked.
+
+    Raises:
+        ValueError: its sizes or its place are impossible.
+        KeyError, TypeError: it lacks something.
+    """
+    shape, (first, last), bits = values["shape"], values["data_offsets"], _BITS.get(values["dtype"])
+    numbers = [*shape, first, last]
+    if any(type(one) is not int or not 0 <= one < 2**48 for one in numbers) or len(shape) > _MOST_DIMENSIONS:
+        raise ValueError("a tensor has an impossible shape")
+    if not first <= last <= whole - start or (bits and (last - first) * 8 != math.prod(shape) * bits):
+        raise ValueError("a tensor has another size than its part of the file")
+    return Entry(values["dtype"], tuple(shape), start + first, last - first)
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
         ZskdError: the file is missing, unreadable or not a complete safetensors file.
     """
-    if not path.is_file():
-        raise ZskdError(f"there is no file {path}")
-    try:
-        with readable_errors(path, "read"):
-            return load_file(path)
-    except SafetensorError as error:
-        raise ZskdError(f"{path} is not a complete safetensors file ({one_line(error)})") from error
+    read_header(path)  # the library is made for files of its own
+    with readable_errors(path, "read"), one_line_errors(f"{path} is not a complete safetensors file"):
+        return load_file(path)
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:
@@ -73,26 +133,15 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         ZskdError: the file is missing, unreadable, not a complete safetensors file, or has tensors of a type
             other than float32, float16, uint8, int32 and int64.
     """
-    if not path.is_file():
-        raise ZskdError(f"there is no file {path}")
-    try:
-        with readable_errors(path, "read"):
-            raw = np.memmap(path, dtype=np.uint8, mode="r")
-        start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-        if start > len(raw):
-            raise ValueError("its header is cut off")
-        header = json.loads(raw[8:start].tobytes())
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            return {
-                name: torch.from_numpy(_slice(raw[start:], entry))
-                for name, entry in header.items()
-                if name != "__metadata__"
-            }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ZskdError(f"{path} is not a complete safetensors file ({one_line(error)})") from error
+    entries, _ = read_header(path)
+    other = next((name for name, one in entries.items() if one.dtype not in _DTYPES), None)
+    if other is not None:
+        raise ZskdError(f"{path} holds numbers of type {entries[other].dtype} in {other!r}: make it again")
+    with readable_errors(path, "read"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        raw = np.memmap(path, dtype=np.uint8, mode="r")
+        return {name: torch.from_numpy(_slice(raw, entry)) for name, entry in entries.items()}
 
 
-def _slice(data: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
-    first, last = entry["data_offsets"]
-    return data[first:last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+def _slice(data: np.ndarray, entry: Entry) -> np.ndarray:
+    return data[entry.first : entry.first + entry.size].view(_DTYPES[entry.dtype]).reshape(entry.shape)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zskd.core.artefact import Artefact, JsonObject, Name, Seconds, parse
-from zskd.core.files import read_json, write_json
+from zskd.core.files import write_json
 from zskd.core.progress import Progress, Task
+from zskd.core.reading import read_json
 
 _WARM_STEPS, _LEAST_STEPS = 10, 10
 """Number of first steps that are not timed, and least number of steps that are."""

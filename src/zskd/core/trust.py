@@ -14,7 +14,8 @@ from platformdirs import user_state_path
 
 from zskd.core.code import format_call, parse_call
 from zskd.core.errors import ZskdError
-from zskd.core.files import make_folder, read_json, sha256_file, write_json
+from zskd.core.files import make_folder, sha256_file, write_json
+from zskd.core.reading import read_json
 
 _LIST = "trusted-code.json"
 

@@ -19,25 +19,25 @@ _MIRRORS = {
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
     ),
     "fashion-mnist": (
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     ),
 }
-_MD5 = {
+_SHA256 = {
     "mnist": {
-        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+        "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     },
     "fashion-mnist": {
-        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     },
 }
-"""The publishers' checksums of the packed files."""
+"""Of the packed files, whose MD5 are those that the publishers name."""
 
 
 def idx_folder(name: str, given: Path | None) -> Path:
@@ -52,7 +52,7 @@ def idx_folder(name: str, given: Path | None) -> Path:
     """
     if given is None:
         return _fill_cache(name)
-    files = [file.removesuffix(".gz") for file in _MD5[name]]
+    files = [file.removesuffix(".gz") for file in _SHA256[name]]
     folders = (Path(given) / _LAYOUT[name], Path(given))
     for folder in folders:
         if all((folder / file).is_file() or (folder / f"{file}.gz").is_file() for file in files):
@@ -72,12 +72,12 @@ def _fill_cache(name: str) -> Path:
 
     pooch.get_logger().setLevel(logging.ERROR)
     folder = make_folder(cache_folder() / _LAYOUT[name])
-    for file, md5 in _MD5[name].items():
+    for file, sha256 in _SHA256[name].items():
         tried = []
         for mirror in _MIRRORS[name]:
             try:
                 downloader = pooch.HTTPDownloader(timeout=20)
-                pooch.retrieve(mirror + file, f"md5:{md5}", file, folder, downloader=downloader)
+                pooch.retrieve(mirror + file, f"sha256:{sha256}", file, folder, downloader=downloader)
                 break
             except Exception as error:  # the network libraries raise many kinds
                 # pooch raises a plain ValueError for a wrong checksum
@@ -86,6 +86,6 @@ def _fill_cache(name: str) -> Path:
         else:
             raise ZskdError(
                 f"cannot download {name}; tried {' and '.join(tried)}. Without internet, put "
-                f"{', '.join(_MD5[name])} into DIR/{_LAYOUT[name]} and add --data-dir DIR"
+                f"{', '.join(_SHA256[name])} into DIR/{_LAYOUT[name]} and add --data-dir DIR"
             )
     return folder

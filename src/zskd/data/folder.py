@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import sha256_file, sha256_json
+from zskd.core.errors import ZskdError, has_hidden, readable_errors
+from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images
+from zskd.data.packed import ENDINGS, Packed, Picture
 
-_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What a file may be, whatever its name: for some others Pillow starts a program (Ghostscript)."""
+_Kind = TypeVar("_Kind", bound=Picture)
 
 
 def _check_channels(shape: tuple[int, int, int]) -> None:
@@ -22,7 +28,7 @@ def _check_channels(shape: tuple[int, int, int]) -> None:
         raise ZskdError(f"pictures are read as grey or RGB, but the network takes {shape[0]} channels")
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(source: Picture, shape: tuple[int, int, int]) -> np.ndarray:
     """Read a picture as float32 in [0, 1] of `shape` (channels, height, width), resized bilinearly.
 
     Raises:
@@ -30,25 +36,51 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """
     _check_channels(shape)
     channels, height, width = shape
-    try:
-        with Image.open(path) as picture:
-            opened: Image.Image = picture
-            if picture.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
-                opened = Image.fromarray(np.asarray(picture, dtype=np.float32) / 257)
-            converted = opened.convert("L" if channels == 1 else "RGB")
+    with (
+        opened(source) if isinstance(source, Path) else io.BytesIO(source.read()) as stream,
+        one_line_errors(f"{source} is no readable picture", "leave it out or replace it"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of odd metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _recognised(stream) as picture:
+            converted = _in_bytes(picture).convert("L" if channels == 1 else "RGB")
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(converted, dtype=np.float32) / 255
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ZskdError(f"{path} is no readable picture ({one_line(error)})") from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1).copy()
 
 
+def _recognised(stream: IO[bytes]) -> Image.Image:
+    try:
+        return Image.open(stream, formats=_FORMATS)
+    except UnidentifiedImageError as error:  # its words name the stream
+        raise ValueError(f"its format is none of {', '.join(_FORMATS)}") from error
+
+
+def _in_bytes(picture: Image.Image) -> Image.Image:
+    """Return a picture with pixels of 0 to 255; `convert` alone would clip those of 16 bits, and call all of
+    [0, 1] black.
+
+    Raises:
+        ValueError: pixels are outside of the range of their kind, or not finite.
+    """
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return picture
+    pixels = np.asarray(picture, dtype=np.float32)
+    largest, kind = (1, "fractions") if picture.mode == "F" else (65535, "integers")
+    if not (pixels.min() >= 0 and pixels.max() <= largest):  # also for NaN
+        raise ValueError(
+            f"its pixels are from {pixels.min():g} to {pixels.max():g}, not {kind} in 0 to {largest}"
+        )
+    return Image.fromarray(pixels * (255 / largest) if largest == 1 else pixels / 257)
+
+
 def read_pictures(
-    files: Sequence[Path],
+    files: Sequence[_Kind],
     shape: tuple[int, int, int],
     batch: int,
-    on_broken: Callable[[Path, ZskdError], None],
+    on_broken: Callable[[_Kind, ZskdError], None],
 ) -> Iterator[tuple[list[int], Images]]:
     """Read pictures a few at a time, and leave out what cannot be read.
 
@@ -56,7 +88,7 @@ def read_pictures(
         files: the pictures.
         shape: channels, height and width that they are resized to.
         batch: largest number of pictures at once.
-        on_broken: receives each file that cannot be read, and why.
+        on_broken: receives each of them that cannot be read, and why.
 
     Yields:
         Places in `files` and images (n, C, H, W) in [0, 1] of at least one picture.
@@ -79,10 +111,17 @@ def read_pictures(
 
 
 def class_folders(root: Path) -> tuple[str, ...]:
-    """Return the class names: the sorted names of the folders in `root`, hidden ones excluded."""
-    return tuple(
-        sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-    )
+    """Return the class names: the sorted names of the folders in `root`, hidden ones excluded.
+
+    Raises:
+        ZskdError: the folder cannot be read, or a name cannot be written into a card.
+    """
+    with readable_errors(root, "read"):
+        folders = [one.name for one in root.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    for name in folders:
+        if has_hidden(name):
+            raise ZskdError(f"the folder {root / name} has a name that is no plain text in UTF-8: rename it")
+    return tuple(sorted(folders))
 
 
 def picture_files(root: Path) -> list[Path]:
@@ -93,13 +132,13 @@ def picture_files(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise ZskdError(f"there is no folder {root}: give a folder with pictures")
-    found = _pictures_below(root)
+    found = pictures_below(root)
     if not found:
-        raise ZskdError(f"{root} holds no picture ({', '.join(sorted(_ENDINGS))})")
+        raise ZskdError(f"{root} holds no picture ({', '.join(sorted(ENDINGS))})")
     return found
 
 
-def class_of_each(root: Path, files: Sequence[Path], names: Sequence[str]) -> Tensor:
+def class_of_each(root: Path, files: Sequence[Picture], names: Sequence[str]) -> Tensor:
     """Return the class of each file (N,), int64: the folder in `root` that it is in has its name.
 
     Args:
@@ -108,11 +147,17 @@ def class_of_each(root: Path, files: Sequence[Path], names: Sequence[str]) -> Te
         names: of the classes.
 
     Raises:
-        ZskdError: a file is in no folder, or in one with the name of no class.
+        ZskdError: a file is in no folder, or in one with the name of no class, or the pictures are in other
+            files.
     """
     number_of = {name: number for number, name in enumerate(names)}
     labels = []
     for path in files:
+        if isinstance(path, Packed):
+            raise ZskdError(
+                f"{root} has no folders: for labels, give folders named after the teacher's classes "
+                f"({_some(names)})"
+            )
         first, *more = path.relative_to(root).parts
         if not more or first not in number_of:
             where = f"the folder {first!r}, which is no class" if more else "no folder"
@@ -128,20 +173,12 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def hash_pictures(root: Path) -> str:
-    """Return a SHA-256 over the names and contents of all pictures of a folder.
-
-    Raises:
-        ZskdError: there is no such folder, or no picture in it.
-    """
-    return sha256_json({path.relative_to(root).as_posix(): sha256_file(path) for path in picture_files(root)})
-
-
-def _pictures_below(folder: Path) -> list[Path]:
+def pictures_below(folder: Path) -> list[Path]:
+    """Return the same as `picture_files`; nothing where there is none."""
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _ENDINGS and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
     ]
 
 
@@ -160,9 +197,9 @@ def read_folder(
     if found != names:
         odd = sorted(set(found) ^ set(names))
         raise ZskdError(f"{root} has other class folders than expected: {', '.join(odd)}")
-    files = [(path, label) for label, name in enumerate(names) for path in _pictures_below(root / name)]
+    files = [(path, label) for label, name in enumerate(names) for path in pictures_below(root / name)]
     labels = np.array([label for _, label in files], dtype=np.int64)
     empty = [name for label, name in enumerate(names) if not (labels == label).any()]
     if empty:
-        raise ZskdError(f"{root / empty[0]} holds no picture ({', '.join(sorted(_ENDINGS))})")
+        raise ZskdError(f"{root / empty[0]} holds no picture ({', '.join(sorted(ENDINGS))})")
     return np.stack([read_image(path, shape) for path, _ in files]), labels

@@ -16,14 +16,15 @@ from zskd.config.transforms import AugmentConfig, WarpConfig
 from zskd.core.types import Images
 from zskd.data.colour import jitter
 from zskd.data.crops import crop, cut_out
+from zskd.data.jpeg import save_as_jpeg
 
 
 def augment(images: Images, config: AugmentConfig, box: tuple[float, float], generator: Generator) -> Images:
     """Return augmented copies of a batch.
 
     The changes follow each other: crops and vertical flips, affine maps with horizontal flips, colours,
-    cut-outs, noise, MixUp and CutMix. Pixels that a map takes from outside the image get the least value of
-    the box. A change that the settings do not use draws no random numbers.
+    cut-outs, noise, JPEG files, MixUp and CutMix. Pixels that a map takes from outside the image get the
+    least value of the box. A change that the settings do not use draws no random numbers.
 
     Args:
         images: batch (N, C, H, W) in [0, 1], on any device.
@@ -42,6 +43,8 @@ def augment(images: Images, config: AugmentConfig, box: tuple[float, float], gen
         changed = cut_out(changed, config, box, generator)
     if config.salt_pepper or config.gaussian:
         changed = _noise(changed, config, box, generator)
+    if config.jpeg:
+        changed = save_as_jpeg(changed, config, box, generator)
     if config.mixup or config.cutmix:
         changed = _mix(changed, config, generator)
     return changed

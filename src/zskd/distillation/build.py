@@ -22,6 +22,7 @@ from zskd.distillation.invariance import FILE, settle_changes
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, read_card, save_checkpoint
 from zskd.models.classifier import Classifier
+from zskd.training.curve import CURVE
 from zskd.transfer_set.dataset import TransferSet
 
 _STATE = "training.safetensors"
@@ -80,6 +81,7 @@ def build_student(
             config,
             seed=spec.seed,
             state=folder / _STATE,
+            curve=folder / CURVE,
             helper=helper,
             pictures=pictures,
             progress=progress,

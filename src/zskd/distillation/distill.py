@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from zskd.config.distillation import DistillConfig
+from zskd.core.artefact import write_artefact
 from zskd.core.device import warn_if_slow
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
@@ -50,6 +51,7 @@ def distill(
     *,
     seed: int = 0,
     state: Path | None = None,
+    curve: Path | None = None,
     helper: bool = False,
     pictures: Mapping[str, TransferSet] | None = None,
     progress: Progress | None = None,
@@ -65,6 +67,7 @@ def distill(
         config: losses, augmentation, schedule, statistics of batch-norm and generator.
         seed: of order and augmentation.
         state: file that the training is saved to and resumed from; None: it is not saved.
+        curve: file that the curve of the loss is written to when the training is done; None: it is not kept.
         helper: whether a second process makes the batches, teacher's logits included, while the student is
             trained: the same student in less time where a core is free. A script that sets it needs
             `if __name__ == "__main__":`.
@@ -118,7 +121,7 @@ def distill(
     )
     # the teacher that a helper receives is frozen too, because it is pickled in here
     with frozen(teacher), counting("distillation", teacher=teacher):
-        fit(
+        fell = fit(
             classifier.module,
             batches,
             objective.loss,
@@ -138,6 +141,8 @@ def distill(
             progress=progress,
         )
         statistics.at_end()
+    if curve is not None:
+        write_artefact(curve, fell)
     return classifier.freeze()
 
 

@@ -35,9 +35,10 @@ CHANGES: Final = {
     "rotation": ("rotation",),
     "crop": ("crop",),
     "shift": ("shift",),
+    "saving as JPEG": ("jpeg",),
 }
 """Name of a change -> its settings in `AugmentConfig`."""
-_CERTAIN = frozenset({"flip", "flip_vertical"})
+_CERTAIN = frozenset({"flip", "flip_vertical", "jpeg"})
 """Settings that are probabilities; the answers are compared where the change happens."""
 
 

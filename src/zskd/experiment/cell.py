@@ -17,7 +17,8 @@ from torch import Tensor
 from zskd.config.data import DataConfig
 from zskd.config.identity import identity
 from zskd.core.device import processor, use_threads
-from zskd.core.files import make_folder, readable_errors, sha256_json
+from zskd.core.errors import readable_errors
+from zskd.core.files import make_folder, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from zskd.config.checks import check_keys
 from zskd.config.data import Twin
 from zskd.config.loading import load_recipe
+from zskd.config.presets import RECIPES
+from zskd.config.trust import check_trust
 from zskd.config.yaml import merge, read_yaml
 from zskd.core.errors import ZskdError
 
@@ -172,17 +174,23 @@ def experiment_names() -> list[str]:
     return sorted(file.stem for file in EXPERIMENTS.glob("*.yaml"))
 
 
-def load_experiment(name: str, settings: Mapping[str, Any] | None = None) -> Experiment:
+def load_experiment(
+    name: str, settings: Mapping[str, Any] | None = None, *, trust: Collection[str] = ()
+) -> Experiment:
     """Return an experiment.
 
     Args:
         name: of a shipped one, or a YAML file.
         settings: keys of a recipe that override the experiment's own `settings`.
+        trust: names of code that the file and its recipe may run.
 
     Raises:
-        ZskdError: the name or a key is unknown, or a value is wrong.
+        ZskdError: the name or a key is unknown, a value is wrong, or code is named that is not trusted.
     """
     values = _read(name)
+    check_trust(values, name, given=settings, trust=trust)
+    if isinstance(values.get("recipe"), str):
+        check_trust(read_yaml(values["recipe"], RECIPES, "recipe"), values["recipe"], trust=trust)
     check_keys(values, Experiment, source=name)
     for key, kind in _PARTS.items():
         part = values.get(key)

@@ -14,8 +14,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from zskd.core.artefact import Artefact, AtLeastOne, Count, Name, Percent, Seconds, Sha256, first_mistake
 from zskd.core.errors import ZskdError
-from zskd.core.files import read_json, write_json
+from zskd.core.files import write_json
 from zskd.core.passes import Passes
+from zskd.core.reading import read_json
 from zskd.core.types import CorrectMask
 
 FORMAT: Final = "zskd-record/1"

@@ -83,9 +83,16 @@ def build_layers(layers: Sequence[Layer]) -> nn.Sequential:
     for name, arguments in layers:
         if name not in _ARGUMENTS:
             raise ZskdError(f"a card may not contain the layer {name!r}; allowed: {', '.join(_ARGUMENTS)}")
+        known = {
+            *_ARGUMENTS[name],
+            *_OPTIONS.get(name, {}),
+            *(("bias",) if name in ("Conv2d", "Linear") else ()),
+        }
+        if unknown := sorted(arguments.keys() - known):  # `device`, for one
+            raise ZskdError(f"a card may not give {unknown[0]!r} to the layer {name}")
         try:
             built.append(getattr(nn, name)(**arguments))
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # layers refuse arguments in many ways
             raise ZskdError(f"the layer {name} {arguments} cannot be built: {one_line(error)}") from error
     return nn.Sequential(*built)
 

@@ -7,6 +7,7 @@ also holds the hash of the weights file, so that a wrong pair of files is detect
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -28,12 +29,23 @@ from zskd.core.artefact import (
 )
 from zskd.core.code import parse_call
 from zskd.core.errors import ZskdError
-from zskd.core.files import make_folder, read_json, sha256_file, whole_file
+from zskd.core.files import make_folder, sha256_file, whole_file
 from zskd.core.passes import Passes
+from zskd.core.reading import read_json
 from zskd.core.tensors import read_tensors, save_tensors
 from zskd.core.versions import versions
+from zskd.models.allocation import Allocations
 from zskd.models.classifier import Classifier, InputSpec
-from zskd.models.factory import Architecture, Factory, Narrowed, build, innermost
+from zskd.models.factory import (
+    Architecture,
+    Factory,
+    Layers,
+    LibraryNetwork,
+    Named,
+    Narrowed,
+    build,
+    innermost,
+)
 from zskd.models.libraries.onnx import ONNX, ConvertedOnnx, OnnxNetwork
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -41,6 +53,8 @@ _FORMAT: Final = "zskd-checkpoint/1"
 _WHAT = "the card of a checkpoint"
 NOT_KNOWN = "is not known: "
 """Begins the origin of a fact that nobody told."""
+_DESCRIBED = Named | Layers | LibraryNetwork
+"""Networks of which the card holds all."""
 Number = int | float
 """Integers stay integers: 0 and 0.0 give different fingerprints of a network."""
 
@@ -211,8 +225,14 @@ def load_checkpoint(folder: Path, *, model: str | None = None) -> tuple[Classifi
     if sha256_file(weights) != card.weights_sha256:
         raise ZskdError(f"{weights} is not the file of its card: copy the whole folder again")
     architecture = card.architecture if model is None else _with_code(card.architecture, model)
-    module = build(architecture, run_code=model is not None, folder=folder)
-    load_weights(module, read_tensors(weights), weights)
+    tensors = read_tensors(weights)
+    # the user's own code, and the converter of ONNX files, build what they like
+    limit = (
+        Allocations(tensors.values()) if isinstance(innermost(architecture), _DESCRIBED) else nullcontext()
+    )
+    with limit:
+        module = build(architecture, run_code=model is not None, folder=folder)
+    load_weights(module, tensors, weights)
     classifier = Classifier(
         module, spec=card.input.spec(), class_names=card.class_names, head=card.head, copy=False
     )
@@ -276,11 +296,25 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
             raise ZskdError(f"{source}: {name} holds {tensor.dtype}, and the network needs {own[name].dtype}")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ZskdError(f"{source} holds values that are not finite in {name}: use another file")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
-            raise ZskdError(f"{source} holds values in {name} that float32 cannot hold: use another file")
+    check_finite(tensors, source)
     module.float()
     state = module.state_dict()  # with the version of each layer, which some networks ask for
     state.update(tensors)
     module.load_state_dict(state)
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Check that weights are finite numbers, also in float32.
+
+    Args:
+        tensors: name -> values.
+        source: their file, for messages.
+
+    Raises:
+        ZskdError: a value is not.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ZskdError(f"{source} holds values that are not finite in {name}: use another file")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+            raise ZskdError(f"{source} holds values in {name} that float32 cannot hold: use another file")

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zskd.core.artefact import LARGEST_IMAGE
 from zskd.core.errors import ZskdError
 from zskd.core.passes import count_pass
 from zskd.core.rng import keep_global_rng
@@ -22,7 +23,7 @@ from zskd.core.types import Features, HeadWeight, Images, Logits
 from zskd.models.fusion import HowRun, fuse_layers, is_exported
 from zskd.models.head import Head
 from zskd.models.libraries.extras import Declarations
-from zskd.models.preparation import copied, in_single_precision, set_layout
+from zskd.models.preparation import check_names, copied, in_single_precision, set_layout
 from zskd.models.reading import Reading
 
 if TYPE_CHECKING:
@@ -75,19 +76,21 @@ class InputSpec:
         Raises:
             ZskdError: a value is invalid.
         """
-        if not all(map(math.isfinite, (*self.mean, *self.std))):
-            raise ZskdError(f"mean {self.mean} and std {self.std} must be finite numbers")
+        if not all(abs(value) <= 1e6 for value in (*self.mean, *self.std)):  # also for NaN
+            raise ZskdError("mean and std must be finite numbers of at most a million")
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ZskdError(
                 f"input shape {self.shape}: it must be channels, height and width, each at least 1"
             )
+        if math.prod(self.shape) > LARGEST_IMAGE:
+            raise ZskdError(f"input shape {self.shape}: an image has at most {LARGEST_IMAGE:,} numbers")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.shape[0]):
                 raise ZskdError(
                     f"{name} has {len(values)} values for {self.shape[0]} channels: give one, or one each"
                 )
-        if min(self.std) <= 0:
-            raise ZskdError(f"std {self.std} must be above 0")
+        if min(self.std) < 1e-6:
+            raise ZskdError(f"std {self.std} must be above 0, at least 1e-6")
         low, high = self.box
         if not 0 <= low < high <= 1:
             raise ZskdError(f"box {self.box} must be two increasing numbers inside [0, 1]")
@@ -161,8 +164,7 @@ class Classifier(nn.Module):
             )
         classes = self._reading.classes
         self.class_names = class_names or tuple(str(k) for k in range(classes))
-        if len(self.class_names) != classes:
-            raise ZskdError(f"{len(self.class_names)} class names for {classes} classes of the network")
+        check_names(self.class_names, classes)
 
     @property
     def head_name(self) -> str | None:

@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 
 from zskd.core.artefact import Artefact, ClassNames, Sha256, Shape, parse
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import readable_errors
+from zskd.core.errors import ZskdError, one_line, readable_errors
 from zskd.core.types import Images, Logits
 from zskd.models.classifier import Classifier
 from zskd.models.libraries.extras import import_extra

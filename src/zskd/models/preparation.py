@@ -7,7 +7,7 @@ import copy as copying
 import torch
 from torch import Tensor, nn
 
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.errors import ZskdError, has_hidden, one_line
 from zskd.models.modes import in_mode
 
 
@@ -58,3 +58,16 @@ def set_layout(module: nn.Module, probe: Tensor) -> None:
             module(probe)
     except Exception:  # `plain_head` reports other errors
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def check_names(names: tuple[str, ...], classes: int) -> None:
+    """Check the names of the classes, which stand in cards, tables and terminals.
+
+    Raises:
+        ZskdError: not one for each class, or one is empty or has control characters.
+    """
+    for name in names:
+        if not name or has_hidden(name):
+            raise ZskdError(f"the class name {name!r} is empty or has control characters: change it")
+    if len(names) != classes:
+        raise ZskdError(f"{len(names)} class names for {classes} classes of the network")

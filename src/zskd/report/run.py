@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zskd.config.loading import load_recipe
+from zskd.config.presets import RECIPES
+from zskd.config.yaml import merge, read_yaml
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.data.datasets import load_data
@@ -20,6 +22,7 @@ from zskd.run.similarity import has_similarity
 from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity
 from zskd.synthesis.spec import SetSpec, read_spec
+from zskd.training.curve import Curve, read_curve
 from zskd.transfer_set.dataset import TransferSet
 
 REPORT = "report.html"
@@ -36,6 +39,8 @@ class RunReport:
     gallery: tuple[Impression, ...]
     behaviour: Behaviour | None
     """None without data."""
+    curve: Curve | None
+    """Of the student's training; None where it was not kept."""
     missing: tuple[str, ...]
     """Why a part of the page is not there, in words."""
 
@@ -105,6 +110,7 @@ def read_run(
         teacher.class_names,
         gallery,
         behaviour,
+        read_curve(folder / "students" / arm),
         tuple(missing),
     )
 
@@ -128,7 +134,9 @@ def _behaviour(
 ) -> Behaviour | None:
     """Measure on the run's test images; None where it had none, or where they are gone."""
     values = {} if data_dir is None else {"data": {"dir": data_dir}}
-    config = load_recipe(folder / "recipe.yaml", values).data
+    # the settings of the data alone: other settings may name code
+    kept = read_yaml(str(folder / "recipe.yaml"), RECIPES, "recipe").get("data") or {}
+    config = load_recipe(None, merge({"data": kept}, values)).data
     if config.name == "none":
         missing.append(
             "Accuracy, confusion, recall and calibration cannot be known without real images. "

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from zskd.config.identity import identity
+from zskd.config.identity import identity, to_values
 from zskd.config.loading import load_recipe, to_yaml
+from zskd.config.presets import RECIPES
 from zskd.config.recipe import Recipe
+from zskd.config.trust import check_trust
+from zskd.config.yaml import read_yaml
 from zskd.core.artefact import read_artefact, write_artefact
 from zskd.core.errors import ZskdError
 from zskd.core.files import first_difference, write_text
@@ -33,6 +36,7 @@ def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
         write_artefact(folder / SOURCES, hashes)
         return
     try:
+        check_trust(read_yaml(str(path), RECIPES, "recipe"), str(path), given=to_values(recipe))
         begun = load_recipe(path)
     except ZskdError as error:
         raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error

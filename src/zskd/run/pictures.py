@@ -7,7 +7,8 @@ from pathlib import Path
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
-from zskd.data.folder import class_of_each, picture_files
+from zskd.data.folder import class_of_each
+from zskd.data.pictures import find_pictures
 from zskd.models.classifier import Classifier
 from zskd.synthesis.given import build_picture_set
 from zskd.transfer_set.dataset import TransferSet
@@ -51,7 +52,7 @@ def picture_sets(
 
 def _check_few(source: Path, class_names: tuple[str, ...], *, labelled: bool) -> None:
     """Refuse more pictures than are few, of all classes together, or of one where there are labels."""
-    files, where, most = picture_files(source), source, _FEW * len(class_names)
+    files, where, most = find_pictures(source), source, _FEW * len(class_names)
     found = len(files)
     if labelled:
         counts = class_of_each(source, files, class_names).bincount()

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
-from zskd.models.checkpoint import CARD, WEIGHTS, read_card
-from zskd.transfer_set.manifest import MANIFEST, verify_transfer_set
+from zskd.core.tensors import read_tensors
+from zskd.models.checkpoint import CARD, WEIGHTS, check_finite, load_checkpoint, read_card
+from zskd.models.factory import Layers, Named, innermost
+from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.manifest import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def verified(folder: Path) -> list[Whole]:
         ZskdError: one of them is damaged, or the folder has neither.
     """
     if (folder / MANIFEST).is_file():
-        return [Whole(folder, verify_transfer_set(folder))]
+        return [Whole(folder, len(TransferSet(folder).manifest.shards))]
     if (folder / CARD).is_file():
         _verify_checkpoint(folder)
         return [Whole(folder, None)]
@@ -64,7 +67,11 @@ def verified(folder: Path) -> list[Whole]:
 
 
 def _verify_checkpoint(folder: Path) -> None:
-    if sha256_file(folder / WEIGHTS) != read_card(folder).weights_sha256:
-        raise ZskdError(
-            f"{folder / WEIGHTS} was changed after its card was written: make the checkpoint again"
-        )
+    """Open a network that the card describes; of others, which need code or a library, check the files."""
+    card, weights = read_card(folder), folder / WEIGHTS
+    if sha256_file(weights) != card.weights_sha256:
+        raise ZskdError(f"{weights} was changed after its card was written: make the checkpoint again")
+    if isinstance(innermost(card.architecture), Named | Layers):
+        load_checkpoint(folder)
+    else:
+        check_finite(read_tensors(weights), weights)

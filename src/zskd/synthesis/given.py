@@ -19,7 +19,9 @@ from zskd.core.passes import Passes, counting, sum_passes
 from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images, Labels, Logits
-from zskd.data.folder import class_of_each, hash_pictures, picture_files, read_image, read_pictures
+from zskd.data.folder import class_of_each, read_image, read_pictures
+from zskd.data.packed import Picture
+from zskd.data.pictures import find_pictures, hash_pictures
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.room import storage_of
@@ -46,9 +48,9 @@ def build_picture_set(
     labelled: bool = False,
     progress: Progress | None = None,
 ) -> TransferSet:
-    """Write pictures of a folder with the teacher's logits as a transfer set.
+    """Write pictures from elsewhere with the teacher's logits as a transfer set.
 
-    All pictures below `source` are candidates, whatever folder they are in; of more than four times `count`
+    All pictures of `source` are candidates, whatever folder they are in; of more than four times `count`
     a random part. A picture is resized to the teacher's input as a whole, bilinearly, even if its sides have
     another ratio. Of more than `count`, equal numbers of each class that the teacher predicts are kept, as
     far as there are any, first those that it is most sure of. The kept ones are read a second time, shard by
@@ -56,7 +58,7 @@ def build_picture_set(
 
     Args:
         teacher: computes logits in evaluation mode; left as it is.
-        source: folder of the pictures.
+        source: folder of pictures, tar file of WebDataset, Parquet file, or folder of such files.
         folder: of this set alone; a complete set in it is not written again.
         count: largest number of pictures, at least 1.
         seed: of the draw among many candidates.
@@ -73,7 +75,7 @@ def build_picture_set(
     progress = progress or Progress()
     if count < 1:
         raise ZskdError(f"count is {count}: give at least 1 picture")
-    files = picture_files(source)
+    files = find_pictures(source, scratch=folder)
     classes = class_of_each(source, files, teacher.class_names) if labelled else None
     spec: JsonObject = {"method": PICTURES, "count": count, "seed": seed}
     spec |= {"labelled": True} if labelled else {}
@@ -108,13 +110,13 @@ class _Candidates:
 
 
 def _look_at(
-    teacher: Classifier, files: Sequence[Path], rows: Sequence[int], progress: Progress
+    teacher: Classifier, files: Sequence[Picture], rows: Sequence[int], progress: Progress
 ) -> _Candidates:
     """Read pictures in small batches and keep what the teacher predicts for them, not the pictures."""
     shape, size = teacher.spec.shape, at_once(_BATCH, teacher.spec.shape)
     readable, parts = list[int](), [torch.empty(0, teacher.classes).double().max(1)]
 
-    def leave_out(path: Path, error: ZskdError) -> None:
+    def leave_out(_: Picture, error: ZskdError) -> None:
         progress.log(f"warning: {error}; it is left out")
 
     for places, read in read_pictures([files[row] for row in rows], shape, size, leave_out):
@@ -148,7 +150,7 @@ def balanced(confidence: Tensor, predicted: Labels, count: int) -> Tensor:
 
 def _write(
     teacher: Classifier,
-    files: Sequence[Path],
+    files: Sequence[Picture],
     rows: Tensor,
     classes: Labels | None,
     writer: Writer,

@@ -5,15 +5,15 @@ Without data, only these can reveal a wrong mean or standard deviation.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.arrays import read_arrays
+from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
+from zskd.core.reading import one_line_errors
 from zskd.core.tensors import read_tensors
 from zskd.models.checkpoint import Golden
 from zskd.models.classifier import Classifier
@@ -63,11 +63,9 @@ def check_golden(classifier: Classifier, path: Path, *, epsilon: float = 0.0) ->
 
 def _read_golden(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                pairs = {key: torch.from_numpy(np.asarray(archive[key])) for key in archive.files}
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-            raise ZskdError(f"{path} is no readable .npz of plain arrays ({one_line(error)})") from error
+        arrays = read_arrays(path, ("inputs", "logits"))
+        with one_line_errors(f"{path} is no readable .npz of plain arrays"):
+            pairs = {key: torch.from_numpy(one) for key, one in arrays.items()}
     else:
         pairs = read_tensors(path)
     shapes = {key: pairs[key].ndim for key in ("inputs", "logits") if key in pairs}

@@ -7,14 +7,14 @@ pairs from zskd's own reading only reveal later changes of it (`record_golden`).
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.arrays import read_arrays
+from zskd.core.errors import ZskdError
 from zskd.core.files import whole_file
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
@@ -129,15 +129,7 @@ def read_inputs(path: Path) -> Tensor:
     Raises:
         ZskdError: unreadable file, another number of axes, or values that are no pixels in [0, 1].
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded as archive:
-                array = archive.get("inputs")
-        else:
-            array = loaded
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ZskdError(f"{path} is no readable .npy or .npz file ({one_line(error)})") from error
+    array = read_arrays(path, ("inputs",)).get("inputs")
     if array is None:
         raise ZskdError(f"{path} has no array `inputs`: save it with np.savez(FILE, inputs=…)")
     if array.ndim != 4 or not array.size:

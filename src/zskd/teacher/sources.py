@@ -18,7 +18,7 @@ from zskd.core.files import remove_file, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.versions import versions
 from zskd.data.datasets import Dataset, load_data
-from zskd.data.folder import hash_pictures
+from zskd.data.pictures import hash_pictures
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec, check_classes
 from zskd.models.factory import Architecture, build, describe, fresh_weights

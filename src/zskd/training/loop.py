@@ -20,12 +20,13 @@ from zskd.config.registry import OPTIMISERS
 from zskd.config.training import FitConfig
 from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
-from zskd.core.passes import Passes, count_elsewhere, counting
+from zskd.core.passes import count_elsewhere, counting
 from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.rng import keep_global_rng, seed_global_rng
 from zskd.training.batches import Batch, Batches, Order, Prepare, RowOrder, prepared
-from zskd.training.state import Companions, load_state, save_state
+from zskd.training.curve import Curve, curve_of
+from zskd.training.state import Companions, Done, load_state, save_state
 
 _PROBE_STEPS = 10
 """Number of steps after which the total time is estimated and logged."""
@@ -56,8 +57,8 @@ def fit(
     explain: Callable[[], str | None] = lambda: None,
     order: RowOrder | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Train a network in place; pass a copy to keep the original.
+) -> Curve:
+    """Train a network in place, and return how its loss fell; pass a copy to keep the original.
 
     Args:
         module: trained in training mode; left in evaluation mode.
@@ -91,7 +92,8 @@ def fit(
     learned = {name: (one, _optimiser(one, config)) for name, one in trained.items()}
     optimisers = [optimiser for _, optimiser in learned.values()]
     learners: Companions = {**learned, **(companions or {})}
-    done, before = load_state(state, key, learners) if state else (0, Passes())
+    before = load_state(state, key, learners) if state else Done()
+    losses, done = list(before.losses), len(before.losses)
     save_every = max(_SAVE_STEPS, images // config.batch_size)
     module.train()
     started = time.perf_counter()
@@ -101,7 +103,7 @@ def fit(
         computing_in(config.precision),
         progress.task(section, total, "steps", done=done) as task,
     ):
-        count_elsewhere(before)
+        count_elsewhere(before.passes)
         first = tally.total
         for step, batch in enumerate(prepared(batches, range(done, total), helper), start=done):
             before_step(step)
@@ -109,6 +111,7 @@ def fit(
             seed_global_rng(seed, "dropout", step)
             loss = batch_loss(batch)
             value = float(loss.detach())
+            losses.append(value)
             if not math.isfinite(value):
                 what = f"the loss is not finite at step {step + 1} of {total}"
                 raise _diverged(section, what, config, explain())
@@ -119,7 +122,7 @@ def fit(
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
             _descend(optimisers, loss, rate_at(config.learning_rate, config.schedule, step, total))
             if state and (step + 1) % save_every == 0 and step + 1 < total:
-                save_state(state, key, learners, step + 1, tally.passes())
+                save_state(state, key, learners, Done(losses, tally.passes()))
             task.advance(1, f"loss {value:.4f}{_rate(tally.total - first, started)}")
             if step == done + _PROBE_STEPS:
                 left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
@@ -130,6 +133,7 @@ def fit(
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
         raise _diverged(section, "the weights are not finite after the last step", config)
     module.eval()
+    return curve_of(losses)
 
 
 def percent_of_class(logits: Tensor, classes: Tensor) -> float:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from zskd.core.artefact import Artefact, parse
 from zskd.core.files import whole_file
 from zskd.core.passes import Passes
-from zskd.core.tensors import read_tensors, save_tensors
+from zskd.core.reading import one_line_errors
+from zskd.core.tensors import read_header, read_tensors, save_tensors
 
 Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer | None]]
 """Modules that change during the preparation of batches: name -> module and its optimiser, if any."""
@@ -23,24 +24,31 @@ class _Counted(Artefact):
     passes: Passes
 
 
-_NONE = '{"passes": {}}'
-"""In files of older versions."""
+_LOSSES = "losses"
 
 
-def save_state(path: Path, key: str, learners: Companions, done: int, passes: Passes) -> None:
-    """Write weights, optimiser states and the numbers of steps and passes done, atomically.
+@dataclass(frozen=True)
+class Done:
+    """What a training has behind it."""
+
+    losses: Sequence[float] = ()
+    """Of each step."""
+    passes: Passes = field(default_factory=Passes)
+
+
+def save_state(path: Path, key: str, learners: Companions, done: Done) -> None:
+    """Write weights, optimiser states, losses and the number of passes, atomically.
 
     Args:
         path: the file.
         key: identifies the training.
         learners: name -> module and its optimiser, if any; the main network has the name "".
-        done: number of steps done.
-        passes: of these steps.
+        done: the steps until now.
 
     Raises:
         ZskdError: the file cannot be written.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors = {_LOSSES: torch.tensor(done.losses, dtype=torch.float64)}
     for owner, (module, optimiser) in learners.items():
         prefix = f"{owner}/" if owner else ""
         tensors |= {f"{prefix}weights/{name}": value for name, value in module.state_dict().items()}
@@ -52,31 +60,39 @@ def save_state(path: Path, key: str, learners: Companions, done: int, passes: Pa
         save_tensors(
             {name: value.detach().contiguous() for name, value in tensors.items()},
             temporary,
-            metadata={"key": key, "done": str(done), "passes": _Counted(passes=passes).model_dump_json()},
+            metadata={"key": key, "passes": _Counted(passes=done.passes).model_dump_json()},
         )
 
 
-def load_state(path: Path, key: str, learners: Companions) -> tuple[int, Passes]:
-    """Restore a saved state and return the steps done and their passes; 0 and none without one of this key.
+def load_state(path: Path, key: str, learners: Companions) -> Done:
+    """Restore a saved state and return what is done: nothing without a state of this key.
 
     Raises:
         ZskdError: the file is damaged.
     """
     if not path.is_file():
-        return 0, {}
+        return Done()
+    advice = "delete it, and the training begins again"
+    with one_line_errors(f"{path}, the state of a training, is damaged", advice, also_told=True):
+        return _restore_all(path, key, learners)
+
+
+def _restore_all(path: Path, key: str, learners: Companions) -> Done:
     tensors = read_tensors(path)
-    with safe_open(path, "pt") as opened:
-        metadata = opened.metadata() or {}
+    _, metadata = read_header(path)
     if metadata.get("key") != key:
-        return 0, {}
+        return Done()
     for owner, (module, optimiser) in learners.items():
         own = _under(f"{owner}/", tensors) if owner else tensors
         module.load_state_dict(_under("weights/", own))
         if optimiser is not None:
             _restore(optimiser, _under("moments/", own))
     what = f"{path}, the state of a training,"
-    counted = parse(json.loads(metadata.get("passes", _NONE)), _Counted, what, "delete it")
-    return int(metadata["done"]), counted.passes
+    counted = parse(json.loads(metadata["passes"]), _Counted, what, "delete it")
+    losses = tensors[_LOSSES]
+    if losses.dim() != 1 or not losses.isfinite().all():
+        raise ValueError("it has no list of losses")
+    return Done(losses.tolist(), counted.passes)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

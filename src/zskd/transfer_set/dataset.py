@@ -18,6 +18,9 @@ from zskd.transfer_set.manifest import ShardEntry, read_manifest, verify_transfe
 from zskd.transfer_set.shard import Shard
 from zskd.transfer_set.storage import DTYPES, decode
 
+_ROUNDING = 1e-3
+"""Of the sum of the targets of an image."""
+
 
 class TransferSet:
     """A complete transfer set on disk, its shards mapped into memory and not copied.
@@ -32,7 +35,8 @@ class TransferSet:
             set of that count.
 
     Raises:
-        ZskdError: the set is missing, damaged, changed or unfinished, or smaller than `first`.
+        ZskdError: the set is missing, damaged, changed or unfinished, holds numbers that cannot be used, or
+            is smaller than `first`.
     """
 
     def __init__(self, folder: Path, *, verify: bool = True, first: int | None = None) -> None:
@@ -50,6 +54,9 @@ class TransferSet:
             if left > 0:
                 self._shards.append({name: one[:left] for name, one in self._open(entry).items()})
                 left -= entry.count
+        if verify:
+            for entry, shard in zip(self.manifest.shards, self._shards, strict=False):
+                self._check_values(folder / entry.file, shard)
         self._starts = torch.tensor([0] + [len(shard["anchors"]) for shard in self._shards]).cumsum(0)
         self.labels = self.column("anchors")
         """The class that each image was made for, or the label of a real image (N,)."""
@@ -67,6 +74,28 @@ class TransferSet:
         if found != expected or tensors["images"].dtype not in DTYPES:
             raise ZskdError(f"{path} does not hold the tensors that the manifest lists: make the set again")
         return tensors
+
+    def _check_values(self, path: Path, shard: dict[str, Tensor]) -> None:
+        """Check the numbers of a shard: a hash tells that they were written, not that they can be used.
+
+        Raises:
+            ZskdError: pixels outside of [0, 1], targets that are no probabilities, values that are not
+                finite, or anchors that are no classes.
+        """
+        images, targets, anchors = shard["images"], shard["targets"], shard["anchors"]
+        in_range = images.dtype == torch.uint8 or bool(((images >= 0) & (images <= 1)).all())
+        sums = (targets.double().sum(1) - 1).abs()
+        wrong = {
+            "pixels that are not in [0, 1]": not in_range,
+            "targets that are no probabilities": not bool((targets >= 0).all() and (sums <= _ROUNDING).all()),
+            "anchors that are no classes": anchors.dtype.is_floating_point
+            or not bool(((anchors >= 0) & (anchors < len(self.class_names))).all()),
+        }
+        for name in ("logits", "kl", "steps"):
+            wrong[f"{name} that are not finite"] = not bool(torch.isfinite(shard[name]).all())
+        for what, is_wrong in wrong.items():
+            if is_wrong:
+                raise ZskdError(f"{path} holds {what}: make the set again")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the folder's path, not the images."""

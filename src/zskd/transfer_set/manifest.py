@@ -23,8 +23,9 @@ from zskd.core.artefact import (
     parse,
 )
 from zskd.core.errors import ZskdError
-from zskd.core.files import read_json, sha256_file
+from zskd.core.files import sha256_file
 from zskd.core.passes import Passes, sum_passes
+from zskd.core.reading import read_json
 
 MANIFEST = "manifest.json"
 REAL = "real"

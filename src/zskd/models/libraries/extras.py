@@ -19,6 +19,7 @@ EXTRAS: Final = {
     "onnx2fx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "export",
+    "pyarrow": "sets",
 }
 """Library -> the extra of zskd that installs it."""
 _NOT_COMPILED = ("nms", "qnms")

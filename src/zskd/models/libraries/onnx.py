@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zskd.core.artefact import Artefact, Sha256
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import readable_errors
+from zskd.core.errors import ZskdError, one_line, readable_errors
 from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.onnx_layers import convert_with_layers
 from zskd.models.modes import in_mode

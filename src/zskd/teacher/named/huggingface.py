@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import read_json
+from zskd.core.reading import read_json
 from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.transformers import (
     ReversedChannels,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from zskd.config.registry import ARCHITECTURES
 from zskd.core.code import parse_call
 from zskd.core.errors import ZskdError
-from zskd.core.files import read_json
+from zskd.core.reading import read_json
 
 Kind = Literal["timm", "torchvision", "hf", "onnx", "code", "built-in", "path"]
 

@@ -7,7 +7,6 @@ refused: no program writes one, and four megabytes may unfold into four gigabyte
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from zskd.core.reading import parse_json
 from zskd.teacher.weights.gather import Candidates, gather
 from zskd.teacher.weights.numpy_objects import plain_dtype, torch_dtype
 from zskd.teacher.weights.pickles import read_inside_archive
@@ -194,8 +194,8 @@ def _read_first_export(archive: Archive) -> Contents:
 
 def _json(archive: Archive, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(archive.read(name))
-    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+        value = parse_json(archive.read(name))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"its record {name[-80:]!r} is damaged") from error
     if not isinstance(value, dict):
         raise ValueError(f"its record {name[-80:]!r} is damaged")

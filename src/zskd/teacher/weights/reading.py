@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import readable_errors, sha256_file, sha256_json
+from zskd.core.files import sha256_file, sha256_json
+from zskd.core.reading import one_line_errors, opened
 from zskd.teacher.weights.archive import Contents, read_archive
 from zskd.teacher.weights.gather import Candidates, gather
 from zskd.teacher.weights.matlab import read_matlab
@@ -81,7 +82,7 @@ def read_weights(path: Path) -> WeightsFile:
 
 
 def _read_file(path: Path) -> Contents:
-    with readable_errors(path, "read"), path.open("rb") as stream:
+    with opened(path) as stream, one_line_errors(f"{path} is no complete file of weights"):
         head = stream.read(_HEAD)
         stream.seek(0)
         if not head:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zskd.core.files import readable_errors
+from zskd.core.errors import readable_errors
 
 _MOST_DIMENSIONS = 64
 """Of a tensor of torch."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import readable_errors
+from zskd.core.errors import ZskdError, one_line, readable_errors
+from zskd.core.reading import opened, parse_json
+from zskd.core.tensors import read_header
 from zskd.teacher.weights.archive import Contents
 from zskd.teacher.weights.gather import Candidates
 from zskd.teacher.weights.stored import StoredTensor
@@ -50,15 +50,8 @@ def read_safetensors(path: Path) -> Contents:
     Raises:
         ZskdError: it is damaged.
     """
-    try:
-        with readable_errors(path, "read"), safe_open(path, "pt") as file:
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            tensors = {
-                name: _stored(path, name, tuple(part.get_shape()), str(part.get_dtype()))
-                for name, part in parts.items()
-            }
-    except (SafetensorError, ValueError, OverflowError, TypeError) as error:
-        raise ZskdError(f"{path} is not a complete safetensors file ({one_line(error)})") from error
+    entries, _ = read_header(path)
+    tensors = {name: _stored(path, name, one.shape, one.dtype) for name, one in entries.items()}
     return Contents("safetensors", {"": tensors} if tensors else {})
 
 
@@ -84,11 +77,11 @@ def is_index(path: Path) -> bool:
 
 def _index(path: Path) -> Any:
     try:
-        with readable_errors(path, "read"), path.open("rb") as stream:
+        with opened(path) as stream:
             start = stream.read(64)
             if not start.lstrip().startswith(b"{"):
                 return None
-            return json.loads(start + stream.read(_LARGEST_INDEX)).get("weight_map")
+            return parse_json(start + stream.read(_LARGEST_INDEX)).get("weight_map")
     except (ValueError, AttributeError, RecursionError):
         return None
 

@@ -1,0 +1,1 @@
+"""Transfer sets for other programs, one file per format."""
