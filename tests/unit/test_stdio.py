@@ -41,10 +41,12 @@ def test_a_full_disk_is_remembered() -> None:
     assert lasting.lost.strerror == "No space left on device"
 
 
-def test_a_text_that_the_encoding_lacks_does_not_silence_the_stream() -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
-    lasting = Lasting(stream)
-    with pytest.raises(UnicodeEncodeError):
-        lasting.write("β")
-    lasting.write("b")
-    assert stream.buffer.getvalue() == b"b"  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [("ascii", rb"\u03b2 = \xb2"), ("latin1", b"\\u03b2 = \xb2"), ("utf-8", "β = ²".encode())],
+)
+def test_characters_that_the_encoding_lacks_are_escaped(encoding: str, written: bytes) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    Lasting(stream).write("β = ²")
+    Lasting(stream).write("\udcff")
+    assert stream.buffer.getvalue() == written + rb"\udcff"  # type: ignore[attr-defined]

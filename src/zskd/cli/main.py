@@ -12,14 +12,14 @@ from zskd.cli.app import app
 from zskd.cli.help import HelpFormatter
 from zskd.cli.options import print_line
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.interrupt import remembered
+from zskd.core.interrupt import Stopped, remembered
 from zskd.core.stdio import lasting_streams
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, SIGNALLED = 2, 128
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command and return its exit code: 0, 2 for a user error, 130 for Ctrl-C.
+    """Run one command and return its exit code: 0, 2 for a user error, 128 + n for signal n (Ctrl-C: 130).
 
     The command completes even when a reader of its output closes the pipe.
     """
@@ -65,9 +65,9 @@ def _run(arguments: list[str]) -> int:
         )
     except (ImportError, MemoryError) as error:
         return _fail(f"{one_line(error)}: give zskd more memory, or install it again")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _print_error(f"stopped. Finished parts are kept; to resume: zskd {shlex.join(arguments)}")
-        return INTERRUPTED
+        return SIGNALLED + (stop if isinstance(stop, Stopped) else Stopped()).number
     return 0
 
 

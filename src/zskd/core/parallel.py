@@ -10,15 +10,18 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.interrupt import postponed
 from zskd.core.stdio import keep_lasting_streams
 
 Shared = TypeVar("Shared")
@@ -27,6 +30,8 @@ OnProgress = Callable[[int], None]
 _ATTEMPTS = 3
 """Number of pools that may break in a row without a result, before an error is raised."""
 _POLL_SECONDS = 0.2
+_OF_TRACKER = "ignore:resource_tracker"
+"""As for Python's option -W: a category of warnings, by the beginning of their text."""
 
 
 def each_done(
@@ -110,7 +115,10 @@ def _pool(
     pool = ProcessPoolExecutor(workers, context, _begin, (payload, units, lifeline.end))
     finished = False
     try:
-        waiting = _submitted(pool, numbers)
+        # interrupted while it starts workers, the pool would not wait for them; one that finds this process
+        # gone before it has read its input prints a traceback
+        with postponed():
+            waiting = _submitted(pool, numbers)
         while waiting:
             done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
@@ -139,7 +147,37 @@ def new_processes() -> Any:
     context.set_forkserver_preload(
         ["zskd.synthesis.build", "zskd.distillation.students"]
     )  # imported once for all workers
+    _start_servers()
     return context
+
+
+def _start_servers() -> None:
+    """Start the processes that start the workers, and that count what these share, without a word to come.
+
+    A signal from a terminal goes to every process of the group, and this one handles it. So workers never
+    receive Ctrl-C, not even before their first line, and the tracker survives the end of the terminal. What a
+    killed command shared, the tracker removes; the warning about it would follow the prompt.
+    """
+    from multiprocessing import forkserver, resource_tracker
+
+    sys.warnoptions.append(_OF_TRACKER)
+    try:
+        with _blocked("SIGHUP"):
+            resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(_OF_TRACKER)
+    with _blocked("SIGINT"):
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _blocked(name: str) -> Iterator[None]:
+    """Keep a signal from this thread, until the end of the block, and from the processes started in it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {getattr(signal, name)})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Lifeline:

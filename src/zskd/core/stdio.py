@@ -14,6 +14,7 @@ class Lasting:
 
     After the first failure (a closed pipe, a full disk), all later text is dropped. This also holds for all
     others that write to the same file descriptor: worker processes, and the interpreter at its exit.
+    Characters that the stream's encoding lacks are written as escape codes, as Python does on standard error.
 
     Args:
         stream: the stream to write to; None, Python's value for a closed stream: all text is dropped.
@@ -27,13 +28,17 @@ class Lasting:
     def write(self, text: str) -> int:
         """Write a text, or drop it; return its length."""
         try:
-            self._stream.write(text)
-        except UnicodeError:  # a letter that the stream's encoding lacks; half of one in a file's name
-            code = getattr(self._stream, "encoding", None) or "ascii"
-            self._stream.write(text.encode(code, "backslashreplace").decode(code))
+            self._write(text)
         except (OSError, ValueError) as error:
             self._silence(error)
         return len(text)
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:  # a letter, or half of one in a file's name
+            encoding = getattr(self._stream, "encoding", None) or "ascii"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
         """Write the buffered text, or drop it."""
