@@ -4,6 +4,7 @@
 #   make test                 lint, types, tests and the ratios of costs
 #   make docs                 the tables and pictures of README.md and docs/, from the committed records
 #   make test ZSKD_TEST_LIMIT=600    seconds after which a test counts as hanging (see tests/limits.py)
+#   make cluster              work on a Ray cluster of three nodes on this machine, with kills (installs Ray)
 #   make bench                how fast it is on this machine; BENCH_ARGS="--data-dir FOLDER" for MNIST at hand
 #   make run PYTHON=python3.13
 #   make run TORCH=cpu        which PyTorch a fresh environment gets: cpu, cuda, as-is (what pip finds), or auto: cpu
@@ -22,7 +23,7 @@ APT_CHROMIUM = { $(APT) install -y --no-install-recommends chromium || { $(APT) 
   && $(APT) install -y --no-install-recommends chromium; }; } > /dev/null 2>&1
 CONSTRAIN = $(BIN)/python constraints.py > $(VENV)/constraints.txt
 
-.PHONY: run docs test lint types tests browser ratios bench clean
+.PHONY: run docs test lint types tests browser ratios bench cluster clean
 
 run: $(VENV)/.installed
 	$(BIN)/zskd run digits
@@ -57,6 +58,10 @@ ratios: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
+# Not a part of the tests: Ray is 240 MB, and starts some ten processes of its own.
+cluster: $(VENV)/.installed-ray
+	$(BIN)/python benchmarks/cluster.py
+
 $(VENV)/.installed: pyproject.toml constraints.txt constraints.py install_torch.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python install_torch.py $(TORCH) $(PIP_ARGS)
@@ -68,6 +73,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt constraints.py install_torch.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(CONSTRAIN)
 	$(INSTALL) --no-build-isolation -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-ray: $(VENV)/.installed
+	$(CONSTRAIN)
+	$(INSTALL) --no-build-isolation -e '.[ray]'
 	touch $@
 
 clean:

@@ -1,44 +1,44 @@
 """Work on a Ray cluster of three nodes on this machine, with kills: are the bytes those of local processes?
 
-`make cluster` installs Ray and runs it; it takes some minutes and about 4 GB of memory. It makes a transfer set
-by `--engine local`, and then on the cluster: undisturbed; while a node is killed; and by a command that is killed
-and started again. A second part makes the students of a run, and a third the cells of an experiment, with both engines.
-It prints counts, and ends with exit code 1 if a byte differs.
+`make cluster` installs Ray and runs it; it takes some minutes and about 4 GB of memory. It makes a transfer
+set by `--engine local`, and then on the cluster: undisturbed; while a node is killed; by a command that is
+interrupted by Ctrl-C, and by one that is killed, each started again. A second part makes the students of a
+run, and a third the cells of an experiment, with both engines. It prints counts, and ends with exit code 1 if
+a byte differs.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from zskd.core.device import processor
+from zskd.core.files import write_json
+from zskd.core.versions import source_commit, versions
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-SHARDS = 12
-SYNTHESIS = ["--count", str(20 * SHARDS - 7), "--synthesis.shard-size", "20", "--synthesis.steps", "400"]
+SHARDS = 8
+SYNTHESIS = ["--count", str(20 * SHARDS - 7), "--synthesis.shard-size", "20", "--synthesis.steps", "150"]
 SYNTHESIS += ["--synthesis.tolerance", "0", "--synthesis.noise-share", "0", "--quiet"]
 STUDENTS = ["--count", "60", "--students", "narrow:0.5,width:0.5,lenet5_half", "--controls", "noise_shapes"]
-STUDENTS += [
-    "--distill.steps",
-    "60",
-    "--teacher.epochs",
-    "2",
-    "--held-out",
-    "20",
-    "--threads",
-    "1",
-    "--quiet",
-]
+STUDENTS += ["--distill.steps", "60", "--teacher.epochs", "2", "--held-out", "20", "--quiet"]
 EXPERIMENT = """
 name: tiny
 recipe: digits
@@ -138,7 +138,7 @@ def sets(nodes: Nodes, work: Path) -> Iterator[dict[str, Any]]:
         out = work / f"set-{name}"
         return zskd("synthesize", teacher, *SYNTHESIS, "--engine", nodes.engine, "--out", out), out
 
-    def counts(what: str, out: Path, **more: int) -> dict[str, Any]:
+    def counts(what: str, out: Path, **more: float) -> dict[str, Any]:
         files, differ = different(local, out, "shard-*", "manifest.json")
         return {"what": what, **more, "files": files, "different": differ}
 
@@ -147,22 +147,26 @@ def sets(nodes: Nodes, work: Path) -> Iterator[dict[str, Any]]:
     yield counts("set", out)
 
     process, out = on_cluster("node")
-    before = wait_for_shards(out, 3, process)
+    before = wait_for_shards(out, 2, process)
     nodes.kill()
     finished(process)
     yield counts("set, a node killed", out, shards_before=before)
     nodes.nodes.append(nodes.add())
     nodes.cluster.wait_for_nodes()
 
-    process, out = on_cluster("driver")
-    before = wait_for_shards(out, 3, process)
-    process.kill()
-    process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*")}
-    process, out = on_cluster("driver")
-    finished(process)
-    same = sum((out / name).stat().st_mtime_ns == time for name, time in kept.items())
-    yield counts("set, the command killed and started again", out, shards_before=before, kept=same)
+    for what, stop in (("interrupted", signal.SIGINT), ("killed", signal.SIGKILL)):
+        process, out = on_cluster(what)
+        wait_for_shards(out, 2, process)
+        process.send_signal(stop)
+        stopped = time.monotonic()
+        process.communicate()
+        seconds = round(time.monotonic() - stopped, 1)
+        kept = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*")}
+        process, out = on_cluster(what)
+        finished(process)
+        same = sum((out / name).stat().st_mtime_ns == written for name, written in kept.items())
+        what = f"set, the command {what} and started again"
+        yield counts(what, out, shards_before=len(kept), kept=same, seconds_to_stop=seconds)
 
 
 def students(nodes: Nodes, work: Path) -> Iterator[dict[str, Any]]:
@@ -190,22 +194,55 @@ def cells(nodes: Nodes, work: Path) -> Iterator[dict[str, Any]]:
     yield {"what": "cells of an experiment", "files": len(names), "different": differ}
 
 
-def main() -> None:
-    """Run all parts and print what they count."""
-    parts: dict[str, Callable[[Nodes, Path], Iterator[dict[str, Any]]]] = {
-        "sets": sets,
-        "students": students,
-        "cells": cells,
-    }
-    chosen = sys.argv[1:] or list(parts)
+def refusals(nodes: Nodes, work: Path) -> Iterator[dict[str, Any]]:
+    """Use the engine wrongly: each must end in one line, with exit code 2."""
     wrong = 0
+    cases = {
+        "nobody answers at 127.0.0.1:1": ["--engine", "ray:127.0.0.1:1"],
+        "no node of the Ray cluster has what a task needs": [
+            *("--engine", nodes.engine, "--synthesis.batch-size", "60000"),
+        ],
+    }
+    for line, options in cases.items():
+        teacher = work / "teacher"
+        process = zskd(
+            "synthesize", teacher, "--count", 60000, *options, "--out", work / "refused", "--quiet"
+        )
+        output, _ = process.communicate()
+        wrong += process.returncode != 2 or line not in output or output.count("\n") != 1
+    yield {"what": "wrong uses, one line each", "files": len(cases), "different": wrong}
+
+
+PARTS: dict[str, Callable[[Nodes, Path], Iterator[dict[str, Any]]]] = {
+    "sets": sets,
+    "students": students,
+    "cells": cells,
+    "refusals": refusals,
+}
+
+
+def main() -> None:
+    """Run the parts and print what they count."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; absent: all")
+    parser.add_argument("--out", type=Path, help="file for a record")
+    given = parser.parse_args()
+    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="zskd-cluster-") as folder, three_nodes() as nodes:
-        for name in chosen:
-            for counts in parts[name](nodes, Path(folder)):
-                print(json.dumps(counts), flush=True)
-                wrong += counts["different"] or not counts["files"]
+        started = time.monotonic()
+        for name in given.parts or PARTS:
+            for counts in PARTS[name](nodes, Path(folder)):
+                found.append(counts | {"seconds": round(time.monotonic() - started)})
+                print(json.dumps(found[-1]), flush=True)
+                started = time.monotonic()
+    wrong = sum(one["different"] for one in found)
+    if given.out is not None:
+        facts = {"versions": versions() | {"ray": version("ray")}, "processor": processor()}
+        command = shlex.join(["python", *sys.argv])
+        origin = {"date": date.today().isoformat(), "command": command, "commit": source_commit()}
+        write_json(given.out, {**origin, **facts, "counts": found})
     print(f"{wrong} different")
-    sys.exit(bool(wrong))
+    sys.exit(wrong > 0 or not all(one["files"] for one in found))
 
 
 if __name__ == "__main__":

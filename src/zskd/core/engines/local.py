@@ -10,7 +10,9 @@ from zskd.core.parallel import OnProgress, each_done, start_workers
 
 
 class LocalEngine:
-    """Processes of this machine; one worker is this process itself. Callers see to it that memory suffices."""
+    """Processes of this machine; one worker is this process itself. Callers see to it that the memory
+    suffices.
+    """
 
     here = True
 

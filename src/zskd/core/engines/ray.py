@@ -23,6 +23,8 @@ _ATTEMPTS = 3
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 5.0
 _CANCEL_SECONDS = 10.0
+_NOT_IMPORTED = "The remote function failed to import"
+"""Beginning of Ray's message where the module of a task is not found."""
 _QUIET = {
     # a cluster that this process starts reports nothing to the makers of Ray
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -141,7 +143,7 @@ class _Tasks:
             try:
                 result, self._done[number] = ray.get(reference)
             except lost.RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, ZskdError) else error) from None
+                raise _readable(error) from None
             except (
                 lost.LocalRayletDiedError,
                 lost.NodeDiedError,
@@ -173,6 +175,22 @@ class _Tasks:
             self._ray.wait(list(self.running), num_returns=len(self.running), timeout=_CANCEL_SECONDS)
 
 
+def _readable(error: Any) -> Exception:
+    """Return what a task raised: its own line, a line about a node without zskd, or Ray's error with both
+    tracebacks.
+    """
+    cause: Exception = error.cause
+    if isinstance(cause, ZskdError):
+        return cause
+    if isinstance(cause, ImportError) or str(cause).startswith(_NOT_IMPORTED):
+        reason = str(cause).strip().splitlines()[-1]
+        return ZskdError(
+            f"a node of the Ray cluster lacks what tasks import ({reason}): install there what is installed here"
+        )
+    unreadable: Exception = error
+    return unreadable
+
+
 def _packed(work: Callable[..., Any], shared: Any) -> Parcel:
     from ray import cloudpickle
 
@@ -192,7 +210,8 @@ def _check_need(ray: ModuleType, need: Need) -> None:
         gpus = f", {need.gpus} GPU" if need.gpus else ""
         raise ZskdError(
             f"no node of the Ray cluster has what a task needs, {need.threads} CPU{gpus} and "
-            f"{readable_bytes(need.memory)} of memory: add a larger node, or lower --threads or the batch size"
+            f"{readable_bytes(need.memory)} of memory: add a larger node, or lower --threads or the batch "
+            "size"
         )
 
 
@@ -209,7 +228,7 @@ def _connected(address: str) -> ModuleType:
             os.environ.setdefault(name, value)
         try:
             with _own_signals():
-                ray.init(address or None, log_to_driver=False, logging_level="ERROR", include_dashboard=None)
+                ray.init(address or None, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             where = f"at {address}" if address else "on this machine"
             raise ZskdError(f"--engine ray: there is no cluster {where}: {one_line(error)}") from error
