@@ -114,7 +114,7 @@ class Recipe(Config):
     workers: Annotated[int, Parameter(group=MACHINE)] = 0
     """Number of parallel processes; 0 for one per core. They make shards and students; 1 starts no other
     process. The results are the same for any number."""
-    engine: Annotated[EngineName, Parameter(group=MACHINE)] = "local"
+    engine: Annotated[EngineName, Parameter(group=RUN_DETAILS)] = "local"
     """Where shards and students are made: local, ray, ray:HOST:PORT. The last two are a Ray cluster, and
     `workers` are its tasks. The results are the same everywhere."""
     device: Annotated[str, Parameter(group=MACHINE)] = "auto"

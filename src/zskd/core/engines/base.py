@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from zskd.core.parallel import OnProgress
-
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
+OnProgress = Callable[[int], None]
 PROCESS_BYTES = 300_000_000
 """Bytes of a worker process before it makes anything."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from zskd.core.device import usable_cores
-from zskd.core.engines.base import Need, Result, Shared
-from zskd.core.parallel import OnProgress, each_done, start_workers
+from zskd.core.engines.base import Need, OnProgress, Result, Shared
+from zskd.core.parallel import each_done, start_workers
 
 
 class LocalEngine:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zskd.core.engines.base import OnProgress
 from zskd.core.errors import ZskdError
-from zskd.core.parallel import OnProgress
 from zskd.core.versions import versions
 
 _REPORT_SECONDS = 0.5

@@ -12,10 +12,9 @@ from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
-from zskd.core.engines.base import Need, Result, Shared
+from zskd.core.engines.base import Need, OnProgress, Result, Shared
 from zskd.core.engines.node import Parcel, Units, run, started
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.parallel import OnProgress
 from zskd.core.progress import readable_bytes
 
 _ATTEMPTS = 3
@@ -185,7 +184,8 @@ def _readable(error: Any) -> Exception:
     if isinstance(cause, ImportError) or str(cause).startswith(_NOT_IMPORTED):
         reason = str(cause).strip().splitlines()[-1]
         return ZskdError(
-            f"a node of the Ray cluster lacks what tasks import ({reason}): install there what is installed here"
+            f"a node of the Ray cluster lacks what tasks import ({reason}): install there what is "
+            "installed here"
         )
     unreadable: Exception = error
     return unreadable
