@@ -26,7 +26,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.cluster_utils import Cluster
+
+from zskd.config.engines import open_engine
 from zskd.core.device import processor
+from zskd.core.engines.base import Need
+from zskd.core.engines.node import started
+from zskd.core.errors import ZskdError
 from zskd.core.files import write_json
 from zskd.core.versions import source_commit, versions
 
@@ -59,8 +66,6 @@ class Nodes:
     """A cluster of a head without CPUs and three nodes of one CPU, each with processes of its own."""
 
     def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
         small = {"object_store_memory": 80_000_000, "memory": 2_000_000_000, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
         self.small = small
@@ -195,22 +200,21 @@ def cells(nodes: Nodes, work: Path) -> Iterator[dict[str, Any]]:
 
 
 def refusals(nodes: Nodes, work: Path) -> Iterator[dict[str, Any]]:
-    """Use the engine wrongly: each must end in one line, with exit code 2."""
+    """Ask for more than any node has, and for a cluster where nobody answers: each must end in one line."""
+    cases = (
+        (nodes.engine, Need(threads=64), "no node of the Ray cluster has what a task needs, 64 CPU"),
+        ("ray:127.0.0.1:1", Need(), "nobody answers at 127.0.0.1:1"),
+    )
     wrong = 0
-    cases = {
-        "nobody answers at 127.0.0.1:1": ["--engine", "ray:127.0.0.1:1"],
-        "no node of the Ray cluster has what a task needs": [
-            *("--engine", nodes.engine, "--synthesis.batch-size", "60000"),
-        ],
-    }
-    for line, options in cases.items():
-        teacher = work / "teacher"
-        process = zskd(
-            "synthesize", teacher, "--count", 60000, *options, "--out", work / "refused", "--quiet"
-        )
-        output, _ = process.communicate()
-        wrong += process.returncode != 2 or line not in output or output.count("\n") != 1
-    yield {"what": "wrong uses, one line each", "files": len(cases), "different": wrong}
+    for name, need, line in cases:
+        ray.shutdown()
+        try:
+            list(open_engine(name).each_done(started, None, [0], workers=1, need=need, on_progress=print))
+            wrong += 1
+        except ZskdError as error:
+            wrong += line not in str(error) or "\n" in str(error)
+    ray.shutdown()
+    yield {"what": "wrong uses that end in one line", "files": len(cases), "different": wrong}
 
 
 PARTS: dict[str, Callable[[Nodes, Path], Iterator[dict[str, Any]]]] = {
