@@ -7,6 +7,7 @@
 #                             documentation site in build/site; a warning is an error
 #   make dist                 the sdist and the wheel in dist/, checked by twine
 #   make test ZSKD_TEST_LIMIT=600    seconds after which a test counts as hanging (see tests/limits.py)
+#   make cluster              work on a Ray cluster of three nodes on this machine, with kills (installs Ray)
 #   make bench                how fast it is on this machine; BENCH_ARGS="--data-dir FOLDER" for MNIST at hand
 #   make run PYTHON=python3.13
 #   make run TORCH=cpu        which PyTorch a fresh environment gets: cpu, cuda, as-is (what pip finds), or auto: cpu
@@ -25,7 +26,7 @@ APT_CHROMIUM = { $(APT) install -y --no-install-recommends chromium || { $(APT) 
   && $(APT) install -y --no-install-recommends chromium; }; } > /dev/null 2>&1
 CONSTRAIN = $(BIN)/python constraints.py > $(VENV)/constraints.txt
 
-.PHONY: run docs dist test fuzz lint types tests browser ratios bench clean
+.PHONY: run docs dist test fuzz lint types tests browser ratios bench cluster clean
 
 run: $(VENV)/.installed
 	$(BIN)/zskd run digits
@@ -70,6 +71,10 @@ ratios: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
+# Not a part of the tests: Ray is 240 MB, and starts some ten processes of its own.
+cluster: $(VENV)/.installed-ray
+	$(BIN)/python benchmarks/cluster.py
+
 $(VENV)/.installed: pyproject.toml constraints.txt constraints.py install_torch.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python install_torch.py $(TORCH) $(PIP_ARGS)
@@ -78,7 +83,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt constraints.py install_torch.
 	$(INSTALL) --no-build-isolation -e .
 	touch $@
 
-# For each task its extra of pyproject.toml: dev, docs, release.
+# For each task its extra of pyproject.toml: dev, docs, ray, release.
 $(VENV)/.installed-%: $(VENV)/.installed
 	$(CONSTRAIN)
 	$(INSTALL) --no-build-isolation -e '.[$*]'

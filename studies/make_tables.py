@@ -21,6 +21,7 @@ from tables.better import BETTER_TABLES
 from tables.carry import CARRY_TABLES, draw_carry
 from tables.choices import CHOICES_TABLES
 from tables.colour import COLOUR_TABLES
+from tables.engines import ENGINES_TABLES
 from tables.estimate import ESTIMATE_TABLES, draw
 from tables.exports import EXPORTS_TABLES
 from tables.failures import FAILURES_TABLES, draw_failures
@@ -55,6 +56,7 @@ PAGES = tuple(
         "docs/methods/zskd.md",
         "docs/speed.md",
         "docs/estimate.md",
+        "docs/engines.md",
         "docs/export.md",
         "docs/api.md",
         "docs/failures.md",
@@ -79,6 +81,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **RULE_TABLES,
     **COLOUR_TABLES,
     **SEARCH_TABLES,
+    **ENGINES_TABLES,
     **ESTIMATE_TABLES,
     **EXPORTS_TABLES,
     **NAMES_TABLES,

@@ -114,7 +114,7 @@ def distill(
     )
     progress = detail.progress()
     classifier = ready_teacher(teacher, model, settings.alone())
-    full = settings.of(classifier, progress)
+    full = replace(settings.of(classifier, progress), engine="local")  # one student is trained here
     loaded = None if transfer_set is None else TransferSet(transfer_set)
     how = execution(full)
     with new_folder(out), use_threads(how.threads_of_each(1)):

@@ -13,6 +13,7 @@ from zskd.cli.help import examples
 from zskd.cli.options import Detail, ExperimentName, Flag, Trust
 from zskd.cli.telling import Json, Teller
 from zskd.config.data import Twin
+from zskd.config.names import EngineName
 from zskd.core.errors import ZskdError
 from zskd.core.progress import readable_seconds
 
@@ -47,6 +48,7 @@ def reproduce(
     results: Path = Path("results"),
     data_dir: Path | None = None,
     workers: int = 0,
+    engine: EngineName = "local",
     tensorboard: Path | None = None,
     trust: Trust = Trust(),  # noqa: B008
     detail: Detail = Detail(),  # noqa: B008
@@ -68,11 +70,13 @@ def reproduce(
         results: Folder of records and ledger.
         data_dir: Folder with the data; absent: a cache filled by download.
         workers: Number of parallel processes; 0 for one per core.
+        engine: Where they run: local, ray, ray:HOST:PORT; the last two are a Ray cluster.
         tensorboard: Folder for TensorBoard event files.
         trust: Code that the experiment and its recipe may run.
         detail: What is printed.
         json: Print the outcome, the plan or the progress as JSON.
     """
+    from zskd.config.engines import open_engine
     from zskd.experiment.definition import load_experiment, on_twin
     from zskd.experiment.plan import plan_cells
 
@@ -91,9 +95,9 @@ def reproduce(
         which = [recipe, "--twin", twin] if twin else [recipe]
         return shlex.join(["zskd", "reproduce", *which, "--only", cell.name, "--again"])
 
-    tell = Teller(json)
+    tell, where = Teller(json), open_engine(engine)
     if dry_run or status:
-        _print_status(tell, experiment, cells, folder, results, workers, plan=dry_run)
+        _print_status(tell, experiment, cells, folder, results, workers or where.cores(), plan=dry_run)
         return
     from zskd.experiment.conduct import conduct
 
@@ -108,6 +112,7 @@ def reproduce(
         own,
         records,
         workers=workers,
+        engine=where,
         command=command,
         progress=detail.progress(),
     )
@@ -174,7 +179,6 @@ def _print_status(
     plan: bool,
 ) -> None:
     """Print the plan, or the progress."""
-    from zskd.core.device import usable_cores
     from zskd.experiment.conduct import seconds_left
     from zskd.experiment.cost import estimate, read_known
     from zskd.experiment.layout import State, lay_out, states
@@ -199,9 +203,8 @@ def _print_status(
         if state in (State.RUNNING, State.FAILED):
             log = f": {place.log}" if state is State.FAILED else ""
             tell.line(f"  {place.cell.name} {state.value}{log}")
-    processes = workers or usable_cores()
-    seconds = seconds_left(left, costs, processes)
-    about = f"about {readable_seconds(seconds)} with {processes} workers"
+    seconds = seconds_left(left, costs, workers)
+    about = f"about {readable_seconds(seconds)} with {workers} workers"
     tell.line(f"{'cost' if plan else 'time left'}: {about}")
     tell.document(
         {
@@ -210,6 +213,6 @@ def _print_status(
                 place.cell.name: state.value for place, state in zip(places, found_states, strict=True)
             },
             "seconds_left": round(seconds, 1),
-            "workers": processes,
+            "workers": workers,
         }
     )

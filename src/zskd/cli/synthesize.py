@@ -14,8 +14,8 @@ from zskd.cli.options import Detail, Machine, Settings, Trust, ready_teacher
 from zskd.cli.telling import Json, Teller
 from zskd.config.checks import MethodSettings
 from zskd.config.data import DataConfig
-from zskd.config.groups import OUTPUT, RUN, RUN_DETAILS, TEACHER
-from zskd.config.names import MethodName, PresetName
+from zskd.config.groups import MACHINE, OUTPUT, RUN, RUN_DETAILS, TEACHER
+from zskd.config.names import EngineName, MethodName, PresetName
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 
@@ -46,6 +46,7 @@ def synthesize(
     model: Annotated[str | None, Parameter(group=TEACHER)] = None,
     machine: Machine = Machine(),  # noqa: B008
     trust: Trust = Trust(),  # noqa: B008
+    engine: Annotated[EngineName, Parameter(group=MACHINE)] = "local",
     detail: Detail = Detail(),  # noqa: B008
     json: Annotated[Json, Parameter(group=OUTPUT)] = False,
 ) -> None:
@@ -67,9 +68,11 @@ def synthesize(
         model: Factory to run, for a network in your own code.
         machine: This machine.
         trust: Code that the recipe file may run.
+        engine: Where shards are made: local, ray, ray:HOST:PORT; the last two are a Ray cluster.
         detail: What is printed.
         json: Print the result as JSON.
     """
+    from zskd.config.engines import open_engine
     from zskd.core.files import folder_lock
     from zskd.evaluation.sanity import log_findings
     from zskd.run.arms import main_set
@@ -89,6 +92,7 @@ def synthesize(
         targets=targets,
         synthesis=synthesis,
         data=data,
+        engine=engine,
     )
     progress = detail.progress()
     classifier = ready_teacher(teacher, model, settings.alone())
@@ -96,7 +100,14 @@ def synthesize(
     spec = main_set(full, None)
     with folder_lock(out):
         log_findings(classifier, progress)
-        made = build_transfer_set(classifier, spec, out, workers=full.workers, progress=progress)
+        made = build_transfer_set(
+            classifier,
+            spec,
+            out,
+            workers=full.workers,
+            engine=open_engine(full.engine),
+            progress=progress,
+        )
     found = outcome_of(made)
     tell = Teller(json)
     tell.line(f"{len(made):,} images in {out}: {found.words}")

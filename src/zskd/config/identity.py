@@ -163,7 +163,7 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     values["targets"]["spread"] = spread
     values["controls"], values["held_out"] = list(recipe.control_arms), recipe.held_out_count
     # these do not change results, or hashes of their files identify them; they are newer than existing runs
-    for path in ("tensorboard", "images", "few"):
+    for path in ("tensorboard", "images", "few", "engine"):
         del values[path]
     values["workers"] = values["distill"]["images"] = None
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None

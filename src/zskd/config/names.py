@@ -8,6 +8,7 @@ from zskd.config.presets import preset_names
 from zskd.config.registry import (
     ARCHITECTURES,
     CONTROLS,
+    ENGINES,
     FEATURE_LOSSES,
     GENERATOR_METHODS,
     LOSSES,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     ControlName: TypeAlias = str
+    EngineName: TypeAlias = str
     FeatureLossName: TypeAlias = str
     GeneratorMethodName: TypeAlias = str
     LossName: TypeAlias = str
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     StudentName: TypeAlias = str
 else:
     ControlName = Literal[tuple(CONTROLS)]
+    EngineName = Literal[tuple(ENGINES)] | str
     FeatureLossName = Literal[tuple(FEATURE_LOSSES)] | str
     GeneratorMethodName = Literal[tuple(GENERATOR_METHODS)] | str
     LossName = Literal[tuple(LOSSES)] | str

@@ -13,8 +13,8 @@ from zskd.config.checks import LAST_SEED, Config, MethodSettings, check_range
 from zskd.config.data import DataConfig
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, RUN_DETAILS
-from zskd.config.names import ControlName, MethodName, PresetName, StudentName
-from zskd.config.registry import CONTROLS, HALF, METHODS, STUDENTS
+from zskd.config.names import ControlName, EngineName, MethodName, PresetName, StudentName
+from zskd.config.registry import CONTROLS, ENGINES, HALF, METHODS, STUDENTS
 from zskd.config.sizes import read_number
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
@@ -114,6 +114,9 @@ class Recipe(Config):
     workers: Annotated[int, Parameter(group=MACHINE)] = 0
     """Number of parallel processes; 0 for one per core. They make shards and students; 1 starts no other
     process. The results are the same for any number."""
+    engine: Annotated[EngineName, Parameter(group=RUN_DETAILS)] = "local"
+    """Where shards and students are made: local, ray, ray:HOST:PORT. The last two are a Ray cluster, and
+    `workers` are its tasks. The results are the same everywhere."""
     device: Annotated[str, Parameter(group=MACHINE)] = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1."""
     rewrite: Annotated[bool, Parameter(group=RUN_DETAILS)] = True
@@ -137,6 +140,7 @@ class Recipe(Config):
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ZskdError(f"--name is {self.name!r}: it must be a plain folder name")
         METHODS.check(self.method, "--method")
+        ENGINES.check(self.engine, "--engine")
         self._check_students()
         controls = self.controls or ()
         for control in controls:

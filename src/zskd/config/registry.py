@@ -266,6 +266,23 @@ GENERATOR_METHODS = Registry(
 )
 """Objectives of a generator: subclasses of `distillation.adversarial.base.GeneratorMethod`."""
 
+ENGINES = Registry(
+    "engine",
+    {
+        "local": Entry("zskd.core.engines.local:LocalEngine", "processes of this machine"),
+        "ray": Entry(
+            "zskd.core.engines.ray:RayEngine",
+            "a Ray cluster: that of RAY_ADDRESS or of this machine, else one is started",
+        ),
+        "ray:{address}": Prefix(
+            "zskd.core.engines.ray:RayEngine",
+            "the Ray cluster whose head is at HOST:PORT",
+            example="ray:10.0.0.1:6379",
+        ),
+    },
+)
+"""Where shards, students and cells are made: classes of `core.engines`."""
+
 CONTROLS = Registry(
     "control",
     {
@@ -288,5 +305,6 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "--student": STUDENTS,
     "--distill.generator.method": GENERATOR_METHODS,
     "--controls": CONTROLS,
+    "--engine": ENGINES,
 }
 """Command-line option -> its registry."""

@@ -7,6 +7,7 @@ import copy
 import torch
 
 from zskd.config.distillation import DistillConfig
+from zskd.core.engines.base import PROCESS_BYTES, Need
 from zskd.core.errors import ZskdError
 from zskd.core.memory import available_memory, bytes_per_image, is_large
 from zskd.core.progress import readable_bytes
@@ -63,6 +64,20 @@ def check_memory(student: Classifier, config: DistillConfig, features: PairedFea
             f"a step with {config.batch_size} images needs about {readable_bytes(need)}, and "
             f"{readable_bytes(free)} of memory are free: give --distill.batch-size {fits}"
         )
+
+
+def student_need(student: Classifier, config: DistillConfig, threads: int, image_bytes: int = 0) -> Need:
+    """Return what the training of a student needs of a machine.
+
+    Args:
+        student: untrained.
+        config: batch size, and where the images are read from.
+        threads: that it is trained with.
+        image_bytes: of its transfer set.
+    """
+    images = image_bytes if config.images == "memory" else 0
+    memory = PROCESS_BYTES + training_bytes(student, config) + images
+    return Need(threads=threads, memory=memory, gpus=int(student.device.type == "cuda"))
 
 
 def fit_students(student: Classifier, config: DistillConfig, workers: int) -> int:

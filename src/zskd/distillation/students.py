@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +12,8 @@ from textwrap import shorten
 import torch
 
 from zskd.core.device import use_threads
+from zskd.core.engines.base import Need
 from zskd.core.memory import is_large
-from zskd.core.parallel import each_done
 from zskd.core.progress import Progress, Within, WorkerProgress
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Enough, Pace, Stopwatch
@@ -21,7 +21,7 @@ from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.build import build_student
 from zskd.distillation.distill import choose_reading
 from zskd.distillation.execution import Execution
-from zskd.distillation.room import fit_students
+from zskd.distillation.room import fit_students, student_need
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import CARD
 from zskd.models.classifier import Classifier
@@ -50,7 +50,7 @@ def make_students(
         specs: of the students, by the names of the arms.
         sets: transfer sets of the teacher by the same names; None where a generator makes all images.
         folder: of all students; finished ones in it are not trained again.
-        execution: threads and workers; None: all students share the cores.
+        execution: engine, threads and workers; None: all students share the cores of this machine.
         pictures: of the user's, as for `distill`.
         progress: reports every step.
 
@@ -61,17 +61,21 @@ def make_students(
     names = list(specs)
     missing = [number for number, name in enumerate(names) if not (folder / name / CARD).is_file()]
     workers = execution.side_by_side(teacher, len(missing))
-    if workers > 1 and is_large(teacher.spec.shape):
+    here = execution.engine.here
+    if here and workers > 1 and is_large(teacher.spec.shape):
         different = {specs[names[number]].student: specs[names[number]] for number in missing}
         workers = min(
             fit_students(_untrained(spec, teacher), spec.distill, workers) for spec in different.values()
         )
-    if workers > 1:
+    if missing and (workers > 1 or not here):
         work = _work(teacher, specs, sets, pictures, folder, execution, workers, progress)
         steps = sum(specs[names[number]].steps(_size(sets[names[number]])) for number in missing)
         title = f"students {', '.join(names[number] for number in missing)}"
         with progress.task(shorten(title, _LONGEST, placeholder=" …"), steps, "steps") as task:
-            for _ in each_done(_make_one, work, missing, workers=workers, on_progress=task.advance):
+            need = _need(work, missing)
+            for _ in execution.engine.each_done(
+                _make_one, work, missing, workers=workers, need=need, on_progress=task.advance
+            ):
                 pass
     helper = execution.has_room_for_helper(len(names))
     with use_threads(execution.threads_of_each(len(names))):
@@ -131,7 +135,15 @@ def time_students(
     execution = replace(execution, tensorboard=None)
     work = _work(teacher, endless, sets, pictures, folder, execution, workers, Progress())
     numbers = range(len(specs))
-    timed = dict(each_done(_time_one, (work, seconds), numbers, workers=workers, on_progress=lambda _: None))
+    done = execution.engine.each_done(
+        _time_one,
+        (work, seconds),
+        numbers,
+        workers=workers,
+        need=_need(work, numbers),
+        on_progress=lambda _: None,
+    )
+    timed = dict(done)
     busy = training_seconds([Pace(timed[number][1], 0.0) for number in numbers], 0, workers)
     overhead = max(0.0, time.perf_counter() - started - busy)
     return [timed[number][0] for number in numbers], overhead
@@ -186,12 +198,28 @@ def _work(
     found = [(spec, one) for spec, one in zip(chosen, map(sets.get, specs), strict=True) if one is not None]
     if found:  # the sets have the same size
         spec, one = found[0]
-        reading = choose_reading(one, spec.distill, progress, readers=workers).images
+        readers = workers if execution.engine.here else 1  # of a machine
+        reading = choose_reading(one, spec.distill, progress, readers=readers).images
         chosen = [replace(spec, distill=replace(spec.distill, images=reading)) for spec in chosen]
     folders = [None if one is None else one.folder for one in map(sets.get, specs)]
     helper = execution.has_room_for_helper(len(specs), workers)
+    # of this machine, whatever machine trains them
+    execution = replace(execution, threads=execution.threads_of_each(len(specs)))
     shown = {kind: one.folder for kind, one in (pictures or {}).items()}
     return _Work(teacher, list(specs), chosen, folders, shown, folder, execution, helper)
+
+
+def _need(work: _Work, numbers: Iterable[int]) -> Need:
+    """Return what each of some trainings needs at most; it is measured where the engine asks for it."""
+    if work.execution.engine.here:
+        return Need()
+    needs = []
+    for number in numbers:
+        spec, folder = work.specs[number], work.sets[number]
+        images = 0 if folder is None else TransferSet(folder).image_bytes
+        student = _untrained(spec, work.teacher)
+        needs.append(student_need(student, spec.distill, work.execution.threads, images))
+    return max(needs, key=lambda need: need.memory)
 
 
 def _size(transfer_set: TransferSet | None) -> int | None:

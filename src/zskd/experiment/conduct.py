@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zskd.core.device import usable_cores, use_threads
+from zskd.core.device import use_threads
+from zskd.core.engines.base import Engine, Need
+from zskd.core.engines.local import LocalEngine
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import folder_lock, make_folder, remove_file, write_json, write_text
-from zskd.core.parallel import each_done
 from zskd.core.progress import Progress, WorkerProgress, readable_seconds
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
@@ -52,6 +53,7 @@ def conduct(
     results: Path,
     *,
     workers: int = 0,
+    engine: Engine | None = None,
     command: Callable[[Cell], str],
     progress: Progress | None = None,
 ) -> Outcome:
@@ -62,7 +64,8 @@ def conduct(
         cells: to be run, at least one.
         out: folder of teachers, sets and students; complete ones are kept and used.
         results: folder of records and ledger.
-        workers: number of processes; 0 for one per core. A GPU gets one.
+        workers: number of processes; 0 for one per core. A GPU of this machine gets one.
+        engine: where they are; None: this machine.
         command: returns the command line that runs a cell again, for its record.
         progress: receives log lines and steps.
 
@@ -72,7 +75,7 @@ def conduct(
     Raises:
         ZskdError: the folder is in use, there are records of other settings, or there is no test set.
     """
-    progress, workers = progress or Progress(), workers or usable_cores()
+    progress, engine = progress or Progress(), engine or LocalEngine()
     layout, sources = lay_out(experiment, cells, out, results)
     todo = _todo(layout, out)
     progress.log(f"experiment {experiment.name}: {len(layout)} cells, {len(layout) - len(todo)} done before")
@@ -80,7 +83,7 @@ def conduct(
         make_folder(results)  # first: results that cannot be written would be lost
         with folder_lock(out):
             todo = _todo(layout, out)  # the process that had the lock may have run some
-            _Conductor(experiment, todo, sources, out, results, workers, command, progress).run()
+            _Conductor(experiment, todo, sources, out, results, workers, engine, command, progress).run()
     return Outcome(layout, states(layout, out))
 
 
@@ -100,6 +103,7 @@ class _Conductor:
         out: Path,
         results: Path,
         workers: int,
+        engine: Engine,
         command: Callable[[Cell], str],
         progress: Progress,
     ) -> None:
@@ -107,8 +111,10 @@ class _Conductor:
         self._experiment, self._todo, self._results = experiment, todo, results
         self._data: Dataset = sources.data
         self._command, self._progress = command, progress
-        on_cpu = sources.model.device.type == "cpu"  # a GPU is kept busy by one process
-        self._workers = workers if on_cpu else 1
+        on_cpu = sources.model.device.type == "cpu"
+        # a GPU of this machine is kept busy by one process
+        self._workers = (workers or engine.cores()) if on_cpu or not engine.here else 1
+        self._engine, self._gpus = engine, int(sources.model.device.type == "cuda")
         for paths in todo:
             remove_file(paths.log)
             remove_file(paths.started)
@@ -133,11 +139,12 @@ class _Conductor:
         if not missing:
             return
         with self._progress.task(f"{len(missing)} teachers", steps, "steps") as task:
-            done = each_done(
+            done = self._engine.each_done(
                 _make_teacher,
                 missing,
                 range(len(missing)),
                 workers=min(self._workers, len(missing)),
+                need=self._need(missing),
                 on_progress=task.advance,
             )
             for number, log in done:
@@ -187,7 +194,12 @@ class _Conductor:
                 )
             else:
                 build_transfer_set(
-                    teacher, images.spec, folder, workers=self._workers, progress=self._progress
+                    teacher,
+                    images.spec,
+                    folder,
+                    workers=self._workers,
+                    engine=self._engine,
+                    progress=self._progress,
                 )
 
     def _make_students(self, cells: list[CellPaths]) -> None:
@@ -196,14 +208,22 @@ class _Conductor:
             return
         steps = sum(paths.cell.student_steps(paths.count) for paths in cells)
         with self._progress.task(f"{len(jobs)} cells", steps, "steps") as task:
-            workers = min(self._workers, len(jobs))
-            for number, (record, log) in each_done(
-                _do_job, jobs, range(len(jobs)), workers=workers, on_progress=task.advance
-            ):
+            done = self._engine.each_done(
+                _do_job,
+                jobs,
+                range(len(jobs)),
+                workers=min(self._workers, len(jobs)),
+                need=self._need(cells),
+                on_progress=task.advance,
+            )
+            for number, (record, log) in done:
                 if record is None:
                     self._fail([cells[number]], log)
                 else:
                     self._report(cells[number], record)
+
+    def _need(self, cells: list[CellPaths]) -> Need:
+        return Need(threads=max(paths.cell.recipe.threads or 1 for paths in cells), gpus=self._gpus)
 
     def _job(self, paths: CellPaths) -> Job:
         share = 0.0

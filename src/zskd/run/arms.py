@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 
 from zskd.config.distillation import DistillConfig
+from zskd.config.engines import open_engine
 from zskd.config.entries import Registry
 from zskd.config.recipe import Recipe
 from zskd.config.registry import CONTROLS
@@ -91,8 +92,13 @@ def folder_name(text: str, taken: Container[str]) -> str:
 
 
 def execution(recipe: Recipe) -> Execution:
-    """Return threads, workers and logging for training the recipe's students."""
-    return Execution(threads=recipe.threads, workers=recipe.workers, tensorboard=recipe.tensorboard)
+    """Return engine, threads, workers and logging for training the recipe's students."""
+    return Execution(
+        threads=recipe.threads,
+        workers=recipe.workers,
+        tensorboard=recipe.tensorboard,
+        engine=open_engine(recipe.engine),
+    )
 
 
 def plan_arms(recipe: Recipe, data: Dataset | None) -> list[Arm]:

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from zskd.config.engines import open_engine
 from zskd.config.recipe import Recipe
 from zskd.core.artefact import (
     Artefact,
@@ -33,7 +34,6 @@ from zskd.core.artefact import (
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError
 from zskd.core.files import remove_file
-from zskd.core.parallel import start_workers
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.timing import Pace
 from zskd.core.versions import versions
@@ -143,7 +143,8 @@ class Budget:
 
     def _time_sets(self, specs: Mapping[Path, SetSpec]) -> int:
         teacher, classes, time_left = self._teacher, self._teacher.classes, FOR_SETS * self._seconds
-        workers = shard_workers(teacher, self._recipe.workers)
+        engine = open_engine(self._recipe.engine)
+        workers = shard_workers(teacher, self._recipe.workers, engine)
         for folder in specs:
             if not (folder / MANIFEST).is_file():  # shards of an interrupted measurement
                 shutil.rmtree(folder, ignore_errors=True)
@@ -155,7 +156,7 @@ class Budget:
         # an upper bound: the first images are slower than all others
         rough = sum(seconds_per_image(teacher, one.spec) for one in fitted.values())
         small = rough * len(some.indices(0, classes)) > time_left
-        start_workers(workers)
+        engine.start(workers)
         pieces, seconds = {}, {}
         for folder, settled in fitted.items():
             piece = settled.sized(fewest).spec if small else settled.spec
@@ -167,6 +168,7 @@ class Budget:
                 folder,
                 numbers,
                 workers=min(workers, len(numbers)),
+                engine=engine,
                 on_progress=lambda _: None,
             )
             pieces[folder] = _Piece(piece, dict(made))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from zskd.config.engines import open_engine
 from zskd.config.recipe import Recipe
 from zskd.config.registry import CONTROLS
 from zskd.core.device import processor
@@ -66,7 +67,12 @@ def held_out_sets(
             specs[name] = replace(impressions, method=control.method, synthesis=start)
     return {
         name: build_transfer_set(
-            teacher, spec, folder / "held_out" / name, workers=recipe.workers, progress=progress
+            teacher,
+            spec,
+            folder / "held_out" / name,
+            workers=recipe.workers,
+            engine=open_engine(recipe.engine),
+            progress=progress,
         )
         for name, spec in specs.items()
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from zskd.config.engines import open_engine
 from zskd.config.identity import identity
 from zskd.config.recipe import Recipe
 from zskd.core.artefact import write_artefact
@@ -197,6 +198,7 @@ class _Run:
                     arm.spec,
                     self._folder / "sets" / arm.name,
                     workers=self.recipe.workers,
+                    engine=open_engine(self.recipe.engine),
                     progress=of_stage,
                 )
             if self._tracker.listens:

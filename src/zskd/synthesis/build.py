@@ -19,8 +19,9 @@ import torch
 
 from zskd.core.code import code_sha256, is_code
 from zskd.core.device import use_threads, warn_if_slow
+from zskd.core.engines.base import Engine, Need
+from zskd.core.engines.local import LocalEngine
 from zskd.core.errors import ZskdError
-from zskd.core.parallel import each_done
 from zskd.core.passes import counting, teacher_passes
 from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
@@ -28,7 +29,7 @@ from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.mirrors import Settled, settle_mirrors
 from zskd.synthesis.outcome import outcome_of
-from zskd.synthesis.room import fit_spec, fit_workers, resolve, storage_of, workers_bytes
+from zskd.synthesis.room import fit_spec, fit_workers, resolve, shard_need, storage_of, workers_bytes
 from zskd.synthesis.shard import entry_of, label, make_shard, missed_target, plan_shard
 from zskd.synthesis.spec import SetSpec, spec_values
 from zskd.transfer_set.dataset import TransferSet
@@ -43,6 +44,7 @@ def build_transfer_set(
     folder: Path,
     *,
     workers: int = 1,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> TransferSet:
     """Make the shards that are missing in `folder` and return the whole set.
@@ -54,13 +56,14 @@ def build_transfer_set(
         workers: processes that make shards in parallel, each with one thread; 0: one per core, or this
             process alone where the work is short; 1: this process alone. There are fewer where the memory is
             too small. A script that sets more needs `if __name__ == "__main__":`.
+        engine: where these processes are; None: this machine.
         progress: reports every image.
 
     Raises:
         ZskdError: the teacher does not allow the method, the folder holds a set of another spec, disk or
             memory are too small, a loss is not finite, or the teacher cannot be sent to another process.
     """
-    progress = progress or Progress()
+    progress, engine = progress or Progress(), engine or LocalEngine()
     with frozen(teacher):
         spec.own_method.check_teacher(teacher)
     settled = settle_spec(teacher, spec, folder, progress)
@@ -72,11 +75,13 @@ def build_transfer_set(
         images = sum(len(made.indices(k, teacher.classes)) for k in missing)
         _check_disk(teacher, made, images, folder)
         seconds = images * seconds_per_image(teacher, made)
-        workers = fit_workers(teacher, made, workers, shards=len(missing), seconds=seconds)
+        workers = fit_workers(teacher, made, workers, shards=len(missing), seconds=seconds, engine=engine)
         _announce(teacher, spec, made, images, seconds / workers, folder, workers, progress)
         ready = sum(len(made.indices(k, teacher.classes)) for k in writer.done)
         with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
-            shards = make_shards(teacher, made, folder, missing, workers=workers, on_progress=task.advance)
+            shards = make_shards(
+                teacher, made, folder, missing, workers=workers, engine=engine, on_progress=task.advance
+            )
             for number, entry in shards:
                 writer.add(number, entry)
     writer.finish(dropped=spec.count - sum(entry.count for entry in writer.done.values()))
@@ -144,6 +149,7 @@ def make_shards(
     numbers: Sequence[int],
     *,
     workers: int,
+    engine: Engine,
     on_progress: Callable[[int], None],
 ) -> Iterator[tuple[int, ShardEntry]]:
     """Write some shards of a set and yield number and manifest entry of each; the manifest is not written.
@@ -154,13 +160,15 @@ def make_shards(
         folder: of the set.
         numbers: of the shards.
         workers: processes.
+        engine: where they are.
         on_progress: called with numbers of finished images.
 
     Raises:
         ZskdError: a loss is not finite, none of a shard's images is left, or the teacher cannot be sent to
             another process.
     """
-    return each_done(_write_one, (teacher, spec, folder), numbers, workers=workers, on_progress=on_progress)
+    shared, need = (teacher, spec, folder), Need() if engine.here else shard_need(teacher, spec)
+    return engine.each_done(_write_one, shared, numbers, workers=workers, need=need, on_progress=on_progress)
 
 
 def _write_one(

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from zskd.config.synthesis import SynthesisConfig
-from zskd.core.device import usable_cores, use_threads
+from zskd.core.device import use_threads
+from zskd.core.engines.base import PROCESS_BYTES, Engine, Need
+from zskd.core.engines.local import LocalEngine
 from zskd.core.errors import ZskdError
 from zskd.core.memory import at_once, available_memory, bytes_per_image, is_large
 from zskd.core.progress import readable_bytes
@@ -29,8 +31,6 @@ START_SECONDS = 3.0
 """About what the first worker processes take to start: they import torch."""
 _SHARE = 0.5
 """Largest share of the free memory that is used: libraries allocate some of their own."""
-_PROCESS = 300_000_000
-"""Bytes of a worker process before it makes anything."""
 _BATCHES = 4
 """Batches in a shard of large images."""
 _COPIES = 8
@@ -116,7 +116,15 @@ def storage_of(config: SynthesisConfig, shape: tuple[int, int, int]) -> Storage:
     return config.storage
 
 
-def fit_workers(teacher: Classifier, made: SetSpec, workers: int, *, shards: int, seconds: float) -> int:
+def fit_workers(
+    teacher: Classifier,
+    made: SetSpec,
+    workers: int,
+    *,
+    shards: int,
+    seconds: float,
+    engine: Engine | None = None,
+) -> int:
     """Return how many processes make shards.
 
     Args:
@@ -126,24 +134,37 @@ def fit_workers(teacher: Classifier, made: SetSpec, workers: int, *, shards: int
             they save.
         shards: to make.
         seconds: of one core that all of them take.
+        engine: that they run on; None: this machine, whose memory has room for so many.
     """
-    chosen = min(shard_workers(teacher, workers), shards)
+    engine = engine or LocalEngine()
+    chosen = min(shard_workers(teacher, workers, engine), shards)
+    if not engine.here:
+        return chosen
     if chosen > 1 and workers == 0 and seconds - seconds / chosen < START_SECONDS:
         return 1
-    room = int(_SHARE * available_memory(teacher.device) / (worker_bytes(teacher, made) + _PROCESS))
+    room = int(_SHARE * available_memory(teacher.device) / (worker_bytes(teacher, made) + PROCESS_BYTES))
     return max(1, min(chosen, room))
 
 
-def shard_workers(teacher: Classifier, workers: int) -> int:
-    """Return how many processes may make shards: `workers`, or one per core for 0; on a GPU always one."""
-    return (workers or usable_cores()) if teacher.device.type == "cpu" else 1
+def shard_workers(teacher: Classifier, workers: int, engine: Engine) -> int:
+    """Return how many processes may make shards: `workers`, or one per core of the engine for 0; on a GPU of
+    this machine always one.
+    """
+    possible = teacher.device.type == "cpu" or not engine.here
+    return (workers or engine.cores()) if possible else 1
+
+
+def shard_need(teacher: Classifier, made: SetSpec) -> Need:
+    """Return what making a shard needs of a machine."""
+    memory = PROCESS_BYTES + worker_bytes(teacher, made)
+    return Need(memory=memory, gpus=int(teacher.device.type == "cuda"))
 
 
 def workers_bytes(teacher: Classifier, made: SetSpec, workers: int) -> int:
     """Return about how many bytes some processes need together, the one that starts them included."""
     # this process has measured the speed; of a further one, the workers are copies
     batches, processes = (workers + 1, workers + 2) if workers > 1 else (1, 1)
-    return batches * worker_bytes(teacher, made) + processes * _PROCESS
+    return batches * worker_bytes(teacher, made) + processes * PROCESS_BYTES
 
 
 def worker_bytes(teacher: Classifier, spec: SetSpec) -> int:
