@@ -29,7 +29,7 @@ def main(
     # from here on no real digit is used, until the student is tested
     print("How alike are the classes?", zskd.class_similarity(teacher.head.weight).round(1), sep="\n")
     images = zskd.build_transfer_set(teacher, zskd.SetSpec(count=count), folder / "set")
-    zskd.export_png(teacher, images, folder / "pictures")
+    zskd.export_imagefolder(teacher, images, folder / "pictures")
     print(f"Look at what was made: {folder / 'pictures'}")
 
     initial = zskd.initialise_from_teacher(teacher, zskd.half(network), images)

@@ -1,6 +1,7 @@
 """Shapes and types are checked at run time in tests; one thread, so that workers do not fight for cores."""
 
 import os
+import signal
 import tempfile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -11,6 +12,12 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # scikit-learn imports pandas where it is installed, and that pyarrow, whose allocator starts a thread:
 # the server of processes (tests/warm) forks, and a fork loses threads
 os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+
+# a shell ignores them for what it starts in the background, and so would every command that a test interrupts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # code that tests name is not remembered as this user's
 _STATE = tempfile.TemporaryDirectory(prefix="zskd-state-")

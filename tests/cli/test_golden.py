@@ -121,7 +121,8 @@ def test_inputs_that_cannot_be_used_are_named(own_code: Path, capsys: pytest.Cap
     expected = {
         **dict.fromkeys(("bytes.npy", "high.npy", "nan.npy"), "pixels in [0, 1]"),
         **dict.fromkeys(("flat.npy", "none.npy"), "images are (N, C, H, W)"),
-        **dict.fromkeys(("objects.npy", "broken.npz", "text.npy", "absent.npy"), "no readable .npy or .npz"),
+        **dict.fromkeys(("objects.npy", "broken.npz", "text.npy"), "no readable .npy or .npz"),
+        "absent.npy": "there is no file absent.npy",
         "other.npz": "has no array `inputs`",
     }
     for file, words in expected.items():

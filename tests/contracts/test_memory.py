@@ -78,8 +78,8 @@ writer = Writer(folder, provenance, class_names=teacher.class_names, shape=SHAPE
 for number in range(shards):
     numbers = torch.Generator().manual_seed(number)
     images, steps = torch.rand(size, *SHAPE, generator=numbers), torch.zeros(size, dtype=torch.int32)
-    targets, logits = torch.zeros(2, size, 5).unbind()
-    shard = Shard(images, targets.clone(), logits.clone(), steps.long(), steps, steps.float())
+    targets, logits = torch.full((size, 5), 0.2), torch.zeros(size, 5)
+    shard = Shard(images, targets, logits, steps.long(), steps, steps.float())
     writer.add(number, write_shard(folder, number, shard))
 writer.finish()
 print(json.dumps(size * shards * images[0].nbytes))
@@ -227,8 +227,9 @@ def test_mapped_tensors_are_no_memory_of_this_process(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere.safetensors"):
-        with pytest.raises(ZskdError, match=f"there is no file {path}"):
+    missing = tmp_path / "nowhere.safetensors"
+    for path, words in ((tmp_path, f"{tmp_path} is a folder"), (missing, f"there is no file {missing}")):
+        with pytest.raises(ZskdError, match=words):
             map_tensors(path)
 
 

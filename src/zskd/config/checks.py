@@ -16,7 +16,7 @@ from zskd.core.errors import ZskdError
 
 LAST_SEED = 2**63 - 1
 _LARGEST = 2.0**63
-"""Of any number of the settings: neither torch nor JSON takes larger integers."""
+"""Of any integer of the settings: neither torch nor JSON takes larger ones."""
 MethodSettings = dict[str, float | bool | str]
 """Settings of one method: name -> value. The method checks them."""
 
@@ -96,7 +96,8 @@ def check_range(
     Raises:
         ZskdError: it is not; the message names the option.
     """
-    if not abs(value) <= _LARGEST or not (low < value <= high if above else low <= value <= high):
+    usable = abs(value) <= _LARGEST if isinstance(value, int) else math.isfinite(value)
+    if not usable or not (low < value <= high if above else low <= value <= high):
         bound = f"above {low:g}" if above else f"at least {low:g}"
         top = f" and at most {high:g}" if high != math.inf else ""
         raise ZskdError(f"{option} is {short(value)}: it must be {bound}{top}")

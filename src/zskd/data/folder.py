@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def read_image(source: Picture, shape: tuple[int, int, int]) -> np.ndarray:
     ):
         warnings.simplefilter("ignore")  # of odd metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with _recognised(stream) as picture:
+        with _formats_told(), Image.open(stream, formats=_FORMATS) as picture:
             converted = _in_bytes(picture).convert("L" if channels == 1 else "RGB")
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
@@ -51,9 +52,10 @@ def read_image(source: Picture, shape: tuple[int, int, int]) -> np.ndarray:
     return pixels.reshape(height, width, channels).transpose(2, 0, 1).copy()
 
 
-def _recognised(stream: IO[bytes]) -> Image.Image:
+@contextmanager
+def _formats_told() -> Iterator[None]:
     try:
-        return Image.open(stream, formats=_FORMATS)
+        yield
     except UnidentifiedImageError as error:  # its words name the stream
         raise ValueError(f"its format is none of {', '.join(_FORMATS)}") from error
 
