@@ -409,7 +409,8 @@ def test_a_cell_that_fails_is_reported_with_its_log_and_stops_no_other(
         tmp_path,
         changed(arms=BROKEN, plan=plan, settings={"teacher": PLAN["settings"]["teacher"] | {"epochs": 1}}),
     )
-    command = ("reproduce", FILE, "--out", "work", "--results", "work/results", "--workers", "1")
+    where = ("--out", "work", "--results", "work/results", "--trust", "net.py:net")
+    command = ("reproduce", FILE, *where, "--workers", "1")
     assert zskd(*command) == 1
     printed = capsys.readouterr()
     results = tmp_path / "work/results"
