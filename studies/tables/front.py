@@ -48,7 +48,7 @@ _TASKS = (
         40,
         ("noise_white", "noise_shapes", "noise_procedural"),
     ),
-    _Task("bench-cifar-public", "CIFAR-10 as JPEG", "ResNet-20, public", 12, ("noise_procedural",)),
+    _Task("bench-cifar-hour", "CIFAR-10 as JPEG", "ResNet-20, public", 32, ("noise_procedural",)),
 )
 _BUILT = {"LeNet-5": "lenet5", "ResNet-8": "resnet8", "ResNet-20, public": "resnet20"}
 _SHAPES = {"LeNet-5": (1, 32, 32), "ResNet-8": (3, 16, 16), "ResNet-20, public": (3, 32, 32)}
