@@ -327,7 +327,7 @@ def test_broken_pictures_are_left_out_one_by_one(
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number, content in enumerate(contents):
             add(tar, f"\x1b[31m{number}.png", content or b"")
-    for name, where in (("a.parquet", "a.parquet row {}"), ("a.tar", "a.tar/?[31m{}.png")):
+    for name, where in (("a.parquet", "a.parquet row {}"), ("a.tar", "a.tar/\\x1b[31m{}.png")):
         lines = Lines()
         made = build_picture_set(teacher, tmp_path / name, tmp_path / f"of {name}", progress=lines)
         assert len(made) == 2

@@ -18,15 +18,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
-from typing import Any, TypeVar
+from typing import Any
 
+from zskd.core.engines.base import OnProgress, Result, Shared
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.interrupt import postponed
 from zskd.core.stdio import keep_lasting_streams
 
-Shared = TypeVar("Shared")
-Result = TypeVar("Result")
-OnProgress = Callable[[int], None]
 _ATTEMPTS = 3
 """Number of pools that may break in a row without a result, before an error is raised."""
 _POLL_SECONDS = 0.2

@@ -52,8 +52,3 @@ def check_number(count: int, file: Path) -> None:
     """
     if count > MOST_PICTURES:
         raise ZskdError(f"{file} holds more than {MOST_PICTURES:,} pictures: give a part of them")
-
-
-def printable(text: str) -> str:
-    """Return a name from a file of somebody else for a message: without what would move the cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from zskd.core.errors import ZskdError, one_line, readable_errors
-from zskd.data.packed import Packed, check_number, check_size, printable
+from zskd.data.packed import Packed, check_number, check_size
 from zskd.models.libraries.extras import import_extra
 
 _ROWS = 16
@@ -128,7 +128,7 @@ class _Rows:
                 raise ValueError("there is nothing in it")
         except _errors() as error:
             self._reading = None
-            reason = printable(one_line(error))
+            reason = one_line(error)
             raise ZskdError(f"{self.name(row)} is no readable picture ({reason})") from error
         buffer = value.as_buffer()
         check_size(buffer.size, self.name(row))
@@ -161,7 +161,7 @@ def _open(path: Path) -> Any:
     try:  # a file of this machine, whatever its name looks like
         return parquet.ParquetFile(arrow.OSFile(str(path)), buffer_size=_BUFFER)
     except _errors() as error:
-        reason = printable(one_line(error))
+        reason = one_line(error)
         raise ZskdError(f"{path} is no readable Parquet file ({reason}): give one that is whole") from error
 
 
@@ -181,7 +181,7 @@ def _column(schema: Any, path: Path) -> str:
             f"{path} has no column of pictures: give files with a column `image` of PNG or JPEG bytes"
         )
     if chosen[0] not in _NAMES and len(chosen) > 1:
-        names = printable(", ".join(chosen))
+        names = ", ".join(chosen)
         raise ZskdError(f"{path} has several columns of bytes ({names}): name the one of pictures `image`")
     return found[chosen[0]]
 

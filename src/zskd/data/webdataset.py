@@ -7,8 +7,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from zskd.core.errors import ZskdError, one_line, readable_errors
-from zskd.data.packed import ENDINGS, Packed, check_number, check_size, printable
+from zskd.core.errors import ZskdError, escaped, one_line, readable_errors
+from zskd.data.packed import ENDINGS, Packed, check_number, check_size
 
 _BLOCK = 512
 _MOST_HEADER = 1 << 20
@@ -26,7 +26,7 @@ class TarPicture(Packed):
     size: int
 
     def __str__(self) -> str:
-        return f"{self.archive}/{printable(self.name)}"
+        return f"{self.archive}/{escaped(self.name)}"
 
     def read(self) -> bytes:
         """Return the picture as it is stored.
@@ -69,7 +69,7 @@ def tar_pictures(archive: Path) -> list[TarPicture]:
                     raise tarfile.ReadError("a header is damaged")
         except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             raise ZskdError(
-                f"{archive} is no readable tar file ({printable(one_line(error))}): give one that is whole "
+                f"{archive} is no readable tar file ({one_line(error)}): give one that is whole "
                 "and not compressed"
             ) from error
     return found
