@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -140,9 +141,10 @@ def run_zskd(
 
 
 def run_blocks(blocks: Iterable[str], folder: Path) -> None:
-    """Run shell blocks of a page one after the other in a folder, as a reader does who has `zskd`."""
-    (folder / "zskd").write_text(f'#!/bin/sh\nexec {shlex.join(zskd())} "$@"\n')
-    (folder / "zskd").chmod(0o755)
+    """Run shell blocks of a page in a folder, as a reader whose `zskd` and `python` are these."""
+    for name, command in (("zskd", zskd()), ("python", [sys.executable])):
+        (folder / name).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        (folder / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
     for block in blocks:
         done = subprocess.run(
