@@ -252,6 +252,27 @@ def test_what_verify_accepts_can_be_used(
         TransferSet(folder)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"method": "zskd", "method_settings": 7},
+        {"method": "nobodys"},
+        {"count": "many"},
+        {"synthesis": []},
+        {"targets": 5},
+        {"targets": {"spread": 1}, "method": "soft_targeted", "method_settings": 7},
+        {"distill": {"attention": 1}},
+    ],
+    ids=str,
+)
+def test_settings_that_verify_accepts_can_be_read(
+    spec: dict[str, Any], small_set: TransferSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(small_set.folder, tmp_path / "set")
+    changed(folder, "manifest.json", lambda one: one["spec"].update(spec))
+    assert "has settings that cannot be read" in told(capsys, "verify", folder)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
 def test_weights_that_overflow(value: float, teacher_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
