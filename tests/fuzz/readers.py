@@ -123,7 +123,8 @@ def make_readers(folder: Path) -> list[Reader]:
         archive.writestr("a.npy", array.getvalue())
     trial = {
         "number": 0, "settings": {"distill.tau": 4.5}, "value": None, "measured": None, "error": "no disk",
-        "key": "0" * 64, "repeats": None, "versions": {"optuna": "5.0.0"}, "commit": None,
+        "key": "0" * 64, "repeats": None, "versions": {"optuna": "5.0.0"}, "processor": {"cores": 2},
+        "commit": None,
     }  # fmt: skip
     space = b"distill.tau: {low: 1, high: 20.5, log: true}\nsynthesis.start: {choices: [shapes, smooth]}\n"
     state = _bytes_of(

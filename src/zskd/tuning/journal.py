@@ -15,6 +15,7 @@ from zskd.core.artefact import (
     Count,
     JsonObject,
     Percent,
+    Processor,
     Sha256,
     Versions,
     parse,
@@ -50,6 +51,7 @@ class Trial(Artefact):
     repeats: Count | None
     """Number of an earlier trial with the same student, which is not made again."""
     versions: Versions
+    processor: Processor
     commit: str | None
 
 

@@ -14,7 +14,7 @@ from zskd.config.identity import identity
 from zskd.config.loading import to_yaml
 from zskd.config.recipe import Recipe
 from zskd.core.artefact import JsonObject
-from zskd.core.device import use_threads
+from zskd.core.device import processor, use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.files import folder_lock, write_text
 from zskd.core.progress import Progress, readable_seconds
@@ -243,6 +243,7 @@ class _Search:
             key=key,
             repeats=repeats,
             versions=versions() | {"optuna": version("optuna")},
+            processor=processor(),
             commit=source_commit(),
         )
         self._journal.add(trial)
