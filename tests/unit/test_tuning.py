@@ -36,6 +36,8 @@ def test_a_file_and_options_give_the_same_space(tmp_path: Path) -> None:
     }
     typed = ["distill.learning_rate=1e-4..0.1:log", "distill.tau=1..3.9:0.5", "distill.steps=100..400"]
     again = read_space(None, [*typed, "synthesis.start=shapes,procedural"])
+    students = read_space(None, ["student=mlp(widths=(8,4)),../net.py:build,narrow:0.5"])["student"]
+    assert students == Choices(("mlp(widths=(8,4))", "../net.py:build", "narrow:0.5"))
     assert again == {key: space[key] for key in again}
     assert nested({"distill.tau": 2, "distill.steps": 9, "count": 7}) == {
         "distill": {"tau": 2, "steps": 9},

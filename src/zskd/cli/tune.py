@@ -58,7 +58,7 @@ def tune(
         search: YAML file with settings and their ranges, `distill.tau: {low: 1, high: 20}`.
         over: A setting and its range, KEY=LOW..HIGH, with :log or :STEP behind it, or KEY=A,B,C.
         sampler: Optuna's sampler that proposes the trials.
-        together: Trials that are proposed together, before any of them has a value.
+        together: Trials of a round. They are proposed before any of them has a value.
         value: What is maximised on the validation images.
         out: Folder of the search; absent: runs/NAME-tuning.
         results: Folder of the ledger.

@@ -15,6 +15,7 @@ from zskd.config.recipe import Recipe
 from zskd.config.trust import check_trust
 from zskd.config.yaml import merge, parse_yaml
 from zskd.core.artefact import JsonObject, JsonValue
+from zskd.core.code import split_names
 from zskd.core.errors import ZskdError
 from zskd.core.reading import read_bytes
 
@@ -172,8 +173,8 @@ def _of_file(key: str, value: Any, source: str) -> Range | Choices:
 def _typed(key: str, text: str) -> Range | Choices:
     where = f"--over {key}"
     low, dots, rest = text.partition("..")
-    if not dots:
-        values = [parse_yaml(f"value: {part}", where)["value"] for part in text.split(",")]
+    if not dots or not isinstance(_as_number(low), int | float):
+        values = [parse_yaml(f"value: {part}", where)["value"] for part in split_names(text)]
         return _choices(key, [_as_number(value) for value in values], where)
     high, _, how = rest.partition(":")
     return _range(key, low, high, how == "log", how if how not in ("", "log") else None, where)
