@@ -177,8 +177,8 @@ def test_optuna_alone_proposes_the_same() -> None:
     for value in values:
         trial = study.ask()
         trial.suggest_float("distill.learning_rate", 1e-4, 0.1, log=True)
-        trial.suggest_float("distill.tau", 1, 3.5, step=0.5)
         trial.suggest_int("distill.steps", 100, 104)
+        trial.suggest_float("distill.tau", 1, 3.5, step=0.5)
         trial.suggest_categorical("synthesis.start", [0, 1])
         study.tell(trial, value)
     ours: list[Any] = searched("tpe", [[value] for value in values])

@@ -39,7 +39,8 @@ class Proposer:
     """
 
     def __init__(self, space: Space, sampler: Sampler, seed: int) -> None:
-        self._optuna, self._space = import_extra("optuna"), space
+        self._optuna = import_extra("optuna")
+        self._space = space = dict(sorted(space.items()))  # their order in a file changes nothing
         self._learns = sampler == _LEARNS
         self.points: int | None = None
         """Number of points of the grid; None for other samplers."""

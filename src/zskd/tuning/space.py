@@ -121,13 +121,9 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with dotted names as nested groups: `{"distill": {"tau": 4}}`."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        group: dict[str, Any] = {}
-        inner = group
-        *path, name = key.split(".")
-        for part in path:
-            inner[part] = inner = {}
-        inner[name] = value
-        found = merge(found, group)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        found = merge(found, value)
     return found
 
 

@@ -84,7 +84,10 @@ def tune(
     _check(base, trials, together)
     check_space(space, recipe_of)
     proposer = Proposer(space, sampler, base.seed)
-    trials = trials if proposer.points is None else min(trials, proposer.points)
+    progress = progress or Progress()
+    if proposer.points is not None and proposer.points < trials:
+        progress.log(f"the grid has {proposer.points:,} points, so that there are no more trials")
+        trials = proposer.points
     sources = sources or open_sources(base, test=False)
     if sources.data is None or not len(sources.data.validation):
         raise ZskdError("a search needs validation images: give --data.name, and --data.validation above 0")
@@ -99,7 +102,7 @@ def tune(
     )
     with folder_lock(folder):
         journal = Journal(folder, common)
-        search = _Search(recipe_of, journal, sources, folder, value, trials, progress or Progress())
+        search = _Search(recipe_of, journal, sources, folder, value, trials, progress)
         for first in range(0, trials, together):
             proposer.tell(search.round(first, proposer.ask(min(together, trials - first))))
         found = search.found()
