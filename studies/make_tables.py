@@ -65,6 +65,7 @@ PAGES = tuple(
         "docs/features.md",
         "docs/narrow.md",
         "docs/students.md",
+        "docs/tuning.md",
         "docs/your-teacher.md",
     )
 )

@@ -12,6 +12,7 @@ from records import RESULTS, ROOT, read_appended, read_lines
 from tables.common import TITLES
 from zskd.core.tables import markdown_table
 from zskd.evaluation.statistics import compare_paired, summarise
+from zskd.tuning.journal import read_journal
 
 _UNSEEN = "better-fashion-mnist"
 _DATA = {"mnist": "MNIST", "filled": "MNIST, filled", "permuted": "MNIST, permuted"}
@@ -105,9 +106,33 @@ def minutes() -> str:
     return markdown_table(head, rows)
 
 
+def tuned() -> str:
+    """All trials of the search of docs/tuning.md, the best first, and the recipe's own settings."""
+    trials = read_journal(RESULTS / "tuning" / "colour.jsonl")
+    trials.sort(key=lambda one: (-(one.value or 0), one.number))
+    own = read_journal(RESULTS / "tuning" / "colour-recipe.jsonl")
+    rows = []
+    for trial in (*trials, *own):
+        of, settings = trial.measured, trial.settings
+        assert of is not None
+        shown = [str(settings.get(key, "")) for key in trials[0].settings]
+        name = "recipe" if trial in own else str(trial.number)
+        rows.append((name, *shown, f"{of.agreement:.2f}", f"{of.accuracy:.2f}", f"{of.seconds:.0f}"))
+    head = ("trial", *trials[0].settings, "agreement, %", "accuracy, %", "seconds")
+    last = trials[0]
+    assert last.measured is not None
+    words = (
+        f"{last.measured.images:,} validation images, 0 test images. Commit {str(last.commit)[:8]}, Optuna "
+        f"{last.versions['optuna']}, torch {last.versions['torch']}, {last.processor['name']} with "
+        f"{last.processor['cores']} cores, busy with other work."
+    )
+    return f"{markdown_table(head, rows)}\n\n{words}"
+
+
 SEARCH_TABLES: dict[str, Callable[[], str]] = {
     "better-frozen": frozen,
     "better-search": search,
     "better-ablation": ablation,
     "better-minutes": minutes,
+    "tuning": tuned,
 }

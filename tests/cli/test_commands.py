@@ -32,6 +32,7 @@ VERBS = [
     ("show", "filmstrip"),
     ("export",),
     ("verify",),
+    ("tune",),
 ]
 
 

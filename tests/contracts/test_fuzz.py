@@ -15,6 +15,8 @@ NAMES = (
     *(
         "a.yaml",
         "b.yaml",
+        "space.yaml",
+        "tuning.jsonl",
         "checkpoint/card.json",
         "card.json",
         "manifest.json",

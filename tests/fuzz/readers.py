@@ -33,6 +33,8 @@ from zskd.run.metrics import read_metrics
 from zskd.teacher.weights.reading import read_weights
 from zskd.training.state import Done, load_state, save_state
 from zskd.transfer_set.manifest import FORMAT, read_manifest
+from zskd.tuning.journal import read_journal
+from zskd.tuning.space import read_space
 
 LAYERS = (
     ("Flatten", {"start_dim": 1, "end_dim": -1}),
@@ -119,6 +121,12 @@ def make_readers(folder: Path) -> list[Reader]:
     with zipfile.ZipFile(inside, "w", zipfile.ZIP_DEFLATED) as archive:
         np.save(array := io.BytesIO(), values["inputs"])
         archive.writestr("a.npy", array.getvalue())
+    trial = {
+        "number": 0, "settings": {"distill.tau": 4.5}, "value": None, "measured": None, "error": "no disk",
+        "key": "0" * 64, "repeats": None, "versions": {"optuna": "5.0.0"}, "processor": {"cores": 2},
+        "commit": None,
+    }  # fmt: skip
+    space = b"distill.tau: {low: 1, high: 20.5, log: true}\nsynthesis.start: {choices: [shapes, smooth]}\n"
     state = _bytes_of(
         lambda path: save_state(
             path, "key", {"": (network, torch.optim.Adam(network.parameters()))}, Done([0.5, 0.4, 0.3])
@@ -137,6 +145,8 @@ def make_readers(folder: Path) -> list[Reader]:
                load_recipe, is_text=True),
         Reader("b.yaml", ((EXPERIMENTS / "digits.yaml").read_bytes(),),
                lambda path: load_experiment(str(path)), is_text=True),
+        Reader("space.yaml", (space,), lambda path: read_space(path, []), is_text=True),
+        Reader("tuning.jsonl", (json.dumps(trial).encode() + b"\n",), read_journal, is_text=True),
         Reader("checkpoint/card.json", ((checkpoint / "card.json").read_bytes(),),
                lambda path: load_checkpoint(path.parent), is_text=True),
         Reader("card.json", ((checkpoint / "card.json").read_bytes(),), lambda path: read_card(path.parent),

@@ -454,6 +454,40 @@ def test_grey_pictures_fit_a_network_of_three_channels(tmp_path: Path) -> None:
     )
 
 
+def without_test(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+    """The data without their test split, which is empty; all else is as with it."""
+    alone, whole = load_data(data, shape, test=False), load_data(data, shape)
+    assert len(whole.test)
+    assert (len(alone.test), alone.test.images.shape[1:]) == (0, shape)
+    assert equal(alone, replace(whole, test=alone.test))
+    assert (alone.class_names, alone.train_size) == (whole.class_names, whole.train_size)
+    return alone
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-colour", "digits-textured", "digits-pairs"])
+def test_digits_are_the_same_without_their_test_part(name: str) -> None:
+    without_test(DataConfig(name=name), (1 if name == "digits" else 3, 8, 16))  # type: ignore[arg-type]
+
+
+def test_files_of_the_test_part_alone_are_not_opened(tmp_path: Path) -> None:
+    images, folders = tmp_path / "mnist", tmp_path / "tree"
+    write_mnist(images)
+    tree(folders / "train", 4)
+    tree(folders / "test", 2)
+    without_test(DataConfig(name="folder", dir=tree(tmp_path / "undivided", 10)), (3, 6, 6))
+    both = (
+        (DataConfig(name="mnist", dir=images, validation=0.25), (1, 28, 28)),
+        (DataConfig(name="folder", dir=folders, validation=0.25), (3, 6, 6)),
+    )
+    before = [without_test(data, shape) for data, shape in both]
+    for path in (*images.rglob("t10k*"), *folders.rglob("test/*/*.png")):
+        path.write_text("damaged")
+    for (data, shape), found in zip(both, before, strict=True):
+        with pytest.raises(ZskdError):
+            load_data(data, shape)
+        assert equal(load_data(data, shape, test=False), found)
+
+
 def test_16_bit_grey_pictures_keep_their_shades(tmp_path: Path) -> None:
     shades = np.array([[0, 16384], [32768, 65535]], dtype=np.uint16)
     Image.fromarray(shades).save(tmp_path / "a.png")

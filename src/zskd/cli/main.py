@@ -46,6 +46,7 @@ def _run(arguments: list[str]) -> int:
         show,
         synthesize,
         teacher,
+        tune,
     )
 
     # cyclopts knows one page for all its flags of help

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -19,7 +20,7 @@ from zskd.config.loading import load_recipe, recipe_names
 from zskd.config.presets import RECIPES
 from zskd.config.recipe import Recipe
 from zskd.config.trust import check_trust
-from zskd.config.yaml import read_yaml
+from zskd.config.yaml import merge, read_yaml
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress, default_progress
 from zskd.experiment.definition import experiment_names
@@ -118,6 +119,12 @@ class Settings:
         if recipe is not None:
             file = read_yaml(recipe, RECIPES, "recipe")
             check_trust(file, recipe, given=self._overrides, trust=trust.trust)
+
+    def over(self, more: Mapping[str, Any]) -> Settings:
+        """Return these settings with some others, nested, which come before all."""
+        other = copy(self)
+        other._overrides = merge(self._overrides, more)
+        return other
 
     def alone(self) -> Recipe:
         """Return the recipe without a teacher: nothing is chosen for it.

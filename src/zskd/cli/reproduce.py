@@ -179,8 +179,7 @@ def _print_status(
     plan: bool,
 ) -> None:
     """Print the plan, or the progress."""
-    from zskd.experiment.conduct import seconds_left
-    from zskd.experiment.cost import estimate, read_known
+    from zskd.experiment.cost import estimate, read_known, seconds_left
     from zskd.experiment.layout import State, lay_out, states
 
     places, sources = lay_out(experiment, cells, folder, results)

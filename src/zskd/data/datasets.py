@@ -66,7 +66,7 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load_data(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+def load_data(data: DataConfig, shape: tuple[int, int, int], *, test: bool = True) -> Dataset:
     """Load a data set at the input size of a network.
 
     The validation images are a fixed part of the training set, with the same share of each class. The test
@@ -75,31 +75,41 @@ def load_data(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
     Args:
         data: name and folder of the data set, validation share, and twin.
         shape: channels, height and width of the images to return.
+        test: whether test images are read. Without them the split is empty, and files of their own are not
+            opened.
 
     Raises:
         ZskdError: missing or damaged data, other channels, or no data set in the settings.
     """
     if data.name == "none":
         raise ZskdError("this step needs real images: give --data.name and, for your own, --data-dir")
-    loaded, twin = _LOADERS[data.name](data, shape), _TWINS[data.twin]
+    loaded, twin = _LOADERS[data.name](data, shape, test), _TWINS[data.twin]
     return replace(
         loaded, train=twin(loaded.train), validation=twin(loaded.validation), test=twin(loaded.test)
     )
 
 
-def _load_digits(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+def _none_of(split: Split) -> Split:
+    return Split(split.images[:0], split.labels[:0])
+
+
+_Loader = Callable[[DataConfig, tuple[int, int, int], bool], Dataset]
+"""Returns a data set; its test split is empty where the last argument is false."""
+
+
+def _load_digits(data: DataConfig, shape: tuple[int, int, int], test: bool) -> Dataset:
     _check_channels(data, shape, 1)
-    return _digits_by_split(_all_digits(shape[1:]), data)
+    return _digits_by_split(_all_digits(shape[1:]), data, test)
 
 
 def _in_colour(
     draw: Callable[[Images, str], Images],
-) -> Callable[[DataConfig, tuple[int, int, int]], Dataset]:
+) -> _Loader:
     """Return the loader of digits that `draw` turns into images of three channels, each several times."""
 
-    def load(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+    def load(data: DataConfig, shape: tuple[int, int, int], test: bool) -> Dataset:
         _check_channels(data, shape, 3)
-        digits = _digits_by_split(_all_digits(shape[1:]), data)
+        digits = _digits_by_split(_all_digits(shape[1:]), data, test)
 
         def drawn(of: Split, times: int, part: str) -> Split:
             return Split(draw(of.images.repeat(times, 1, 1, 1), part), of.labels.repeat(times))
@@ -108,13 +118,13 @@ def _in_colour(
             drawn(digits.train, _DRAWS, "training"),
             drawn(digits.validation, _DRAWS, "validation"),
         )
-        test = drawn(digits.test, 1, "test")
-        return Dataset(train, validation, test, digits.class_names, _DRAWS * digits.train_size)
+        of_test = drawn(digits.test, 1, "test")
+        return Dataset(train, validation, of_test, digits.class_names, _DRAWS * digits.train_size)
 
     return load
 
 
-def _load_digit_pairs(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+def _load_digit_pairs(data: DataConfig, shape: tuple[int, int, int], test: bool) -> Dataset:
     """Pairs of digits; the digits of a split are in no pair of another split."""
     _check_channels(data, shape, 3)
     size = shape[1:]
@@ -124,17 +134,17 @@ def _load_digit_pairs(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
             f"{size[0]}×{size[1]}: choose another --teacher.shape"
         )
     side = min(size[0], size[1] // 2)
-    digits = _digits_by_split(_all_digits((side, side)), data)
+    digits = _digits_by_split(_all_digits((side, side)), data, test)
     validation = round(data.validation * _PAIRS_TRAIN)
-    train, held_out, test = (
+    train, held_out, of_test = (
         Split(*paired(of.images, of.labels, size, count, part))
         for part, of, count in (
             ("training", digits.train, _PAIRS_TRAIN - validation),
             ("validation", digits.validation, validation),
-            ("test", digits.test, _PAIRS_TEST),
+            ("test", digits.test, _PAIRS_TEST if test else 0),
         )
     )
-    return Dataset(train, held_out, test, PAIRS, _PAIRS_TRAIN * len(PAIRS))
+    return Dataset(train, held_out, of_test, PAIRS, _PAIRS_TRAIN * len(PAIRS))
 
 
 def _all_digits(size: tuple[int, int]) -> Split:
@@ -150,9 +160,9 @@ def _all_digits(size: tuple[int, int]) -> Split:
     return _grey_split(pixels, rows[:, 64], size)
 
 
-def _digits_by_split(everything: Split, data: DataConfig) -> Dataset:
-    train, test = _divide(everything, _DIGITS_TEST)
-    return _with_validation(train, test, tuple("0123456789"), data)
+def _digits_by_split(everything: Split, data: DataConfig, test: bool) -> Dataset:
+    train, of_test = _divide(everything, _DIGITS_TEST)
+    return _with_validation(train, of_test if test else _none_of(train), tuple("0123456789"), data)
 
 
 _FASHION = (
@@ -169,11 +179,11 @@ _FASHION = (
 )
 
 
-def _load_idx(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+def _load_idx(data: DataConfig, shape: tuple[int, int, int], test: bool) -> Dataset:
     _check_channels(data, shape, 1)
     folder = idx_folder(data.name, data.dir)
     splits = []
-    for prefix in ("train", "t10k"):
+    for prefix in ("train", "t10k") if test else ("train",):
         images = read_idx(folder / f"{prefix}-images-idx3-ubyte")
         labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte")
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not len(labels):
@@ -182,10 +192,10 @@ def _load_idx(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
             raise ZskdError(f"{folder}: {prefix} labels go up to {labels.max()}, but there are ten classes")
         splits.append(_grey_split(images.astype(np.float32) / 255, labels, shape[1:]))
     names = _FASHION if data.name == "fashion-mnist" else tuple("0123456789")
-    return _with_validation(splits[0], splits[1], names, data)
+    return _with_validation(splits[0], splits[1] if test else _none_of(splits[0]), names, data)
 
 
-def _load_folder(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+def _load_folder(data: DataConfig, shape: tuple[int, int, int], test: bool) -> Dataset:
     if data.dir is None:
         raise ZskdError(
             "your own data needs its folder: give --data-dir TREE with train/<class>/ and test/<class>/"
@@ -202,10 +212,11 @@ def _load_folder(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
     if len(names) < 2:
         raise ZskdError(f"{root} needs at least two class folders, found: {', '.join(names) or 'none'}")
     if has_split and test_root is not None:
-        train, test = (_to_split(*read_folder(part, names, shape)) for part in (train_root, test_root))
-        return _with_validation(train, test, names, data)
-    train, test = _divide(_to_split(*read_folder(root, names, shape)), _FOLDER_TEST_SHARE)
-    return _with_validation(train, test, names, data)
+        train = _to_split(*read_folder(train_root, names, shape))
+        of_test = _to_split(*read_folder(test_root, names, shape)) if test else _none_of(train)
+        return _with_validation(train, of_test, names, data)
+    train, of_test = _divide(_to_split(*read_folder(root, names, shape)), _FOLDER_TEST_SHARE)
+    return _with_validation(train, of_test if test else _none_of(train), names, data)
 
 
 def _transposed(images: Images) -> Images:
@@ -223,7 +234,7 @@ def _on_images(change: Callable[[Images], Images]) -> Callable[[Split], Split]:
     return lambda split: replace(split, images=change(split.images))
 
 
-_LOADERS: dict[str, Callable[[DataConfig, tuple[int, int, int]], Dataset]] = {
+_LOADERS: dict[str, _Loader] = {
     "digits": _load_digits,
     "digits-colour": _in_colour(coloured),
     "digits-textured": _in_colour(textured),

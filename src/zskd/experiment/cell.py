@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -84,23 +86,51 @@ def run_cell(job: Job, progress: Progress) -> Record:
     return record
 
 
-def _record(job: Job, progress: Progress) -> Record:
-    recipe, threads, count = job.cell.recipe, job.cell.recipe.threads or 1, job.count
+@dataclass(frozen=True)
+class Trained:
+    """The networks of a cell, frozen."""
+
+    teacher: Classifier
+    student: Classifier
+    """The teacher itself in a cell that measures it."""
+    images: TransferSet | None
+    """The images of its training; None for the teacher itself and for generated images."""
+
+
+def train_cell(job: Job, progress: Progress) -> Trained:
+    """Train the student of a cell, or load it.
+
+    Raises:
+        ZskdError: as `run_cell` does.
+    """
+    recipe, images = job.cell.recipe, None
+    teacher = load_teacher(recipe, job.teacher)
+    if job.images is not None:
+        # a set that drops images is smaller than planned
+        images = TransferSet(job.images, first=min(job.count, read_manifest(job.images).count))
+        progress.picture("images", images.images(torch.arange(min(_SHOWN, len(images)))))
+    if job.cell.arm.images == "none":
+        return Trained(teacher, teacher, None)
+    spec = StudentSpec(student=recipe.student, seed=recipe.seed, distill=recipe.distill)
+    student = build_student(teacher, spec, images, job.folder / "student", progress=progress)
+    return Trained(teacher, student, images)
+
+
+@contextmanager
+def timed(job: Job) -> Iterator[Clock]:
+    """Give the block the threads of a cell, and add its duration to the cell's `student`."""
     clock = Clock(job.folder / "timings.json")
-    with use_threads(threads), clock("student"):
-        teacher = load_teacher(recipe, job.teacher)
-        images = None
-        if job.images is not None:
-            # a set that drops images is smaller than planned
-            count = min(job.count, read_manifest(job.images).count)
-            images = TransferSet(job.images, first=count)
-            progress.picture("images", images.images(torch.arange(min(_SHOWN, count))))
-        if job.cell.arm.images == "none":
-            student, facts = teacher, _facts_of_teacher(job)
-        else:
-            spec = StudentSpec(student=recipe.student, seed=recipe.seed, distill=recipe.distill)
-            student = build_student(teacher, spec, images, job.folder / "student", progress=progress)
-            facts = _facts_of_student(job, images)
+    with use_threads(job.cell.recipe.threads or 1), clock("student"):
+        yield clock
+
+
+def _record(job: Job, progress: Progress) -> Record:
+    recipe = job.cell.recipe
+    with timed(job) as clock:
+        made = train_cell(job, progress)
+        teacher, student, images = made.teacher, made.student, made.images
+        of_teacher = job.cell.arm.images == "none"
+        facts = _facts_of_teacher(job) if of_teacher else _facts_of_student(job, images)
         measured = _measured(teacher, student, load_test(recipe.data, teacher.spec.shape))
     return Record(
         format=FORMAT,
@@ -112,7 +142,7 @@ def _record(job: Job, progress: Progress) -> Record:
         title=job.cell.arm.title,
         preset=recipe.preset,
         rate=job.cell.rate,
-        count=count,
+        count=job.count if images is None else len(images),
         seed=recipe.seed,
         recipe_sha256=sha256_json(identity(recipe)),
         teacher_sha256=teacher.fingerprint(),
@@ -123,7 +153,7 @@ def _record(job: Job, progress: Progress) -> Record:
         wall_seconds=round(job.set_seconds + clock.seconds["student"], 1),
         set_seconds=round(job.set_seconds, 1),
         workers=job.workers,
-        threads=threads,
+        threads=recipe.threads or 1,
         versions=versions(),
         cpu=str(processor()["name"]),
         cores=int(processor()["cores"]),
@@ -217,6 +247,15 @@ def note_evaluation(ledger: Path, record: Record) -> None:
         "test_accuracy": record.test_accuracy,
         "commit": record.commit,
     }
+    append_line(ledger, line)
+
+
+def append_line(ledger: Path, line: Mapping[str, Any]) -> None:
+    """Append one line of JSON. Earlier lines are never changed.
+
+    Raises:
+        ZskdError: the file cannot be written.
+    """
     make_folder(ledger.parent)
     with readable_errors(ledger, "append to"), ledger.open("ab") as stream:  # one write: lines do not mix
         stream.write((json.dumps(line) + "\n").encode())

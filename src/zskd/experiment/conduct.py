@@ -1,37 +1,21 @@
-"""Run an experiment: all teachers, then seed by seed the sets and the students, several in parallel.
-
-Seeds come one after the other, so that an experiment that is stopped early lacks seeds and not arms. Within a
-seed the expensive sets come last. A cell that fails leaves a log and stops no other cell.
-"""
+"""Run an experiment, or what is left of it: all teachers, then the sets and students of its cells."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zskd.core.device import use_threads
-from zskd.core.engines.base import Engine, Need
+from zskd.core.engines.base import Engine
 from zskd.core.engines.local import LocalEngine
-from zskd.core.errors import ZskdError, one_line
-from zskd.core.files import folder_lock, make_folder, remove_file, write_json, write_text
-from zskd.core.progress import Progress, WorkerProgress, readable_seconds
-from zskd.core.tensorboard import tracked
-from zskd.core.timing import Clock
-from zskd.data.datasets import Dataset
-from zskd.experiment.cell import Job, run_cell
-from zskd.experiment.cost import COSTS, Cost, estimate, read_known
+from zskd.core.files import folder_lock, make_folder
+from zskd.core.progress import Progress, readable_seconds
+from zskd.experiment.cell import run_cell
+from zskd.experiment.conductor import Conductor
 from zskd.experiment.definition import Experiment
 from zskd.experiment.layout import CellPaths, State, lay_out, states
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import Record
-from zskd.synthesis.build import build_transfer_set
-from zskd.synthesis.real import build_real_set
-from zskd.teacher.sources import Sources, load_teacher, make_teacher, open_sources
-
-_ROUND_SECONDS = 300.0
-"""Sets that together take so long are made before their students are trained."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +60,11 @@ def conduct(
         ZskdError: the folder is in use, there are records of other settings, or there is no test set.
     """
     progress, engine = progress or Progress(), engine or LocalEngine()
+
+    def told(_: CellPaths, record: Record, left: str) -> None:
+        seconds = readable_seconds(record.wall_seconds)
+        progress.log(f"{record.cell}: {record.test_accuracy:.2f} % in {seconds}; {left}")
+
     layout, sources = lay_out(experiment, cells, out, results)
     todo = _todo(layout, out)
     progress.log(f"experiment {experiment.name}: {len(layout)} cells, {len(layout) - len(todo)} done before")
@@ -83,223 +72,22 @@ def conduct(
         make_folder(results)  # first: results that cannot be written would be lost
         with folder_lock(out):
             todo = _todo(layout, out)  # the process that had the lock may have run some
-            _Conductor(experiment, todo, sources, out, results, workers, engine, command, progress).run()
+            Conductor(
+                experiment.name,
+                todo,
+                sources,
+                out,
+                results,
+                run_cell,
+                told,
+                workers=workers,
+                engine=engine,
+                command=command,
+                progress=progress,
+            ).run()
     return Outcome(layout, states(layout, out))
 
 
 def _todo(layout: list[CellPaths], out: Path) -> list[CellPaths]:
     found = zip(layout, states(layout, out), strict=True)
     return [paths for paths, state in found if state is not State.DONE]
-
-
-class _Conductor:
-    """Runs the remaining cells of an experiment, in a folder that this process has locked."""
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        todo: list[CellPaths],
-        sources: Sources,
-        out: Path,
-        results: Path,
-        workers: int,
-        engine: Engine,
-        command: Callable[[Cell], str],
-        progress: Progress,
-    ) -> None:
-        assert sources.data is not None
-        self._experiment, self._todo, self._results = experiment, todo, results
-        self._data: Dataset = sources.data
-        self._command, self._progress = command, progress
-        on_cpu = sources.model.device.type == "cpu"
-        # a GPU of this machine is kept busy by one process
-        self._workers = (workers or engine.cores()) if on_cpu or not engine.here else 1
-        self._engine, self._gpus = engine, int(sources.model.device.type == "cuda")
-        for paths in todo:
-            remove_file(paths.log)
-            remove_file(paths.started)
-        known = read_known(out)
-        costs = estimate(todo, sources.model, known)
-        self._costs = {paths.cell.name: cost for paths, cost in zip(todo, costs, strict=True)}
-        write_json(out / COSTS, known)
-
-    def run(self) -> None:
-        """Run all cells that can be run."""
-        expected = readable_seconds(self._seconds(self._todo))
-        self._progress.log(f"{len(self._todo)} cells to run, about {expected} with {self._workers} workers")
-        self._train_teachers()
-        while cells := self._next_round():
-            self._make_sets(cells)
-            self._make_students([paths for paths in cells if paths in self._todo])
-
-    def _train_teachers(self) -> None:
-        first = {paths.teacher: paths for paths in self._todo}
-        missing = [paths for paths in first.values() if not (paths.teacher / "card.json").is_file()]
-        steps = sum(p.cell.recipe.teacher.total_steps(len(self._data.train)) for p in missing)
-        if not missing:
-            return
-        with self._progress.task(f"{len(missing)} teachers", steps, "steps") as task:
-            done = self._engine.each_done(
-                _make_teacher,
-                missing,
-                range(len(missing)),
-                workers=min(self._workers, len(missing)),
-                need=self._need(missing),
-                on_progress=task.advance,
-            )
-            for number, log in done:
-                if log:
-                    self._fail([p for p in self._todo if p.teacher == missing[number].teacher], log)
-
-    def _next_round(self) -> list[CellPaths]:
-        """Return cells of the lowest seed whose sets are made next: many cheap sets, or one expensive set."""
-        if not self._todo:
-            return []
-        seed = self._todo[0].cell.recipe.seed
-        by_set: dict[Path | None, list[CellPaths]] = {}
-        for paths in self._todo:
-            if paths.cell.recipe.seed == seed:
-                by_set.setdefault(paths.set_folder, []).append(paths)
-        chosen: list[CellPaths] = []
-        seconds = 0.0
-        for group in sorted(by_set.values(), key=lambda group: self._costs[group[0].cell.name].images):
-            seconds += self._costs[group[0].cell.name].images
-            if chosen and seconds > _ROUND_SECONDS:
-                break
-            chosen += group
-        return chosen
-
-    def _make_sets(self, cells: list[CellPaths]) -> None:
-        for folder in dict.fromkeys(paths.set_folder for paths in cells):
-            users = [paths for paths in cells if paths.set_folder == folder]
-            try:
-                if folder is not None:
-                    self._make_set(users[0], folder)
-            except Exception as error:
-                self._fail(users, _log(error))
-
-    def _make_set(self, paths: CellPaths, folder: Path) -> None:
-        images, recipe = paths.images, paths.cell.recipe
-        assert images is not None
-        teacher = load_teacher(recipe, paths.teacher)
-        with _set_clock(folder)("set"):
-            if images.spec is None:
-                build_real_set(
-                    teacher,
-                    self._data.train,
-                    folder,
-                    count=images.count,
-                    seed=images.seed,
-                    leave_out=images.leave_out,
-                )
-            else:
-                build_transfer_set(
-                    teacher,
-                    images.spec,
-                    folder,
-                    workers=self._workers,
-                    engine=self._engine,
-                    progress=self._progress,
-                )
-
-    def _make_students(self, cells: list[CellPaths]) -> None:
-        jobs = [self._job(paths) for paths in cells]
-        if not jobs:
-            return
-        steps = sum(paths.cell.student_steps(paths.count) for paths in cells)
-        with self._progress.task(f"{len(jobs)} cells", steps, "steps") as task:
-            done = self._engine.each_done(
-                _do_job,
-                jobs,
-                range(len(jobs)),
-                workers=min(self._workers, len(jobs)),
-                need=self._need(cells),
-                on_progress=task.advance,
-            )
-            for number, (record, log) in done:
-                if record is None:
-                    self._fail([cells[number]], log)
-                else:
-                    self._report(cells[number], record)
-
-    def _need(self, cells: list[CellPaths]) -> Need:
-        return Need(threads=max(paths.cell.recipe.threads or 1 for paths in cells), gpus=self._gpus)
-
-    def _job(self, paths: CellPaths) -> Job:
-        share = 0.0
-        if paths.images is not None and paths.set_folder is not None:
-            share = _set_clock(paths.set_folder).seconds["set"] * paths.count / paths.images.count
-        return Job(
-            cell=paths.cell,
-            key=paths.key,
-            experiment=self._experiment.name,
-            folder=paths.folder,
-            teacher=paths.teacher,
-            images=paths.set_folder,
-            count=paths.count,
-            set_seconds=share,
-            workers=self._workers,
-            results=self._results,
-            command=self._command(paths.cell),
-        )
-
-    def _fail(self, layout: list[CellPaths], log: str) -> None:
-        for paths in layout:
-            write_text(paths.log, log)
-            self._todo.remove(paths)
-            self._progress.log(f"{paths.cell.name} failed: {log.splitlines()[-1]} (see {paths.log})")
-
-    def _report(self, paths: CellPaths, record: Record) -> None:
-        self._todo.remove(paths)
-        left = readable_seconds(self._seconds(self._todo))
-        self._progress.log(
-            f"{record.cell}: {record.test_accuracy:.2f} % in {readable_seconds(record.wall_seconds)}; "
-            f"{len(self._todo)} cells left, about {left}"
-        )
-
-    def _seconds(self, layout: list[CellPaths]) -> float:
-        return seconds_left(layout, self._costs, self._workers)
-
-
-def seconds_left(layout: Sequence[CellPaths], costs: dict[str, Cost], workers: int) -> float:
-    """Return the seconds that some cells take; each set counts once.
-
-    Args:
-        layout: the cells.
-        costs: by the names of the cells, in seconds of one core.
-        workers: number of processes, at least 1.
-    """
-    sets = {paths.set_folder: costs[paths.cell.name].images for paths in layout}
-    return (sum(sets.values()) + sum(costs[paths.cell.name].student for paths in layout)) / workers
-
-
-def _set_clock(folder: Path) -> Clock:
-    return Clock(folder.with_name(f"{folder.name}.seconds.json"))
-
-
-def _log(error: Exception) -> str:
-    """Return the log of a failure; its last line is the error."""
-    trace = "" if isinstance(error, ZskdError) else traceback.format_exc()
-    return f"{trace}{type(error).__name__}: {one_line(error)}\n"
-
-
-def _make_teacher(layout: list[CellPaths], number: int, on_progress: Callable[[int], None]) -> str:
-    """Train a teacher, in a worker. Return the log of its failure; empty where it succeeds."""
-    paths, recipe = layout[number], layout[number].cell.recipe
-    board = tracked(WorkerProgress(on_progress), recipe.tensorboard, paths.teacher.name)
-    try:
-        with use_threads(recipe.threads or 1), board as tracker:
-            make_teacher(recipe, open_sources(recipe), paths.teacher, tracker)
-    except Exception as error:
-        return _log(error)
-    return ""
-
-
-def _do_job(jobs: list[Job], number: int, on_progress: Callable[[int], None]) -> tuple[Record | None, str]:
-    """Run one cell, in a worker. Return its record, or None and the log of its failure."""
-    job = jobs[number]
-    try:
-        write_text(job.folder / "started", "")
-        return run_cell(job, WorkerProgress(on_progress)), ""
-    except Exception as error:
-        return None, _log(error)

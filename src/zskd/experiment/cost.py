@@ -64,6 +64,18 @@ def read_known(out: Path) -> dict[str, float]:
     return read_seconds(out / COSTS, "the costs of an experiment")
 
 
+def seconds_left(layout: Sequence[CellPaths], costs: dict[str, Cost], workers: int) -> float:
+    """Return the seconds that some cells take; each set counts once.
+
+    Args:
+        layout: the cells.
+        costs: by the names of the cells, in seconds of one core.
+        workers: number of processes, at least 1.
+    """
+    sets = {paths.set_folder: costs[paths.cell.name].images for paths in layout}
+    return (sum(sets.values()) + sum(costs[paths.cell.name].student for paths in layout)) / workers
+
+
 def _cost(paths: CellPaths, teacher: Classifier, known: dict[str, float]) -> Cost:
     images, recipe = paths.images, paths.cell.recipe
     if paths.cell.arm.images == "none":

@@ -92,11 +92,27 @@ def lay_out(
         ZskdError: there are no data to measure on, or fewer real images than a cell needs.
     """
     sources = open_sources(cells[0].recipe)
+    return place_cells(experiment.name, cells, sources, out, results), sources
+
+
+def place_cells(
+    name: str, cells: Sequence[Cell], sources: Sources, out: Path, results: Path
+) -> list[CellPaths]:
+    """Return some cells with their paths.
+
+    Args:
+        name: of the experiment.
+        cells: all have the data and the teacher of `sources`.
+        sources: data and teacher.
+        out: folder of teachers, sets and students.
+        results: folder of records.
+
+    Raises:
+        ZskdError: as `lay_out` does.
+    """
     data = sources.data
     if data is None:
-        raise ZskdError(
-            f"experiment {experiment.name} measures on real images, and there are none: give --data.name"
-        )
+        raise ZskdError(f"experiment {name} measures on real images, and there are none: give --data.name")
     sets = [_images(cell, data) for cell in cells]
     for cell, images in zip(cells, sets, strict=True):
         _check_size(cell, images, data)
@@ -115,10 +131,10 @@ def lay_out(
                 folder=out / "cells" / f"{cell.name}-{key[:8]}",
                 teacher=out / "teachers" / teacher,
                 set_folder=None if whole is None else out / "sets" / _set_name(whole, teacher),
-                record=record_path(results, experiment.name, cell.name),
+                record=record_path(results, name, cell.name),
             )
         )
-    return layout, sources
+    return layout
 
 
 def states(layout: Sequence[CellPaths], out: Path) -> list[State]:

@@ -44,7 +44,7 @@ class Cell:
         """
         if self.arm.images == "generated":
             return generated_images(self.recipe.distill)
-        return self.recipe.size(train_size) if self.rate is not None else available
+        return self.recipe.size(train_size) if self.arm.has_rate else available
 
     def student_steps(self, count: int) -> int:
         """Return the number of training steps of its student on `count` images; 0 for the teacher itself."""

@@ -79,8 +79,12 @@ class Sources:
     """Fingerprints of both."""
 
 
-def open_sources(recipe: Recipe) -> Sources:
+def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
     """Load the data and the given teacher of a recipe, and check that they fit.
+
+    Args:
+        recipe: the settings.
+        test: whether test images are read, as for `load_data`.
 
     Raises:
         ZskdError: there is neither teacher nor data, or one of them is wrong.
@@ -102,7 +106,7 @@ def open_sources(recipe: Recipe) -> Sources:
     shape = given[0].spec.shape if given else config.input_shape
     hashes: dict[str, str] = {}
     if recipe.data.name != "none":
-        data = load_data(recipe.data, shape)
+        data = load_data(recipe.data, shape, test=test)
         hashes["data_sha256"] = data.fingerprint()
     for kind, folder in recipe.picture_folders.items():
         hashes[f"{kind}_sha256"] = hash_pictures(folder)

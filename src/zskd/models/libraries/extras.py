@@ -19,6 +19,7 @@ EXTRAS: Final = {
     "onnx2fx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "export",
+    "optuna": "tune",
     "pyarrow": "sets",
 }
 """Library -> the extra of zskd that installs it."""
