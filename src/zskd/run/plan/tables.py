@@ -117,8 +117,8 @@ class Plan:
             f"Engine: {1000 * overhead.task:.1f} ms for a task, {overhead.start:.1f} s to start workers, "
             f"{overhead.first:.1f} s once more.",
             f"Memory: {readable_bytes(self.memory)} for each worker. Disk: {readable_bytes(self.disk)}.",
-            f"GPU, a model and not measured: {_hours(self.gpu_hours)} GPU-hours at {self.gpu.tflops:g} TFLOP/s "
-            f"× {100 * self.gpu.utilisation:g} %.",
+            f"GPU, a model and not measured: {_hours(self.gpu_hours)} GPU-hours at "
+            f"{self.gpu.tflops:g} TFLOP/s × {100 * self.gpu.utilisation:g} %.",
         ]
         if any(part.at_most for part in parts.parts):
             lines.append("≤: no shard was made here; less where images meet their targets early.")

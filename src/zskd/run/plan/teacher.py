@@ -21,8 +21,8 @@ from zskd.teacher.sources import Sources, make_teacher
 from zskd.teacher.training import train_teacher
 
 _LONGEST_TRAINING = 60.0
-"""Seconds of the longest training that is not only timed: an untrained network does not tell how many steps its
-images take."""
+"""Seconds of the longest training that is done, and not only timed: an untrained network does not tell how
+many steps its images take."""
 _ENDLESS = 10**9
 """Steps of a training that is only timed, and stopped before the last one."""
 
@@ -49,10 +49,7 @@ def sample_teacher(
         training, images = _time_training(recipe, sources, seconds)
     long = training > _LONGEST_TRAINING
     started = time.perf_counter()
-    if long:
-        teacher = own.model.freeze()
-    else:
-        teacher = make_teacher(recipe, own, folder / "teacher", Progress())
+    teacher = own.model.freeze() if long else make_teacher(recipe, own, folder / "teacher", Progress())
     log_findings(teacher, Progress())
     if has_similarity(teacher):
         write_similarity(teacher, folder / SIMILARITY)

@@ -102,8 +102,8 @@ class _Trial:
         self._trained = not part.at_most
         if part.at_most:
             self._progress.log(
-                f"plan: the teacher is not trained here ({readable_seconds(part.serial)}), so that images are "
-                "planned with all their steps: train it, and give --teacher.path"
+                f"plan: the teacher is not trained here ({readable_seconds(part.serial)}), so that images "
+                "are planned with all their steps: train it, and give --teacher.path"
             )
         return replace(part, at_most=False)
 
