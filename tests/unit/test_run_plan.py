@@ -148,7 +148,7 @@ def test_a_teacher_that_takes_long_is_only_timed(tmp_path: Path) -> None:
 
 
 TINY = (
-    *("--count", 60, "--controls", "noise_white", "--held-out", 20, "--student", "half"),
+    *("--count", 60, "--controls", "none", "--held-out", 20, "--student", "half"),
     *("--synthesis.steps", 3, "--synthesis.tolerance", 0, "--synthesis.noise-share", 0.5),
     *("--synthesis.batch-size", 10, "--synthesis.shard-size", 20),
     *("--distill.steps", 30, "--distill.batch-size", 8, "--distill.start", "random", "--quiet"),
@@ -169,9 +169,7 @@ def test_a_plan_foresees_the_passes_of_its_run(
     assert metrics.passes is not None
     taken = metrics.passes.values()
     stages = told["stages"]
-    assert list(stages) == [
-        *("teacher", "set zskd", "set noise_white", "students", "held-out images", "evaluation")
-    ]
+    assert list(stages) == [*("teacher", "set zskd", "students", "held-out images", "evaluation")]
     assert sum(one["teacher_passes"] for one in stages.values()) == sum(one.teacher for one in taken)
     assert sum(one["student_passes"] for one in stages.values()) == sum(one.student for one in taken)
     students = metrics.passes["distillation"]

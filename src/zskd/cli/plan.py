@@ -60,6 +60,7 @@ def plan(
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
+    from zskd.config.engines import open_engine
     from zskd.run.plan.parts import Parts
     from zskd.run.plan.tables import Gpu, Plan
     from zskd.run.plan.trial import measure_parts
@@ -76,7 +77,8 @@ def plan(
     full, progress = given.alone(), detail.progress()
     sources = open_sources(full)
     full = given.of(sources.model, progress)
-    with TemporaryDirectory(prefix="zskd-plan-") as folder:
+    shared = None if open_engine(full.engine).here else Path.cwd()  # a folder that all nodes have
+    with TemporaryDirectory(prefix=".zskd-plan-", dir=shared) as folder:
         parts = measure_parts(full, sources, Path(folder), seconds=seconds, progress=progress)
     told, tell = Plan(parts=parts, workers=for_workers, price=price, gpu=gpu), Teller(json)
     tell.table(told.stage_table())
