@@ -73,25 +73,34 @@ def _range(values: Iterable[float]) -> str:
 def _facts(record: dict[str, Any]) -> str:
     rounds = record["rounds"]
     plan, runs = rounds[0]["plan"], [run for one in rounds for run in one["runs"]]
+    run = runs[0]
     loads = sorted([one["plan"]["load"] for one in rounds] + [run["load"] for run in runs])
-    passes = {
-        kind: (sum(stage[f"{kind}_passes"] for stage in plan["stages"].values()), runs[0][f"{kind}_passes"])
+    spent = _range(one["plan"]["planning_seconds"] for one in rounds)
+    beside = _range(run["seconds"] - sum(run["seconds_by_stage"].values()) for run in runs)
+    planned = {
+        kind: sum(stage[f"{kind}_passes"] for stage in plan["stages"].values())
         for kind in ("teacher", "student")
     }
-    of_teacher = plan["stages"]["teacher"]["teacher_passes"]  # a run does not count those of its training
-    worker = max(run["largest_worker_bytes"] for run in runs)
-    spent = _range(one["plan"]["planning_seconds"] for one in rounds)
-    return " ".join(
-        (
-            f"Median (least to most) of {len(rounds)} rounds of `zskd plan {record['recipe']}` and of two runs.",
-            f"A plan took {spent}.",
-            f"Passes of the teacher: {passes['teacher'][0] - of_teacher:,} planned, {passes['teacher'][1]:,} run;",
-            f"of students: {passes['student'][0]:,} and {passes['student'][1]:,}.",
-            f"Disk: {plan['disk_bytes'] / 1e6:.0f} MB planned, {runs[0]['bytes'] / 1e6:.0f} MB in the folder.",
-            f"Largest worker: {plan['memory_bytes_per_worker'] / 1e6:.0f} MB planned, {worker / 1e6:.0f} MB run.",
-            f"{_origin(record)} Load of the machine: {loads[0]:g} to {loads[-1]:g}.",
-        )
+    planned["teacher"] -= plan["stages"]["teacher"]["teacher_passes"]  # its training, not counted in a run
+    needs = {
+        "Passes of the teacher": (f"{planned['teacher']:,}", f"{run['teacher_passes']:,}"),
+        "of students": (f"{planned['student']:,}", f"{run['student_passes']:,}"),
+        "files": (_megabytes(plan["disk_bytes"]), _megabytes(run["bytes"])),
+        "largest worker": (
+            _megabytes(plan["memory_bytes_per_worker"]),
+            _megabytes(max(run["largest_worker_bytes"] for run in runs)),
+        ),
+    }
+    told = ", ".join(f"{name} {of_plan} ({of_run})" for name, (of_plan, of_run) in needs.items())
+    return (
+        f"Median (least to most) of {len(rounds)} rounds of `zskd plan {record['recipe']}` and of two runs. A "
+        f"plan took {spent}; a run took {beside} beside its stages. {told}, planned (and measured).\n\n"
+        f"{_origin(record)} Load of the machine: {loads[0]:g} to {loads[-1]:g}."
     )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
 
 
 def _origin(record: dict[str, Any]) -> str:
