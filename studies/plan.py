@@ -30,7 +30,7 @@ from zskd.core.engines.overhead import measure_overhead
 from zskd.core.files import write_json
 from zskd.core.schedule import seconds_until_done
 
-RECIPE = ("digits", "--count", "8000", "--controls", "noise_shapes", "--distill.steps", "1000")
+RECIPE = ("digits", "--count", "6000", "--controls", "noise_shapes", "--distill.steps", "600")
 LARGE = ("digits", "--count", "1000000", "--controls", "none", "--distill.steps", "1000")
 WORKERS = (1, 2)
 FAR = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)

@@ -25,7 +25,7 @@ from zskd.run.measure import held_out_specs, measure_run
 from zskd.run.page import draw_run
 from zskd.run.passes import within_passes
 from zskd.run.plan.parts import NO_PASSES, Part, Parts
-from zskd.run.plan.sets import few_steps, sample_set
+from zskd.run.plan.sets import Sampled, few_steps, sample_set
 from zskd.run.plan.students import sample_students, untrained
 from zskd.run.plan.teacher import sample_teacher
 from zskd.synthesis.build import build_transfer_set, set_bytes
@@ -111,21 +111,20 @@ class _Trial:
         """Make a shard of a set; and a set like it, with `count` images, for what follows."""
         self._progress.log(f"plan: {stage if count is None else name}")
         folder = self._folder / "sets" / name
+        # only a trained teacher tells when images meet their targets
+        known = self._trained or not (spec.optimises and spec.synthesis.tolerance)
         found = sample_set(
             self._teacher,
             spec,
             folder / "shards",
-            seconds=self._seconds if self._trained else 0.0,
+            seconds=self._seconds if known else 0.0,
             workers=self._workers,
             engine=self._engine,
         )
         like = few_steps(found.spec, self._teacher.classes, count=count)
         self._sets[name] = build_transfer_set(self._teacher, like, folder / "like", workers=1)
         if found.at_most and spec == self._arms[0].spec:
-            together = spec.shard_size(self._teacher.classes) if spec.needs_shard else 1
-            together = max(together, found.spec.synthesis.batch_size)
-            self._trace_seconds = found.alone[0] / len(found.spec.indices(0, self._teacher.classes))
-            self._trace_seconds *= together
+            self._trace_seconds = _trace_seconds(found, self._teacher.classes)
         return Part(
             stage=stage,
             serial=found.serial,
@@ -194,3 +193,12 @@ class _Trial:
             passes=passes,
             multiply_adds=self._multiply_adds * passes.teacher + of_students,
         )
+
+
+def _trace_seconds(found: Sampled, classes: int) -> float:
+    """Return about how long the trace of an impression takes: a batch, or its shard if it needs all of it."""
+    shard, config = found.alone[0], found.spec.synthesis
+    if found.spec.needs_shard:
+        return shard
+    optimised = (1 - config.noise_share) * len(found.spec.indices(0, classes))
+    return shard * min(1.0, config.batch_size / max(1.0, optimised))
