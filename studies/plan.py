@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -30,8 +29,8 @@ from zskd.core.engines.overhead import measure_overhead
 from zskd.core.files import write_json
 from zskd.core.schedule import seconds_until_done
 
-RECIPE = ("digits", "--count", "6000", "--controls", "noise_shapes", "--distill.steps", "600")
-LARGE = ("digits", "--count", "1000000", "--controls", "none", "--distill.steps", "1000")
+RECIPE = ("digits", "--count", "4000", "--controls", "none", "--distill.steps", "400")
+LARGE = ("digits", "--count", "1000000", "--controls", "none", "--distill.steps", "20000")
 WORKERS = (1, 2)
 FAR = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 SLEEPERS, TASKS, SLEEP = (2, 8, 32, 64), 320, 0.2
@@ -119,25 +118,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
     given = parser.parse_args()
-    began = load()
-    sleeping = [slept(workers) for workers in SLEEPERS]
-    print(sleeping, flush=True)
-    rounds: list[dict[str, Any]] = []
-    for _ in range(given.rounds):
-        plan = planned(RECIPE, WORKERS, given.seconds)
-        runs = [ran(workers, given.out) for workers in WORKERS]
-        rounds.append({"plan": plan, "runs": runs})
-        print([one["seconds"] for one in (*plan["workers"], *runs)], flush=True)
-    record = {
+    record: Line = {
         "recipe": " ".join(RECIPE),
-        "load_before": began,
-        "rounds": rounds,
-        "sleeping": sleeping,
         "large_recipe": " ".join(LARGE),
+        "sleeping": [slept(workers) for workers in SLEEPERS],
         "large": planned(LARGE, FAR, given.seconds),
         **made_with(),
+        "rounds": [],
     }
-    write_json(given.record, record)
+    for number in range(given.rounds):
+        plan = planned(RECIPE, WORKERS, given.seconds)
+        runs = [ran(workers, given.out) for workers in WORKERS]
+        record["rounds"].append({"plan": plan, "runs": runs})
+        write_json(given.record, record)
+        print(number, [one["seconds"] for one in (*plan["workers"], *runs)], flush=True)
     print(f"saved in {given.record}")
 
 
