@@ -95,9 +95,9 @@ def test_gpu_hours_are_those_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["--for-workers", "0"], "--for-workers must be numbers of at least 1"),
-        (["--price", "-1"], "--price is -1: it must be at least 0"),
-        (["--gpu-tflops", "0"], "--gpu-tflops is 0: it must be above 0"),
+        (["--for-workers", "0"], "--for-workers is 0: it must be at least 1"),
+        (["--price", "inf"], "--price is inf: it must be at least 0"),
+        (["--gpu-tflops", "0"], "--gpu-tflops is 0.0: it must be above 0"),
         (["--gpu-utilisation", "1.5"], "--gpu-utilisation is 1.5: it must be above 0 and at most 1"),
         (["--seconds", "nan"], "--seconds is nan: it must be above 0"),
         (["--budget", "3"], "--budget sets the minutes of a run, and a plan tells them: leave it out"),

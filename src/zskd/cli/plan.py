@@ -10,9 +10,9 @@ from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import Detail, RecipeName, Settings, Trust
 from zskd.cli.telling import Json, Teller
+from zskd.config.checks import check_range
 from zskd.config.groups import OUTPUT, RUN
 from zskd.config.recipe import Recipe
-from zskd.core.errors import ZskdError
 
 
 @app.command(
@@ -66,9 +66,8 @@ def plan(
     from zskd.run.plan.trial import measure_parts
     from zskd.teacher.sources import open_sources
 
-    if not seconds > 0:
-        raise ZskdError(f"--seconds is {seconds:g}: it must be above 0")
     # wrong numbers are told before minutes are spent
+    check_range("--seconds", seconds, 0, above=True)
     gpu = Gpu(tflops=gpu_tflops, utilisation=gpu_utilisation)
     Plan(parts=Parts(parts=()), workers=for_workers, price=price, gpu=gpu)
     given = Settings(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zskd.core.errors import ZskdError
+from zskd.config.checks import check_range
 from zskd.core.progress import readable_bytes, readable_seconds
 from zskd.core.tables import Table
 from zskd.run.plan.parts import MOST_WORKERS, Part, Parts
@@ -29,10 +29,8 @@ class Gpu:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not self.tflops > 0:
-            raise ZskdError(f"--gpu-tflops is {self.tflops:g}: it must be above 0")
-        if not 0 < self.utilisation <= 1:
-            raise ZskdError(f"--gpu-utilisation is {self.utilisation:g}: it must be above 0 and at most 1")
+        check_range("--gpu-tflops", self.tflops, 0, above=True)
+        check_range("--gpu-utilisation", self.utilisation, 0, 1, above=True)
 
     def hours(self, multiply_adds: int) -> float:
         """Return the hours of so many multiply-adds."""
@@ -57,10 +55,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not self.workers or min(self.workers) < 1:
-            raise ZskdError("--for-workers must be numbers of at least 1: give 1 8 64")
-        if self.price is not None and not self.price >= 0:
-            raise ZskdError(f"--price is {self.price:g}: it must be at least 0")
+        for number in self.workers:
+            check_range("--for-workers", number, 1)
+        if self.price is not None:
+            check_range("--price", self.price, 0)
 
     def stage_table(self) -> Table:
         """Return the table of the stages: passes, seconds of one core, and how many workers help."""
