@@ -25,7 +25,8 @@ from typing import Any
 import zskd
 from zskd.config.engines import open_engine
 from zskd.core.device import processor
-from zskd.core.engines.base import Engine, Need
+from zskd.core.engines.base import Engine
+from zskd.core.engines.overhead import empty_task_seconds
 from zskd.core.files import write_json
 from zskd.core.versions import source_commit, versions
 from zskd.models.factory import build, describe, fresh_weights
@@ -34,10 +35,6 @@ from zskd.synthesis.build import make_shards
 ENGINES = ("local", "ray")
 TASKS = 200
 """Empty ones."""
-
-
-def empty(_shared: None, _number: int, _on_progress: Callable[[int], None]) -> None:
-    """Do nothing."""
 
 
 def main() -> None:
@@ -102,7 +99,7 @@ def measure(
             found[name] = [
                 hashlib.sha256(one.read_bytes()).hexdigest() for one in sorted(out.glob("shard-*"))
             ]
-            tasks[name].append(timed(partial(ran, engine, workers)))
+            tasks[name].append(round(empty_task_seconds(engine, workers, TASKS), 3))
         print(turn, {name: all_of[-1] for name, all_of in seconds.items()}, flush=True)
     alone = timed(lambda: made(teacher, spec, folder / "alone", engines["local"], 1, shards))
     different = sum(one != two for one, two in zip(*found.values(), strict=True))
@@ -129,14 +126,6 @@ def made(
     """Make all shards; the pool of processes starts with them, as in every use."""
     for _ in make_shards(
         teacher, spec, out, range(shards), workers=workers, engine=engine, on_progress=lambda _: None
-    ):
-        pass
-
-
-def ran(engine: Engine, workers: int) -> None:
-    """Run empty tasks."""
-    for _ in engine.each_done(
-        empty, None, range(TASKS), workers=workers, need=Need(), on_progress=lambda _: None
     ):
         pass
 

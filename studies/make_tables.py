@@ -30,6 +30,7 @@ from tables.front import FRONT_TABLES, draw_front
 from tables.names import NAMES_TABLES
 from tables.narrow import NARROW_TABLES
 from tables.pictures import PICTURES_TABLES
+from tables.plan import PLAN_TABLES
 from tables.presets import PRESETS_TABLES
 from tables.results import RESULTS_TABLES, write_pictures
 from tables.rule import RULE_TABLES
@@ -62,6 +63,7 @@ PAGES = tuple(
         "docs/failures.md",
         "docs/extending.md",
         "docs/pictures.md",
+        "docs/plan.md",
         "docs/features.md",
         "docs/narrow.md",
         "docs/students.md",
@@ -88,6 +90,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **NAMES_TABLES,
     **NARROW_TABLES,
     **PICTURES_TABLES,
+    **PLAN_TABLES,
     **TEACHERS_TABLES,
     **FEATURES_TABLES,
     **FRONT_TABLES,

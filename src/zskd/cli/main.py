@@ -39,6 +39,7 @@ def _run(arguments: list[str]) -> int:
         export,
         golden,
         inspect,
+        plan,
         predict,
         report,
         reproduce,

@@ -15,6 +15,7 @@ from zskd.core.device import use_threads
 from zskd.core.engines.base import Need
 from zskd.core.memory import is_large
 from zskd.core.progress import Progress, Within, WorkerProgress
+from zskd.core.schedule import seconds_until_done
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Enough, Pace, Stopwatch
 from zskd.distillation.architecture import describe_student, fresh_student
@@ -159,11 +160,7 @@ def training_seconds(paces: Sequence[Pace], steps: float, workers: int) -> float
         steps: of each student.
         workers: students that are trained at the same time.
     """
-    free = [0.0] * workers
-    for pace in paces:
-        first = free.index(min(free))
-        free[first] += pace.start + steps * pace.step
-    return max(free)
+    return seconds_until_done((pace.start + steps * pace.step for pace in paces), workers)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,26 @@ def held_out_sets(
     Raises:
         ZskdError: the teacher's logits are not finite, or the folder cannot be written.
     """
+    return {
+        name: build_transfer_set(
+            teacher,
+            spec,
+            folder / "held_out" / name,
+            workers=recipe.workers,
+            engine=open_engine(recipe.engine),
+            progress=progress,
+        )
+        for name, spec in held_out_specs(recipe, teacher).items()
+    }
+
+
+def held_out_specs(recipe: Recipe, teacher: Classifier) -> dict[str, SetSpec]:
+    """Return the specs of the sets that no student is trained on, by kind.
+
+    Args:
+        recipe: as for `held_out_sets`.
+        teacher: frozen.
+    """
     impressions = SetSpec(
         method=_held_out_method(recipe, teacher),
         count=recipe.held_out_count,
@@ -65,17 +85,7 @@ def held_out_sets(
         if control.method == "noise" and control.start is not None:
             start = replace(impressions.synthesis, start=control.start)
             specs[name] = replace(impressions, method=control.method, synthesis=start)
-    return {
-        name: build_transfer_set(
-            teacher,
-            spec,
-            folder / "held_out" / name,
-            workers=recipe.workers,
-            engine=open_engine(recipe.engine),
-            progress=progress,
-        )
-        for name, spec in specs.items()
-    }
+    return specs
 
 
 def _held_out_method(recipe: Recipe, teacher: Classifier) -> str:

@@ -14,9 +14,10 @@ from math import ceil
 from zskd.config.distillation import DistillConfig
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
-from zskd.core.passes import teacher_passes
+from zskd.core.passes import StagePasses, teacher_passes
 from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
+from zskd.run.arms import Arm, plan_students, trained_as
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
 from zskd.synthesis.mirrors import impressions_asked
 from zskd.synthesis.room import of_size
@@ -48,6 +49,30 @@ class PassBudget:
             f"{self.limit:,} passes of the teacher allow {images}{self.steps:,} steps of each student "
             f"({self.students:,})"
         )
+
+
+def within_passes(recipe: Recipe, teacher: Classifier, arms: Sequence[Arm]) -> tuple[Recipe, PassBudget]:
+    """Return the recipe with as many images and steps as its passes allow, and what they allow.
+
+    Args:
+        recipe: with a limit of passes.
+        teacher: as for `plan_passes`.
+        arms: of the full recipe.
+
+    Raises:
+        ZskdError: the limit is too small.
+    """
+    specs = [arm.spec for arm in arms if arm.spec is not None]
+    trainings = [trained_as(one) for one in plan_students(recipe, arms)]
+    plan = plan_passes(recipe, teacher, specs, trainings)
+    if plan.count is not None:
+        recipe = replace(recipe, count=plan.count, rate=None)
+    return with_steps(recipe, plan.steps), plan
+
+
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """Return the recipe with so many steps of each student."""
+    return replace(recipe, distill=replace(recipe.distill, steps=steps, epochs=None))
 
 
 def plan_passes(
@@ -156,15 +181,35 @@ def training_passes(config: DistillConfig, steps: int) -> int:
         config: of the training.
         steps: of the student.
     """
+    return training_counts(config, steps).teacher
+
+
+def training_counts(config: DistillConfig, steps: int) -> StagePasses:
+    """Return the passes of so many training steps, generator and image bank included.
+
+    Those of the student are an upper bound where a generator's loss does not read the student. What comes
+    before and after the steps is left out: first weights from the teacher, and statistics of batch-norm.
+
+    Args:
+        config: of the training.
+        steps: of the student.
+    """
     batch, generator, bank = config.batch_size, config.generator, config.image_bank
-    passes = steps * batch if config.teacher_weight or config.features.weight else 0
+    asked = steps * batch if config.teacher_weight or config.features.weight else 0
+    both = warm_up = 0  # forward and backward through both networks, or through the teacher alone
     if generator.share:
-        taken = ceil(steps / generator.student_steps) + (generator.warm_up if steps else 0)
-        passes += 2 * taken * round(generator.share * batch)
+        images = round(generator.share * batch)
+        both += ceil(steps / generator.student_steps) * images
+        warm_up = generator.warm_up * images if steps else 0
     if bank.share:
         rounds = max(0, min(bank.count, steps) - 1)
-        passes += 2 * rounds * bank.steps * min(bank.images, bank.keep)
-    return passes
+        both += rounds * bank.steps * min(bank.images, bank.keep)
+    return StagePasses(
+        teacher_forward=asked + both + warm_up,
+        teacher_backward=both + warm_up,
+        student_forward=steps * batch + both,
+        student_backward=steps * batch + both,
+    )
 
 
 def steps_within(trainings: Sequence[DistillConfig], passes: int) -> int:

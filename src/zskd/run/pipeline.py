@@ -35,7 +35,7 @@ from zskd.run.folder import claim_folder, is_whole
 from zskd.run.measure import held_out_sets, measure_run
 from zskd.run.metrics import METRICS, RunMetrics, read_metrics
 from zskd.run.page import draw_run, write_page
-from zskd.run.passes import PassBudget, correct_steps, plan_passes
+from zskd.run.passes import PassBudget, correct_steps, with_steps, within_passes
 from zskd.run.pictures import picture_sets
 from zskd.run.similarity import SIMILARITY, has_similarity, write_similarity
 from zskd.run.stages import Stages
@@ -144,21 +144,9 @@ class _Run:
         self._budget: Budget | None = None
         self._passes: PassBudget | None = None
         if recipe.passes is not None:
-            self._plan_passes()
-
-    def _plan_passes(self) -> None:
-        """Take as many images and steps as the passes allow."""
-        specs = [arm.spec for arm in self.arms if arm.spec is not None]
-        trainings = [trained_as(one) for one in plan_students(self.recipe, self.arms)]
-        plan = self._passes = plan_passes(self.recipe, self._sources.model, specs, trainings)
-        self._progress.log(f"passes: {plan.words}")
-        if plan.count is not None:
-            self.recipe = replace(self.recipe, count=plan.count, rate=None)
-        self._take_steps(plan.steps)
-        self.arms = plan_arms(self.recipe, self._sources.data)
-
-    def _take_steps(self, steps: int) -> None:
-        self.recipe = replace(self.recipe, distill=replace(self.recipe.distill, steps=steps, epochs=None))
+            self.recipe, self._passes = within_passes(recipe, sources.model, self.arms)
+            progress.log(f"passes: {self._passes.words}")
+            self.arms = plan_arms(self.recipe, sources.data)
 
     def teacher(self) -> Classifier:
         """Return the teacher, checked, and write its class similarity.
@@ -244,7 +232,7 @@ class _Run:
                 self.recipe = self._budget.fit_steps(self.recipe, specs, images, pictures)
             if self._passes is not None:
                 trainings = [trained_as(one) for one in planned]
-                self._take_steps(correct_steps(self._passes, sets, trainings, of_stage))
+                self.recipe = with_steps(self.recipe, correct_steps(self._passes, sets, trainings, of_stage))
             planned = plan_students(self.recipe, self.arms)
             return make_students(
                 teacher,

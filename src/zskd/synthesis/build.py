@@ -190,7 +190,7 @@ def _check_disk(teacher: Classifier, spec: SetSpec, images: int, folder: Path) -
     Raises:
         ZskdError: it has not.
     """
-    need, free = _bytes(teacher, spec, images), shutil.disk_usage(folder).free
+    need, free = set_bytes(teacher, spec, images), shutil.disk_usage(folder).free
     if need > free:
         raise ZskdError(
             f"{images:,} images need {readable_bytes(need)} and {folder} has {readable_bytes(free)} free: "
@@ -198,7 +198,14 @@ def _check_disk(teacher: Classifier, spec: SetSpec, images: int, folder: Path) -
         )
 
 
-def _bytes(teacher: Classifier, spec: SetSpec, images: int) -> int:
+def set_bytes(teacher: Classifier, spec: SetSpec, images: int) -> int:
+    """Return the bytes on disk of some images of a set.
+
+    Args:
+        teacher: for its classes and the size of its images.
+        spec: from `fit_spec`.
+        images: number of images.
+    """
     shape = teacher.spec.shape
     return images * Shard.bytes_per_image(shape, teacher.classes, storage_of(spec.synthesis, shape))
 
@@ -217,7 +224,7 @@ def _announce(
 
     The time is measured on a few steps, and holds if every image uses all its steps.
     """
-    need, steps = _bytes(teacher, made, images), made.synthesis.steps if made.optimises else 0
+    need, steps = set_bytes(teacher, made, images), made.synthesis.steps if made.optimises else 0
     progress.log(
         f"{spec.method}: {images:,} images of {steps} steps at most, "
         f"{readable_seconds(seconds)} at most, {readable_bytes(need)} in {folder}"
