@@ -6,6 +6,7 @@
 The cells:
 
 - `mnist`: teacher, student and impressions of the arm `default` of `zskd reproduce better-mnist`, seed 0.
+- `mnist-test`: the same with test images as others, which are from other writers.
 - `mnist-few`, a control in which there is something to find: a teacher that was trained on the members alone
   until it knew them by heart, and a student on impressions of it.
 - `cifar`: a public ResNet-20 and a student of `studies/carry.py` on its impressions (`zskd_bn-features`).
@@ -38,7 +39,7 @@ from zskd.data.folder import class_folders, read_image
 from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
 from zskd.evaluation.audit import audit_student
-from zskd.models.checkpoint import load_checkpoint
+from zskd.models.checkpoint import CARD, Card, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.synthesis.build import build_transfer_set
@@ -82,18 +83,20 @@ def part(split: Split, first: int, count: int) -> Split:
     return Split(split.images[rows], split.labels[rows])
 
 
-@cache
-def lenet(data_dir: Path, first: int, seed: int) -> Classifier:
-    """Return a LeNet-5 that knows a few training images by heart."""
-    data = mnist(data_dir)
-    architecture = describe("lenet5", shape=GREY, classes=10)
-    module = fresh_weights(lambda: build(architecture, run_code=False), seed=seed)
-    untrained = Classifier(module, spec=InputSpec(shape=GREY), class_names=data.class_names)
-    own = Dataset(part(data.train, first, FEW), data.validation, data.test, data.class_names, FEW)
-    return train_teacher(untrained, own, BY_HEART, seed=seed)
+def lenet(given: argparse.Namespace, first: int) -> Classifier:
+    """Return a LeNet-5 that knows some training images by heart, from `first` on."""
+    folder = given.out / f"lenet-{first}"
+    if not (folder / CARD).is_file():
+        data, architecture = mnist(given.data_dir), describe("lenet5", shape=GREY, classes=10)
+        module = fresh_weights(lambda: build(architecture, run_code=False), seed=first)
+        untrained = Classifier(module, spec=InputSpec(shape=GREY), class_names=data.class_names)
+        own = Dataset(part(data.train, first, FEW), data.validation, data.test, data.class_names, FEW)
+        network = train_teacher(untrained, own, BY_HEART, seed=first)
+        save_checkpoint(network, Card(architecture=architecture, origin={"how": "trained"}), folder)
+    return load_checkpoint(folder)[0].freeze()
 
 
-def of_mnist(given: argparse.Namespace) -> Cell:
+def of_mnist(given: argparse.Namespace, others: str) -> Cell:
     """Return the experiment's teacher and student."""
     data = mnist(given.data_dir)
 
@@ -106,21 +109,21 @@ def of_mnist(given: argparse.Namespace) -> Cell:
         load_checkpoint(found("cells/default-40-0-*/student"))[0],
         TransferSet(found("sets/zskd-24000-*[0-9a-f]")),
         part(data.train, 0, FEW),
-        part(data.test, 0, FEW),
+        part(getattr(data, others), 0, FEW),
         len(data.train),
-        lenet(given.data_dir, FEW, 1),
+        lenet(given, FEW),
     )
 
 
 def of_few(given: argparse.Namespace) -> Cell:
     """Return a teacher that knows its training images by heart, and its student."""
-    data, teacher = mnist(given.data_dir), lenet(given.data_dir, 0, 0)
+    data, teacher = mnist(given.data_dir), lenet(given, 0)
     recipe = load_recipe("mnist", {})
     spec = SetSpec(count=FEW, targets=recipe.targets, synthesis=recipe.synthesis)
     impressions = build_transfer_set(teacher, spec, given.out / "set", workers=1)
     student = build_student(teacher, STUDENT, impressions, given.out / "student")
-    members, others = part(data.train, 0, FEW), part(data.test, 0, FEW)
-    return Cell(teacher, student, impressions, members, others, FEW, lenet(given.data_dir, FEW, 1))
+    members, others = part(data.train, 0, FEW), part(data.validation, 0, FEW)
+    return Cell(teacher, student, impressions, members, others, FEW, lenet(given, FEW))
 
 
 def of_cifar(given: argparse.Namespace, source: str) -> Cell:
@@ -146,7 +149,8 @@ def pictures(root: Path) -> Split:
 
 
 CELLS: dict[str, Callable[[argparse.Namespace], Cell]] = {
-    "mnist": of_mnist,
+    "mnist": lambda given: of_mnist(given, "validation"),
+    "mnist-test": lambda given: of_mnist(given, "test"),
     "mnist-few": of_few,
     "cifar": lambda given: of_cifar(given, "zskd_bn"),
     "cifar-real": lambda given: of_cifar(given, "real"),

@@ -68,7 +68,7 @@ def test_the_table_is_narrow_and_sentences_tell_what_it_means(capsys: pytest.Cap
     text = " ".join(lines)
     assert "0.5 is chance" in text
     assert "Labels are the class folders." in text
-    assert "by the student (" in text
+    assert "is found in outputs of the student (" in text
     assert "Impressions are not nearer to members than to others" in text
     assert "(root mean square)." in text
 

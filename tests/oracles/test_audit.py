@@ -70,9 +70,10 @@ def test_a_network_that_memorised_its_images_is_found_out(
         assert of(found, "teacher", by).area.area > 0.8
         assert of(found, "teacher", by).tells
         assert of(found, "student", by).area.low <= 0.5 <= of(found, "student", by).area.high
-    teacher, student = found.sentences
-    assert teacher.startswith("The teacher shows who is a member (loss: AUC 0.9")
-    assert student.startswith("These tests do not find members by the student (")
+    teacher, student, doubt = found.sentences
+    assert teacher.startswith("Outputs of the teacher differ between members and others (loss: AUC 0.9")
+    assert student.startswith("No difference between members and others is found in outputs of the student (")
+    assert "--reference" in doubt
     assert Audit.model_validate_json(found.model_dump_json(), strict=True) == found
 
 
@@ -131,8 +132,16 @@ def test_a_reference_is_subtracted_and_judged_itself(
     right = sum((scores[0][:, None] > scores[1][None]).mean(1)) / len(members)
     assert of(found, "student", "likelihood").area.area == pytest.approx(right)
     assert [one.by for one in found.tests if one.of == "reference"] == ["loss"]
-    knows = audit_student(None, reference, *groups, reference=memorised).sentences
-    assert any(one.startswith("The reference separates members from others, too") for one in knows)
+    told = audit_student(None, memorised, *groups, reference=reference).sentences
+    assert [one.partition(" (")[0] for one in told] == [
+        "Outputs of the student differ between members and others"
+    ]
+    same = audit_student(memorised, memorised, *groups, reference=memorised).sentences
+    assert [one.partition(" (")[0] for one in same] == [
+        "No difference between members and others is found in outputs of the teacher",
+        "No difference between members and others is found in outputs of the student",
+        "Those of the reference differ, too",
+    ]
 
 
 def test_the_confidence_is_the_log_of_the_odds_also_where_probabilities_are_rounded() -> None:

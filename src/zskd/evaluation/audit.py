@@ -32,18 +32,28 @@ Network = Callable[[OfOneBatch], Logits]
 """Returns the logits on the CPU of images in [0, 1]."""
 _BATCH = 500
 _TELLS: dict[Of, str] = {
-    "teacher": "The teacher shows who is a member ({}).",
-    "student": "The student shows who is a member ({}).",
+    "teacher": "Outputs of the teacher differ between members and others ({}).",
+    "student": "Outputs of the student differ between members and others ({}).",
     "impressions": "Impressions are nearer to members than to others: they repeat something of them ({}).",
-    "reference": "The reference separates members from others, too: it knows members, or the folders differ "
-    "in more than membership ({}).",
+    "reference": "Those of the reference differ, too ({}): the folders differ in more than membership, or it "
+    "was trained on members. So losses show nothing.",
 }
 _TELLS_NOT: dict[Of, str] = {
-    "teacher": "These tests do not find members by the teacher ({}). Stronger ones may.",
-    "student": "These tests do not find members by the student ({}). Stronger ones may.",
+    "teacher": "No difference between members and others is found in outputs of the teacher ({}). Stronger "
+    "tests may find one.",
+    "student": "No difference between members and others is found in outputs of the student ({}). Stronger "
+    "tests may find one.",
     "impressions": "Impressions are not nearer to members than to others ({}).",
     "reference": "",
 }
+_NO_REFERENCE = (
+    "This is a leak if the folders differ in nothing but membership: a network that was trained on none of "
+    "these images would show it (--reference)."
+)
+_REVERSED = (
+    "Where the AUC is below 0.5 by more than chance ({}), members and others differ in more than membership: "
+    "take both from one source."
+)
 
 
 class Audit(Artefact):
@@ -58,21 +68,23 @@ class Audit(Artefact):
     @property
     def sentences(self) -> tuple[str, ...]:
         """What the numbers mean, in words."""
-        said = [self._said(of) for of in _TELLS]
-        if any(one.is_reversed for one in self.tests):
-            said.append(
-                "Where the AUC is below 0.5 by more than chance, members and others differ in more than "
-                "membership. Take both from one source."
-            )
+        differ = any(one.of == "reference" and one.tells for one in self.tests)
+        shown = [one for one in self.tests if not (differ and one.by == "loss" and one.of != "reference")]
+        said = [_said(of, [one for one in shown if one.of == of]) for of in _TELLS]
+        reference = any(one.of == "reference" for one in self.tests)
+        if not reference and any(one.tells for one in self.tests):
+            said.append(_NO_REFERENCE)
+        if reversed_ := [f"{one.of}, {one.by}" for one in shown if one.is_reversed]:
+            said.append(_REVERSED.format("; ".join(reversed_)))
         return tuple(filter(None, said))
 
-    def _said(self, of: Of) -> str:
-        """Return what the tests of a network or of the impressions mean; nothing where there are none."""
-        tests = [one for one in self.tests if one.of == of]
-        if not tests:
-            return ""
-        best = min(tests, key=lambda one: (one.is_reversed, one.p, -one.area.area))
-        return (_TELLS if best.tells else _TELLS_NOT)[of].format(best)
+
+def _said(of: Of, tests: list[MembershipTest]) -> str:
+    """Return what the tests of a network or of the impressions mean; nothing where there are none."""
+    if not tests:
+        return ""
+    best = min(tests, key=lambda one: (one.is_reversed, one.p, -one.area.area))
+    return (_TELLS if best.tells else _TELLS_NOT)[of].format(best)
 
 
 @dataclass(frozen=True)
