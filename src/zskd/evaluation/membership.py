@@ -42,7 +42,6 @@ class MembershipTest(Artefact):
     """Under the ROC curve: the chance that a member has the larger score of a member and another."""
     found: Share | None
     """Of the members, those above the threshold that 1 % of the others exceed; None with under 100 others."""
-
     p: Fraction
     """Probability of such a separation if nothing leaks, corrected for the number of tests (Holm 1979)."""
 

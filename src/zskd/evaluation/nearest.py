@@ -31,7 +31,6 @@ class NearestImpressions:
         impressions: the set.
         teacher: for distances in its features; not changed. None, or a network without a last linear map:
             only those in pixels.
-
         shape: channels, height and width of the images to come.
 
     Raises:
