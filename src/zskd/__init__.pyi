@@ -37,6 +37,8 @@ from .distillation.spec import StudentSpec as StudentSpec
 from .evaluation.agreement import Estimate as Estimate
 from .evaluation.agreement import EstimateRecord as EstimateRecord
 from .evaluation.agreement import estimate_agreement as estimate_agreement
+from .evaluation.audit import Audit as Audit
+from .evaluation.audit import audit_student as audit_student
 from .evaluation.check import Check as Check
 from .evaluation.check import check_student as check_student
 from .evaluation.gain import Cost as Cost

@@ -27,6 +27,7 @@ VERBS = [
     ("evaluate",),
     ("predict",),
     ("check",),
+    ("audit",),
     ("show", "similarity"),
     ("show", "samples"),
     ("show", "filmstrip"),

@@ -27,6 +27,7 @@ from zskd.distillation.distill import distill
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.evaluation import probes as probes_module
 from zskd.evaluation.agreement import estimate_agreement
+from zskd.evaluation.audit import audit_student
 from zskd.evaluation.check import check_student
 from zskd.evaluation.gain import measure_gain
 from zskd.evaluation.inspection import count_multiply_adds, inspect_teacher
@@ -229,6 +230,13 @@ USING_TEACHER: dict[str, Callable[[Inputs], object]] = {
     "measure": lambda inputs: measure(inputs.teacher, inputs.finished, make_probes(inputs.teacher)),
     "check_student": lambda inputs: check_student(
         inputs.teacher, inputs.finished, inputs.split.images, inputs.split.labels
+    ),
+    "audit_student": lambda inputs: audit_student(
+        inputs.teacher,
+        inputs.finished,
+        inputs.split.images,
+        1 - inputs.split.images,
+        impressions=inputs.images,
     ),
     "estimate_agreement": lambda inputs: estimate_agreement(inputs.teacher, inputs.finished),
 }

@@ -87,13 +87,12 @@ def check(
 
 def _labelled_files(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], Tensor | None]:
     """Return the pictures of a folder, and their classes where folders are named after any."""
-    from zskd.data.folder import class_folders, class_of_each, picture_files
+    from zskd.data.pictures import labelled_files
 
-    files = picture_files(folder)
-    if set(class_folders(folder)) & set(names):
-        return files, class_of_each(folder, files, names)
-    print_error(f"without labels: no folder in {folder} is named after a class ({', '.join(names[:5])})")
-    return files, None
+    files, labels = labelled_files(folder, names)
+    if labels is None:
+        print_error(f"without labels: no folder in {folder} is named after a class ({', '.join(names[:5])})")
+    return files, labels
 
 
 def _answers(

@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     from zskd.cli import (  # noqa: F401  each registers its verb
+        audit,
         check,
         distill,
         evaluate,

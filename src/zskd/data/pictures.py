@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file, sha256_json
-from zskd.data.folder import picture_files, pictures_below
+from zskd.data.folder import class_folders, class_of_each, picture_files, pictures_below
 from zskd.data.packed import Packed, Picture, check_number
 from zskd.data.parquet import parquet_pictures
 from zskd.data.webdataset import tar_pictures
@@ -39,6 +41,25 @@ def find_pictures(source: Path, scratch: Path | None = None) -> Sequence[Picture
     if not found:
         raise ZskdError(f"{source} holds no picture: give files with some")
     return found
+
+
+def labelled_files(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], Tensor | None]:
+    """List the pictures of a folder with their classes, where any of its folders is named after one.
+
+    Args:
+        folder: of the pictures.
+        names: of the classes.
+
+    Returns:
+        Files, sorted, and the class of each (N,), int64; None where no folder is named after a class.
+
+    Raises:
+        ZskdError: there is no such folder, no picture in it, or folders of classes beside others.
+    """
+    files = picture_files(folder)
+    if set(class_folders(folder)) & set(names):
+        return files, class_of_each(folder, files, names)
+    return files, None
 
 
 def hash_pictures(source: Path) -> str:

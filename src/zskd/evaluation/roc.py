@@ -1,4 +1,4 @@
-"""The area under the ROC curve of two classes, with an interval for few images."""
+"""The ROC curve of two classes: the area under it and a point on it, with intervals for few images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from pydantic import Field
 
 from zskd.core.artefact import Artefact, AtLeastOne, Fraction
 from zskd.core.errors import ZskdError
+from zskd.evaluation.statistics import Share
 
 _Scores = Float64[np.ndarray, "n"]
 _Mask = Bool[np.ndarray, "n"]
 _ALMOST_ONE = 1 - 1e-9
+FALSE_POSITIVES = 0.01
+"""Share of the other class that a threshold may call positive."""
+FEWEST = round(1 / FALSE_POSITIVES)
+"""Of fewer images of the other class, no threshold calls one in a hundred positive."""
 
 
 class Area(Artefact):
@@ -55,6 +60,70 @@ def area_under_curve(scores: _Scores, positive: _Mask) -> Area:
     above = float(rankdata(scores)[positive].sum()) - m * (m + 1) / 2
     area = above / (m * n)
     return Area(area=area, low=_lower(area, m, n), high=1 - _lower(1 - area, m, n), positive=m, negative=n)
+
+
+def true_positives(scores: _Scores, positive: _Mask) -> Share | None:
+    """Return the share of positive images above the threshold that 1 % of the others exceed.
+
+    The threshold is the smallest score of another image that at most 1 % of the others are above. The
+    interval allows for chance in both groups: the number of others above the true threshold is binomial, so
+    that the threshold lies between two of their scores with 97.5 % confidence. At each of these, the share of
+    positives has its exact interval of the same confidence (Clopper and Pearson 1934). Together they cover
+    the truth at least 95 times in 100, whatever the distribution of the scores.
+
+    Args:
+        scores: the larger, the more positive (N,).
+        positive: whether each image is of the positive class (N,).
+
+    Returns:
+        Percent of the positive images; None with fewer than 100 others.
+
+    Raises:
+        ZskdError: there is no positive image.
+    """
+    from scipy.stats import binom, binomtest
+
+    found, others = scores[positive], np.sort(scores[~positive])[::-1]
+    n, one_side = len(others), 0.05 / 4
+    if not len(found):
+        raise ZskdError("there are no positive images: give at least one")
+    if n < FEWEST:
+        return None
+
+    def above(rank: int) -> int:
+        """Return how many positives are above the score that `rank` others come before."""
+        return int((found > others[rank]).sum())
+
+    def ends(count: int) -> tuple[float, float]:
+        interval = binomtest(count, len(found)).proportion_ci(1 - 2 * one_side, method="exact")
+        return 100 * interval.low, 100 * interval.high
+
+    fewest, most = (int(binom.ppf(p, n, FALSE_POSITIVES)) for p in (one_side, 1 - one_side))
+    low = ends(above(fewest - 1))[0] if fewest else 0.0
+    percent = 100 * above(int(n * FALSE_POSITIVES)) / len(found)
+    return Share(percent, low, ends(above(most))[1], len(found))
+
+
+def chance(scores: _Scores, positive: _Mask) -> float:
+    """Return how probable such an area, or so many true positives, is if both groups are alike.
+
+    It is the smaller of two p-values, doubled: that of the area, of either side (Mann and Whitney 1947), and
+    that of the positives above the threshold of `true_positives`, where there is one. If all orders of the
+    images are equally probable, their number is negative hypergeometric.
+
+    Args:
+        scores: the larger, the more positive (N,).
+        positive: whether each image is of the positive class (N,); some are, and some are not.
+    """
+    from scipy.stats import mannwhitneyu, nhypergeom
+
+    found, others = scores[positive], np.sort(scores[~positive])[::-1]
+    p = float(mannwhitneyu(found, others, method="asymptotic").pvalue)
+    if len(others) >= FEWEST:
+        allowed = int(len(others) * FALSE_POSITIVES)
+        above = int((found > others[allowed]).sum())
+        p = min(p, float(nhypergeom.sf(above - 1, len(scores), len(found), allowed + 1)))
+    return min(1.0, 2 * p)
 
 
 def variance(area: float, m: int, n: int) -> float:
