@@ -316,6 +316,34 @@ def test_larger_maps_are_averaged_and_equal_ones_left_as_they_are() -> None:
     torch.testing.assert_close(pooled(maps, (2, 1)), maps.reshape(6, 5, 2, 2, 3).mean((3, 4))[..., None])
 
 
+def test_only_stages_with_the_same_channels_are_compared(teacher: Classifier) -> None:
+    config = FeaturesConfig(loss="aligned", weight=1.0, layers="same")
+    narrow, alike = (Classifier(network(1, filters), spec=SPEC).freeze() for filters in (3, 5))
+    assert pair_features(teacher, narrow, config, seed=0) is None
+    found = pair_features(teacher, alike, config, seed=0)
+    assert found is not None
+    assert [pair.student.channels for pair in found.pairs] == [pair.teacher.channels for pair in found.pairs]
+    assert not found.begins
+
+
+def test_a_student_without_such_stages_learns_from_logits_alone(
+    teacher: Classifier, noise: TransferSet
+) -> None:
+    class Log(Progress):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def log(self, message: str) -> None:
+            self.lines.append(message)
+
+    log, features = Log(), FeaturesConfig(loss="aligned", weight=1.0, layers="same")
+    assert same(
+        weights(teacher, replace(WITH_SET, features=features), noise, progress=log),
+        weights(teacher, WITH_SET, noise),
+    )
+    assert any("only logits are compared" in line for line in log.lines)
+
+
 # Attention transfer had a setting of its own, and paired all convolutions.
 
 

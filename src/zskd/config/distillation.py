@@ -136,9 +136,10 @@ class FeaturesConfig(Config):
     """How the features of student and teacher are compared."""
     weight: float = 0.0
     """Weight of this loss; 0: features are not read."""
-    layers: Literal["stages", "convolutions"] = "stages"
-    """Which layers to pair: the ends of stages of the same resolution (or of the same relative depth), or all
-    convolutions in the order of their use."""
+    layers: Literal["stages", "same", "convolutions"] = "stages"
+    """Which layers to pair: the ends of stages of the same resolution (or of the same relative depth), only
+    those that have the same channels, too, or all convolutions in the order of their use. Where no stages are
+    the same, features are not read."""
 
     def __post_init__(self) -> None:
         """Check the loss and its weight."""

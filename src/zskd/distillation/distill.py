@@ -115,6 +115,10 @@ def distill(
             with counting("initialisation", teacher=teacher):
                 features.begin(teacher, classifier, first, torch_stream(seed, "features", 0))
         progress.log(f"distill: {config.features.loss} compares {', '.join(map(str, features.pairs))}")
+    elif config.features.weight:
+        progress.log(
+            "distill: no stage of the student has the channels of the teacher's: only logits are compared"
+        )
     objective = Objective(classifier, config, features, batches.learn if batches.learns else None)
     statistics = Statistics(
         classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total

@@ -119,7 +119,7 @@ class PairedFeatures:
 def pair_features(
     teacher: Classifier, student: Classifier, config: FeaturesConfig, *, seed: int
 ) -> PairedFeatures | None:
-    """Pair the stages of student and teacher; None where the loss has no weight.
+    """Pair the stages of student and teacher; None where the loss has no weight, or no stages are the `same`.
 
     Args:
         teacher: left as it is.
@@ -135,6 +135,8 @@ def pair_features(
     kind = feature_loss(config.loss)
     with frozen(teacher, student):
         found = pair_layers(teacher, student, config.layers, needs_places=kind.needs_places)
+    if not found:
+        return None
     pairs = [Pair(ours, theirs) for ours, theirs in found]
 
     def build() -> nn.ModuleList:

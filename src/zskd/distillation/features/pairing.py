@@ -15,7 +15,7 @@ _MOST_PAIRS = 4
 _DEPTHS = 3
 """Depths at which networks of one resolution are compared: as many as small residual networks have stages."""
 _OFF = "give --distill.features.weight 0"
-Layers = Literal["stages", "convolutions"]
+Layers = Literal["stages", "same", "convolutions"]
 One = TypeVar("One")
 
 
@@ -28,17 +28,20 @@ def pair_layers(
         teacher: in evaluation mode.
         student: in evaluation mode.
         layers: `stages` pairs stages of the same resolution, or, where none is the same, of the same relative
-            depth; `convolutions` pairs all convolutions in the order of their calls.
+            depth; `same` those of them that have the same resolution and channels, and maybe none;
+            `convolutions` pairs all convolutions in the order of their calls.
         needs_places: whether pairs of a single place are left out.
 
     Raises:
-        ZskdError: nothing pairs.
+        ZskdError: nothing pairs, but for `same`.
     """
     if layers == "convolutions":
         return _pair_convolutions(find_convolutions(teacher), find_convolutions(student))
     pairs = pair_stages(find_stages(teacher), find_stages(student))
     if needs_places:
         pairs = [(s, t) for s, t in pairs if min(prod(s.grid), prod(t.grid)) > 1]
+    if layers == "same":
+        return [(s, t) for s, t in pairs if (s.grid, s.channels) == (t.grid, t.channels)]
     if not pairs:
         raise ZskdError(
             "student and teacher have no stages with features that this loss can compare (of vectors, only "
