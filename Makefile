@@ -5,6 +5,7 @@
 #   make fuzz                 100,000 damaged files for all readers; FUZZ_ARGS="--seconds 60" for fewer
 #   make docs                 the tables and pictures of README.md and docs/, from the committed records, and then the
 #                             documentation site in build/site; a warning is an error
+#   make audit                known faults of all packages that are installed, from the internet (pip-audit)
 #   make dist                 the sdist and the wheel in dist/, checked by twine
 #   make test ZSKD_TEST_LIMIT=600    seconds after which a test counts as hanging (see tests/limits.py)
 #   make cluster              work on a Ray cluster of three nodes on this machine, with kills (installs Ray)
@@ -26,7 +27,7 @@ APT_CHROMIUM = { $(APT) install -y --no-install-recommends chromium || { $(APT) 
   && $(APT) install -y --no-install-recommends chromium; }; } > /dev/null 2>&1
 CONSTRAIN = $(BIN)/python constraints.py > $(VENV)/constraints.txt
 
-.PHONY: run docs dist test fuzz lint types tests browser ratios bench cluster clean
+.PHONY: run audit docs dist test fuzz lint types tests browser ratios bench cluster clean
 
 run: $(VENV)/.installed
 	$(BIN)/zskd run digits
@@ -67,6 +68,10 @@ fuzz: $(VENV)/.installed-dev
 # One process: costs that are compared must not run side by side.
 ratios: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-warmup=off
+
+# Asks PyPI, so it is no part of the tests.
+audit: $(VENV)/.installed-dev
+	$(BIN)/pip-audit --skip-editable
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)

@@ -20,7 +20,7 @@ Numbers are those of the list of inputs that broke version 0.1.0:
 19  test_what_the_system_refuses_is_told
 20  test_a_recipe_may_not_run_code_that_nobody_named
 21  test_downloads_are_checked
-22  test_the_floor_of_filelock
+22  test_floors_are_above_known_advisories
 23  test_import_takes_the_lock
 """
 
@@ -250,6 +250,27 @@ def test_what_verify_accepts_can_be_used(
     told(capsys, "verify", folder)
     with pytest.raises(ZskdError, match="make the set again"):
         TransferSet(folder)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"method": "zskd", "method_settings": 7},
+        {"method": "nobodys"},
+        {"count": "many"},
+        {"synthesis": []},
+        {"targets": 5},
+        {"targets": {"spread": 1}, "method": "soft_targeted", "method_settings": 7},
+        {"distill": {"attention": 1}},
+    ],
+    ids=str,
+)
+def test_settings_that_verify_accepts_can_be_read(
+    spec: dict[str, Any], small_set: TransferSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(small_set.folder, tmp_path / "set")
+    changed(folder, "manifest.json", lambda one: one["spec"].update(spec))
+    assert "has settings that cannot be read" in told(capsys, "verify", folder)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
@@ -547,9 +568,15 @@ def test_downloads_are_checked() -> None:
         assert all(re.fullmatch("[0-9a-f]{64}", one) for one in download._SHA256[name].values())
 
 
-def test_the_floor_of_filelock() -> None:
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
-    assert re.search(r'"filelock>=3\.20\.3"', text)
+def test_floors_are_above_known_advisories() -> None:
+    """The table of docs/security.md, which names the advisories, against what pip is asked for."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "security.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| (\w+) \| ([\d.]+) \| .*(?:CVE-|release notes)", page, flags=re.MULTILINE))
+    assert len(told) >= 7
+    asked = re.findall(r'"(\w+)>=([\d.]+)"', (root / "pyproject.toml").read_text(encoding="utf-8"))
+    assert {name: floor for name, floor in asked if name in told} == told
+    assert {floor for name, floor in asked if name == "onnx"} == {told["onnx"]}
 
 
 def test_import_takes_the_lock(

@@ -66,10 +66,9 @@ def from_former_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     targets = renamed.get("targets")
     if isinstance(targets, Mapping) and "spread" in targets:
         renamed["targets"] = {key: value for key, value in targets.items() if key != "spread"}
-        if renamed.get("method") == "soft_targeted":
-            renamed["method_settings"] = {"spread": targets["spread"]} | dict(
-                renamed.get("method_settings", {})
-            )
+        own = renamed.get("method_settings", {})
+        if renamed.get("method") == "soft_targeted" and isinstance(own, Mapping):
+            renamed["method_settings"] = {"spread": targets["spread"], **own}
     return renamed
 
 

@@ -94,7 +94,7 @@ from PIL import Image
 def read(path):
     """Return a picture as (1, C, H, W) in [0, 1], resized to the network's input."""
     channels, height, width = SHAPE
-    with Image.open(path) as picture:
+    with Image.open(path, formats=("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")) as picture:
         if picture.mode.startswith("I"):  # 16 bits
             picture = Image.fromarray(np.asarray(picture, dtype=np.float32) / 257)
         picture = picture.convert("L" if channels == 1 else "RGB")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
+from zskd.core.reading import one_line_errors
 from zskd.core.tensors import read_tensors
 from zskd.models.checkpoint import CARD, WEIGHTS, check_finite, load_checkpoint, read_card
 from zskd.models.factory import Layers, Named, innermost
+from zskd.synthesis.spec import check_spec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST
 
@@ -54,7 +56,12 @@ def verified(folder: Path) -> list[Whole]:
         ZskdError: one of them is damaged, or the folder has neither.
     """
     if (folder / MANIFEST).is_file():
-        return [Whole(folder, len(TransferSet(folder).manifest.shards))]
+        manifest = TransferSet(folder).manifest
+        with one_line_errors(
+            f"{folder / MANIFEST} has settings that cannot be read", "make the set again", also_told=True
+        ):
+            check_spec(manifest.spec)
+        return [Whole(folder, len(manifest.shards))]
     if (folder / CARD).is_file():
         _verify_checkpoint(folder)
         return [Whole(folder, None)]

@@ -163,12 +163,29 @@ def read_spec(values: Mapping[str, Any], *, trusted: Collection[str] = ()) -> Se
     if values.get("method") in (REAL, PICTURES):
         raise ZskdError("this set holds real images, which were not synthesised: give a synthesised set")
     known = from_former_keys(values)
-    synthesis = known.get("synthesis")
-    start = synthesis.get("start") if isinstance(synthesis, Mapping) else None
-    for name in (known.get("method"), start):
-        if isinstance(name, str) and is_code(name) and name not in trusted:
+    for name in _code_in(known):
+        if name not in trusted:
             raise ZskdError(
                 f"this set was made with the code {name}, which a manifest may not run: "
                 f"give --trust {name} if you trust it"
             )
     return from_values(SetSpec, known, "the manifest's settings")
+
+
+def check_spec(values: Mapping[str, Any]) -> None:
+    """Check that `read_spec` could read what a manifest holds; nothing is imported.
+
+    Settings of real images, and those of a set that was made with the user's code, are not checked.
+
+    Raises:
+        ZskdError: the values are damaged.
+    """
+    if values.get("method") not in (REAL, PICTURES) and not _code_in(from_former_keys(values)):
+        read_spec(values)
+
+
+def _code_in(values: Mapping[str, Any]) -> list[str]:
+    """Return the user's code, `file.py:Name`, that the values name as method or start image."""
+    synthesis = values.get("synthesis")
+    start = synthesis.get("start") if isinstance(synthesis, Mapping) else None
+    return [name for name in (values.get("method"), start) if isinstance(name, str) and is_code(name)]
