@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from statistics import mean
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from records import RESULTS, ROOT, read_appended, read_lines
 from tables.common import TITLES
+from zskd.config.loading import load_recipe
 from zskd.core.tables import markdown_table
 from zskd.evaluation.statistics import compare_paired, summarise
 from zskd.tuning.journal import read_journal
@@ -111,11 +113,12 @@ def tuned() -> str:
     trials = read_journal(RESULTS / "tuning" / "colour.jsonl")
     trials.sort(key=lambda one: (-(one.value or 0), one.number))
     own = read_journal(RESULTS / "tuning" / "colour-recipe.jsonl")
-    rows = []
+    recipe, rows = load_recipe(ROOT / "studies" / "tuning.yaml"), []
     for trial in (*trials, *own):
         of, settings = trial.measured, trial.settings
         assert of is not None
-        shown = [str(settings.get(key, "")) for key in trials[0].settings]
+        of_recipe = {key: reduce(getattr, key.split("."), recipe) for key in trials[0].settings}
+        shown = [str(value) for value in (of_recipe | settings).values()]
         name = "recipe" if trial in own else str(trial.number)
         rows.append((name, *shown, f"{of.agreement:.2f}", f"{of.accuracy:.2f}", f"{of.seconds:.0f}"))
     head = ("trial", *trials[0].settings, "agreement, %", "accuracy, %", "seconds")

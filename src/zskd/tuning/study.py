@@ -143,7 +143,8 @@ class _Search:
         self._recipe_of, self._journal, self._sources = recipe_of, journal, sources
         self._folder, self._value, self._progress = folder, value, progress
         self._trials, self._before = trials, len(journal.trials)
-        self._began = time.monotonic()
+        self._began: float | None = None
+        """When the teacher was there, in this process."""
 
     def round(self, first: int, proposals: Sequence[JsonObject]) -> list[float | None]:
         """Run the trials of a round that have no line yet; return the values of all of them.
@@ -192,6 +193,7 @@ class _Search:
         recipe = todo[0].cell.recipe
         with use_threads(recipe.threads or 1):
             make_teacher(recipe, self._sources, todo[0].teacher, self._progress)
+        self._began = self._began or time.monotonic()
         Conductor(
             recipe.name,
             list(todo),
@@ -253,8 +255,10 @@ class _Search:
         told = f"failed: {error}" if trial.value is None else f"{self._value} {trial.value:.2f} %"
         done, best = len(self._journal.trials), _best(self._journal.trials.values())
         beside = f"; the best is {best.value:.2f} % of trial {best.number}" if best else ""
-        seconds = (time.monotonic() - self._began) / (done - self._before) * max(0, self._trials - done)
-        left = f", about {readable_seconds(seconds)} left" if seconds else ""
+        left = ""
+        if self._began is not None and done < self._trials:
+            each = (time.monotonic() - self._began) / (done - self._before)
+            left = f", about {readable_seconds(each * (self._trials - done))} left"
         self._progress.log(f"trial {number}: {told}{beside}; {done} of {self._trials} done{left}")
 
     def found(self) -> Found:
