@@ -93,7 +93,7 @@ def distill(
     """
     from zskd.core.device import use_threads
     from zskd.core.progress import Progress
-    from zskd.core.ranks import joined
+    from zskd.core.ranks import Ranks
     from zskd.distillation.build import build_student
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
@@ -116,7 +116,7 @@ def distill(
         images=images,
         few=few,
     )
-    ranks = joined()
+    ranks = Ranks.joined()
     progress = detail.progress() if ranks.first else Progress()
     _check_ranks(settings.alone(), ranks)
     classifier = ready_teacher(teacher, model, settings.alone())

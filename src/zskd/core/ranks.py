@@ -35,6 +35,14 @@ class Ranks:
     here: int = 1
     """How many of them are on this machine."""
 
+    @classmethod
+    def joined(cls) -> Ranks:
+        """Return the ranks of the default group of `torch.distributed`; a single rank without a group."""
+        if not distributed.is_available() or not distributed.is_initialized():
+            return cls()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return cls(distributed.get_rank(), distributed.get_world_size(), here)
+
     @property
     def first(self) -> bool:
         """Whether this process is the one that writes files and reports progress."""
@@ -117,14 +125,6 @@ class Ranks:
 
 ALONE = Ranks()
 """One process, as without `torchrun`."""
-
-
-def joined() -> Ranks:
-    """Return the ranks of the default group of `torch.distributed`; one rank where there is no group."""
-    if not distributed.is_available() or not distributed.is_initialized():
-        return ALONE
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return Ranks(distributed.get_rank(), distributed.get_world_size(), here)
 
 
 @contextmanager

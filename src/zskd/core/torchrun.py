@@ -59,6 +59,8 @@ class Launch:
         import torch
         from torch import distributed
 
+        if not distributed.is_available():
+            raise ZskdError("this PyTorch was built without torch.distributed: install another one")
         if torch.cuda.is_available():
             place, gpus = _number("LOCAL_RANK"), torch.cuda.device_count()
             if place >= gpus:
