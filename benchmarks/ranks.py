@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def main() -> None:
     if given.set is not None:
         measure(given.set, given.steps, given.out)
         return
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "set"
         zskd.build_transfer_set(resnet20(), zskd.SetSpec(method="noise", count=300), images, workers=1)
@@ -67,6 +69,7 @@ def main() -> None:
         "commit": source_commit(),
         "versions": versions(),
         "processor": processor(),
+        "load": round(load, 1),
         "batch": BATCH,
         "steps": given.steps,
         "rounds": given.rounds,
@@ -95,7 +98,7 @@ def measure(images: Path, steps: int, out: Path) -> None:
         images: folder of the transfer set.
         steps: that are timed.
         out: file for seconds of the clock and of the processor for a step; for the changes of a batch, which
-            each process makes for all of its images; and for a message of each size of `WEIGHTS`.
+            each process makes for all of its images; and the least for a message of each size of `WEIGHTS`.
     """
     distributed.init_process_group("gloo")
     ranks = Ranks.joined()
@@ -122,7 +125,7 @@ def measure(images: Path, steps: int, out: Path) -> None:
         }
         for name, count in WEIGHTS.items():
             send = partial(ranks.average, [torch.zeros(count)], 0.5)
-            found[f"message {name}"] = median(timed(send, ranks)[0] for _ in range(_MESSAGES))
+            found[f"message {name}"] = min(timed(send, ranks)[0] for _ in range(_MESSAGES))
     if ranks.first:
         write_json(out, {key: round(value, 5) for key, value in found.items()})
     distributed.destroy_process_group()

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """How many ranks there are, and which one this process is.
+    """How many processes train one network together, and which of them this one is.
 
     All ranks call the same methods in the same order; a method that needs the others waits for them. A single
     rank sends nothing.
@@ -37,7 +37,10 @@ class Ranks:
 
     @classmethod
     def joined(cls) -> Ranks:
-        """Return the ranks of the default group of `torch.distributed`; a single rank without a group."""
+        """Return the ranks of the default group of `torch.distributed`; a single rank without a group.
+
+        With GPUs, the group needs a backend for tensors of the processor, too, as it has where none is named.
+        """
         if not distributed.is_available() or not distributed.is_initialized():
             return cls()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
