@@ -33,10 +33,11 @@ def step_of_ranks() -> str:
     )
     machine = record["processor"]
     words = (
-        f"With two processes a step of {record['batch']} images takes 1/{times:.2f} of the time, and each of them "
-        f"computes 1/{less:.2f} as long. The sum of gradients takes {messages}. Other programs wanted "
-        f"{record['load']:.0f} cores at the same time (load at the start), so that the clock tells less than the "
-        f"processor.\n\n`{record['command']}` on {record['date']}, commit {str(record['commit'])[:8]}, torch "
+        f"With two processes each computes 1/{less:.2f} as long for a step of {record['batch']} images, and "
+        f"the clock shows 1/{times:.2f}. Other programs wanted {record['load']:.0f} cores then (the load "
+        "at the start), of which two processes get a larger share than one, so the clock tells less than the "
+        f"processor. The sum of gradients takes {messages} at best.\n\n"
+        f"`{record['command']}` on {record['date']}, commit {str(record['commit'])[:8]}, torch "
         f"{record['versions']['torch']}, {machine['name']} with {machine['cores']} cores."
     )
     return f"{markdown_table(head, rows)}\n\n{words}"
