@@ -32,6 +32,7 @@ from tables.narrow import NARROW_TABLES
 from tables.pictures import PICTURES_TABLES
 from tables.plan import PLAN_TABLES
 from tables.presets import PRESETS_TABLES
+from tables.ranks import RANKS_TABLES
 from tables.results import RESULTS_TABLES, write_pictures
 from tables.rule import RULE_TABLES
 from tables.search import SEARCH_TABLES
@@ -58,6 +59,7 @@ PAGES = tuple(
         "docs/speed.md",
         "docs/estimate.md",
         "docs/engines.md",
+        "docs/ranks.md",
         "docs/export.md",
         "docs/api.md",
         "docs/failures.md",
@@ -91,6 +93,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **NARROW_TABLES,
     **PICTURES_TABLES,
     **PLAN_TABLES,
+    **RANKS_TABLES,
     **TEACHERS_TABLES,
     **FEATURES_TABLES,
     **FRONT_TABLES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,9 +25,11 @@ from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, OUTPUT, RUN, TEACHER
 from zskd.config.names import PresetName, StudentName
 from zskd.config.recipe import PassLimit, Recipe
+from zskd.core.errors import ZskdError
 
 if TYPE_CHECKING:
     from zskd.core.progress import Progress
+    from zskd.core.ranks import Ranks
     from zskd.models.classifier import Classifier
     from zskd.transfer_set.dataset import TransferSet
 
@@ -89,12 +92,13 @@ def distill(
         json: Print the result as JSON.
     """
     from zskd.core.device import use_threads
+    from zskd.core.progress import Progress
+    from zskd.core.ranks import Ranks
     from zskd.distillation.build import build_student
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
     from zskd.evaluation.sizes import log_sizes
     from zskd.run.arms import execution, student_spec
-    from zskd.run.pictures import picture_sets
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
 
@@ -112,25 +116,34 @@ def distill(
         images=images,
         few=few,
     )
-    progress = detail.progress()
+    ranks = Ranks.joined()
+    progress = detail.progress() if ranks.first else Progress()
+    _check_ranks(settings.alone(), ranks)
     classifier = ready_teacher(teacher, model, settings.alone())
     full = replace(settings.of(classifier, progress), engine="local")  # one student is trained here
     loaded = None if transfer_set is None else TransferSet(transfer_set)
     how = execution(full)
-    with new_folder(out), use_threads(how.threads_of_each(1)):
-        log_findings(classifier, progress)
-        log_sizes([full.student], classifier, progress)
-        pictures = picture_sets(full, classifier, out, progress)
+    with (
+        new_folder(out) if ranks.first else nullcontext(),
+        use_threads(how.threads_of_each(ranks.here)),
+    ):
+        if ranks.first:
+            log_findings(classifier, progress)
+            log_sizes([full.student], classifier, progress)
+        pictures = _picture_sets(full, classifier, out, ranks, progress)
         full = _within_budget(full, classifier, loaded, pictures, out, progress)
         made = build_student(
             classifier,
             student_spec(full),
             loaded,
             out,
-            helper=how.has_room_for_helper(),
+            helper=how.has_room_for_helper(ranks.here, ranks.here),
             pictures=pictures,
+            ranks=ranks,
             progress=progress,
         )
+    if not ranks.first:
+        return
     tell = Teller(json)
     tell.line(f"student in {out}: {made.parameters_count:,} parameters")
     gain = measure_gain(classifier, made)
@@ -142,6 +155,34 @@ def distill(
         estimated = tell.estimate(classifier, made, from_real=from_real, count=count)
         document["estimated_agreement"] = estimated and estimated.record().to_json()
     tell.document(document)
+
+
+def _check_ranks(recipe: Recipe, ranks: Ranks) -> None:
+    """Refuse settings that are of one process.
+
+    Raises:
+        ZskdError: there are several, and they cannot follow them.
+    """
+    if not ranks.several:
+        return
+    if recipe.budget is not None:
+        raise ZskdError("--budget measures one process: give --distill.steps under torchrun")
+    if ":" in recipe.device:
+        raise ZskdError(
+            f"--device {recipe.device} is one GPU: give --device cuda, and each process takes its own"
+        )
+
+
+def _picture_sets(
+    recipe: Recipe, teacher: Classifier, out: Path, ranks: Ranks, progress: Progress
+) -> dict[str, TransferSet]:
+    """Return the sets of the user's pictures; the first rank makes them."""
+    from zskd.run.pictures import picture_sets
+    from zskd.transfer_set.dataset import TransferSet
+
+    made = picture_sets(recipe, teacher, out, progress) if ranks.first else {}
+    folders = ranks.once(lambda: {kind: one.folder for kind, one in made.items()})
+    return made if ranks.first else {kind: TransferSet(folder) for kind, folder in folders.items()}
 
 
 def _within_budget(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import shlex
 import sys
+from contextlib import nullcontext, redirect_stdout
 
 from cyclopts import CycloptsError
 
@@ -14,8 +16,11 @@ from zskd.cli.options import print_line
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.interrupt import Stopped, remembered
 from zskd.core.stdio import lasting_streams
+from zskd.core.torchrun import Launch
 
 USER_ERROR, SIGNALLED = 2, 128
+_DIVIDED = ("distill",)
+"""Verbs whose work the processes of `torchrun` divide among them."""
 
 
 def main(arguments: list[str]) -> int:
@@ -24,14 +29,19 @@ def main(arguments: list[str]) -> int:
     The command completes even when a reader of its output closes the pipe.
     """
     with lasting_streams() as output:
-        code = _run(arguments)
+        try:
+            launch = Launch.of_environment()
+        except ZskdError as error:
+            return _fail(str(error))
+        with redirect_stdout(io.StringIO()) if launch.rank else nullcontext():
+            code = _run(arguments, launch)
         output.flush()
         if code == 0 and output.lost:
             return _fail(f"standard output: {output.lost.strerror or one_line(output.lost)}")
         return code
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], launch: Launch) -> int:
     from zskd.cli import (  # noqa: F401  each registers its verb
         audit,
         check,
@@ -55,23 +65,44 @@ def _run(arguments: list[str]) -> int:
     app.help_formatter = page = HelpFormatter(everything="--help-all" in arguments)
     try:
         with remembered():
+            if launch.several:
+                _join(launch, arguments)
             app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+            if launch.several:
+                launch.leave()
         if page.shortened:
             print_line("\n--help-all lists all settings, and says more about these.")
     except ZskdError as error:
-        return _fail(str(error))
+        return _fail(str(error), launch)
     except CycloptsError as error:
-        return _fail(one_line(error))
+        return _fail(one_line(error), launch)
     except OSError as error:
         return _fail(
-            f"{error.filename or 'input or output'}: {error.strerror or one_line(error)}{_advice(error)}"
+            f"{error.filename or 'input or output'}: {error.strerror or one_line(error)}{_advice(error)}",
+            launch,
         )
     except (ImportError, MemoryError) as error:
-        return _fail(f"{one_line(error)}: give zskd more memory, or install it again")
+        return _fail(f"{one_line(error)}: give zskd more memory, or install it again", launch)
     except KeyboardInterrupt as stop:
-        _print_error(f"stopped. Finished parts are kept; to resume: zskd {shlex.join(arguments)}")
+        how = "give the same command again" if launch.several else f"zskd {shlex.join(arguments)}"
+        if launch.tells():
+            _print_error(f"stopped. Finished parts are kept; to resume: {how}")
         return SIGNALLED + (stop if isinstance(stop, Stopped) else Stopped()).number
     return 0
+
+
+def _join(launch: Launch, arguments: list[str]) -> None:
+    """Join the other processes of `torchrun`, if they are of use for the verb.
+
+    Raises:
+        ZskdError: they are not, or cannot be reached.
+    """
+    if arguments[:1] and arguments[0] not in _DIVIDED:
+        raise ZskdError(
+            f"torchrun starts {launch.world} processes, and only zskd {' and '.join(_DIVIDED)} divides its "
+            f"work among them: start zskd {arguments[0]} without torchrun"
+        )
+    launch.join()
 
 
 def _advice(error: OSError) -> str:
@@ -79,8 +110,9 @@ def _advice(error: OSError) -> str:
     return ": allow more open files (ulimit -n), or give --workers 1" if many else ""
 
 
-def _fail(message: str) -> int:
-    _print_error(f"zskd: error: {message}")
+def _fail(message: str, launch: Launch | None = None) -> int:
+    if launch is None or launch.tells():
+        _print_error(f"zskd: error: {message}")
     return USER_ERROR
 
 

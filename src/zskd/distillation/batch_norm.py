@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zskd.core.passes import counting
+from zskd.core.ranks import ALONE, Ranks
 from zskd.core.types import Images, OfOneBatch
 from zskd.models.batch_statistics import batch_norms
 from zskd.models.classifier import Classifier
@@ -113,7 +114,13 @@ class Statistics:
     """When the student's batch-norm takes its statistics."""
 
     def __init__(
-        self, student: Classifier, images: Callable[[], Iterable[Images]], how: BatchNorm, *, steps: int
+        self,
+        student: Classifier,
+        images: Callable[[], Iterable[Images]],
+        how: BatchNorm,
+        *,
+        steps: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Do nothing yet.
 
@@ -122,8 +129,9 @@ class Statistics:
             images: returns what statistics are taken on, the same at each call, in large batches.
             how: the setting `distill.batch_norm`.
             steps: of the training.
+            ranks: of the training; the first takes the statistics for all.
         """
-        self._student, self._images, self._how = student, images, how
+        self._student, self._images, self._how, self._ranks = student, images, how, ranks
         self._from = math.floor(FIXED_FROM * steps)
 
     def before_step(self, step: int) -> None:
@@ -131,11 +139,16 @@ class Statistics:
         if self._how != "fixed" or step < self._from:
             return
         if step == self._from:
-            take_statistics(self._student, self._images())
+            self._take()
         for layer in batch_norms(self._student.module).values():
             layer.eval()
 
     def at_end(self) -> None:
         """Take the statistics of the trained student."""
         if self._how == "again":
+            self._take()
+
+    def _take(self) -> None:
+        if self._ranks.first:
             take_statistics(self._student, self._images())
+        self._ranks.copy_first(self._student.module)

@@ -16,6 +16,7 @@ from zskd.config.distillation import DistillConfig
 from zskd.core.memory import at_once
 from zskd.core.passes import counting
 from zskd.core.precision import computing_in
+from zskd.core.ranks import ALONE, Ranks
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
@@ -47,6 +48,8 @@ class DistillationBatches:
         config: DistillConfig,
         features: PairedFeatures | None = None,
         pictures: Mapping[str, TransferSet] | None = None,
+        *,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Create batches that do not depend on the weights of a student.
 
@@ -57,7 +60,10 @@ class DistillationBatches:
             config: loss, augmentation and generator.
             features: paired with those of the student; None where no loss reads them.
             pictures: of the user's, "images" and "few".
+            ranks: of the training. Each draws the same images and changes of the whole batch, because MixUp
+                and CutMix join any two, and shows its own part to the teacher.
         """
+        self._ranks = ranks
         self._teacher, self._set, self._config = teacher, transfer_set, config
         self._features, self._pictures = features, pictures or {}
         self._sources: list[Source] = []
@@ -91,8 +97,9 @@ class DistillationBatches:
             rng: random numbers of this step.
 
         Returns:
-            Images (N, C, H, W), the teacher's logits (N, K) or (N, 0) where its loss has no weight, labels
-            (N,), and for each pair of features what the loss compares of the teacher's.
+            For this rank's part of them, images (N, C, H, W), the teacher's logits (N, K) or (N, 0) where
+            its loss has no weight, labels (N,), and for each pair of features what the loss compares of the
+            teacher's.
         """
         # in a helper process nothing is around it
         with counting("distillation", teacher=self._teacher), computing_in(self._config.precision):
@@ -108,6 +115,9 @@ class DistillationBatches:
             self._last = parts
         images = augment(torch.cat(parts), config.augment, teacher.spec.box, rng)
         labels = self._labels(rows, parts).to(teacher.device)
+        if self._ranks.several:
+            part = self._ranks.part(len(rows))
+            images, labels = images[part], labels[part]
         none, most = images.new_empty(len(images), 0), max(len(images), _PART)
         if self._features is not None:
             logits, features = self._features.of_teacher(teacher, images, most)

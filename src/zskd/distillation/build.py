@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,8 +16,10 @@ from zskd.core.artefact import JsonObject
 from zskd.core.files import make_folder, remove_file
 from zskd.core.passes import Passes, counting
 from zskd.core.progress import Progress
+from zskd.core.ranks import ALONE, Ranks
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import distill
+from zskd.distillation.division import check_division
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.distillation.invariance import FILE, settle_changes
 from zskd.distillation.spec import StudentSpec
@@ -37,6 +40,7 @@ def build_student(
     *,
     helper: bool = False,
     pictures: Mapping[str, TransferSet] | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Classifier:
     """Train a student in `folder`, or resume its training, and return it frozen; a finished one is loaded.
@@ -48,11 +52,12 @@ def build_student(
         folder: of this student alone.
         helper: whether a second process makes the batches, as for `distill`.
         pictures: of the user's, as for `distill`.
+        ranks: as for `distill`; they share the folder.
         progress: reports every step.
 
     Raises:
-        ZskdError: unknown architecture, one that does not fit the teacher, a set of another teacher, or the
-            loss diverges.
+        ZskdError: unknown architecture, one that does not fit the teacher, a set of another teacher, the loss
+            diverges, or several ranks cannot divide such a training.
     """
     progress = progress or Progress()
     if (folder / CARD).is_file():
@@ -64,16 +69,18 @@ def build_student(
     pictures = {kind: one for kind, one in (pictures or {}).items() if config.pictures.shares[kind]}
     if not config.needs_set and transfer_set is not None:  # the control of a generator is trained without it
         config = replace(config, generator=replace(config.generator, share=0.0))
+    check_division(config, ranks)
     architecture = describe_student(spec.student, teacher)
     network = fresh_student(architecture, teacher, spec.seed).module
     make_folder(folder)
     with counting(teacher=teacher) as tally:
-        config = settle_changes(
-            teacher, transfer_set, config, folder / FILE, seed=spec.seed, progress=progress
-        )
-        network, from_teacher = _initialised(
-            teacher, network, transfer_set, config, seed=spec.seed, progress=progress
-        )
+        asked = partial(settle_changes, teacher, transfer_set, config, folder / FILE)
+        config = ranks.once(partial(asked, seed=spec.seed, progress=progress))
+        from_teacher = False
+        if ranks.first:  # the others receive its weights
+            network, from_teacher = _initialised(
+                teacher, network, transfer_set, config, seed=spec.seed, progress=progress
+            )
         student = distill(
             teacher,
             network,
@@ -84,6 +91,7 @@ def build_student(
             curve=folder / CURVE,
             helper=helper,
             pictures=pictures,
+            ranks=ranks,
             progress=progress,
         )
     origin = Origin(
@@ -102,8 +110,12 @@ def build_student(
     if pictures:
         fingerprints = {kind: one.fingerprint() for kind, one in pictures.items()}
         origin = origin.model_copy(update={"pictures_sha256": fingerprints})
-    save_checkpoint(student, Card(architecture=architecture, origin=origin), folder)
-    remove_file(folder / _STATE)
+    if ranks.several:
+        origin = origin.model_copy(update={"ranks": ranks.world})
+    if ranks.first:
+        save_checkpoint(student, Card(architecture=architecture, origin=origin), folder)
+        remove_file(folder / _STATE)
+    ranks.wait()
     return student
 
 

@@ -23,11 +23,13 @@ from zskd.core.files import sha256_json
 from zskd.core.memory import available_memory
 from zskd.core.passes import counting
 from zskd.core.progress import Progress, readable_bytes
+from zskd.core.ranks import ALONE, Ranks
 from zskd.core.rng import torch_stream
 from zskd.core.versions import versions
 from zskd.distillation.architecture import copy_student
 from zskd.distillation.batch_norm import Statistics
 from zskd.distillation.batches import DistillationBatches
+from zskd.distillation.division import check_division
 from zskd.distillation.features.paired import pair_features
 from zskd.distillation.invariance import settle_changes
 from zskd.distillation.objective import Objective
@@ -54,6 +56,7 @@ def distill(
     curve: Path | None = None,
     helper: bool = False,
     pictures: Mapping[str, TransferSet] | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Classifier:
     """Train a copy of a student and return it as a classifier of the teacher's inputs.
@@ -73,6 +76,8 @@ def distill(
             `if __name__ == "__main__":`.
         pictures: sets of pictures of the user's, as `build_picture_set` makes them: "images" to be shown with
             the share `config.pictures.share`, and "few" with `few_share` and strong changes.
+        ranks: processes that train the student together, each on a part of every batch. All call this
+            function with the same arguments and return the same student; the first writes the files.
         progress: reports every step.
 
     Returns:
@@ -80,9 +85,11 @@ def distill(
 
     Raises:
         ZskdError: images, classes or inputs do not fit, no features of the networks can be paired, all
-            weights of the student are frozen, a batch does not fit into the memory, or the loss diverges.
+            weights of the student are frozen, a batch does not fit into the memory, or the loss diverges;
+            or several ranks cannot divide such a training.
     """
     config = config or DistillConfig()
+    check_division(config, ranks)
     if transfer_set is not None:
         _check_set(teacher, transfer_set)
     elif config.generator.share < 1 or pictures:
@@ -91,22 +98,26 @@ def distill(
         _check_set(teacher, one)
     progress = progress or Progress()
     warn_if_slow("distill", config.precision, teacher.device, progress)
-    config = settle_changes(teacher, transfer_set, config, None, seed=seed, progress=progress)
+    config = ranks.once(
+        partial(settle_changes, teacher, transfer_set, config, None, seed=seed, progress=progress)
+    )
     classifier = copy_student(teacher, student)
+    ranks.copy_first(classifier.module)
     if not any(p.requires_grad for p in classifier.module.parameters()):
         raise ZskdError("all weights of the student are frozen: call student.requires_grad_() first")
     features = pair_features(teacher, classifier, config.features, seed=seed)
-    check_memory(classifier, config, features)
+    check_memory(classifier, replace(config, batch_size=ranks.on_this_machine(config.batch_size)), features)
     if transfer_set is not None:
-        config = choose_reading(transfer_set, config, progress)
+        config = choose_reading(transfer_set, config, progress, readers=ranks.here)
     images = config.batch_size if transfer_set is None else len(transfer_set)
-    batches = DistillationBatches(teacher, transfer_set, config, features, pictures)
+    batches = DistillationBatches(teacher, transfer_set, config, features, pictures, ranks=ranks)
     total = config.total_steps(images)
     companions = batches.attach_student(classifier, seed=seed, steps=total)
     helper = helper and batches.fits_helper()
     progress.detail(
         f"distill: {torch.get_num_threads()} threads on {teacher.device}"
-        f"{', and as many in a helper process' if helper else ''}; "
+        f"{', and as many in a helper process' if helper else ''}"
+        f"{f', in each of {ranks.world} processes' if ranks.several else ''}; "
         f"teacher: {teacher.how_run()}; student: {classifier.how_run()}"
     )
     if features is not None:
@@ -121,7 +132,7 @@ def distill(
         )
     objective = Objective(classifier, config, features, batches.learn if batches.learns else None)
     statistics = Statistics(
-        classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total
+        classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total, ranks=ranks
     )
     # the teacher that a helper receives is frozen too, because it is pickled in here
     with frozen(teacher), counting("distillation", teacher=teacher):
@@ -142,10 +153,11 @@ def distill(
             watch=objective.watch if config.teacher_weight else None,
             explain=objective.explain,
             order=_order(transfer_set, config, seed, total),
+            ranks=ranks,
             progress=progress,
         )
         statistics.at_end()
-    if curve is not None:
+    if curve is not None and ranks.first:
         write_artefact(curve, fell)
     return classifier.freeze()
 
@@ -216,7 +228,6 @@ def _key(
             "config": repr(replace(config, images="auto")),
             "seed": seed,
             "versions": versions(),
-            "threads": torch.get_num_threads(),
             "device": teacher.device.type,
             "rewrite": teacher.rewrite,
         }

@@ -101,6 +101,8 @@ class Origin(Artefact):
     """Through teacher and student until the student was trained, by stage; those of the transfer set are in
     its manifest."""
     threads: AtLeastOne | None = None
+    ranks: AtLeastOne | None = None
+    """Processes that a student was trained in together, if several; each with these threads."""
     device: str | None = None
 
     def lines(self) -> list[str]:

@@ -4,6 +4,9 @@ A step is a function of the weights, the optimiser's state and the number of the
 and dropout masks use random streams keyed by this number. So another process can prepare the batch, and a
 saved training can resume. Weights and state are saved after every pass over the images, or every 20 steps
 where a pass is shorter; a killed training repeats at most these steps.
+
+Several ranks take each step together: each computes the gradient of its part of the batch, and all go on with
+the mean over the images. They have the same weights, and any number of them can resume the training.
 """
 
 from __future__ import annotations
@@ -23,9 +26,11 @@ from zskd.core.memory import keep_freed_memory
 from zskd.core.passes import count_elsewhere, counting
 from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_seconds
+from zskd.core.ranks import ALONE, Ranks
 from zskd.core.rng import keep_global_rng, seed_global_rng
 from zskd.training.batches import Batch, Batches, Order, Prepare, RowOrder, prepared
 from zskd.training.curve import Curve, curve_of
+from zskd.training.division import all_passes, average, check_same_steps, count_others, dropout_of
 from zskd.training.state import Companions, Done, load_state, save_state
 
 _PROBE_STEPS = 10
@@ -56,6 +61,7 @@ def fit(
     watch: Watch | None = None,
     explain: Callable[[], str | None] = lambda: None,
     order: RowOrder | None = None,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Curve:
     """Train a network in place, and return how its loss fell; pass a copy to keep the original.
@@ -78,10 +84,12 @@ def fit(
         watch: called every 50 steps if `progress.listens`.
         explain: called where a loss is not finite: another reason than the learning rate, and what to do.
         order: of the images; None: every pass in a new random order.
+        ranks: that train the network together. In all of them it begins with the same weights, and `prepare`
+            returns the rank's part of the batch. The first one writes the state.
         progress: receives every step.
 
     Raises:
-        ZskdError: loss or weights are not finite, or the helper was killed.
+        ZskdError: loss or weights are not finite, the helper was killed, or another rank has ended.
     """
     progress = progress or Progress()
     keep_freed_memory()
@@ -92,9 +100,13 @@ def fit(
     learned = {name: (one, _optimiser(one, config)) for name, one in trained.items()}
     optimisers = [optimiser for _, optimiser in learned.values()]
     learners: Companions = {**learned, **(companions or {})}
-    before = load_state(state, key, learners) if state else Done()
+    # the number of threads changes rounding, as another number of ranks does
+    threads = None if ranks.several else torch.get_num_threads()
+    before = load_state(state, key, learners, threads=threads) if state else Done()
+    check_same_steps(len(before.losses), ranks)
     losses, done = list(before.losses), len(before.losses)
     save_every = max(_SAVE_STEPS, images // config.batch_size)
+    share = ranks.share(config.batch_size)
     module.train()
     started = time.perf_counter()
     with (
@@ -103,31 +115,37 @@ def fit(
         computing_in(config.precision),
         progress.task(section, total, "steps", done=done) as task,
     ):
-        count_elsewhere(before.passes)
+        if ranks.first:
+            count_elsewhere(before.passes)
         first = tally.total
         for step, batch in enumerate(prepared(batches, range(done, total), helper), start=done):
             before_step(step)
             # dropout uses the global generator
-            seed_global_rng(seed, "dropout", step)
+            seed_global_rng(seed, dropout_of(ranks), step)
             loss = batch_loss(batch)
-            value = float(loss.detach())
+            value = ranks.sum(share * float(loss.detach()))
             losses.append(value)
             if not math.isfinite(value):
                 what = f"the loss is not finite at step {step + 1} of {total}"
-                raise _diverged(section, what, config, explain())
+                raise _diverged(section, what, config, next(filter(None, ranks.of_all(explain())), None))
             if progress.listens:
                 for name, point in _points(config, step, total, value, watch).items():
                     progress.note(f"{section}/{name}", point, step)
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
-            _descend(optimisers, loss, rate_at(config.learning_rate, config.schedule, step, total))
+            _backward(optimisers, loss)
+            average(trained.values(), ranks, share)
+            _descend(optimisers, rate_at(config.learning_rate, config.schedule, step, total))
             if state and (step + 1) % save_every == 0 and step + 1 < total:
-                save_state(state, key, learners, Done(losses, tally.passes()))
+                passes = all_passes(tally, ranks)
+                if ranks.first:
+                    save_state(state, key, learners, Done(losses, passes), threads=threads)
             task.advance(1, f"loss {value:.4f}{_rate(tally.total - first, started)}")
             if step == done + _PROBE_STEPS:
                 left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
                 many = f"{total - done:,} steps of {config.batch_size} images"
                 progress.log(f"{section}: {many}, about {readable_seconds(left)}")
+        count_others(tally, ranks)
     for optimiser in optimisers:
         optimiser.zero_grad()
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
@@ -163,13 +181,16 @@ def _optimiser(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     return made
 
 
-def _descend(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor, rate: float) -> None:
+def _backward(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
+    for optimiser in optimisers:
+        optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _descend(optimisers: Sequence[torch.optim.Optimizer], rate: float) -> None:
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = rate
-        optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    for optimiser in optimisers:
         optimiser.step()
 
 

@@ -36,7 +36,7 @@ class Done:
     passes: Passes = field(default_factory=Passes)
 
 
-def save_state(path: Path, key: str, learners: Companions, done: Done) -> None:
+def save_state(path: Path, key: str, learners: Companions, done: Done, *, threads: int | None = None) -> None:
     """Write weights, optimiser states, losses and the number of passes, atomically.
 
     Args:
@@ -44,6 +44,7 @@ def save_state(path: Path, key: str, learners: Companions, done: Done) -> None:
         key: identifies the training.
         learners: name -> module and its optimiser, if any; the main network has the name "".
         done: the steps until now.
+        threads: of the training, which change its rounding; None: they do not matter to it.
 
     Raises:
         ZskdError: the file cannot be written.
@@ -55,17 +56,24 @@ def save_state(path: Path, key: str, learners: Companions, done: Done) -> None:
         state = {} if optimiser is None else optimiser.state_dict()["state"]
         for i, moments in state.items():
             tensors |= {f"{prefix}moments/{i}/{name}": value for name, value in moments.items()}
+    metadata = {"key": key, "passes": _Counted(passes=done.passes).model_dump_json()}
     # channels-last weights are stored contiguously; the memory layout does not change the values
     with whole_file(path) as temporary:
         save_tensors(
             {name: value.detach().contiguous() for name, value in tensors.items()},
             temporary,
-            metadata={"key": key, "passes": _Counted(passes=done.passes).model_dump_json()},
+            metadata=metadata if threads is None else metadata | {"threads": str(threads)},
         )
 
 
-def load_state(path: Path, key: str, learners: Companions) -> Done:
+def load_state(path: Path, key: str, learners: Companions, *, threads: int | None = None) -> Done:
     """Restore a saved state and return what is done: nothing without a state of this key.
+
+    Args:
+        path: the file.
+        key: as for `save_state`.
+        learners: as for `save_state`; changed in place.
+        threads: as for `save_state`; a state of another number is left, unless one of both is None.
 
     Raises:
         ZskdError: the file is damaged.
@@ -74,13 +82,14 @@ def load_state(path: Path, key: str, learners: Companions) -> Done:
         return Done()
     advice = "delete it, and the training begins again"
     with one_line_errors(f"{path}, the state of a training, is damaged", advice, also_told=True):
-        return _restore_all(path, key, learners)
+        return _restore_all(path, key, learners, threads)
 
 
-def _restore_all(path: Path, key: str, learners: Companions) -> Done:
+def _restore_all(path: Path, key: str, learners: Companions, threads: int | None) -> Done:
     tensors = read_tensors(path)
     _, metadata = read_header(path)
-    if metadata.get("key") != key:
+    same = threads is None or metadata.get("threads", str(threads)) == str(threads)
+    if metadata.get("key") != key or not same:
         return Done()
     for owner, (module, optimiser) in learners.items():
         own = _under(f"{owner}/", tensors) if owner else tensors
