@@ -18,6 +18,8 @@ from zskd.core.errors import ZskdError, readable_errors
 from zskd.core.reading import opened
 
 _HASH_BLOCK = 1 << 20
+_MOST_FILES = 1024
+"""Open files of a process where the system names no limit."""
 _UNFINISHED = ".tmp"
 """Prefix of temporary files. The temporary files of safetensors begin with it, too."""
 
@@ -157,6 +159,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; keys keep their order."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def most_files() -> int:
+    """Return how many files this process may have open at the same time."""
+    try:
+        import resource
+    except ImportError:
+        return _MOST_FILES
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST_FILES if limit == resource.RLIM_INFINITY else limit
 
 
 def sha256_file(path: Path) -> str:
