@@ -19,6 +19,7 @@ from zskd.cli.options import (
     new_folder,
     ready_teacher,
 )
+from zskd.cli.places import Place, local, output
 from zskd.cli.telling import Json, Teller
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, OUTPUT, RUN, TEACHER
@@ -43,11 +44,11 @@ if TYPE_CHECKING:
     ),
 )
 def distill(
-    teacher: Path,
-    transfer_set: Path | None = None,
+    teacher: Place,
+    transfer_set: Place | None = None,
     /,
     *,
-    out: Annotated[Path, Parameter(group=OUTPUT)],
+    out: Annotated[Place, Parameter(group=OUTPUT)],
     recipe: str | None = None,
     preset: PresetName = "default",
     student: StudentName = "half",
@@ -70,7 +71,7 @@ def distill(
     Args:
         teacher: Checkpoint folder.
         transfer_set: Folder of the transfer set; absent where a generator makes all images.
-        out: Folder of the student.
+        out: Folder of the student. All three may be addresses (s3://bucket/set).
         recipe: Recipe with the settings.
         preset: Base of the settings.
         student: half, a built-in network, budget:200k, auto, or file.py:factory.
@@ -88,7 +89,9 @@ def distill(
         detail: What is printed.
         json: Print the result as JSON.
     """
+    from zskd.config.identity import identity
     from zskd.core.device import use_threads
+    from zskd.core.files import sha256_json
     from zskd.distillation.build import build_student
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
@@ -113,20 +116,25 @@ def distill(
         few=few,
     )
     progress = detail.progress()
-    classifier = ready_teacher(teacher, model, settings.alone())
+    classifier = ready_teacher(local(teacher, progress), model, settings.alone())
     full = replace(settings.of(classifier, progress), engine="local")  # one student is trained here
-    loaded = None if transfer_set is None else TransferSet(transfer_set)
+    loaded = None if transfer_set is None else TransferSet(local(transfer_set, progress))
     how = execution(full)
-    with new_folder(out), use_threads(how.threads_of_each(1)):
+    key = sha256_json(
+        identity(full)
+        | {"teacher": classifier.fingerprint(), "set": loaded and loaded.fingerprint()}
+        | {"images": str(images), "few": str(few)}
+    )
+    with output(out, key, new_folder, progress) as folder, use_threads(how.threads_of_each(1)):
         log_findings(classifier, progress)
         log_sizes([full.student], classifier, progress)
-        pictures = picture_sets(full, classifier, out, progress)
-        full = _within_budget(full, classifier, loaded, pictures, out, progress)
+        pictures = picture_sets(full, classifier, folder, progress)
+        full = _within_budget(full, classifier, loaded, pictures, folder, progress)
         made = build_student(
             classifier,
             student_spec(full),
             loaded,
-            out,
+            folder,
             helper=how.has_room_for_helper(),
             pictures=pictures,
             progress=progress,

@@ -179,7 +179,7 @@ class DistillConfig(FitConfig):
     """Order of the transfer set: `shuffled`, or first from the quarter of its images that the teacher is most
     (`easy_first`) or least sure of, and from all of them in the second half of the training. `by_shard` is
     for sets larger than the memory: files are shuffled, and the images of some of them with each other."""
-    window_mb: int = 128
+    window_mb: int = 64
     """Megabytes of images, as stored, that `by_shard` mixes and needs at the same time; at least one file."""
     images: Literal["auto", "memory", "mapped"] = "auto"
     """How to read the transfer set: `memory` copies it once, `mapped` reads its files at every step, `auto`

@@ -125,7 +125,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill.augment", "cutout_side", AugmentConfig().cutout_side),
     ("distill.augment", "jpeg_quality", list(AugmentConfig().jpeg_quality)),
     ("distill", "order", "shuffled"),
-    ("distill", "window_mb", 128),
+    ("distill", "window_mb", 64),
     ("distill", "changes", "all"),
     ("distill", "fresh", plain(FreshConfig())),
     ("distill", "replay", plain(ReplayConfig())),

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from zskd.core.errors import ZskdError, readable_errors
@@ -22,6 +23,11 @@ _MOST_FILES = 1024
 """Open files of a process where the system names no limit."""
 _UNFINISHED = ".tmp"
 """Prefix of temporary files. The temporary files of safetensors begin with it, too."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloads; the environment variable `ZSKD_CACHE` overrides it."""
+    return Path(os.environ.get("ZSKD_CACHE") or platformdirs.user_cache_dir("zskd"))
 
 
 def make_folder(path: Path) -> Path:
