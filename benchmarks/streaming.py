@@ -1,9 +1,9 @@
 """Memory and time of a student's pass over 100,000 small images, by how the set is read.
 
-`python benchmarks/streaming.py` writes a set of random images of 3×32×32 (1.2 GB in float32, 0.3 GB in 8 bits),
-and trains a student of one layer for a pass over it, each time in a process of its own. The peak is that of the
-resident memory, which counts mapped pages of files, too (VmHWM of Linux); opening and checking the set is a part
-of it. The files are in the cache of the system, so that the time is not that of a disk.
+`python benchmarks/streaming.py` writes a set of random images of 3×32×32 (1.2 GB in float32, 0.3 GB in 8
+bits), and trains a student of one layer for a pass over it, each time in a process of its own. The peak is
+that of the resident memory, which counts mapped pages of files, too (VmHWM of Linux); opening and checking
+the set is a part of it. The files are in the cache of the system, so that the time is not that of a disk.
 """
 
 from __future__ import annotations

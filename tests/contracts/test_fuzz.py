@@ -18,6 +18,7 @@ NAMES = (
         "checkpoint/card.json",
         "card.json",
         "manifest.json",
+        "zskd-files.json",
         "metrics.json",
         "timings.json",
     ),

@@ -11,6 +11,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+import zskd
 from conftest import Stopped
 from zskd.cli.main import main
 from zskd.core.errors import ZskdError
@@ -205,6 +206,16 @@ def test_what_is_no_address_is_told_with_the_protocols(address: str) -> None:
     for use in (download, lambda one: upload(Path(), one)):
         with pytest.raises(ZskdError, match=r"is no address of files: give s3://bucket/name"):
             use(address)
+
+
+def test_only_what_is_typed_can_be_an_address() -> None:
+    package = Path(zskd.__file__).parent
+    users = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "core.remote" in path.read_text(encoding="utf-8")
+    }
+    assert users == {"cli/places.py"}, "a reader of files must not fetch what they name"
 
 
 def test_a_missing_package_is_named(

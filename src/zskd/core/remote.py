@@ -80,9 +80,7 @@ def download(address: str, progress: Progress | None = None) -> Path:
     """
     store, root = _store(address)
     data = _read_list(store, root, address)
-    with one_line_errors(f"{address}/{LIST} is damaged", _AGAIN):
-        values = parse_json(data)
-    stored = parse(values, Stored, f"{address}/{LIST}", _AGAIN)
+    stored = stored_files(data, address)
     folder = cache_folder() / "remote" / hashlib.sha256(data).hexdigest()
     make_folder(folder.parent)
     with FileLock(folder.with_suffix(".lock")):
@@ -158,6 +156,17 @@ def uploaded(address: str, key: str, progress: Progress | None = None) -> Iterat
         yield make_folder(place / "made")
         upload(place / "made", address, progress)
         shutil.rmtree(place / "made")
+
+
+def stored_files(data: bytes, address: str) -> Stored:
+    """Return the list of an artefact's files that somebody wrote to an address.
+
+    Raises:
+        ZskdError: it is damaged, or names something that is not below the address.
+    """
+    with one_line_errors(f"{address}/{LIST} is damaged", _AGAIN):
+        values = parse_json(data)
+    return parse(values, Stored, f"{address}/{LIST}", _AGAIN)
 
 
 def _finished(address: str) -> ZskdError:
