@@ -36,6 +36,7 @@ from tables.rule import RULE_TABLES
 from tables.search import SEARCH_TABLES
 from tables.speed import SPEED_TABLES
 from tables.starts import STARTS_TABLES
+from tables.streaming import STREAMING_TABLES
 from tables.students import STUDENTS_TABLES, draw_students
 from tables.teachers import TEACHERS_TABLES
 
@@ -61,6 +62,7 @@ PAGES = tuple(
         "docs/api.md",
         "docs/failures.md",
         "docs/extending.md",
+        "docs/large-sets.md",
         "docs/pictures.md",
         "docs/features.md",
         "docs/narrow.md",
@@ -91,6 +93,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **FEATURES_TABLES,
     **FRONT_TABLES,
     **STARTS_TABLES,
+    **STREAMING_TABLES,
     **STUDENTS_TABLES,
     **API_TABLES,
     **FAILURES_TABLES,
