@@ -38,6 +38,7 @@ from tables.rule import RULE_TABLES
 from tables.search import SEARCH_TABLES
 from tables.speed import SPEED_TABLES
 from tables.starts import STARTS_TABLES
+from tables.streaming import STREAMING_TABLES
 from tables.students import STUDENTS_TABLES, draw_students
 from tables.teachers import TEACHERS_TABLES
 
@@ -64,6 +65,7 @@ PAGES = tuple(
         "docs/api.md",
         "docs/failures.md",
         "docs/extending.md",
+        "docs/large-sets.md",
         "docs/pictures.md",
         "docs/plan.md",
         "docs/features.md",
@@ -98,6 +100,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **FEATURES_TABLES,
     **FRONT_TABLES,
     **STARTS_TABLES,
+    **STREAMING_TABLES,
     **STUDENTS_TABLES,
     **API_TABLES,
     **FAILURES_TABLES,

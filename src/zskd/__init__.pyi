@@ -19,6 +19,8 @@ from .core.errors import ZskdError as ZskdError
 from .core.progress import Progress as Progress
 from .core.progress import default_progress as default_progress
 from .core.ranks import Ranks as Ranks
+from .core.remote import download as download
+from .core.remote import upload as upload
 from .core.rng import numpy_stream as numpy_stream
 from .core.rng import torch_stream as torch_stream
 from .core.versions import __version__ as __version__

@@ -23,7 +23,7 @@ _STAGES = {
     "models": "Networks",
     "data": "Data",
     "config": "Settings",
-    "core": "Errors, progress, processes and random numbers",
+    "core": "Addresses, errors, progress, processes and random numbers",
 }
 """Folder of the package -> heading, in the order of the page."""
 

@@ -20,6 +20,7 @@ NAMES = (
         "checkpoint/card.json",
         "card.json",
         "manifest.json",
+        "zskd-files.json",
         "metrics.json",
         "timings.json",
     ),

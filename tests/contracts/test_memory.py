@@ -143,6 +143,27 @@ def test_images_are_copied_into_memory_only_where_they_fit_well(large_set: tuple
     assert any("are copied into memory" in line for line in said), said
 
 
+BY_SHARD = """
+from zskd.distillation.distill import distill
+from zskd.transfer_set.dataset import TransferSet
+before = status("VmRSS")
+images = TransferSet(Path(sys.argv[1]))
+config = DistillConfig(
+    steps=80, batch_size=50, start="random", images="mapped", order="by_shard", window_mb=30,
+    optimiser="adam", augment=AugmentConfig(),
+)
+distill(teacher, network(3), images, config)
+print(json.dumps(status("VmHWM") - before))
+"""
+
+
+@needs_proc
+def test_an_order_by_shard_holds_a_window_of_the_set(large_set: tuple[Path, int]) -> None:
+    folder, size = large_set
+    grown = printed(elsewhere(BY_SHARD, folder))
+    assert grown < 0.8 * size, "torch's own 90 MB, and 30 MB of images"
+
+
 SYNTHESIS = """
 from zskd.synthesis.spec import SetSpec
 from zskd.synthesis.build import build_transfer_set

@@ -87,6 +87,25 @@ def test_defaults_are_less_for_large_images_alone(teacher: Classifier, large: Cl
     assert fit_spec(large, given) == given
 
 
+def test_megabytes_of_a_file_stand_for_images(large: Classifier, tmp_path: Path) -> None:
+    spec = SetSpec(method="noise", count=60, synthesis=SynthesisConfig(batch_size=20, shard_mb=1))
+    made = build_transfer_set(large, spec, tmp_path / "bytes")
+    counts = replace(spec, synthesis=replace(spec.synthesis, shard_mb=0, shard_size=40))
+    same = build_transfer_set(large, counts, tmp_path / "images")
+    assert [one.sha256 for one in made.manifest.shards] == [one.sha256 for one in same.manifest.shards]
+    sizes = [(made.folder / one.file).stat().st_size for one in made.manifest.shards]
+    assert 0.75e6 < sizes[0] <= 1e6
+    assert made.manifest.resolved is not None
+    assert made.manifest.resolved.shard_size == 40
+    assert build_transfer_set(large, spec, tmp_path / "bytes").manifest == made.manifest
+    # no batch fits, or no image
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 30))
+    huge = Classifier(pooled, spec=InputSpec(shape=(3, 600, 600))).freeze()
+    for teacher, lanes, images in ((large, 70, 51), (huge, 3, 1)):
+        asked = SetSpec(count=5, synthesis=SynthesisConfig(batch_size=lanes, shard_mb=1))
+        assert fit_spec(teacher, asked).synthesis.shard_size == images
+
+
 def test_a_set_says_how_it_was_made_and_is_continued_so(large: Classifier, tmp_path: Path) -> None:
     spec = spec_of(count=300)
     log = Log()

@@ -24,7 +24,7 @@ from zskd.distillation.batches import DistillationBatches
 from zskd.distillation.distill import distill
 from zskd.distillation.invariance import measure_changes, read_changes, settle_changes
 from zskd.distillation.objective import divergences
-from zskd.distillation.order import Graded, rank
+from zskd.distillation.order import ByShard, Graded, rank
 from zskd.distillation.pool import ImagePool
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.synthesis.build import build_transfer_set
@@ -74,6 +74,7 @@ def of_set(images: Images, transfer_set: TransferSet) -> list[bool]:
     [
         {"fresh": FreshConfig(share=0.5), "order": "easy_first"},
         {"order": "hard_first", "replay": ReplayConfig(share=0.25, keep=5)},
+        {"order": "by_shard", "images": "mapped"},
         {
             "fresh": FreshConfig(share=0.25, start="smooth"),
             "generator": GeneratorConfig(share=0.25, width=4, latent=5),
@@ -165,6 +166,42 @@ def test_a_graded_order_begins_with_a_quarter_and_ends_with_all(teacher: Classif
         assert max(places) < 40 * (0.25 + 0.75 * 14 / 30)
         late = torch.cat([order.rows(step) for step in range(30, 35)])  # a whole pass
         assert sorted(late.tolist()) == list(range(40))
+
+
+def test_an_order_by_shard_needs_one_window_at_a_time() -> None:
+    sizes, window = (5, 9, 3, 4, 5, 4), 10  # the second one shares its window with no other
+    owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    order = ByShard(sizes, window, seed=4)
+    passes = [order(number) for number in range(6)]
+    assert torch.equal(ByShard(sizes, window, seed=4)(5), passes[5]), "whatever was asked before"
+    assert len({tuple(rows.tolist()) for rows in (*passes, ByShard(sizes, window, seed=5)(0))}) == 7
+    mixed = 0
+    for rows in passes:
+        assert torch.equal(rows.sort().values, torch.arange(sum(sizes)))
+        needed: list[set[int]] = []
+        for shard in owner[rows].tolist():
+            if needed and (
+                shard in needed[-1] or sum(sizes[one] for one in needed[-1]) + sizes[shard] <= window
+            ):
+                needed[-1].add(shard)
+            else:
+                needed.append({shard})
+        assert sum(map(len, needed)) == len(sizes), "a shard is needed again after its window"
+        assert max(map(len, needed)) <= order.most_shards == 2
+        mixed += sum(len(one) > 1 for one in needed)
+    assert mixed > 6
+    assert ByShard(sizes, 1, seed=4).most_shards == 1
+    # batches follow it from one pass into the next
+    batches = Order(7, sum(sizes), 4, order)
+    assert torch.equal(torch.cat([batches.rows(step) for step in range(9)]), torch.cat(passes)[:63])
+
+
+def test_a_student_is_the_same_wherever_shards_are_read_from(teacher: Classifier, noise: TransferSet) -> None:
+    config = replace(PLAIN, order="by_shard")
+    students = [
+        distill(teacher, network(1), noise, replace(config, images=where)) for where in ("mapped", "memory")
+    ]
+    assert students[0].fingerprint() == students[1].fingerprint()
 
 
 def test_a_helper_can_make_what_does_not_follow_the_student(teacher: Classifier, noise: TransferSet) -> None:

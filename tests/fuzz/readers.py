@@ -20,6 +20,8 @@ from torch import nn
 from zskd.config.loading import load_recipe, to_yaml
 from zskd.core.arrays import read_arrays
 from zskd.core.artefact import read_artefact
+from zskd.core.reading import read_bytes
+from zskd.core.remote import LIST, stored_files
 from zskd.core.tensors import map_tensors, read_tensors
 from zskd.core.timing import read_seconds
 from zskd.data.folder import read_image
@@ -116,6 +118,7 @@ def make_readers(folder: Path) -> list[Reader]:
         "shards": [{"file": "shard-00000.safetensors", "count": 1, "sha256": "0" * 64, "mean_kl": 0.1,
                     "mean_steps": 1.0, "anchor_match": 1.0, "missed": 0}],
     }  # fmt: skip
+    files = {"format": "zskd-files/1", "files": {"a/b": {"size": 1, "sha256": "0" * 64}}}
     text = json.dumps(manifest).encode()
     inside = io.BytesIO()
     with zipfile.ZipFile(inside, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -152,6 +155,8 @@ def make_readers(folder: Path) -> list[Reader]:
         Reader("card.json", ((checkpoint / "card.json").read_bytes(),), lambda path: read_card(path.parent),
                is_text=True),
         Reader("manifest.json", (text,), lambda path: read_manifest(path.parent), is_text=True),
+        Reader(LIST, (json.dumps(files).encode(),),
+               lambda path: stored_files(read_bytes(path, "a list"), "memory://a"), is_text=True),
         Reader("metrics.json", (b"{}", text), read_metrics, is_text=True),
         Reader("timings.json", (b'{"teacher": 1.5, "sets": 2}',), lambda path: read_seconds(path, "timings"),
                is_text=True),

@@ -20,8 +20,8 @@ from PIL import Image
 from zskd.cli.main import main as run
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
+from zskd.core.files import cache_folder
 from zskd.data.datasets import Dataset, Split, load_data
-from zskd.data.download import cache_folder
 from zskd.data.folder import read_image
 from zskd.data.idx import read_idx
 from zskd.models.checkpoint import load_checkpoint

@@ -1,6 +1,10 @@
 """Transfer sets on disk: resuming, refusing, verifying, gathering rows, and both exports."""
 
 import json
+import os
+import pickle
+import re
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +37,7 @@ from zskd.transfer_set.shard import Shard, write_shard
 from zskd.transfer_set.writer import Writer
 
 SIZES = (4, 3, 5)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc/self/maps")
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -273,6 +278,37 @@ def test_images_are_returned_in_the_order_of_the_rows_across_shards(tmp_path: Pa
     together = torch.cat([shard.images for shard in made])
     numbers = torch.tensor(rows, dtype=torch.int64)
     assert torch.equal(made.images(numbers), together[numbers])
+
+
+@needs_proc
+def test_no_more_shards_are_mapped_than_the_files_that_may_be_open(tmp_path: Path) -> None:
+    def mapped() -> int:
+        return len(set(re.findall(rf"{tmp_path}\S+", Path("/proc/self/maps").read_text())))
+
+    one = writer(tmp_path)
+    for number in range(40):
+        one.done[number] = write_shard(tmp_path, number, made_up(2, number))
+    one.finish()
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    resource.setrlimit(resource.RLIMIT_NOFILE, (here + 30, usual[1]))
+    try:
+        made = TransferSet(tmp_path)
+        assert mapped() == 0
+        images = made.images(torch.arange(80))
+        assert 3 < mapped() <= (here + 30) // 4
+        few = made.keeping(3)
+        few.images(torch.arange(80))
+        del made
+        assert mapped() == 3
+        again = pickle.loads(pickle.dumps(few))
+        assert torch.equal(again.images(torch.arange(80)), images)
+        assert mapped() <= 6
+        assert torch.equal(torch.cat([shard.images.clone() for shard in few]), images)
+        assert torch.equal(few.all_images(), images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    assert torch.equal(images, torch.cat([made_up(2, number).images for number in range(40)]))
 
 
 @pytest.mark.parametrize("row", [12, -1])

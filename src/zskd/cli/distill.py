@@ -20,6 +20,7 @@ from zskd.cli.options import (
     new_folder,
     ready_teacher,
 )
+from zskd.cli.places import Place, local, output
 from zskd.cli.telling import Json, Teller
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, OUTPUT, RUN, TEACHER
@@ -46,11 +47,11 @@ if TYPE_CHECKING:
     ),
 )
 def distill(
-    teacher: Path,
-    transfer_set: Path | None = None,
+    teacher: Place,
+    transfer_set: Place | None = None,
     /,
     *,
-    out: Annotated[Path, Parameter(group=OUTPUT)],
+    out: Annotated[Place, Parameter(group=OUTPUT)],
     recipe: str | None = None,
     preset: PresetName = "default",
     student: StudentName = "half",
@@ -73,7 +74,7 @@ def distill(
     Args:
         teacher: Checkpoint folder.
         transfer_set: Folder of the transfer set; absent where a generator makes all images.
-        out: Folder of the student.
+        out: Folder of the student. All three may be addresses (s3://bucket/set).
         recipe: Recipe with the settings.
         preset: Base of the settings.
         student: half, a built-in network, budget:200k, auto, or file.py:factory.
@@ -91,7 +92,9 @@ def distill(
         detail: What is printed.
         json: Print the result as JSON.
     """
+    from zskd.config.identity import identity
     from zskd.core.device import use_threads
+    from zskd.core.files import sha256_json
     from zskd.core.progress import Progress
     from zskd.core.ranks import Ranks
     from zskd.distillation.build import build_student
@@ -118,25 +121,30 @@ def distill(
     )
     ranks = Ranks.joined()
     progress = detail.progress() if ranks.first else Progress()
-    _check_ranks(settings.alone(), ranks)
-    classifier = ready_teacher(teacher, model, settings.alone())
+    _check_ranks(settings.alone(), out, ranks)
+    classifier = ready_teacher(local(teacher, progress), model, settings.alone())
     full = replace(settings.of(classifier, progress), engine="local")  # one student is trained here
-    loaded = None if transfer_set is None else TransferSet(transfer_set)
+    loaded = None if transfer_set is None else TransferSet(local(transfer_set, progress))
     how = execution(full)
+    key = sha256_json(
+        identity(full)
+        | {"teacher": classifier.fingerprint(), "set": loaded and loaded.fingerprint()}
+        | {"images": str(images), "few": str(few)}
+    )
     with (
-        new_folder(out) if ranks.first else nullcontext(),
+        output(out, key, new_folder, progress) if ranks.first else nullcontext(Path(out)) as folder,
         use_threads(how.threads_of_each(ranks.here)),
     ):
         if ranks.first:
             log_findings(classifier, progress)
             log_sizes([full.student], classifier, progress)
-        pictures = _picture_sets(full, classifier, out, ranks, progress)
-        full = _within_budget(full, classifier, loaded, pictures, out, progress)
+        pictures = _picture_sets(full, classifier, folder, ranks, progress)
+        full = _within_budget(full, classifier, loaded, pictures, folder, progress)
         made = build_student(
             classifier,
             student_spec(full),
             loaded,
-            out,
+            folder,
             helper=how.has_room_for_helper(ranks.here, ranks.here),
             pictures=pictures,
             ranks=ranks,
@@ -157,14 +165,18 @@ def distill(
     tell.document(document)
 
 
-def _check_ranks(recipe: Recipe, ranks: Ranks) -> None:
+def _check_ranks(recipe: Recipe, out: Place, ranks: Ranks) -> None:
     """Refuse settings that are of one process.
 
     Raises:
         ZskdError: there are several, and they cannot follow them.
     """
+    from zskd.core.remote import is_address
+
     if not ranks.several:
         return
+    if is_address(out):
+        raise ZskdError(f"--out {out}: several processes write to a folder: give one, then zskd.upload it")
     if recipe.budget is not None:
         raise ZskdError("--budget measures one process: give --distill.steps under torchrun")
     if ":" in recipe.device:

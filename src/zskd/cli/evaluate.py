@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
+from zskd.cli.places import Place, local
 from zskd.cli.telling import Json, Teller
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
@@ -22,11 +23,11 @@ from zskd.core.errors import ZskdError
     )
 )
 def evaluate(
-    checkpoint: Path,
+    checkpoint: Place,
     /,
     *,
-    teacher: Path | None = None,
-    transfer_set: Annotated[Path | None, Parameter(name="--set")] = None,
+    teacher: Place | None = None,
+    transfer_set: Annotated[Place | None, Parameter(name="--set")] = None,
     data: DataConfig = DataConfig(name="none"),  # noqa: B008
     out: Path | None = None,
     model: str | None = None,
@@ -39,7 +40,7 @@ def evaluate(
     With a teacher, also estimate the agreement on real images; this needs no images.
 
     Args:
-        checkpoint: Checkpoint folder.
+        checkpoint: Checkpoint folder, or an address (s3://bucket/student); so are the next two.
         teacher: Checkpoint folder of its teacher.
         transfer_set: Folder of a transfer set for measuring the agreement.
         data: Test images.
@@ -58,8 +59,8 @@ def evaluate(
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
 
-    student, card = load_checkpoint(checkpoint, model=model)
-    teacher_network = load_checkpoint(teacher, model=teacher_model or model)[0] if teacher else None
+    student, card = load_checkpoint(local(checkpoint), model=model)
+    teacher_network = load_checkpoint(local(teacher), model=teacher_model or model)[0] if teacher else None
     if transfer_set is not None and teacher_network is None:
         raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
     found: dict[str, object] = {}
@@ -79,7 +80,7 @@ def evaluate(
             found["test_agreement"] = asdict(agreed)
             tell.line(f"agreement with the teacher on test images  {agreed}")
     if transfer_set is not None and teacher_network is not None:
-        images = (shard.images for shard in TransferSet(transfer_set))
+        images = (shard.images for shard in TransferSet(local(transfer_set)))
         agreed = agreement(teacher_network, student, images)
         found["set_agreement"] = asdict(agreed)
         tell.line(f"agreement with the teacher on {transfer_set}  {agreed}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,6 +10,7 @@ from cyclopts import Parameter
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import Detail, Machine, Settings, Trust, ready_teacher
+from zskd.cli.places import Place, local, output
 from zskd.cli.telling import Json, Teller
 from zskd.config.checks import MethodSettings
 from zskd.config.data import DataConfig
@@ -29,10 +29,10 @@ from zskd.config.targets import TargetsConfig
     ),
 )
 def synthesize(
-    teacher: Path,
+    teacher: Place,
     /,
     *,
-    out: Annotated[Path, Parameter(group=OUTPUT)],
+    out: Annotated[Place, Parameter(group=OUTPUT)],
     recipe: str | None = None,
     preset: PresetName = "default",
     method: MethodName = "zskd",
@@ -54,7 +54,7 @@ def synthesize(
 
     Args:
         teacher: Checkpoint folder.
-        out: Folder of the set.
+        out: Folder of the set, or an address (s3://bucket/set).
         recipe: Recipe with the settings.
         preset: Base of the settings.
         method: Synthesis method: a name, or file.py:Name for your own.
@@ -95,20 +95,20 @@ def synthesize(
         engine=engine,
     )
     progress = detail.progress()
-    classifier = ready_teacher(teacher, model, settings.alone())
+    classifier = ready_teacher(local(teacher, progress), model, settings.alone())
     full = settings.of(classifier, progress)
     spec = main_set(full, None)
-    with folder_lock(out):
+    with output(out, "set", folder_lock, progress) as folder:
         log_findings(classifier, progress)
         made = build_transfer_set(
             classifier,
             spec,
-            out,
+            folder,
             workers=full.workers,
             engine=open_engine(full.engine),
             progress=progress,
         )
-    found = outcome_of(made)
+        found = outcome_of(made)
     tell = Teller(json)
     tell.line(f"{len(made):,} images in {out}: {found.words}")
     predicted, entropy = made.manifest.predicted, made.manifest.predicted_entropy

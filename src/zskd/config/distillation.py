@@ -176,9 +176,12 @@ class DistillConfig(FitConfig):
     label_weight: float = 0.0
     """Weight of the cross-entropy with the labels: the class of a real image, or the anchor class of an
     impression."""
-    order: Literal["shuffled", "easy_first", "hard_first"] = "shuffled"
+    order: Literal["shuffled", "easy_first", "hard_first", "by_shard"] = "shuffled"
     """Order of the transfer set: `shuffled`, or first from the quarter of its images that the teacher is most
-    (`easy_first`) or least sure of, and from all of them in the second half of the training."""
+    (`easy_first`) or least sure of, and from all of them in the second half of the training. `by_shard` is
+    for sets larger than the memory: files are shuffled, and the images of some of them with each other."""
+    window_mb: int = 64
+    """Megabytes of images, as stored, that `by_shard` mixes and needs at the same time; at least one file."""
     images: Literal["auto", "memory", "mapped"] = "auto"
     """How to read the transfer set: `memory` copies it once, `mapped` reads its files at every step, `auto`
     is `memory` if the set needs less than half of the free memory. The student is the same."""
@@ -219,6 +222,7 @@ class DistillConfig(FitConfig):
         LOSSES.check(self.loss, self.option("loss"))
         self.check_range("tau", low=0, above=True)
         self.check_range("teacher_weight", "label_weight", low=0)
+        self.check_range("window_mb", low=1)
         if self.start == "teacher" and not self.needs_set:
             raise ZskdError(
                 "--distill.start must be random where a generator makes all images: initialisation from the "

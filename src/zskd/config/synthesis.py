@@ -67,6 +67,9 @@ class SynthesisConfig(Config):
     shard_size: int = 1000
     """Images in one file, the unit of parallel work; with `targets.order: rows`, a shard is one row. The
     default is four batches for images larger than 64×64 pixels."""
+    shard_mb: int = 0
+    """Megabytes of one file, instead of `shard_size`: as many full batches as fit, and at least one image. 0:
+    `shard_size` holds. A process that makes a file needs some 10 to 40 times as much memory."""
     precision: Precision = "float32"
     """What the teacher computes in while images are optimised: bfloat16 is up to twice as fast on processors
     with instructions for it. Its outputs for finished images are computed in float32."""
@@ -80,7 +83,7 @@ class SynthesisConfig(Config):
         START_IMAGES.check(self.start, self.option("start"))
         PIXEL_RULES.check(self.pixels, self.option("pixels"))
         self.check_range("noise_share", low=0, high=1)
-        self.check_range("steps", "tolerance", "l2", low=0)
+        self.check_range("steps", "tolerance", "l2", "shard_mb", low=0)
         self.check_range("learning_rate", "tau", low=0, above=True)
         self.check_range("candidates", "batch_size", "shard_size", low=1)
         if (self.carry_images or self.carry_moments) and self.noise_share:

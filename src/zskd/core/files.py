@@ -12,14 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from zskd.core.errors import ZskdError, readable_errors
 from zskd.core.reading import opened
 
 _HASH_BLOCK = 1 << 20
+_MOST_FILES = 1024
+"""Open files of a process where the system names no limit."""
 _UNFINISHED = ".tmp"
 """Prefix of temporary files. The temporary files of safetensors begin with it, too."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloads; the environment variable `ZSKD_CACHE` overrides it."""
+    return Path(os.environ.get("ZSKD_CACHE") or platformdirs.user_cache_dir("zskd"))
 
 
 def make_folder(path: Path) -> Path:
@@ -157,6 +165,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; keys keep their order."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def most_files() -> int:
+    """Return how many files this process may have open at the same time."""
+    try:
+        import resource
+    except ImportError:
+        return _MOST_FILES
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST_FILES if limit == resource.RLIM_INFINITY else limit
 
 
 def sha256_file(path: Path) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
-import platformdirs
-
 from zskd.core.errors import ZskdError
-from zskd.core.files import make_folder
+from zskd.core.files import cache_folder, make_folder
 
 _LAYOUT = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
 """The folder layout of torchvision, so that its downloads can be used as they are."""
@@ -60,11 +57,6 @@ def idx_folder(name: str, given: Path | None) -> Path:
     raise ZskdError(
         f"{name} is not in {given}: put {', '.join(files)} (each plain or as .gz) into {folders[0]}"
     )
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloads; the environment variable `ZSKD_CACHE` overrides it."""
-    return Path(os.environ.get("ZSKD_CACHE") or platformdirs.user_cache_dir("zskd"))
 
 
 def _fill_cache(name: str) -> Path:

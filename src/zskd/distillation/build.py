@@ -22,6 +22,7 @@ from zskd.distillation.distill import distill
 from zskd.distillation.division import check_division
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.distillation.invariance import FILE, settle_changes
+from zskd.distillation.order import in_windows
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, read_card, save_checkpoint
 from zskd.models.classifier import Classifier
@@ -65,7 +66,7 @@ def build_student(
         student = load_checkpoint(folder, model=spec.factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
-    config = spec.distill
+    config, transfer_set = spec.distill, in_windows(transfer_set, spec.distill)
     pictures = {kind: one for kind, one in (pictures or {}).items() if config.pictures.shares[kind]}
     if not config.needs_set and transfer_set is not None:  # the control of a generator is trained without it
         config = replace(config, generator=replace(config.generator, share=0.0))

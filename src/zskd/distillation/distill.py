@@ -33,11 +33,10 @@ from zskd.distillation.division import check_division
 from zskd.distillation.features.paired import pair_features
 from zskd.distillation.invariance import settle_changes
 from zskd.distillation.objective import Objective
-from zskd.distillation.order import Graded, rank
+from zskd.distillation.order import in_windows, order_of
 from zskd.distillation.room import check_memory
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.training.batches import Order, RowOrder
 from zskd.training.loop import fit
 from zskd.transfer_set.dataset import TransferSet
 
@@ -96,7 +95,7 @@ def distill(
         raise ZskdError("there is no transfer set to train on: give --distill.generator.share 1")
     for one in (pictures or {}).values():
         _check_set(teacher, one)
-    progress = progress or Progress()
+    progress, transfer_set = progress or Progress(), in_windows(transfer_set, config)
     warn_if_slow("distill", config.precision, teacher.device, progress)
     config = ranks.once(
         partial(settle_changes, teacher, transfer_set, config, None, seed=seed, progress=progress)
@@ -152,22 +151,14 @@ def distill(
             before_step=statistics.before_step,
             watch=objective.watch if config.teacher_weight else None,
             explain=objective.explain,
-            order=_order(transfer_set, config, seed, total),
             ranks=ranks,
+            order=order_of(transfer_set, config, seed, total),
             progress=progress,
         )
         statistics.at_end()
     if curve is not None and ranks.first:
         write_artefact(curve, fell)
     return classifier.freeze()
-
-
-def _order(transfer_set: TransferSet | None, config: DistillConfig, seed: int, steps: int) -> RowOrder | None:
-    """Return the order of the images of the settings; None: the usual one."""
-    if transfer_set is None or config.order == "shuffled":
-        return None
-    ranked = rank(transfer_set.column("logits"), hard_first=config.order == "hard_first")
-    return Graded(Order(config.batch_size, len(transfer_set), seed), ranked, steps=steps)
 
 
 def choose_reading(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import PICTURES, REAL
 
@@ -50,7 +52,8 @@ def outcome_of(made: TransferSet) -> Outcome:
     dropped = manifest.dropped or 0
     optimised = made.column("steps") > 0
     kl = made.column("kl")[optimised]
-    right = (made.column("logits").argmax(1) == made.labels)[optimised].float()
+    predicted = torch.cat([shard["logits"].argmax(1) for shard in made.stored()])  # logits may need gigabytes
+    right = (predicted == made.labels)[optimised].float()
     return Outcome(
         optimised=len(kl) + dropped,
         missed=manifest.missed or 0,

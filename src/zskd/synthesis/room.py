@@ -25,6 +25,7 @@ from zskd.models.modes import frozen
 from zskd.synthesis.inversion.objective import divergence_and_gradient
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.manifest import MANIFEST, Resolved, read_manifest
+from zskd.transfer_set.shard import Shard
 from zskd.transfer_set.storage import Storage
 
 START_SECONDS = 3.0
@@ -80,6 +81,7 @@ def as_made(spec: SetSpec, resolved: Resolved | None) -> SetSpec:
         warp=replace(spec.synthesis.warp, flip=flip),
         batch_size=resolved.batch_size or spec.synthesis.batch_size,
         shard_size=resolved.shard_size or spec.synthesis.shard_size,
+        shard_mb=0,
         storage=resolved.storage or "float32",
     )
 
@@ -195,16 +197,29 @@ def _lane_bytes(teacher: Classifier, spec: SetSpec) -> int:
 
 
 def of_size(teacher: Classifier, spec: SetSpec) -> SetSpec:
-    """Return the spec with the defaults for images of the teacher's size, however much memory is free."""
+    """Return the spec with the defaults for images of the teacher's size, however much memory is free, and
+    with images instead of megabytes in a file."""
     shape, config, default = teacher.spec.shape, spec.synthesis, SynthesisConfig()
-    spec = _with(spec, storage=storage_of(config, shape))
-    if not is_large(shape):
-        return spec
-    lanes = config.batch_size
-    if lanes == default.batch_size and teacher.device.type == "cpu":
-        lanes = at_once(lanes, shape)
-    size = config.shard_size
-    return _with(spec, batch_size=lanes, shard_size=_BATCHES * lanes if size == default.shard_size else size)
+    lanes, size = config.batch_size, config.shard_size
+    if is_large(shape):
+        if lanes == default.batch_size and teacher.device.type == "cpu":
+            lanes = at_once(lanes, shape)
+        size = _BATCHES * lanes if size == default.shard_size else size
+    spec = _with(spec, storage=storage_of(config, shape), batch_size=lanes)
+    if config.shard_mb:
+        size = _images_in(config.shard_mb * 10**6, teacher, spec)
+    return _with(spec, shard_size=size, shard_mb=0)
+
+
+def _images_in(most: int, teacher: Classifier, spec: SetSpec) -> int:
+    """Return how many images a file of so many bytes has: full batches, if one fits, of whole groups of
+    images that must be together."""
+    config, shape = spec.synthesis, teacher.spec.shape
+    together = spec.own_method.images_per_start if config.candidates > 1 else 1
+    image = Shard.bytes_per_image(shape, teacher.classes, storage_of(config, shape))
+    fit, unit = most // image, math.lcm(config.batch_size, together)
+    unit = unit if fit >= unit else together
+    return max(unit, fit // unit * unit)
 
 
 def _with(spec: SetSpec, **changed: object) -> SetSpec:

@@ -139,6 +139,7 @@ def spec_values(spec: SetSpec) -> dict[str, Any]:
     for newer, absent in (
         ("candidates", 1),
         ("storage", "auto"),
+        ("shard_mb", 0),
         ("precision", "float32"),
         ("changes", "all"),
     ):  # than the first manifests

@@ -39,11 +39,15 @@ class Order:
         batch: images in a batch.
         images: images in the training set.
         seed: of the orders.
+        one_pass: returns the rows (N,) of a pass by its number; None: all in a random order.
     """
 
-    def __init__(self, batch: int, images: int, seed: int) -> None:
-        self._batch, self._images, self._seed = batch, images, seed
-        self._pass, self._shuffled = -1, torch.empty(0, dtype=torch.int64)
+    def __init__(
+        self, batch: int, images: int, seed: int, one_pass: Callable[[int], Tensor] | None = None
+    ) -> None:
+        self._batch, self._images = batch, images
+        self._one_pass = one_pass or partial(_shuffled, images, seed)
+        self._pass, self._rows = -1, torch.empty(0, dtype=torch.int64)
 
     def rows(self, step: int) -> Tensor:
         """Return the rows (B,) of the batch of a step; independent of earlier calls."""
@@ -52,11 +56,14 @@ class Order:
         while position < end:
             number, offset = divmod(position, self._images)
             if number != self._pass:
-                stream = torch_stream(self._seed, "order", number)
-                self._pass, self._shuffled = number, torch.randperm(self._images, generator=stream)
-            parts.append(self._shuffled[offset : offset + end - position])
+                self._pass, self._rows = number, self._one_pass(number)
+            parts.append(self._rows[offset : offset + end - position])
             position += len(parts[-1])
         return torch.cat(parts)
+
+
+def _shuffled(images: int, seed: int, number: int) -> Tensor:
+    return torch.randperm(images, generator=torch_stream(seed, "order", number))
 
 
 class Batches(Dataset[Batch]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,25 @@ import torch
 from torch import Tensor
 
 from zskd.core.errors import ZskdError
-from zskd.core.files import sha256_json
+from zskd.core.files import most_files, sha256_json
 from zskd.core.tensors import map_tensors
 from zskd.core.types import Images
-from zskd.transfer_set.manifest import ShardEntry, read_manifest, verify_transfer_set
+from zskd.transfer_set.manifest import read_manifest, verify_transfer_set
 from zskd.transfer_set.shard import Shard
 from zskd.transfer_set.storage import DTYPES, decode
 
 _ROUNDING = 1e-3
 """Of the sum of the targets of an image."""
+_OF_FILES = 4
+"""One in so many of the files that a process may open is for shards of a set: each that is mapped is open."""
 
 
 class TransferSet:
     """A complete transfer set on disk, its shards mapped into memory and not copied.
 
-    Iteration yields shards whose tensors are pages of the files: they must not be written to. Images that are
-    stored in 8 bits or half precision are copied to float32. `images` returns copies.
+    A set may have any number of shards, because not all of them are mapped at the same time. Iteration yields
+    shards whose tensors are pages of the files: they must not be written to. Images that are stored in 8 bits
+    or half precision are copied to float32. `images` returns copies.
 
     Args:
         folder: with manifest and shards.
@@ -49,19 +53,26 @@ class TransferSet:
             count = f"{self.manifest.count:,}"
             raise ZskdError(f"{folder} holds {count} images: give first from 1 to {count}, not {first:,}")
         left = self.manifest.count if first is None else first
-        self._shards: list[dict[str, Tensor]] = []
+        self._counts: list[int] = []
         for entry in self.manifest.shards:
             if left > 0:
-                self._shards.append({name: one[:left] for name, one in self._open(entry).items()})
+                self._counts.append(min(entry.count, left))
                 left -= entry.count
-        if verify:
-            for entry, shard in zip(self.manifest.shards, self._shards, strict=False):
+        self._starts = torch.tensor([0, *self._counts]).cumsum(0)
+        self._most, self._mapped = most_files() // _OF_FILES, OrderedDict[int, dict[str, Tensor]]()
+        anchors = []
+        for number, entry in enumerate(self.manifest.shards[: len(self._counts)]):
+            shard = self._map(number)  # and not kept: the pages that are looked at would stay in memory
+            if verify:
                 self._check_values(folder / entry.file, shard)
-        self._starts = torch.tensor([0] + [len(shard["anchors"]) for shard in self._shards]).cumsum(0)
-        self.labels = self.column("anchors")
+            anchors.append(shard["anchors"].clone())
+            self._itemsize = shard["images"].itemsize
+        self.labels = torch.cat(anchors)
         """The class that each image was made for, or the label of a real image (N,)."""
 
-    def _open(self, entry: ShardEntry) -> dict[str, Tensor]:
+    def _map(self, number: int) -> dict[str, Tensor]:
+        """Map a shard, as far as its images are used."""
+        entry = self.manifest.shards[number]
         path, count = self.folder / entry.file, entry.count
         tensors = map_tensors(path)
         expected = {
@@ -73,7 +84,20 @@ class TransferSet:
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if found != expected or tensors["images"].dtype not in DTYPES:
             raise ZskdError(f"{path} does not hold the tensors that the manifest lists: make the set again")
-        return tensors
+        return {name: one[: self._counts[number]] for name, one in tensors.items()}
+
+    def _kept(self, number: int) -> dict[str, Tensor]:
+        """Return a shard that stays mapped, in the place of the one that was unused for longest."""
+        if number not in self._mapped:
+            while len(self._mapped) >= self._most:
+                self._mapped.popitem(last=False)
+            self._mapped[number] = self._map(number)
+        self._mapped.move_to_end(number)
+        return self._mapped[number]
+
+    def stored(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the tensors of each shard by name, as they are stored; mapped only while they are used."""
+        return (self._mapped.get(number) or self._map(number) for number in range(len(self._counts)))
 
     def _check_values(self, path: Path, shard: dict[str, Tensor]) -> None:
         """Check the numbers of a shard: a hash tells that they were written, not that they can be used.
@@ -97,19 +121,36 @@ class TransferSet:
             if is_wrong:
                 raise ZskdError(f"{path} holds {what}: make the set again")
 
+    def keeping(self, shards: int) -> TransferSet:
+        """Return the same set with at most so many shards mapped from one call of `images` to the next."""
+        other = TransferSet.__new__(TransferSet)
+        vars(other).update(vars(self), _most=shards, _mapped=OrderedDict())
+        return other
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the folder's path, not the images."""
-        return _reopened, (self.folder, self._first)
+        return _reopened, (self.folder, self._first, self._most)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __iter__(self) -> Iterator[Shard]:
-        return (Shard(**shard | {"images": decode(shard["images"])}) for shard in self._shards)
+        return (Shard(**shard | {"images": decode(shard["images"])}) for shard in self.stored())
 
     def column(self, name: str) -> Tensor:
         """Return a copy of one tensor of all shards by its name in `Shard`; images as they are stored."""
-        return torch.cat([shard[name] for shard in self._shards])
+        end, whole = 0, torch.empty(0)
+        for shard in self.stored():
+            if not end:
+                whole = torch.empty(len(self), *shard[name].shape[1:], dtype=shard[name].dtype)
+            begin, end = end, end + len(shard[name])
+            whole[begin:end] = shard[name]
+        return whole
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """Images of each shard, as far as they are used."""
+        return tuple(self._counts)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -124,7 +165,7 @@ class TransferSet:
     @property
     def image_bytes(self) -> int:
         """Bytes of all images as they are stored."""
-        return len(self) * math.prod(self.shape) * self._shards[0]["images"].itemsize
+        return len(self) * math.prod(self.shape) * self._itemsize
 
     def fingerprint(self) -> str:
         """Return a SHA-256 that identifies these images, as hexadecimal digits."""
@@ -144,11 +185,11 @@ class TransferSet:
             raise ZskdError(f"a row is not in {self.folder}: give rows from 0 to {len(self) - 1}")
         gathered = torch.empty(len(rows), *self.shape)
         owner = torch.bucketize(rows, self._starts[1:], right=True)
-        for number in set(owner.tolist()):
+        for number in sorted(set(owner.tolist())):
             inside = owner == number
-            gathered[inside] = decode(self._shards[number]["images"][rows[inside] - self._starts[number]])
+            gathered[inside] = decode(self._kept(number)["images"][rows[inside] - self._starts[number]])
         return gathered
 
 
-def _reopened(folder: Path, first: int | None) -> TransferSet:
-    return TransferSet(folder, verify=False, first=first)
+def _reopened(folder: Path, first: int | None, most: int) -> TransferSet:
+    return TransferSet(folder, verify=False, first=first).keeping(most)
