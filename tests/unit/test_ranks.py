@@ -16,8 +16,10 @@ from torch import distributed, nn
 from conftest import StopAt, Stopped, wait_for
 from limits import LIMIT
 from warm import KILL, python, zskd
+from zskd.cli.distill import _check_ranks
 from zskd.cli.main import main as run
 from zskd.config.distillation import DistillConfig, GeneratorConfig, ImageBankConfig
+from zskd.config.loading import load_recipe
 from zskd.config.sources import FreshConfig, ReplayConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.device import use_threads
@@ -425,3 +427,10 @@ def test_settings_of_one_process_are_refused_once(
     assert codes == [2, 2]
     (line,) = [one for one in errors if "error" in one]
     assert line.startswith(("zskd: error: --budget measures one", "zskd: error: --device cuda:1 is one GPU"))
+
+
+def test_ranks_write_to_no_address() -> None:
+    recipe = load_recipe("digits")
+    _check_ranks(recipe, "s3://bucket/student", ALONE)
+    with pytest.raises(ZskdError, match=r"zskd\.upload"):
+        _check_ranks(recipe, "s3://bucket/student", Ranks(0, 2))

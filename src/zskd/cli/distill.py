@@ -20,7 +20,7 @@ from zskd.cli.options import (
     new_folder,
     ready_teacher,
 )
-from zskd.cli.places import Place, local, output
+from zskd.cli.places import Place, local, on_this_machine, output
 from zskd.cli.telling import Json, Teller
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, OUTPUT, RUN, TEACHER
@@ -171,11 +171,9 @@ def _check_ranks(recipe: Recipe, out: Place, ranks: Ranks) -> None:
     Raises:
         ZskdError: there are several, and they cannot follow them.
     """
-    from zskd.core.remote import is_address
-
     if not ranks.several:
         return
-    if is_address(out):
+    if not on_this_machine(out):
         raise ZskdError(f"--out {out}: several processes write to a folder: give one, then zskd.upload it")
     if recipe.budget is not None:
         raise ZskdError("--budget measures one process: give --distill.steps under torchrun")

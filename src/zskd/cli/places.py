@@ -23,6 +23,13 @@ def local(place: Place, progress: Progress | None = None) -> Path:
     return download(place, progress) if is_address(place) else Path(place)
 
 
+def on_this_machine(place: Place) -> bool:
+    """Return whether a place is a path, and no address."""
+    from zskd.core.remote import is_address
+
+    return not is_address(place)
+
+
 @contextmanager
 def output(
     place: Place, key: str, lock: Callable[[Path], AbstractContextManager[None]], progress: Progress
