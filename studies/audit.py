@@ -7,14 +7,14 @@ The cells:
 
 - `mnist`: teacher, student and impressions of the arm `default` of `zskd reproduce better-mnist`, seed 0.
 - `mnist-test`: the same with test images as others, which are from other writers.
-- `mnist-few`, a control in which there is something to find: a teacher that was trained on the members alone
-  until it knew them by heart, and a student on impressions of it.
+- `mnist-few`: a teacher that was trained on 2,000 images alone, the members, until it knew them by heart, and
+  a student on impressions of it.
 - `cifar`: a public ResNet-20 and a student of `studies/carry.py` on its impressions (`zskd_bn-features`).
 - `cifar-real`, a control of the distances: the same on real training images, of which many are members.
 
 Cells of MNIST are tested with and without a reference: a LeNet-5 that was trained on as many other training
-images as `mnist-few`. Members and others are labelled. Others are test images: each line is a use of a test
-set; nothing was chosen by it.
+images as `mnist-few`. Members and others are labelled. Others are training images that were held out, but
+test images in `mnist-test` and of CIFAR-10: such a line is a use of a test set; nothing was chosen by it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from zskd.data.datasets import Dataset, Split, load_data
 from zskd.data.folder import class_folders, read_image
 from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
-from zskd.evaluation.audit import audit_student
+from zskd.evaluation.audit import Audit, audit_student
 from zskd.models.checkpoint import CARD, Card, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe, fresh_weights
@@ -176,7 +176,6 @@ def measured(name: str, cell: Cell, reference: Classifier | None) -> Line:
         "trained_on": cell.trained_on,
         "impressions": len(cell.impressions),
         "audit": found.to_json(),
-        "sentences": list(found.sentences),
         **made_with(),
     }
 
@@ -210,7 +209,8 @@ def main() -> None:
             sorted([*read_lines(given.record), *lines], key=lambda line: order.index(line["cell"])),
         )
         for line in lines:
-            print(name, line["reference"], *line["sentences"], sep="\n  ", flush=True)
+            told = Audit.model_validate(line["audit"]).sentences
+            print(name, "with a reference" if line["reference"] else "", *told, sep="\n  ", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from records import ROOT
 from tables.api import API_TABLES
+from tables.audit import AUDIT_TABLES
 from tables.bench import BENCH_TABLES
 from tables.better import BETTER_TABLES
 from tables.carry import CARRY_TABLES, draw_carry
@@ -47,6 +48,7 @@ PAGES = tuple(
     for name in (
         "README.md",
         "docs/results.md",
+        "docs/audit.md",
         "docs/better.md",
         "docs/carry-over.md",
         "docs/bench.md",
@@ -81,6 +83,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **PRESETS_TABLES,
     **RESULTS_TABLES,
     **SPEED_TABLES,
+    **AUDIT_TABLES,
     **BENCH_TABLES,
     **BETTER_TABLES,
     **CARRY_TABLES,

@@ -9,29 +9,34 @@ from zskd.experiment.report.tables import markdown_table
 
 _TITLES = {
     "mnist": "MNIST",
-    "mnist-test": "MNIST, others of the test",
-    "mnist-few": "MNIST, known by heart",
+    "mnist-test": "MNIST, test images as others",
+    "mnist-few": "MNIST, 2,000 by heart",
     "cifar": "CIFAR-10",
     "cifar-real": "CIFAR-10, set of real images",
 }
-_NONE = ("–", "–")
 
 
-def networks() -> str:
-    """AUC and members found by loss and by likelihood, for each network."""
+def areas() -> str:
+    """AUC by loss and by likelihood, for each network."""
+    return _of_networks(0)
+
+
+def found() -> str:
+    """Members found at 1 % false positives, likewise."""
+    return _of_networks(1)
+
+
+def _of_networks(cell: int) -> str:
     rows = []
     for name, line in _without_reference().items():
         beside = _with_reference().get(name)
         for of in ("teacher", "student"):
-            title = f"{_TITLES[name]}: {of}"
-            cells = (*_cells(line, of, "loss"), *_cells(line, of, "likelihood"))
-            rows.append((title, *cells, *(_NONE if beside is None else _cells(beside, of, "likelihood"))))
+            shown = [_cells(line, of, by)[cell] for by in ("loss", "likelihood")]
+            calibrated = "–" if beside is None else _cells(beside, of, "likelihood")[cell]
+            rows.append((f"{_TITLES[name]}: {of}", *shown, calibrated))
         if beside is not None:
-            rows.append((f"{_TITLES[name]}: reference", *_cells(beside, "reference", "loss"), *_NONE, *_NONE))
-    names = ("loss", "likelihood", "with a reference")
-    return markdown_table(
-        ("network", *(f"{one}: {what}" for one in names for what in ("AUC", "found, %"))), rows
-    )
+            rows.append((f"{_TITLES[name]}: reference", _cells(beside, "reference", "loss")[cell], "–", "–"))
+    return markdown_table(("network", "loss", "likelihood", "with a reference"), rows)
 
 
 def impressions() -> str:
@@ -90,7 +95,8 @@ def _cells(line: Line, of: str, by: str) -> tuple[str, str]:
 
 
 AUDIT_TABLES: dict[str, Callable[[], str]] = {
-    "audit-networks": networks,
+    "audit-areas": areas,
+    "audit-found": found,
     "audit-impressions": impressions,
     "audit-provenance": provenance,
 }

@@ -31,6 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("audit")
     save(NAMES, 0, root / "teacher")
     save(NAMES, 1, root / "student")
+    save(("0", "1"), 1, root / "numbered")
     save(("a", "b", "c"), 2, root / "three")
     drawn = np.random.default_rng(0)
     for group in ("members", "others"):
@@ -86,6 +87,15 @@ def test_programs_are_told_every_number(capsys: pytest.CaptureFixture[str]) -> N
     first = found["tests"][0]
     assert (first["area"]["positive"], first["area"]["negative"], first["found"]["n"]) == (110, 110, 110)
     assert 0 <= first["area"]["low"] <= first["area"]["area"] <= first["area"]["high"] <= 1
+
+
+def test_folders_are_named_after_the_classes_of_the_teacher(capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for student in ("student", "numbered"):
+        assert run(["audit", student, *GROUPS, "--teacher", "teacher", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]
+    assert found[0]["labels"] == "given"
 
 
 def test_a_flat_folder_has_no_labels_and_a_broken_picture_is_left_out(

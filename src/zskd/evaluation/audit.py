@@ -35,8 +35,8 @@ _TELLS: dict[Of, str] = {
     "teacher": "Outputs of the teacher differ between members and others ({}).",
     "student": "Outputs of the student differ between members and others ({}).",
     "impressions": "Impressions are nearer to members than to others: they repeat something of them ({}).",
-    "reference": "Those of the reference differ, too ({}): the folders differ in more than membership, or it "
-    "was trained on members. So losses show nothing.",
+    "reference": "Losses of the reference differ between members and others ({}): the folders differ in more "
+    "than membership, or it was trained on members. So losses show nothing.",
 }
 _TELLS_NOT: dict[Of, str] = {
     "teacher": "No difference between members and others is found in outputs of the teacher ({}). Stronger "
@@ -80,11 +80,12 @@ class Audit(Artefact):
 
 
 def _said(of: Of, tests: list[MembershipTest]) -> str:
-    """Return what the tests of a network or of the impressions mean; nothing where there are none."""
+    """Return what the tests of a network or of the impressions mean; nothing where there are none, or
+    all are reversed."""
     if not tests:
         return ""
     best = min(tests, key=lambda one: (one.is_reversed, one.p, -one.area.area))
-    return (_TELLS if best.tells else _TELLS_NOT)[of].format(best)
+    return "" if best.is_reversed else (_TELLS if best.tells else _TELLS_NOT)[of].format(best)
 
 
 @dataclass(frozen=True)
