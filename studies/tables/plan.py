@@ -10,6 +10,7 @@ from typing import Any
 from records import RESULTS
 from zskd.core.progress import readable_seconds
 from zskd.core.tables import markdown_table
+from zskd.run.plan.tables import core_hours
 
 _WORKERS = (1, 2)
 Round = dict[str, Any]
@@ -67,7 +68,8 @@ def _planned(plan: dict[str, Any], number: int) -> dict[str, float]:
 
 def _range(values: Iterable[float]) -> str:
     found = sorted(values)
-    return f"{median(found):.1f} s ({found[0]:.1f} to {found[-1]:.1f})"
+    spread = f" ({found[0]:.0f} to {found[-1]:.0f})" if len(found) > 1 else ""
+    return f"{median(found):.0f} s{spread}"
 
 
 def _facts(record: dict[str, Any]) -> str:
@@ -93,7 +95,7 @@ def _facts(record: dict[str, Any]) -> str:
     }
     told = ", ".join(f"{name} {of_plan} ({of_run})" for name, (of_plan, of_run) in needs.items())
     return (
-        f"Median (least to most) of {len(rounds)} rounds of `zskd plan {record['recipe']}` and two runs. A "
+        f"Median (least to most) of n = {len(rounds)} rounds of `zskd plan {record['recipe']}` and two runs. A "
         f"plan took {spent}; a run took {beside} beside its stages. {told}, planned (and measured).\n\n"
         f"{_origin(record)} Load of the machine: {loads[0]:g} to {loads[-1]:g}."
     )
@@ -137,7 +139,7 @@ def plan_far() -> str:
         (
             f"{one['workers']:,}",
             readable_seconds(one["seconds"]),
-            f"{one['core_hours']:.3g}",
+            core_hours(one["core_hours"]),
             f"{100 * one['at_work']:.0f} %",
         )
         for one in plan["workers"]

@@ -76,7 +76,7 @@ class Plan:
             row = [
                 f"{one['workers']:,}",
                 readable_seconds(one["seconds"]),
-                f"{one['core_hours']:.3g}",
+                core_hours(one["core_hours"]),
                 f"{100 * one['at_work']:.0f} %",
             ]
             rows.append(row if self.price is None else [*row, f"{one['money']:.2f}"])
@@ -160,6 +160,11 @@ class Plan:
                 "hours": self.gpu_hours,
             },
         }
+
+
+def core_hours(hours: float) -> str:
+    """Return core-hours with three digits or more."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _values(parts: Sequence[Part]) -> dict[str, Any]:
