@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +23,23 @@ from zskd.core.reading import opened
 _HASH_BLOCK = 1 << 20
 _UNFINISHED = ".tmp"
 """Prefix of temporary files. The temporary files of safetensors begin with it, too."""
+_FLUSHES = 16
+"""Files flushed at the same time: the file system writes those that wait for it together."""
+_NO_FLUSH = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
+"""Errors of flushing a folder that may not be read, or on a file system that flushes no folders."""
 
 
 def make_folder(path: Path) -> Path:
-    """Create `path` with its parents.
+    """Create `path` with its parents, and flush their names.
 
     Raises:
         ZskdError: the folder cannot be created or written to.
     """
     with readable_errors(path, "create the folder"):
+        new = list(takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
         path.mkdir(parents=True, exist_ok=True)
+        for folder in new:
+            _flush_folder(folder.parent)
     if not os.access(path, os.W_OK | os.X_OK):
         raise ZskdError(f"cannot write to the folder {path}: choose another one or change its permissions")
     return path
@@ -39,9 +49,10 @@ def make_folder(path: Path) -> Path:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in a private folder next to `path`; on success rename the file to `path`.
 
-    A reader sees the old file or the new one, never a part, even if the writer is killed. When the body
-    fails, the temporary file is removed and an older `path` is kept. The private folder is removed at the
-    end. If the writer is killed, the next writer of the same path removes it.
+    A reader sees the old file or the new one, never a part, even if the writer is killed or the power is cut:
+    the bytes are flushed to disk before the file gets its name, and the name before this returns. When the
+    body fails, the temporary file is removed and an older `path` is kept. The private folder is removed at
+    the end. If the writer is killed, the next writer of the same path removes it.
 
     Raises:
         ZskdError: the file cannot be written (no permission, disk full), or something else has the name of
@@ -58,8 +69,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.close(handle)
             temporary = Path(name)
             yield temporary
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            _flush_file(temporary)
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
@@ -73,7 +83,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder, which gets the name `path` on success; nothing is left otherwise.
 
-    If the writer is killed, the next writer of the same folder removes what is left.
+    All files in it are flushed to disk before it gets its name, as by `whole_file`. If the writer is killed,
+    the next writer of the same folder removes what is left.
 
     Args:
         path: absent, or an empty folder.
@@ -94,6 +105,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
+            _flush_all(temporary)
             temporary.replace(path)
             _flush_folder(path.parent)
         finally:
@@ -138,14 +150,34 @@ def _remove_unfinished(path: Path, *, folders: bool = False) -> None:
     folder.rmdir()
 
 
+def _flush_file(path: Path) -> None:
+    """Write the bytes of a file to disk: after a power cut, a file renamed without this can be empty."""
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _flush_all(folder: Path) -> None:
+    """Write a folder to disk, with all that is in it."""
+    with ThreadPoolExecutor(_FLUSHES) as pool:
+        for inside, _, files in os.walk(folder):
+            for _ in pool.map(_flush_file, (Path(inside, file) for file in files)):
+                pass
+            _flush_folder(Path(inside))
+
+
 def _flush_folder(folder: Path) -> None:
-    """Write a rename to disk, where the operating system supports it."""
-    if hasattr(os, "O_DIRECTORY"):
+    """Write the names in a folder to disk, where the operating system supports it."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError as error:  # the names are there, whether or not they can be flushed
+        if error.errno not in _NO_FLUSH:
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

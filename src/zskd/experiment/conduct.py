@@ -20,12 +20,12 @@ from zskd.core.progress import Progress, WorkerProgress, readable_seconds
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
 from zskd.data.datasets import Dataset
-from zskd.experiment.cell import Job, run_cell
+from zskd.experiment.cell import Job, end_last_line, run_cell
 from zskd.experiment.cost import COSTS, Cost, estimate, read_known
 from zskd.experiment.definition import Experiment
 from zskd.experiment.layout import CellPaths, State, lay_out, states
 from zskd.experiment.plan import Cell
-from zskd.experiment.record import Record
+from zskd.experiment.record import LEDGER, Record
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.real import build_real_set
 from zskd.teacher.sources import Sources, load_teacher, make_teacher, open_sources
@@ -83,6 +83,7 @@ def conduct(
         make_folder(results)  # first: results that cannot be written would be lost
         with folder_lock(out):
             todo = _todo(layout, out)  # the process that had the lock may have run some
+            end_last_line(results / LEDGER)
             _Conductor(experiment, todo, sources, out, results, workers, engine, command, progress).run()
     return Outcome(layout, states(layout, out))
 
