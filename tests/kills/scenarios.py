@@ -1,0 +1,140 @@
+"""What is killed: a command of each kind, as small as it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND, WORKER, GROUP = "the command", "a worker", "the group"
+CHANGE, POWER = "at a change", "power cut"
+TARGETS = (COMMAND, WORKER, GROUP, CHANGE, POWER)
+"""What is killed: the command, one of its workers, or all its processes, each at some moment; the command
+just before it flushes a file or changes a name; and the power at such a moment."""
+ALONE = (COMMAND, CHANGE, POWER)
+"""Of commands that start no workers."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command that runs in a folder beside `given`, and writes into `out` below it."""
+
+    name: str
+    arguments: tuple[str, ...]
+    targets: tuple[str, ...] = ALONE
+    """Where it has workers, it gets two for the first three."""
+    once: bool = False
+    """Whether a finished result is refused, so that the last kill can come behind it."""
+    out: str = "out"
+    timed: bool = False
+    """Whether it chooses its numbers by the clock: then it is compared with the same numbers by hand."""
+
+
+_GIVEN = (
+    ("teacher", ("teacher", "train", "--data.name", "digits", "--teacher.model", "lenet5_bn")),
+    ("set", ("synthesize", "teacher", "--preset", "default", "--count", "30", "--synthesis.steps", "2")),
+)
+_SMALL = ("--threads", "1", "--quiet")
+_SETS = ("--synthesis.shard-size", "15", "--synthesis.steps", "12", "--synthesis.batch-size", "15")
+_STUDENT = ("--distill.batch-size", "10", "--distill.start", "random", "--held-out", "20")
+_TEACHER = ("--teacher.path", "../given/teacher")
+_ALONE = ("--controls", "none", *_TEACHER)
+_GENERATOR = (
+    *("--preset", "conditional", "--student", "half", "--distill.steps", "60"),
+    *("--distill.generator.width", "2", "--distill.generator.latent", "4", "--distill.generator.style", "2"),
+    *("--distill.generator.warm-up", "3", "--distill.generator.momentum", "0.9"),
+    *("--distill.generator.pool", "100", "--distill.generator.renew", "25"),
+)
+_BANK = (
+    *("--distill.image-bank.share", "0.5", "--distill.image-bank.count", "4"),
+    *("--distill.image-bank.images", "20", "--distill.image-bank.keep", "50"),
+)
+EXPERIMENT = """
+name: tiny
+recipe: digits
+settings:
+  threads: 1
+  teacher: {epochs: 2, shape: [1, 16, 16]}
+  synthesis: {steps: 3, batch_size: 20, shard_size: 40}
+  distill: {steps: 30, batch_size: 10, start: random}
+arms:
+  real_kd: {title: "KD, real images", images: real}
+  default: {title: ZSKD, settings: {synthesis: {noise_share: 0.5}}}
+plan:
+  - {arms: [real_kd, default], rates: [5]}
+"""
+
+SCENARIOS = (
+    Scenario(
+        "run",
+        (
+            *("run", "digits", *_SMALL, *_SETS, *_STUDENT, "--count", "60", "--distill.steps", "60"),
+            *("--teacher.shape", "1", "16", "16", "--teacher.epochs", "2", "--controls", "noise_smooth"),
+        ),
+        TARGETS,
+    ),
+    Scenario("run --passes", ("run", "digits", *_SMALL, *_SETS, *_STUDENT, *_ALONE, "--passes", "30k")),
+    Scenario(
+        "run --budget",
+        ("run", "digits", *_SMALL, *_SETS, *_STUDENT, *_ALONE, "--budget", "0.1", "--count", "1000000"),
+        timed=True,
+    ),
+    Scenario(
+        "run, a generator",
+        ("run", "my-teacher", *_SMALL, *_ALONE, *_GENERATOR, "--distill.batch-size", "8", "--held-out", "20"),
+    ),
+    Scenario(
+        "run, an image bank",
+        (
+            *("run", "digits", *_SMALL, *_SETS, *_STUDENT, *_ALONE, *_BANK),
+            *("--count", "30", "--distill.steps", "100"),
+        ),
+    ),
+    Scenario(
+        "reproduce", ("reproduce", "../given/tiny.yaml", "--results", "out/results", "--quiet"), TARGETS
+    ),
+    Scenario(
+        "synthesize",
+        ("synthesize", "../given/teacher", "--quiet", "--count", "150", *_SETS[:-2], "--preset", "default"),
+        TARGETS,
+    ),
+    Scenario(
+        "teacher import",
+        (
+            *("teacher", "import", "lenet5_bn@../given/teacher/model.safetensors"),
+            *("--shape", "1", "16", "16", "--mean", "0", "--std", "1"),
+        ),
+        once=True,
+    ),
+    Scenario("export --to torch", ("export", "../given/teacher", "--to", "torch"), once=True),
+    Scenario(
+        "export --to onnx", ("export", "../given/teacher", "--to", "onnx"), once=True, out="out/net.onnx"
+    ),
+    Scenario(
+        "export --to imagefolder",
+        ("export", "../given/set", "--to", "imagefolder", "--teacher", "../given/teacher"),
+        once=True,
+    ),
+)
+
+
+def command(scenario: Scenario, target: str) -> tuple[str, ...]:
+    """Return the arguments of `zskd` for a scenario; none have workers where changes are counted."""
+    workers = "2" if target in (COMMAND, WORKER, GROUP) else "1"
+    several = ("--workers", workers) if WORKER in scenario.targets else ()
+    alone = ("--workers", "1") if scenario.arguments[0] == "run" and not several else ()
+    return (*scenario.arguments, *several, *alone, "--out", scenario.out)
+
+
+def make_given(folder: Path, run: Callable[[tuple[str, ...]], None]) -> None:
+    """Make what the commands are given: a teacher, a set and a plan.
+
+    Args:
+        folder: of all of it.
+        run: runs a command of zskd in `folder`.
+    """
+    (folder / "tiny.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    small = ("--teacher.shape", "1", "16", "16", "--teacher.epochs", "2", "--threads", "1")
+    for name, arguments in _GIVEN:
+        more = small if name == "teacher" else ("--workers", "1")
+        run((*arguments, *more, "--quiet", "--out", name))
