@@ -19,8 +19,8 @@ from pathlib import Path
 from random import Random
 
 from kills.processes import import_all
-from kills.scenarios import CHANGE, SCENARIOS, TARGETS, Scenario, command, make_given
-from kills.sessions import Outcome, Undisturbed, run_alone, session
+from kills.scenarios import SCENARIOS, TARGETS, Scenario, make_given
+from kills.sessions import Outcome, Undisturbed, run_alone, session, undisturbed
 from zskd.core.device import processor
 from zskd.core.files import write_json
 from zskd.core.tables import Table
@@ -91,17 +91,16 @@ def count_all(scenarios: Sequence[Scenario], kills: int, seed: int, folder: Path
     """Kill each command in each way, so many times in all, and yield the counts."""
     (folder / "given").mkdir()
     make_given(folder / "given", lambda arguments: run_alone(arguments, folder / "given"))
-    pairs = [(scenario, target) for scenario in scenarios for target in scenario.targets]
-    whole: dict[str, Undisturbed] = {}
-    for number, (scenario, target) in enumerate(pairs):
-        share = kills // len(pairs) + (number < kills % len(pairs))
-        if not share:
-            continue
-        if scenario.name not in whole:
-            whole[scenario.name] = run_alone(command(scenario, CHANGE), folder / f"whole-{len(whole)}")
-        random = Random(f"{seed} {scenario.name} {target}")
-        found = count(scenario, target, share, whole[scenario.name], folder / f"session-{number}", random)
-        yield Count(scenario.name, target, found)
+    targets = sum(len(scenario.targets) for scenario in scenarios)
+    number = 0
+    for scenario in scenarios:
+        fitted, whole = undisturbed(scenario, folder / f"whole-{number}")
+        for target in scenario.targets:
+            share = kills // targets + (number < kills % targets)
+            random, sessions = Random(f"{seed} {scenario.name} {target}"), folder / f"session-{number}"
+            if share:
+                yield Count(scenario.name, target, count(fitted, target, share, whole, sessions, random))
+            number += 1
 
 
 def count(
@@ -149,7 +148,7 @@ def write_record(path: Path, counts: Sequence[Count], seconds: float) -> None:
     }
     made_by = {"commit": source_commit(), "versions": versions(), "processor": processor()}
     n = {"kills": sum(one.found.kills for one in counts), "seconds": round(seconds)}
-    write_json(path, {**origin, **made_by, **n, "counts": rows})
+    write_json(path, {**origin, **made_by, **n, "targets": TARGETS, "counts": rows})
 
 
 if __name__ == "__main__":

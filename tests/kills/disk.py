@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -28,7 +29,10 @@ class Disk:
         self._files: dict[int, tuple[_Version, bytes]] = {}
         """Of flushed files, by inode; a file that was changed since has another version."""
         self._folders: dict[int, dict[str, int | bytes]] = {}
-        """Names of flushed folders, by inode: bytes of a file, or the inode of a folder."""
+        """Names of flushed folders, by number: bytes of a file, or the number of a folder."""
+        self._numbers: dict[int, int] = {}
+        """Of the folders there are, by inode: that of a folder which is gone is used again."""
+        self._counted = count()
         for folder, _, files in os.walk(root, topdown=False):
             for file in files:
                 self.flush(Path(folder, file))
@@ -40,23 +44,29 @@ class Disk:
         if not path.is_dir():
             content = path.read_bytes()
             self._files[found.st_ino] = (_version(path), content)
-            known = self._folders.get(path.parent.stat().st_ino, {})
+            known = self._folders.get(self._number(path.parent), {})
             if isinstance(known.get(path.name), bytes):  # lengthened in place: its name is on the disk
                 known[path.name] = content
             return
-        self._folders[found.st_ino] = {
-            one.name: one.stat().st_ino if one.is_dir() else self._flushed(one) for one in path.iterdir()
+        self._folders[self._number(path)] = {
+            one.name: self._number(one) if one.is_dir() else self._flushed(one) for one in path.iterdir()
         }
 
-    def forget(self, folder: Path) -> None:
-        """Begin with a new folder, whose inode may have been another's."""
-        self._folders.pop(folder.stat().st_ino, None)
+    def begin(self, folder: Path) -> None:
+        """Begin with a new folder."""
+        self._numbers[folder.stat().st_ino] = next(self._counted)
+
+    def _number(self, folder: Path) -> int:
+        inode = folder.stat().st_ino
+        if inode not in self._numbers:
+            self.begin(folder)
+        return self._numbers[inode]
 
     def leave(self, names: str, into: Path) -> None:
         """Write what a power cut would leave now; `names` is one of `NAMES`."""
         into.mkdir(parents=True, exist_ok=True)
         if names == "flushed":
-            self._leave_flushed(self.root.stat().st_ino, into)
+            self._leave_flushed(self._number(self.root), into)
             return
         for path in self.root.rglob("*"):
             copy = into / path.relative_to(self.root)
@@ -100,7 +110,7 @@ def watched(root: Path, at_event: Callable[[Disk], None]) -> Iterator[Disk]:
                 at_event(disk)
             result = before[name](path, *others, **more)
             if inside is not None and name == "mkdir":
-                disk.forget(inside)
+                disk.begin(inside)
             return result
 
         return change

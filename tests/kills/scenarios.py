@@ -26,8 +26,9 @@ class Scenario:
     once: bool = False
     """Whether a finished result is refused, so that the last kill can come behind it."""
     out: str = "out"
-    timed: bool = False
-    """Whether it chooses its numbers by the clock: then it is compared with the same numbers by hand."""
+    """Folder or file that it is told to write."""
+    minutes: float | None = None
+    """Of a budget; what fits differs each time, so that it is compared with the same steps by hand."""
 
 
 _GIVEN = (
@@ -36,18 +37,26 @@ _GIVEN = (
 )
 _SMALL = ("--threads", "1", "--quiet")
 _SETS = ("--synthesis.shard-size", "15", "--synthesis.steps", "12", "--synthesis.batch-size", "15")
-_STUDENT = ("--distill.batch-size", "10", "--distill.start", "random", "--held-out", "20")
-_TEACHER = ("--teacher.path", "../given/teacher")
-_ALONE = ("--controls", "none", *_TEACHER)
+_STUDENT = ("--distill.batch-size", "10", "--distill.start", "random")
+_RUN = (*_SMALL, *_SETS, *_STUDENT, "--held-out", "20")
+_ALONE = ("--controls", "none", "--teacher.path", "../given/teacher")
+_DISTILL = ("distill", "../given/teacher", *_SMALL, "--workers", "1", "--no-estimate")
 _GENERATOR = (
-    *("--preset", "conditional", "--student", "half", "--distill.steps", "60"),
+    *("--preset", "conditional", "--student", "half", "--distill.steps", "70", "--distill.batch-size", "8"),
     *("--distill.generator.width", "2", "--distill.generator.latent", "4", "--distill.generator.style", "2"),
     *("--distill.generator.warm-up", "3", "--distill.generator.momentum", "0.9"),
     *("--distill.generator.pool", "100", "--distill.generator.renew", "25"),
 )
 _BANK = (
-    *("--distill.image-bank.share", "0.5", "--distill.image-bank.count", "4"),
-    *("--distill.image-bank.images", "20", "--distill.image-bank.keep", "50"),
+    *("--preset", "default", "--distill.steps", "110", "--distill.image-bank.share", "0.5"),
+    *(
+        "--distill.image-bank.count",
+        "4",
+        "--distill.image-bank.images",
+        "20",
+        "--distill.image-bank.keep",
+        "50",
+    ),
 )
 EXPERIMENT = """
 name: tiny
@@ -65,34 +74,6 @@ plan:
 """
 
 SCENARIOS = (
-    Scenario(
-        "run",
-        (
-            *("run", "digits", *_SMALL, *_SETS, *_STUDENT, "--count", "60", "--distill.steps", "60"),
-            *("--teacher.shape", "1", "16", "16", "--teacher.epochs", "2", "--controls", "noise_smooth"),
-        ),
-        TARGETS,
-    ),
-    Scenario("run --passes", ("run", "digits", *_SMALL, *_SETS, *_STUDENT, *_ALONE, "--passes", "30k")),
-    Scenario(
-        "run --budget",
-        ("run", "digits", *_SMALL, *_SETS, *_STUDENT, *_ALONE, "--budget", "0.1", "--count", "1000000"),
-        timed=True,
-    ),
-    Scenario(
-        "run, a generator",
-        ("run", "my-teacher", *_SMALL, *_ALONE, *_GENERATOR, "--distill.batch-size", "8", "--held-out", "20"),
-    ),
-    Scenario(
-        "run, an image bank",
-        (
-            *("run", "digits", *_SMALL, *_SETS, *_STUDENT, *_ALONE, *_BANK),
-            *("--count", "30", "--distill.steps", "100"),
-        ),
-    ),
-    Scenario(
-        "reproduce", ("reproduce", "../given/tiny.yaml", "--results", "out/results", "--quiet"), TARGETS
-    ),
     Scenario(
         "synthesize",
         ("synthesize", "../given/teacher", "--quiet", "--count", "150", *_SETS[:-2], "--preset", "default"),
@@ -115,6 +96,26 @@ SCENARIOS = (
         ("export", "../given/set", "--to", "imagefolder", "--teacher", "../given/teacher"),
         once=True,
     ),
+    Scenario("distill, a generator", (*_DISTILL, *_GENERATOR), once=True),
+    Scenario("distill, an image bank", (*_DISTILL, "../given/set", *_STUDENT, *_BANK), once=True),
+    Scenario(
+        "distill --budget", (*_DISTILL, "../given/set", *_STUDENT), (COMMAND, POWER), once=True, minutes=0.1
+    ),
+    Scenario(
+        "reproduce",
+        ("reproduce", "../given/tiny.yaml", "--results", "out/results", "--quiet"),
+        TARGETS,
+        out="out/work",
+    ),
+    Scenario(
+        "run",
+        (
+            *("run", "digits", *_RUN, "--count", "60", "--distill.steps", "60", "--controls", "noise_smooth"),
+            *("--teacher.shape", "1", "16", "16", "--teacher.epochs", "2"),
+        ),
+        TARGETS,
+    ),
+    Scenario("run --passes", ("run", "digits", *_RUN, *_ALONE, "--passes", "30k")),
 )
 
 
@@ -123,7 +124,8 @@ def command(scenario: Scenario, target: str) -> tuple[str, ...]:
     workers = "2" if target in (COMMAND, WORKER, GROUP) else "1"
     several = ("--workers", workers) if WORKER in scenario.targets else ()
     alone = ("--workers", "1") if scenario.arguments[0] == "run" and not several else ()
-    return (*scenario.arguments, *several, *alone, "--out", scenario.out)
+    budget = () if scenario.minutes is None else ("--budget", str(scenario.minutes))
+    return (*scenario.arguments, *several, *alone, *budget, "--out", scenario.out)
 
 
 def make_given(folder: Path, run: Callable[[tuple[str, ...]], None]) -> None:

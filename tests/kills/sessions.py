@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -19,8 +19,8 @@ _SHARE = 0.95
 """Of the length of an undisturbed command, in which it is killed: others can be faster."""
 _REFUSED = 2
 _WHOLE = ("out",)
-_BY_CLOCK = ("out/sets", "out/students")
-"""What is compared, and what of a command whose numbers were given by hand."""
+_BY_CLOCK = ("out/model.safetensors", "out/card.json", "out/curve.json")
+"""What is compared, and what of a command with a budget."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,22 @@ def run_alone(arguments: tuple[str, ...], folder: Path) -> Undisturbed:
         return Undisturbed(folder, running.seconds, running.changes)
 
 
+def undisturbed(scenario: Scenario, folder: Path) -> tuple[Scenario, Undisturbed]:
+    """Run a scenario undisturbed; return it, with a budget of which half is enough on this machine now."""
+    if scenario.minutes is None:
+        return scenario, run_alone(command(scenario, CHANGE), folder)
+    minutes = scenario.minutes
+    while True:
+        try:
+            whole = run_alone(command(replace(scenario, minutes=minutes), CHANGE), folder)
+        except RuntimeError as error:
+            if "give --budget" not in str(error):
+                raise
+            minutes *= 2
+            continue
+        return replace(scenario, minutes=2 * minutes), replace(whole, seconds=2 * whole.seconds)
+
+
 def session(
     scenario: Scenario, target: str, moments: list[float], whole: Undisturbed, folder: Path, random: Random
 ) -> Outcome:
@@ -117,8 +133,10 @@ def session(
     if code != 0 and not (scenario.once and code == _REFUSED):
         found.wrong.append(f"zskd {' '.join(arguments)} ended with {code}: see {folder}.log")
         return found
-    reference = _by_hand(arguments, folder) if scenario.timed else whole.folder
-    found.files, found.different = differences(folder, reference, _BY_CLOCK if scenario.timed else _WHOLE)
+    parts, reference = _WHOLE, whole.folder
+    if scenario.minutes is not None:
+        parts, reference = _BY_CLOCK, _by_hand(scenario, target, folder)
+    found.files, found.different = differences(folder, reference, parts)
     if not found.different and not found.wrong:
         shutil.rmtree(folder)
     return found
@@ -158,11 +176,10 @@ def _disturbed(
     return killed, running
 
 
-def _by_hand(arguments: tuple[str, ...], folder: Path) -> Path:
-    """Return the folder of the same command with the numbers that the clock gave."""
-    found = json.loads((folder / "out/budget.json").read_text("utf-8"))
+def _by_hand(scenario: Scenario, target: str, folder: Path) -> Path:
+    """Return the folder of the same command with the number of steps that fitted into its minutes."""
+    steps = json.loads((folder / "out/budget.json").read_text("utf-8"))["steps"]
+    arguments = command(replace(scenario, minutes=None), target)
     by_hand = folder.with_name(f"{folder.name}-by-hand")
-    numbers = ("--count", str(found["count"]), "--distill.steps", str(found["steps"]))
-    begin = arguments[: arguments.index("--budget")]
-    run_alone((*begin, *numbers, "--out", "out"), by_hand)
+    run_alone((*arguments, "--distill.steps", str(steps)), by_hand)
     return by_hand
