@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -51,32 +52,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of moments and workers")
-    parser.add_argument(
-        "--only", nargs="*", choices=[one.name for one in SCENARIOS], help="commands; absent: all"
-    )
-    parser.add_argument(
-        "--keep", type=Path, help="folder to work in, which must be new; absent: one that is deleted"
-    )
+    names = [one.name for one in SCENARIOS]
+    parser.add_argument("--only", nargs="*", choices=names, default=names, help="commands; absent: all")
+    parser.add_argument("--keep", type=Path, help="new folder to work in; absent: one that is deleted")
     parser.add_argument("--out", type=Path, help="file for a record")
     given = parser.parse_args()
     import_all()
     started = time.monotonic()
-    chosen = [one for one in SCENARIOS if given.only is None or one.name in given.only]
-    with tempfile.TemporaryDirectory(prefix="zskd-kills-") as name:
-        folder = Path(name) if given.keep is None else given.keep.absolute()
-        folder.mkdir(exist_ok=given.keep is None)
-        counts = []
+    chosen = [one for one in SCENARIOS if one.name in given.only]
+    # not a TemporaryDirectory, which each fork of this process would delete at its end
+    folder = Path(tempfile.mkdtemp(prefix="zskd-kills-")) if given.keep is None else given.keep.absolute()
+    folder.mkdir(exist_ok=given.keep is None)
+    counts = []
+    try:
         for one in count_all(chosen, given.kills, given.seed, folder):
             counts.append(one)
-            print(
-                f"{one.command}, {one.target}: {one.found.kills} kills, {one.different} bytes differ",
-                flush=True,
-            )
-            for line in [
-                *one.found.wrong,
-                *(f"{n} bytes of {file}" for file, n in one.found.different.items()),
-            ]:
-                print(f"  {line}", file=sys.stderr, flush=True)
+            tell(one)
+    finally:
+        if given.keep is None:
+            shutil.rmtree(folder)
     seconds = time.monotonic() - started
     kills = sum(one.found.kills for one in counts)
     wrong = sum(one.different for one in counts), sum(len(one.found.wrong) for one in counts)
@@ -85,6 +79,13 @@ def main() -> int:
     if given.out is not None:
         write_record(given.out, counts, seconds)
     return int(any(wrong) or kills < given.kills)
+
+
+def tell(one: Count) -> None:
+    """Print what happened to a command."""
+    print(f"{one.command}, {one.target}: {one.found.kills} kills, {one.different} bytes differ", flush=True)
+    for line in [*one.found.wrong, *(f"{n} bytes of {file}" for file, n in one.found.different.items())]:
+        print(f"  {line}", file=sys.stderr, flush=True)
 
 
 def count_all(scenarios: Sequence[Scenario], kills: int, seed: int, folder: Path) -> Iterator[Count]:

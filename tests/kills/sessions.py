@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -161,7 +162,7 @@ def _disturbed(
         cut = (1 + int(moment * whole.changes), names)
     running = Command(arguments, folder, cut)
     if cut is not None:
-        killed = running.wait() not in (0, _REFUSED)
+        killed = running.wait() == -signal.SIGKILL
     elif running.wait(_SHARE * moment * whole.seconds) is not None:
         killed = False
     elif target == WORKER:
