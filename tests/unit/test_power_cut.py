@@ -10,7 +10,7 @@ import pytest
 
 from kills.disk import NAMES, Disk, watched
 from zskd.core.errors import ZskdError
-from zskd.core.files import make_folder, sha256_file, whole_folder, write_text
+from zskd.core.files import make_folder, remove_file, sha256_file, whole_folder, write_text
 from zskd.models.checkpoint import CARD, Card, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier
 from zskd.models.factory import describe
@@ -110,6 +110,14 @@ def test_every_shard_of_a_manifest_is_whole(teacher: Classifier, small_spec: Set
         tmp_path / "root", lambda: build_transfer_set(teacher, small_spec, tmp_path / "root/set"), look
     )
     assert listed == {1, 2}
+
+
+def test_a_deleted_file_does_not_come_back(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "root" / name).write_text(name)
+    cut_everywhere(tmp_path / "root", lambda: remove_file(tmp_path / "root" / "a"), lambda left: None)
+    assert files(tmp_path / "left") == {"b": b"b"}
 
 
 def several_files(folder: Path) -> None:

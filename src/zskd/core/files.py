@@ -120,7 +120,9 @@ def remove_file(path: Path) -> None:
     """
     with readable_errors(path, "delete"):
         _remove_unfinished(path)
-        path.unlink(missing_ok=True)
+        if os.path.lexists(path):
+            path.unlink(missing_ok=True)
+            _flush_folder(path.parent)  # or it would be there again after a power cut
 
 
 def _unfinished(path: Path) -> Path:
