@@ -109,7 +109,8 @@ SCENARIOS = (
         TARGETS,
     ),
     Scenario(
-        "run --passes", f"{_RUN} --passes 30k --controls none --teacher.path ../given/teacher --workers 1"
+        "run --passes",
+        f"{_RUN} --passes 15k --preset default --controls none --teacher.path ../given/teacher --workers 1",
     ),
 )
 
