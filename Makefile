@@ -3,6 +3,7 @@
 #   make run                  the digits recipe from end to end
 #   make test                 lint, types, tests and the ratios of costs
 #   make fuzz                 100,000 damaged files for all readers; FUZZ_ARGS="--seconds 60" for fewer
+#   make kills                50 commands killed and run again: do their bytes differ? KILLS_ARGS="--kills 200" for more
 #   make docs                 the tables and pictures of README.md and docs/, from the committed records, and then the
 #                             documentation site in build/site; a warning is an error
 #   make audit                known faults of all packages that are installed, from the internet (pip-audit)
@@ -27,7 +28,7 @@ APT_CHROMIUM = { $(APT) install -y --no-install-recommends chromium || { $(APT) 
   && $(APT) install -y --no-install-recommends chromium; }; } > /dev/null 2>&1
 CONSTRAIN = $(BIN)/python constraints.py > $(VENV)/constraints.txt
 
-.PHONY: run audit docs dist test fuzz lint types tests browser ratios bench cluster clean
+.PHONY: run audit docs dist test fuzz kills lint types tests browser ratios bench cluster clean
 
 run: $(VENV)/.installed
 	$(BIN)/zskd run digits
@@ -64,6 +65,9 @@ browser:
 
 fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ_ARGS)
+
+kills: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m kills $(KILLS_ARGS)
 
 # One process: costs that are compared must not run side by side.
 ratios: $(VENV)/.installed-dev

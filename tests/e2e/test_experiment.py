@@ -295,11 +295,14 @@ def test_a_record_that_is_gone_is_measured_again_and_its_student_is_not_trained_
     """As behind a kill between a line of the ledger and its record."""
     lost, kept = "default-2-1", lasting(inside.results)
     (student,) = Path("the work/cells").glob(f"{lost}-*/student/model.safetensors")
+    (teacher,) = Path("the work/teachers").glob("seed-1-*")
+    (teacher / "training.safetensors").touch()  # as behind a kill between its card and the end of its state
     made, lines = student.stat().st_mtime_ns, ledger(inside.results)
     (inside.results / "tiny" / f"{lost}.json").unlink()
     assert zskd("reproduce", *OPTIONS, "--workers", "1") == 0
     assert lasting(inside.results) == kept
     assert student.stat().st_mtime_ns == made
+    assert not (teacher / "training.safetensors").exists()
     again = ledger(inside.results)
     assert again[:-1] == lines
     assert {k: v for k, v in again[-1].items() if k != "time"} == {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conftest import run_zskd, wait_for
+from conftest import Stopped, run_zskd, wait_for
 from warm import KILL, zskd
 from zskd.cli.main import main as run
 from zskd.config.loading import load_recipe
@@ -163,7 +163,13 @@ def test_a_student_in_a_given_time(
         assert Path("student", file).read_bytes() == Path("by-hand", file).read_bytes()
 
 
-def test_too_little_time_is_refused_and_more_may_be_given(tiny_teacher: Path, tmp_path: Path) -> None:
+def stop(path: Path) -> None:
+    raise Stopped(path)
+
+
+def test_too_little_time_is_refused_and_more_may_be_given(
+    tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "run"
     small: dict[str, Any] = {
         "students": ["half", "mlp(widths=(8,))"],
@@ -175,6 +181,11 @@ def test_too_little_time_is_refused_and_more_may_be_given(tiny_teacher: Path, tm
         "synthesis": {"steps": 5, "shard_size": 60},
         "distill": {"batch_size": 16, "start": "random"},
     }
+    with monkeypatch.context() as killed:  # while it deletes what does not fit
+        killed.setattr("zskd.run.budget.remove_file", stop)
+        with pytest.raises(Stopped):
+            run_recipe(load_recipe("digits", small | {"budget": 0.001}), folder)
+    assert not any(folder.glob("sets/*")), "sets without their size are in the way"
     with pytest.raises(ZskdError) as refused:
         run_recipe(load_recipe("digits", small | {"budget": 0.001}), folder)
     match = re.fullmatch(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from zskd.core.errors import ZskdError
-from zskd.experiment.cell import note_evaluation
+from zskd.experiment.cell import end_last_line, note_evaluation
 from zskd.experiment.record import (
     FORMAT,
     LEDGER,
@@ -304,3 +304,19 @@ def test_the_committed_records_are_whole_lie_where_they_belong_and_stand_in_the_
         lines = [json.loads(line) for line in (RESULTS / LEDGER).read_text().splitlines()]
         noted = {(line["key"], line["student_sha256"], line["test_accuracy"]) for line in lines}
         assert {(one.key, one.student_sha256, one.test_accuracy) for one in records} <= noted
+
+
+def test_a_line_that_a_power_cut_left_unfinished_is_ended_and_no_other_is_changed(tmp_path: Path) -> None:
+    ledger = tmp_path / LEDGER
+    end_last_line(ledger)
+    assert not ledger.exists()
+    note_evaluation(ledger, Record.model_validate(VALUES))
+    whole = ledger.read_text()
+    end_last_line(ledger)
+    assert ledger.read_text() == whole
+    ledger.write_text(whole + whole[:40])
+    end_last_line(ledger)
+    note_evaluation(ledger, Record.model_validate(VALUES))
+    first, torn, last = ledger.read_text().splitlines()
+    assert (first, torn) == (whole.rstrip("\n"), whole[:40])
+    assert json.loads(last)["cell"] == VALUES["cell"]

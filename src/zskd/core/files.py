@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,10 @@ _MOST_FILES = 1024
 """Open files of a process where the system names no limit."""
 _UNFINISHED = ".tmp"
 """Prefix of temporary files. The temporary files of safetensors begin with it, too."""
+_FLUSHES = 16
+"""Files flushed at the same time: the file system writes those that wait for it together."""
+_NO_FLUSH = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
+"""Errors of flushing a folder that may not be read, or on a file system that flushes no folders."""
 
 
 def cache_folder() -> Path:
@@ -31,13 +38,16 @@ def cache_folder() -> Path:
 
 
 def make_folder(path: Path) -> Path:
-    """Create `path` with its parents.
+    """Create `path` with its parents, and flush their names.
 
     Raises:
         ZskdError: the folder cannot be created or written to.
     """
     with readable_errors(path, "create the folder"):
+        new = list(takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
         path.mkdir(parents=True, exist_ok=True)
+        for folder in new:
+            _flush_folder(folder.parent)
     if not os.access(path, os.W_OK | os.X_OK):
         raise ZskdError(f"cannot write to the folder {path}: choose another one or change its permissions")
     return path
@@ -47,9 +57,10 @@ def make_folder(path: Path) -> Path:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in a private folder next to `path`; on success rename the file to `path`.
 
-    A reader sees the old file or the new one, never a part, even if the writer is killed. When the body
-    fails, the temporary file is removed and an older `path` is kept. The private folder is removed at the
-    end. If the writer is killed, the next writer of the same path removes it.
+    A reader sees the old file or the new one, never a part, even if the writer is killed or the power is cut:
+    the bytes are flushed to disk before the file gets its name, and the name before this returns. When the
+    body fails, the temporary file is removed and an older `path` is kept. The private folder is removed at
+    the end. If the writer is killed, the next writer of the same path removes it.
 
     Raises:
         ZskdError: the file cannot be written (no permission, disk full), or something else has the name of
@@ -66,8 +77,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.close(handle)
             temporary = Path(name)
             yield temporary
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            _flush_file(temporary)
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
@@ -81,7 +91,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder, which gets the name `path` on success; nothing is left otherwise.
 
-    If the writer is killed, the next writer of the same folder removes what is left.
+    All files in it are flushed to disk before it gets its name, as by `whole_file`. If the writer is killed,
+    the next writer of the same folder removes what is left.
 
     Args:
         path: absent, or an empty folder.
@@ -102,6 +113,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         try:
             temporary.mkdir()
             yield temporary
+            _flush_all(temporary)
             temporary.replace(path)
             _flush_folder(path.parent)
         finally:
@@ -116,7 +128,9 @@ def remove_file(path: Path) -> None:
     """
     with readable_errors(path, "delete"):
         _remove_unfinished(path)
-        path.unlink(missing_ok=True)
+        if os.path.lexists(path):
+            path.unlink(missing_ok=True)
+            _flush_folder(path.parent)  # or it would be there again after a power cut
 
 
 def _unfinished(path: Path) -> Path:
@@ -146,14 +160,34 @@ def _remove_unfinished(path: Path, *, folders: bool = False) -> None:
     folder.rmdir()
 
 
+def _flush_file(path: Path) -> None:
+    """Write the bytes of a file to disk: after a power cut, a file renamed without this can be empty."""
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _flush_all(folder: Path) -> None:
+    """Write a folder to disk, with all that is in it."""
+    with ThreadPoolExecutor(_FLUSHES) as pool:
+        for inside, _, files in os.walk(folder):
+            for _ in pool.map(_flush_file, (Path(inside, file) for file in files)):
+                pass
+            _flush_folder(Path(inside))
+
+
 def _flush_folder(folder: Path) -> None:
-    """Write a rename to disk, where the operating system supports it."""
-    if hasattr(os, "O_DIRECTORY"):
+    """Write the names in a folder to disk, where the operating system supports it."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError as error:  # the names are there, whether or not they can be flushed
+        if error.errno not in _NO_FLUSH:
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -261,3 +261,18 @@ def append_line(ledger: Path, line: Mapping[str, Any]) -> None:
         stream.write((json.dumps(line) + "\n").encode())
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def end_last_line(ledger: Path) -> None:
+    """End the last line of a ledger where a power cut left it unfinished, so that no other line joins it.
+
+    Raises:
+        ZskdError: the file cannot be read or written.
+    """
+    if not ledger.is_file():
+        return
+    with readable_errors(ledger, "append to"), ledger.open("ab+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        if stream.read() not in (b"", b"\n"):
+            stream.write(b"\n")

@@ -10,12 +10,12 @@ from zskd.core.engines.base import Engine
 from zskd.core.engines.local import LocalEngine
 from zskd.core.files import folder_lock, make_folder
 from zskd.core.progress import Progress, readable_seconds
-from zskd.experiment.cell import run_cell
+from zskd.experiment.cell import end_last_line, run_cell
 from zskd.experiment.conductor import Conductor
 from zskd.experiment.definition import Experiment
 from zskd.experiment.layout import CellPaths, State, lay_out, states
 from zskd.experiment.plan import Cell
-from zskd.experiment.record import Record
+from zskd.experiment.record import LEDGER, Record
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def conduct(
         make_folder(results)  # first: results that cannot be written would be lost
         with folder_lock(out):
             todo = _todo(layout, out)  # the process that had the lock may have run some
+            end_last_line(results / LEDGER)
             Conductor(
                 experiment.name,
                 todo,

@@ -25,7 +25,7 @@ from zskd.experiment.layout import CellPaths
 from zskd.experiment.plan import Cell
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.real import build_real_set
-from zskd.teacher.sources import Sources, load_teacher, make_teacher, open_sources
+from zskd.teacher.sources import STATE, Sources, load_teacher, make_teacher, open_sources
 
 Result = TypeVar("Result")
 _ROUND_SECONDS = 300.0
@@ -93,6 +93,8 @@ class Conductor(Generic[Result]):
     def _train_teachers(self) -> None:
         first = {paths.teacher: paths for paths in self._todo}
         missing = [paths for paths in first.values() if not (paths.teacher / "card.json").is_file()]
+        for teacher in first.keys() - {paths.teacher for paths in missing}:
+            remove_file(teacher / STATE)  # of a training killed after its last step
         steps = sum(p.cell.recipe.teacher.total_steps(len(self._data.train)) for p in missing)
         if not missing:
             return

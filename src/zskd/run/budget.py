@@ -246,10 +246,13 @@ class Budget:
         return steps
 
     def _forget(self) -> None:
-        """Delete file and sets of a refused budget: the sets of a larger one can have another size."""
-        remove_file(self._folder / BUDGET)
+        """Delete file and sets of a refused budget: the sets of a larger one can have another size.
+
+        The file goes last: without it, sets of the size that it tells would be in the way.
+        """
         for folder in self._sets:
             shutil.rmtree(folder)
+        remove_file(self._folder / BUDGET)
 
     def _write(self, **found: Any) -> None:
         before = (

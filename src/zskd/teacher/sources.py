@@ -26,6 +26,9 @@ from zskd.teacher.named.source import parse_source
 from zskd.teacher.opening import open_teacher
 from zskd.teacher.training import train_teacher
 
+STATE = "training.safetensors"
+"""File that an interrupted training of a teacher is resumed from."""
+
 
 def input_spec(config: NetworkConfig) -> InputSpec:
     """Return the input specification of a network to be trained."""
@@ -153,7 +156,7 @@ def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progr
             progress.log(f"teacher: {line}")
         card = sources.card or _train(recipe, sources, folder, progress)
         save_checkpoint(sources.model, card, folder)
-    remove_file(folder / "training.safetensors")
+    remove_file(folder / STATE)
     return load_teacher(recipe, folder)
 
 
@@ -212,7 +215,7 @@ def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -
         sources.data,
         recipe.teacher,
         seed=recipe.teacher_seed,
-        state=folder / "training.safetensors",
+        state=folder / STATE,
         key=sha256_json(settings | how | sources.hashes.to_json()),
         progress=progress,
     )
