@@ -95,8 +95,8 @@ def _facts(record: dict[str, Any]) -> str:
     }
     told = ", ".join(f"{name} {of_plan} ({of_run})" for name, (of_plan, of_run) in needs.items())
     return (
-        f"Median (least to most) of n = {len(rounds)} rounds of `zskd plan {record['recipe']}` and two runs. A "
-        f"plan took {spent}; a run took {beside} beside its stages. {told}, planned (and measured).\n\n"
+        f"Median (least to most) of n = {len(rounds)} rounds of `zskd plan {record['recipe']}` and two runs. "
+        f"A plan took {spent}; a run took {beside} beside its stages. {told}, planned (and measured).\n\n"
         f"{_origin(record)} Load of the machine: {loads[0]:g} to {loads[-1]:g}."
     )
 
