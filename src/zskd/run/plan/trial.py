@@ -182,8 +182,8 @@ class _Trial:
                 trained=dict.fromkeys(students),
                 recipe_sha256=_NO_HASH,
             )
-            traced = None if self._trace_seconds else arms[0].spec
-            draw_run(self._folder, metrics, teacher, sets, traced)
+        traced = None if self._trace_seconds else arms[0].spec
+        draw_run(self._folder, metrics, teacher, sets, traced)
         passes = all_in("evaluation", tally.passes())["evaluation"]
         each = [count_multiply_adds(one) for one in students.values()]
         of_students = passes.student_forward * sum(each) // len(each)
