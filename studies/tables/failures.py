@@ -43,6 +43,12 @@ def _failures() -> Iterable[_Failure]:
     yield _Failure("`zskd`, no statistics", cifar, agree, zskd[0], "`zskd_bn`", bn[0], zskd[1])
     white, shapes = _bench("noise_white"), _bench("noise_shapes")
     yield _Failure("white noise", colour, right, white[0], "random shapes", shapes[0], white[1])
+    for task, rate, network in (
+        ("fashion-bn", 10, "LeNet-5 with batch-norm, Fashion-MNIST"),
+        ("colour-mobilenet", 40, "MobileNet, coloured digits"),
+    ):
+        bn, pictures = _bench("default", task, rate), _bench("noise_procedural", task, rate)
+        yield _Failure("`batch_norm`", network, right, bn[0], "procedural pictures", pictures[0], bn[1])
     for network, name in (("resnet8", colour), ("depthwise", "depthwise chain, coloured digits")):
         zskd, shapes = _colour(network, "base", "zskd"), _colour(network, "base", "shapes")
         yield _Failure("`zskd` alone", name, agree, zskd[0], "random shapes", shapes[0], zskd[1])
@@ -77,9 +83,9 @@ def _colour(network: str, setting: str, arm: str) -> tuple[float, int]:
     return _mean(one["agreement"] for one in lines if wanted.items() <= one.items())
 
 
-def _bench(arm: str) -> tuple[float, int]:
-    records = records_of(load_experiment("bench-colour-resnet8"), RESULTS)
-    return _mean(accuracies(records.at(arm, 40)).values())
+def _bench(arm: str, task: str = "colour-resnet8", rate: float = 40) -> tuple[float, int]:
+    records = records_of(load_experiment(f"bench-{task}"), RESULTS)
+    return _mean(accuracies(records.at(arm, rate)).values())
 
 
 def _mnist(arm: str, other: str, rate: float = 10) -> tuple[float, float, int]:
