@@ -28,6 +28,7 @@ from tables.exports import EXPORTS_TABLES
 from tables.failures import FAILURES_TABLES, draw_failures
 from tables.features import FEATURES_TABLES
 from tables.front import FRONT_TABLES, draw_front
+from tables.kills import KILLS_TABLES
 from tables.names import NAMES_TABLES
 from tables.narrow import NARROW_TABLES
 from tables.pictures import PICTURES_TABLES
@@ -94,6 +95,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **ENGINES_TABLES,
     **ESTIMATE_TABLES,
     **EXPORTS_TABLES,
+    **KILLS_TABLES,
     **NAMES_TABLES,
     **NARROW_TABLES,
     **PICTURES_TABLES,
