@@ -38,7 +38,7 @@ def exports() -> str:
 def provenance() -> str:
     """How the table was made, and what else was found."""
     lines = _lines()
-    first = lines[0]
+    first, commits = lines[0], ", ".join(sorted({line["commit"][:8] for line in lines}))
     worst = max(one["difference"] / one["largest"] for line in lines for one in line["differences"].values())
     least = min(line["agreement"]["percent"] for line in lines)
     return (
@@ -47,7 +47,7 @@ def provenance() -> str:
         f"{first['agreement']['n']:,} random shapes. The float32 files, the archives and the folders differ "
         f"from the networks by {worst:.0e} of the largest logit at most. One thread of "
         f"{first['processor']['name']}; torch {first['versions']['torch']}, onnxruntime "
-        f"{first['onnxruntime']}; commit {(first['commit'] or 'unknown')[:8]}."
+        f"{first['onnxruntime']}; commit {commits}."
     )
 
 
