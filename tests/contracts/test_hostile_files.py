@@ -54,6 +54,7 @@ from zskd.core.tensors import map_tensors, read_tensors
 from zskd.data import download
 from zskd.data.folder import read_folder, read_image
 from zskd.data.idx import read_idx
+from zskd.experiment.definition import load_experiment
 from zskd.models.checkpoint import load_checkpoint
 from zskd.run.metrics import read_metrics
 from zskd.run.verify import verify_folder
@@ -560,6 +561,13 @@ def test_code_that_was_named_may_run(
         assert run(["run", "stranger.yaml", *named, "--print-config"]) == 0
         assert "stranger.py:build" in capsys.readouterr().out
     assert "--trust" in told(capsys, "run", "stranger.yaml", "--trust", "another.py:build", "--print-config")
+
+
+def test_an_experiment_may_name_no_recipe_that_has_no_file_name(tmp_path: Path) -> None:
+    """Found by `make fuzz`."""
+    (tmp_path / "e.yaml").write_text(f"name: e\nrecipe: {'a' * 300}\n", encoding="utf-8")
+    with pytest.raises(ZskdError, match="File name too long"):
+        load_experiment(str(tmp_path / "e.yaml"))
 
 
 def test_downloads_are_checked() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from zskd.config.checks import suggestion
-from zskd.core.errors import ZskdError, has_hidden
+from zskd.core.errors import ZskdError, has_hidden, readable_errors
 from zskd.core.reading import one_line_errors, read_bytes
 
 _READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -68,7 +68,9 @@ def read_yaml(name: str, folder: Path, kind: str) -> dict[str, Any]:
     if name in yaml_names(folder):
         return parse_yaml((folder / f"{name}.yaml").read_text("utf-8"), name)
     path = Path(name)
-    if not path.is_file():
+    with readable_errors(path, "read"):  # a name that is too long for one
+        found = path.is_file()
+    if not found:
         raise ZskdError(
             f"there is no {kind} {name!r}{suggestion(name, yaml_names(folder))}; or name a YAML file"
         )
