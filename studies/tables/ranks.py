@@ -34,9 +34,9 @@ def step_of_ranks() -> str:
     machine = record["processor"]
     words = (
         f"With two processes each computes 1/{less:.2f} as long for a step of {record['batch']} images, and "
-        f"the clock shows 1/{times:.2f}. The load at the start was {record['load']:g}: where other programs want the "
-        "cores, two processes get a larger share than one, and the processor tells more than the clock. The sum of "
-        f"gradients takes {messages} at best.\n\n"
+        f"the clock shows 1/{times:.2f}. The load at the start was {record['load']:g}: where other "
+        "programs want the cores, two processes get a larger share than one, and the processor tells more "
+        f"than the clock. The sum of gradients takes {messages} at best.\n\n"
         f"`{record['command']}` on {record['date']}, commit {str(record['commit'])[:8]}, torch "
         f"{record['versions']['torch']}, {machine['name']} with {machine['cores']} cores."
     )
