@@ -23,6 +23,7 @@ NAMES = (
         "zskd-files.json",
         "metrics.json",
         "timings.json",
+        "energy.json",
     ),
     *("budget.json", "a.safetensors", "b.safetensors", "training.safetensors", "a.pt", "a.npz", "idx"),
     *("packed.gz", "a.png"),

@@ -20,6 +20,7 @@ from torch import nn
 from zskd.config.loading import load_recipe, to_yaml
 from zskd.core.arrays import read_arrays
 from zskd.core.artefact import read_artefact
+from zskd.core.energy import StageEnergy
 from zskd.core.reading import read_bytes
 from zskd.core.remote import LIST, stored_files
 from zskd.core.tensors import map_tensors, read_tensors
@@ -160,6 +161,8 @@ def make_readers(folder: Path) -> list[Reader]:
         Reader("metrics.json", (b"{}", text), read_metrics, is_text=True),
         Reader("timings.json", (b'{"teacher": 1.5, "sets": 2}',), lambda path: read_seconds(path, "timings"),
                is_text=True),
+        Reader("energy.json", (b'{"joules": {"teacher": 1.5}}',),
+               lambda path: read_artefact(path, StageEnergy, "the energy of a run"), is_text=True),
         Reader("budget.json", (b'{"format": 1}',), lambda path: read_artefact(path, BudgetFile, "a budget"),
                is_text=True),
         Reader("a.safetensors", (tensors,), read_tensors),

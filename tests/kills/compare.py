@@ -6,13 +6,13 @@ import json
 import re
 from pathlib import Path
 
-_TIMES = (".lock", "timings.json", "*.seconds.json", "costs.json", "budget.json")
-"""Files that hold durations alone, and the locks."""
+_TIMES = (".lock", "timings.json", "energy.json", "*.seconds.json", "costs.json", "budget.json")
+"""Files that hold durations or energy alone, and the locks."""
 _FIELDS = {
-    "out/metrics.json": {"seconds", "gain", "command"},
+    "out/metrics.json": {"seconds", "joules", "energy", "gain", "command"},
     "out/results/*/*.json": {"date", "wall_seconds", "set_seconds", "workers", "command"},
 }
-"""Keys at the top of JSON files that hold durations, the date, or the number of workers."""
+"""Keys at the top of JSON files that hold durations, energy, the date, or the number of workers."""
 _LINES = {
     "out/README.md": re.compile(r" in all: |^\| (teacher|student) \|"),
     "out/recipe.yaml": re.compile(r"^workers: "),

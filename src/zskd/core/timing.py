@@ -1,4 +1,4 @@
-"""Durations of the stages of a run and of training steps."""
+"""Durations of the stages of a run, with their energy, and of training steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from zskd.core.artefact import Artefact, JsonObject, Name, Seconds, parse
+from zskd.core.artefact import Artefact, JsonObject, Name, Seconds, parse, read_artefact, write_artefact
+from zskd.core.energy import Meter, StageEnergy
 from zskd.core.files import write_json
 from zskd.core.progress import Progress, Task
 from zskd.core.reading import read_json
@@ -38,22 +39,50 @@ def read_seconds(path: Path, what: str) -> dict[str, float]:
 
 
 class Clock:
-    """Seconds per stage in a JSON file, summed over interruptions; without a stage that `kill -9` ended."""
+    """Seconds per stage in a JSON file, summed over interruptions; without a stage that `kill -9` ended.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: the file.
+        meter: of the energy, which goes into energy.json beside it; None: it is not measured.
+
+    Raises:
+        ZskdError: a file is damaged.
+    """
+
+    def __init__(self, path: Path, meter: Meter | None = None) -> None:
+        self._path, self._of_energy = path, path.with_name("energy.json")
+        self.meter = meter or Meter(None)
         self.seconds = read_seconds(path, "the timings of a run")
+        self.joules: dict[str, float] = {}
+        """Of the stages whose every part was measured."""
+        if self._of_energy.is_file():
+            self.joules = read_artefact(
+                self._of_energy, StageEnergy, "the energy of a run", "delete it"
+            ).joules
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Add the duration of the block to a stage."""
+        """Add the duration of the block, and its energy, to a stage."""
+        energy = self.meter.block()
         started = time.perf_counter()
         try:
-            yield
+            with energy:
+                yield
         finally:
             spent = time.perf_counter() - started
+            self._add_energy(stage, energy.joules)
             self.seconds[stage] = round(self.seconds.get(stage, 0.0) + spent, 3)
             write_json(self._path, self.seconds)
+
+    def _add_energy(self, stage: str, joules: float | None) -> None:
+        """Add a part of a stage: before its seconds, which without joules stand for a part not measured."""
+        before = dict(self.joules)
+        if joules is None or (stage in self.seconds and stage not in self.joules):
+            self.joules.pop(stage, None)
+        else:
+            self.joules[stage] = round(self.joules.get(stage, 0.0) + joules, 3)
+        if self.joules != before:
+            write_artefact(self._of_energy, StageEnergy(joules=self.joules))
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from zskd.core.energy import readable_joules
 from zskd.core.files import write_text
 from zskd.core.progress import readable_seconds
 from zskd.evaluation.statistics import Share
 from zskd.report.charts import matrix_of, scale_of
+from zskd.run.summary import energy_words
 
 
 def write_page(template: str, path: Path, **values: object) -> Path:
@@ -42,12 +44,14 @@ def _environment() -> Environment:
         "script": _embedded("page.js"),
         "scale_of": scale_of,
         "matrix_of": matrix_of,
+        "energy_words": energy_words,
     }
     environment.filters |= {
         "thousands": lambda value: f"{value:,}",
         "percent": lambda value: f"{value:.2f}",
         "interval": _interval,
         "duration": readable_seconds,
+        "energy": readable_joules,
         "tick": lambda value: f"{value:g}",
     }
     return environment

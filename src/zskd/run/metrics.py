@@ -13,6 +13,7 @@ from zskd.core.artefact import (
     AtLeastOne,
     Count,
     Fraction,
+    Joules,
     Name,
     Percent,
     Processor,
@@ -146,6 +147,11 @@ class RunMetrics(Artefact):
     """By arm; arms without a transfer set are absent."""
     seconds: dict[Name, Seconds]
     """By stage of the run."""
+    joules: dict[Name, Joules] = Field(default_factory=dict)
+    """By stage: energy of the machine's processors, of whatever ran on them. Without stages of which it is
+    not known."""
+    energy: str | None = None
+    """`measured`, or why it was not; absent in files of older versions."""
     changes: tuple[AskedChange, ...] = ()
     """How the teacher answers changed images, where this chose the augmentation (`distill.changes`)."""
     passes: Passes | None = None
@@ -163,6 +169,11 @@ class RunMetrics(Artefact):
     recipe_sha256: Sha256
     """Of its `identity`."""
     sources: SourceHashes
+
+    @property
+    def energy_known(self) -> bool:
+        """Whether there are joules of every stage."""
+        return bool(self.joules) and self.joules.keys() == self.seconds.keys()
 
 
 def read_metrics(path: Path) -> RunMetrics:

@@ -17,6 +17,7 @@ from zskd.config.identity import identity
 from zskd.config.recipe import Recipe
 from zskd.core.artefact import write_artefact
 from zskd.core.device import use_threads
+from zskd.core.energy import POWERCAP, Meter
 from zskd.core.files import folder_lock, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.tensorboard import tracked
@@ -54,6 +55,7 @@ def run_recipe(
     sources: Sources | None = None,
     progress: Progress | None = None,
     command: str | None = None,
+    powercap: Path = POWERCAP,
 ) -> RunMetrics:
     """Run a recipe in a folder, or continue an interrupted run, and return its metrics.
 
@@ -64,6 +66,7 @@ def run_recipe(
         sources: data and teacher of the recipe, where they are open already.
         progress: receives log lines and steps of every stage; None: no output.
         command: command line of the run, for its metrics; None from Python.
+        powercap: where the system shows the energy counters of its processors, if it does.
 
     Raises:
         ZskdError: the folder is in use or belongs to another recipe, or a stage fails.
@@ -82,7 +85,7 @@ def run_recipe(
         if (folder / METRICS).is_file() and is_whole(folder, progress):
             return read_metrics(folder / METRICS)
         log_sizes(recipe.every_student, sources.model, progress)
-        run = _Run(recipe, folder, sources, progress, tracker)
+        run = _Run(recipe, folder, sources, progress, tracker, Meter(powercap))
         teacher = run.teacher()
         sets = run.sets(teacher)
         students = run.students(teacher, sets)
@@ -107,7 +110,7 @@ def run_recipe(
             )
             _note_results(metrics, tracker)
             draw_run(folder, metrics, teacher, sets, run.arms[0].spec)
-        metrics = metrics.model_copy(update={"seconds": dict(run.stages.clock.seconds)})
+        metrics = metrics.model_copy(update=run.stages.spent())
         write_page(run.recipe, folder, metrics, teacher, sets, run.arms[0].spec)
         write_artefact(folder / METRICS, metrics)
     return metrics
@@ -123,6 +126,7 @@ class _Run:
         sources: Sources,
         progress: Progress,
         tracker: Progress,
+        meter: Meter,
     ) -> None:
         """Plan the arms.
 
@@ -132,6 +136,7 @@ class _Run:
             sources: data and teacher.
             progress: receives log lines and steps.
             tracker: receives pictures.
+            meter: of the energy.
 
         Raises:
             ZskdError: the size of the sets is not given.
@@ -139,7 +144,8 @@ class _Run:
         self.recipe = recipe
         self.arms = plan_arms(recipe, sources.data)
         sets = {arm.set_name for arm in self.arms if arm.spec is not None}
-        self.stages = Stages(len(sets) + len(("teacher", "students", "evaluation")), folder, progress)
+        total = len(sets) + len(("teacher", "students", "evaluation"))
+        self.stages = Stages(total, folder, progress, meter)
         self._folder, self._sources, self._progress, self._tracker = folder, sources, progress, tracker
         self._budget: Budget | None = None
         self._passes: PassBudget | None = None

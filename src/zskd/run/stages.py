@@ -1,4 +1,4 @@
-"""The stages of a run: which of how many it is in, and how long each took."""
+"""The stages of a run: which of how many it is in, and what time and energy each took."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from zskd.core.energy import Meter
 from zskd.core.progress import Progress, Within
 from zskd.core.timing import Clock
 
 
 class Stages:
-    """Counts the stages of a run as they begin, and adds their durations to the run's file of timings.
+    """Counts the stages of a run as they begin, and adds their durations and energy to the run's files.
 
     Args:
         total: number of stages.
         folder: of the run.
         progress: receives a line at the beginning of each stage.
+        meter: of the energy.
     """
 
-    def __init__(self, total: int, folder: Path, progress: Progress) -> None:
+    def __init__(self, total: int, folder: Path, progress: Progress, meter: Meter) -> None:
         self._total, self._progress, self._begun = total, progress, 0
-        self.clock = Clock(folder / "timings.json")
-        """Seconds by stage, over all interruptions."""
+        self.clock = Clock(folder / "timings.json", meter)
+        """Seconds and joules by stage, over all interruptions."""
 
     @contextmanager
     def __call__(self, name: str, title: str) -> Iterator[Progress]:
@@ -40,3 +42,8 @@ class Stages:
         self._progress.log(f"{number}: {title}")
         with self.clock(name):
             yield Within(number, self._progress)
+
+    def spent(self) -> dict[str, object]:
+        """Return the fields of a run's metrics that tell its time and energy."""
+        of_energy = {"joules": dict(self.clock.joules)} if self.clock.joules else {}
+        return {"seconds": dict(self.clock.seconds), "energy": self.clock.meter.outcome, **of_energy}

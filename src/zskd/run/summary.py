@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from zskd.core.energy import MEASURED, readable_joules
 from zskd.core.progress import readable_seconds
 from zskd.evaluation.statistics import Share
 from zskd.run.metrics import ArmMetrics, RunMetrics
@@ -14,6 +15,10 @@ from zskd.run.tables import KINDS, agreement_table, costs_table, results_table, 
 _HOW_TIMED = (
     "µs: one thread of this machine, each network as after export (batch-norm folded); the median of passes",
     "in which the networks took turns. ×: share of the teacher's.",
+)
+_JOULES = (
+    "Joules are those of the machine's processors: of everything that ran on them at the time, without memory "
+    "and GPU cards."
 )
 
 
@@ -64,7 +69,8 @@ def notes(metrics: RunMetrics) -> list[str]:
     lines = [
         _shared(metrics),
         *((older,) if metrics.gain is None else _HOW_TIMED),
-        _times(metrics.seconds),
+        f"{_by_stage(metrics.seconds, readable_seconds)}.",
+        *_energy(metrics),
         "The weights are those of the last step; nothing was selected on test images.",
         "Brackets are 95 % Wilson intervals: they cover test sampling, not the spread over seeds.",
     ]
@@ -84,14 +90,32 @@ def notes(metrics: RunMetrics) -> list[str]:
     ]
 
 
-def _times(seconds: Mapping[str, float]) -> str:
-    """Return how long the stages took, those of the sets together, and all that is known of."""
+def energy_words(metrics: RunMetrics) -> str:
+    """Return what the joules of a run stand for, and why some or all are not known, in sentences."""
+    known = _JOULES if metrics.joules else ""
+    if metrics.energy_known:
+        return known
+    why = metrics.energy or "the version that made this run did not measure it"
+    if why == MEASURED:
+        why = "a part of the run was made while the energy counters could not be read"
+    return f"{known} Energy is not known{' of every stage' if known else ''}: {why}.".lstrip()
+
+
+def _energy(metrics: RunMetrics) -> list[str]:
+    """The energy of the stages; a terminal does not tell that it is not known."""
+    if not metrics.energy_known:
+        return []
+    return [f"{_by_stage(metrics.joules, readable_joules)}. {energy_words(metrics)}"]
+
+
+def _by_stage(spent: Mapping[str, float], readable: Callable[[float], str]) -> str:
+    """Return what the stages took, those of the sets together, and all that is known of."""
     stages: dict[str, float] = {}
-    for stage, spent in seconds.items():
+    for stage, amount in spent.items():
         name = "images" if stage.startswith("set ") else stage
-        stages[name] = stages.get(name, 0.0) + spent
-    each = ", ".join(f"{name} {readable_seconds(spent)}" for name, spent in stages.items() if spent >= 1)
-    return f"{readable_seconds(sum(seconds.values()))} in all{f': {each}' if each else ''}."
+        stages[name] = stages.get(name, 0.0) + amount
+    each = ", ".join(f"{name} {readable(amount)}" for name, amount in stages.items() if amount >= 1)
+    return f"{readable(sum(spent.values()))} in all{f': {each}' if each else ''}"
 
 
 def _shared(metrics: RunMetrics) -> str:
