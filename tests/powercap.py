@@ -1,6 +1,10 @@
-"""Energy counters in a folder, laid out as the kernel does."""
+"""Energy counters in a folder, laid out as the kernel does, and work that uses energy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from zskd.core.progress import Progress, Task
 
 RANGE = 65_532_610_987
 """Largest value of a counter, in µJ, of processors that count in units of 15.3 µJ."""
@@ -50,3 +54,29 @@ class Powercap:
         whole = counter.with_suffix(".part")
         whole.write_text(f"{now}\n")
         whole.rename(counter)
+
+
+class Work(Progress):
+    """Uses 1.25 J of each package in every task of a run, and 9 J of the first between its stages.
+
+    Args:
+        machine: whose counters rise.
+    """
+
+    def __init__(self, machine: Powercap) -> None:
+        self.machine = machine
+        self.joules: list[float] = []
+        """Of each stage, in the order of the run."""
+
+    def log(self, text: str) -> None:
+        if text[1:5] == " of ":  # told before the stage begins
+            self.machine.use(self.machine.packages[0], 9_000_000)
+            self.joules.append(0.0)
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        for counter in self.machine.packages:
+            self.machine.use(counter, 1_250_000)
+        self.joules[-1] += 2.5
+        with super().task(title, total, unit, done) as task:
+            yield task

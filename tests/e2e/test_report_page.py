@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from conftest import run_zskd
+from powercap import Powercap, Work
 from zskd.cli.main import main as run
 from zskd.config.loading import load_recipe
+from zskd.core.energy import MEASURED, NO_COUNTERS
 from zskd.run.metrics import read_metrics
 from zskd.run.pipeline import run_recipe
 
@@ -36,21 +39,28 @@ needs_browser = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """What a run uses, on a machine with energy counters."""
+    return Work(Powercap(tmp_path_factory.mktemp("machine") / "sys"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, work: Work) -> Path:
     """A run with data, and with a name that must be escaped."""
     folder = tmp_path_factory.mktemp("report") / "run"
-    run_recipe(load_recipe("digits", SMALL | {"name": "<b>digits & more"}), folder)
+    recipe = load_recipe("digits", SMALL | {"name": "<b>digits & more"})
+    run_recipe(recipe, folder, progress=work, powercap=work.machine.folder)
     assert run(["report", str(folder)]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def without_data(folder: Path) -> Path:
-    """A run of the same teacher without data."""
+    """A run of the same teacher without data, on a machine without energy counters."""
     other = folder.parent / "without"
     teacher = {"teacher": {"path": str(folder / "teacher")}, "controls": [], "students": ["half"]}
     recipe = load_recipe("my-teacher", SMALL | teacher)
-    run_recipe(recipe, other)
+    run_recipe(recipe, other, powercap=other.parent / "none")
     assert run(["report", str(other)]) == 0
     return other
 
@@ -138,6 +148,30 @@ def test_without_data_it_says_what_cannot_be_known(without_data: Path) -> None:
     text = (without_data / "report.html").read_text(encoding="utf-8")
     assert "cannot be known without real images" in text
     assert "test accuracy" not in text.lower()
+
+
+def test_energy_is_told_by_stage_or_why_it_is_not_known(
+    folder: Path, without_data: Path, work: Work, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = read_metrics(folder / "metrics.json")
+    assert metrics.energy == MEASURED
+    assert list(metrics.joules) == list(metrics.seconds)
+    assert list(metrics.joules.values()) == work.joules
+    assert min(work.joules) > 0
+    page, total = (folder / "report.html").read_text(encoding="utf-8"), f"{sum(work.joules):g} J in all"
+    assert re.search(
+        rf"cores\. \d+ s and {total}\. Joules are those of the machine's processors", unescape(page)
+    )
+    for joules in work.joules:
+        assert f'<td class="n">{joules:g} J</td>' in page
+    assert f"{total}: teacher " in (folder / "README.md").read_text()
+    other, why = read_metrics(without_data / "metrics.json"), f"Energy is not known: {NO_COUNTERS}."
+    assert (other.joules, other.energy) == ({}, NO_COUNTERS)
+    assert why in (without_data / "report.html").read_text(encoding="utf-8")
+    assert "nergy" not in (without_data / "README.md").read_text()
+    capsys.readouterr()
+    assert run(["report", str(without_data), "--format", "md"]) == 0
+    assert why in capsys.readouterr().out
 
 
 def test_the_same_run_gives_the_same_page(folder: Path, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ _HOW_TIMED = (
     "in which the networks took turns. ×: share of the teacher's.",
 )
 _JOULES = (
-    "Joules are those of the machine's processors: of everything that ran on them at the time, without memory "
-    "and GPU cards."
+    "Joules are those of the machine's processors: of everything that ran on them at the time, without "
+    "memory and GPU cards."
 )
 
 
