@@ -122,9 +122,10 @@ def test_without_counters_it_says_so(how: str, tmp_path: Path) -> None:
 
 def test_no_thread_is_left(machine: Powercap) -> None:
     meter = Meter(machine.folder)
-    with meter.block():
-        assert threads() == ["zskd-energy"]
-    assert threads() == []
+    for _ in range(50):  # a thread that nobody waits for is often, but not always, gone
+        with meter.block():
+            assert threads() == ["zskd-energy"]
+        assert threads() == []
     energy = meter.block()
 
     def interrupted() -> None:
