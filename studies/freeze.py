@@ -38,7 +38,8 @@ def frozen_preset() -> dict[str, Any]:
     """Return the settings by which the preset for batch-norm makes its students, and the size of its set."""
     rows = choose(TeacherFacts(batch_norms=1, chain=False))
     values = identity(load_recipe("my-teacher", dict(rows[0].values)))
-    return {name: values[name] for name in ("method", "count", "targets", "synthesis", "distill")}
+    names = ("method", "method_settings", "count", "targets", "synthesis", "distill")
+    return {name: values[name] for name in names}
 
 
 def main() -> None:

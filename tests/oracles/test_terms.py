@@ -139,8 +139,12 @@ def test_relative_statistics_and_the_weight_of_the_first_layer(teacher: Classifi
         )
         return 6 * (10 * first + second)
 
+    wanted = expected(value, images)
     found = gradient(teacher, BatchNormStatistics("relative", first_layer=10.0), images)
-    torch.testing.assert_close(found, expected(value, images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    # of weights 10 and 1
+    found = gradient(teacher, BatchNormStatistics("mean", first_layer=10.0), images)
+    torch.testing.assert_close(11 * found, wanted, rtol=1e-4, atol=1e-3)
 
 
 def test_momentum_averages_over_the_steps_without_their_gradients(

@@ -119,7 +119,15 @@ def test_a_preset_of_a_generator_says_nothing_of_a_set(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_preset_sets_nothing_of_the_data_or_the_teacher(name: str) -> None:
-    assert set(read_preset(name)) <= {"method", "targets", "synthesis", "distill", "nominal_rates", "rates"}
+    assert set(read_preset(name)) <= {
+        "method",
+        "method_settings",
+        "targets",
+        "synthesis",
+        "distill",
+        "nominal_rates",
+        "rates",
+    }
     loaded = load_recipe(None, {"preset": name})
     assert (loaded.data, loaded.teacher) == (Recipe().data, Recipe().teacher)
 
@@ -155,6 +163,17 @@ def test_each_layer_wins_over_the_one_below(tmp_path: Path) -> None:
         0.5,
         "reproduction",
     )
+
+
+def test_the_settings_of_a_presets_method_hold_for_no_other_method() -> None:
+    preset = {"preset": "batch_norm"}
+    own = load_recipe(None, preset).method_settings
+    assert own["scale"] == "mean"
+    same = load_recipe(None, preset | {"method": "zskd_bn", "method_settings": {"statistics": 3.0}})
+    assert same.method_settings == {**own, "statistics": 3.0}
+    assert load_recipe(None, preset | {"method": "zskd"}).method_settings == {}
+    named = load_recipe(None, preset | {"method": "deepinversion", "method_settings": {"variation": 1.0}})
+    assert named.method_settings == {"variation": 1.0}
 
 
 def test_groups_are_merged_and_lists_replaced(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def layers(
     """
     top = merge(_top(recipe, overrides), chosen)  # nothing is chosen that was named
     preset = read_preset(str(top.get("preset", DEFAULT_PRESET)))
+    if top.get("method", preset.get("method")) != preset.get("method"):
+        preset.pop("method_settings", None)  # another method has other settings
     by_rate = preset.pop(RATES, {})
     at_rate = by_rate.get(_number(top.get("rate")), {})
     # when one setting of a group is given, the others keep their defaults

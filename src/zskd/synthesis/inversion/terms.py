@@ -15,8 +15,8 @@ from zskd.models.batch_statistics import BatchStatistics, no_batch_norm
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.objective import ForwardPass, Term
 
-Scale = Literal["absolute", "relative"]
-"""How the differences of a layer are measured."""
+Scale = Literal["absolute", "relative", "mean"]
+"""How the differences of a layer are measured, and whether layers are added or averaged."""
 
 
 @final
@@ -37,7 +37,8 @@ class BatchNormStatistics(Term):
 
     scale: Scale = "absolute"
     """absolute: the paper's sum. relative: means are divided by σ_l, variances by σ²_l, and both norms by the
-    root of the number of channels, so that no layer counts for its scale or its width."""
+    root of the number of channels, so that no layer counts for its scale or its width. mean: as relative, and
+    the mean of the layers instead of their sum, so that a weight fits networks of any depth."""
     first_layer: float = 1.0
     """Weight of the first layer; the others have 1. The authors' program for ImageNet has 10."""
     momentum: float = 0.0
@@ -56,6 +57,8 @@ class BatchNormStatistics(Term):
         for number, layer in enumerate(forward.statistics):
             distance = self._distance(layer, *self._averaged(layer, number, forward))
             total = total + (distance if number else self.first_layer * distance)
+        if self.scale == "mean":
+            total = total / (self.first_layer + len(forward.statistics) - 1 or 1.0)
         return forward.of_batch(total)
 
     def _averaged(self, layer: BatchStatistics, number: int, forward: ForwardPass) -> tuple[Tensor, Tensor]:
@@ -70,7 +73,7 @@ class BatchNormStatistics(Term):
 
     def _distance(self, layer: BatchStatistics, mean: Tensor, var: Tensor) -> Tensor:
         of_mean, of_var = mean - layer.running_mean, var - layer.running_var
-        if self.scale == "relative":
+        if self.scale != "absolute":
             known = layer.running_var + _EPSILON
             channels = len(known) ** 0.5
             of_mean, of_var = of_mean / (known.sqrt() * channels), of_var / (known * channels)
