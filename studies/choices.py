@@ -37,7 +37,7 @@ from zskd.models.classifier import Classifier
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.methods.boundary import Boundary
-from zskd.synthesis.mirrors import impressions_asked, share_mirrored
+from zskd.synthesis.settling import asks_about_flips, share_mirrored, some_impressions
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.training import train_teacher
@@ -184,10 +184,15 @@ def mirrors(teacher: Classifier, name: str, real: Images) -> Iterator[Line]:
     line = {"part": "mirrors", "teacher": name}
     yield line | {"images": "real", "n": len(real), "same_class": percent(same)}
     recipe = load_recipe(None, {"preset": "batch_norm"})
-    spec = SetSpec(method=recipe.method, count=IMAGES, targets=recipe.targets, synthesis=recipe.synthesis)
-    question = impressions_asked(spec)
-    assert question is not None, "the preset asks no teacher about flips"
-    share = share_mirrored(teacher, question)
+    spec = SetSpec(
+        method=recipe.method,
+        method_settings=recipe.method_settings,
+        count=IMAGES,
+        targets=recipe.targets,
+        synthesis=recipe.synthesis,
+    )
+    assert asks_about_flips(spec), "the preset asks no teacher about flips"
+    share = share_mirrored(teacher, some_impressions(spec))
     yield line | {"images": "impressions", "n": IMAGES, "same_class": 100 * share}
 
 

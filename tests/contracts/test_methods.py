@@ -22,7 +22,7 @@ from zskd.models.networks.lenet import lenet5_bn
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch, LaneState
-from zskd.synthesis.mirrors import settle_mirrors
+from zskd.synthesis.settling import settle
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 from zskd.synthesis.trace import trace_impression
@@ -209,7 +209,7 @@ def test_shards_are_the_same_in_any_order_and_in_another_process(
     spec = spec_of("zskd", preset, count=120)
     shards = spec.shards(10)
     assert shards > 2
-    settled = settle_mirrors(teacher, spec).spec
+    settled = settle(teacher, spec).spec
     backwards = {number: make_shard(teacher, settled, number) for number in reversed(range(shards))}
     made = build_transfer_set(teacher, spec, tmp_path / "set")
     assert all(same(shard, backwards[number]) for number, shard in enumerate(made))

@@ -112,6 +112,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("synthesis", "shard_mb", 0),
     ("synthesis", "precision", "float32"),
     ("synthesis", "changes", "all"),
+    ("synthesis", "learning_rate_search", 0),
     ("teacher", "precision", "float32"),
     ("distill", "precision", "float32"),
     ("teacher", "optimiser", "adam"),

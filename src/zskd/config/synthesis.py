@@ -41,6 +41,9 @@ class SynthesisConfig(Config):
     replaced: the set is smaller."""
     learning_rate: float = 0.1
     """Adam's learning rate, in units of the pixel range."""
+    learning_rate_search: int = 0
+    """How often the learning rate is doubled, or halved, before the set is made, as long as this lowers the
+    objective of some impressions; 0: it is used as set."""
     tau: float = 10.0
     """Temperature of the teacher's softmax in the loss; above 0."""
     l2: float = 0.0
@@ -83,7 +86,7 @@ class SynthesisConfig(Config):
         START_IMAGES.check(self.start, self.option("start"))
         PIXEL_RULES.check(self.pixels, self.option("pixels"))
         self.check_range("noise_share", low=0, high=1)
-        self.check_range("steps", "tolerance", "l2", "shard_mb", low=0)
+        self.check_range("steps", "tolerance", "l2", "shard_mb", "learning_rate_search", low=0)
         self.check_range("learning_rate", "tau", low=0, above=True)
         self.check_range("candidates", "batch_size", "shard_size", low=1)
         if (self.carry_images or self.carry_moments) and self.noise_share:

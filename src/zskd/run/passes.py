@@ -19,8 +19,8 @@ from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
 from zskd.run.arms import Arm, plan_students, trained_as
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
-from zskd.synthesis.mirrors import impressions_asked
 from zskd.synthesis.room import of_size
+from zskd.synthesis.settling import asks_about_flips, searches_rate, some_impressions
 from zskd.synthesis.shard import entry_of
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
@@ -153,8 +153,13 @@ def set_passes(teacher: Classifier, spec: SetSpec) -> int:
     """
     spec = of_size(teacher, spec)
     total, classes = 0, teacher.classes
-    if (question := impressions_asked(spec)) is not None:
+    question = some_impressions(spec)
+    if asks_about_flips(spec):
         total += set_passes(teacher, question) + 2 * question.count  # as they are, and mirrored
+    if searches_rate(spec):
+        # as set, doubled or halved once without use, and as often as allowed with it
+        rates = 2 + spec.synthesis.learning_rate_search
+        total += rates * (set_passes(teacher, question) + question.count)
     for number in range(spec.shards(classes)):
         indices = spec.indices(number, classes)
         optimised = (

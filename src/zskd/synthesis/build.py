@@ -27,9 +27,9 @@ from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.synthesis.mirrors import Settled, settle_mirrors
 from zskd.synthesis.outcome import outcome_of
 from zskd.synthesis.room import fit_spec, fit_workers, resolve, shard_need, storage_of, workers_bytes
+from zskd.synthesis.settling import Settled, settle
 from zskd.synthesis.shard import entry_of, label, make_shard, missed_target, plan_shard
 from zskd.synthesis.spec import SetSpec, spec_values
 from zskd.transfer_set.dataset import TransferSet
@@ -99,18 +99,18 @@ def build_transfer_set(
 
 
 def settle_spec(teacher: Classifier, spec: SetSpec, folder: Path, progress: Progress) -> Settled:
-    """Return how a set is made: as `fit_spec` and `settle_mirrors` say.
+    """Return how a set is made: as `fit_spec` and `settle` say.
 
     Args:
         teacher: as for `build_transfer_set`.
         spec: what was asked for.
         folder: of the set.
-        progress: as for `settle_mirrors`.
+        progress: as for `settle`.
 
     Raises:
         ZskdError: as for both.
     """
-    return settle_mirrors(teacher, fit_spec(teacher, spec, folder), progress)
+    return settle(teacher, fit_spec(teacher, spec, folder), progress)
 
 
 def open_writer(teacher: Classifier, spec: SetSpec, settled: Settled, folder: Path) -> Writer:

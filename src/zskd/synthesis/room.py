@@ -78,6 +78,8 @@ def as_made(spec: SetSpec, resolved: Resolved | None) -> SetSpec:
     return _with(
         spec,
         changes="all",
+        learning_rate=resolved.learning_rate or spec.synthesis.learning_rate,
+        learning_rate_search=0,
         warp=replace(spec.synthesis.warp, flip=flip),
         batch_size=resolved.batch_size or spec.synthesis.batch_size,
         shard_size=resolved.shard_size or spec.synthesis.shard_size,
@@ -105,6 +107,8 @@ def resolve(teacher: Classifier, spec: SetSpec, made: SetSpec) -> Resolved:
         changed["storage"] = storage
     if asked.changes == "by_teacher":
         changed["flip"] = used.warp.flip
+    if asked.learning_rate_search:
+        changed["learning_rate"] = used.learning_rate
     if spec.optimises and spec.objective.couples:
         changed["coupled"] = True
     device = teacher.device.type

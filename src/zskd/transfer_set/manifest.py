@@ -71,6 +71,8 @@ class Resolved(Artefact):
     """How pixels are stored; absent for float32."""
     flip: Fraction | None = None
     """Probability of mirrored images at each step; absent where the settings alone say it."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Adam's, which a search found; absent where it is that of the settings."""
     coupled: Literal[True] | None = None
     """Present where the objective couples the images of a batch, which share statistics: then an image is the
     same only with its whole shard."""

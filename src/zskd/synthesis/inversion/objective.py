@@ -212,22 +212,54 @@ def divergence_and_gradient(
         inputs = leaf
         if warps is not None:
             inputs = warp(leaf, affine_matrices(warps, config.warp), teacher.spec.box[0])
-        observed, statistics = _forward(teacher, inputs, active, objective)
-        forward = ForwardPass(
-            leaf,
-            inputs,
-            observed.logits,
-            targets,
-            config.tau,
-            observed.layers,
-            active,
-            statistics,
-            observed,
-            {} if memory is None else memory,
-        )
+        forward = _forward_pass(teacher, objective, leaf, inputs, targets, active, config, memory)
         loss = torch.stack([value.sum() for value in objective.values(forward).values()]).sum()
         (gradient,) = torch.autograd.grad(loss, leaf)
     return forward.cross_entropy.detach() - torch.special.entr(targets).sum(1), gradient
+
+
+def objective_value(
+    teacher: Classifier, objective: Objective, images: Images, targets: SoftLabels, config: SynthesisConfig
+) -> float:
+    """Return the mean of an objective over a batch of images, as they are.
+
+    Args:
+        teacher: frozen.
+        objective: any.
+        images: (N, C, H, W).
+        targets: (N, K).
+        config: temperature.
+    """
+    active = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    with torch.no_grad():
+        forward = _forward_pass(teacher, objective, images, images, targets, active, config, None)
+        return float(torch.stack([value.mean() for value in objective.values(forward).values()]).sum())
+
+
+def _forward_pass(
+    teacher: Classifier,
+    objective: Objective,
+    images: Images,
+    inputs: Images,
+    targets: SoftLabels,
+    active: Tensor,
+    config: SynthesisConfig,
+    memory: Memory | None,
+) -> ForwardPass:
+    """Run the teacher on `inputs`, which are `images` or random maps of them."""
+    observed, statistics = _forward(teacher, inputs, active, objective)
+    return ForwardPass(
+        images,
+        inputs,
+        observed.logits,
+        targets,
+        config.tau,
+        observed.layers,
+        active,
+        statistics,
+        observed,
+        {} if memory is None else memory,
+    )
 
 
 def _forward(

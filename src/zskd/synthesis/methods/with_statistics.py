@@ -26,8 +26,8 @@ class MethodWithStatistics(Method, ABC):
     variation: float = 40.0
     """Weight of the total variation, at least 0."""
     scale: Scale = "absolute"
-    """Differences of statistics as in the paper (absolute), in units of each layer (relative), or in these units
-    and as the mean of the layers instead of their sum (mean)."""
+    """Differences of statistics as in the paper (absolute), in units of each layer (relative), or in these
+    units, averaged over the layers instead of added (mean)."""
     first_layer: float = 1.0
     """Weight of the first batch-norm layer among the others, at least 0."""
     momentum: float = 0.0

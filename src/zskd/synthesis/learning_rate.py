@@ -1,0 +1,75 @@
+"""The learning rate of a synthesis: the one that takes some impressions nearest to what is minimised.
+
+A step of Adam moves every pixel by about the learning rate. Too small a rate leaves images near where they
+began when the steps are over; too large a one keeps them in motion, and leaves noise that the first layers of
+a deep and narrow network have never seen. The objective tells both, without data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from zskd.core.errors import ZskdError
+from zskd.core.passes import counting
+from zskd.core.progress import Progress
+from zskd.models.classifier import Classifier
+from zskd.models.modes import frozen
+from zskd.synthesis.inversion.objective import objective_value
+from zskd.synthesis.shard import make_shard
+from zskd.synthesis.spec import SetSpec
+
+
+def search_learning_rate(teacher: Classifier, question: SetSpec, most: int, progress: Progress) -> float:
+    """Return a learning rate that can be neither doubled nor halved to lower the objective of some images.
+
+    It is doubled as long as this lowers the objective after all steps; if it never does, it is halved so.
+
+    Args:
+        teacher: run in evaluation mode; left as it is.
+        question: the images, with the learning rate to begin with.
+        most: how often it is doubled or halved, at least 1.
+        progress: receives images, and a line.
+
+    Raises:
+        ZskdError: as for `make_shard`, at the first learning rate.
+    """
+    first = question.synthesis.learning_rate
+    values = {first: value_at(teacher, question, first, progress)}
+    best = first
+    for factor in (2.0, 0.5):
+        for _ in range(most):
+            rate = best * factor
+            try:
+                values[rate] = value_at(teacher, question, rate, progress)
+            except ZskdError:  # not finite
+                values[rate] = math.inf
+            if not values[rate] < values[best]:
+                break
+            best = rate
+        if best != first:
+            break
+    tried = ", ".join(f"{values[rate]:.3g} at {rate:g}" for rate in sorted(values))
+    progress.log(f"{question.method}: learning rate {best:g}: the objective of some impressions is {tried}")
+    return best
+
+
+def value_at(teacher: Classifier, question: SetSpec, rate: float, progress: Progress) -> float:
+    """Return the mean of the objective over some images that were made with a learning rate.
+
+    Args:
+        teacher: run in evaluation mode; left as it is.
+        question: the images: one shard.
+        rate: Adam's learning rate, in units of the pixel range.
+        progress: receives images.
+
+    Raises:
+        ZskdError: as for `make_shard`.
+    """
+    config = replace(question.synthesis, learning_rate=rate)
+    spec = replace(question, synthesis=config)
+    with progress.task(f"impressions with learning rate {rate:g}", spec.count, "images") as task:
+        shard = make_shard(teacher, spec, 0, on_progress=task.advance)
+    images, targets = shard.images.to(teacher.device), shard.targets.to(teacher.device)
+    with frozen(teacher), counting("synthesis", teacher=teacher):
+        return objective_value(teacher, spec.objective, images, targets, config)
