@@ -17,7 +17,7 @@ from torch import nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.core.artefact import write_artefact
-from zskd.core.device import warn_if_slow
+from zskd.core.device import read_every, warn_if_slow
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
 from zskd.core.memory import available_memory
@@ -129,7 +129,10 @@ def distill(
         progress.log(
             "distill: no stage of the student has the channels of the teacher's: only logits are compared"
         )
-    objective = Objective(classifier, config, features, batches.learn if batches.learns else None)
+    # sources that learn from a batch read it at once: from then on the loss can be read without waiting
+    reads = 1 if batches.learns else read_every(teacher.device)
+    learn = batches.learn if batches.learns else None
+    objective = Objective(classifier, config, features, learn, remember=reads)
     statistics = Statistics(
         classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total, ranks=ranks
     )
@@ -151,6 +154,7 @@ def distill(
             before_step=statistics.before_step,
             watch=objective.watch if config.teacher_weight else None,
             explain=objective.explain,
+            read_every=reads,
             ranks=ranks,
             order=order_of(transfer_set, config, seed, total),
             progress=progress,
