@@ -65,6 +65,12 @@ def read_every(device: torch.device) -> int:
     return 1 if device.type == "cpu" else _READ_EVERY
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all work given to it, as what is timed must."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 _PINNED = frozenset({"cuda"})
 """Types of devices that copy from pinned memory while they do other work."""
 

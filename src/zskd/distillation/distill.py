@@ -29,6 +29,7 @@ from zskd.core.versions import versions
 from zskd.distillation.architecture import copy_student
 from zskd.distillation.batch_norm import Statistics
 from zskd.distillation.batches import DistillationBatches
+from zskd.distillation.compiling import Compiling
 from zskd.distillation.division import check_division
 from zskd.distillation.features.paired import pair_features
 from zskd.distillation.invariance import settle_changes
@@ -136,8 +137,21 @@ def distill(
     statistics = Statistics(
         classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total, ranks=ranks
     )
+    compiling = Compiling(
+        [classifier] if helper or not config.teacher_weight else [teacher, classifier],
+        len(range(config.batch_size)[ranks.part(config.batch_size)]),
+        steps=total,
+        progress=progress,
+        reads_layers=features is not None,
+    )
+
+    def before_step(step: int) -> None:
+        statistics.before_step(step)
+        if config.compile == "auto":
+            compiling.before_step(step)
+
     # the teacher that a helper receives is frozen too, because it is pickled in here
-    with frozen(teacher), counting("distillation", teacher=teacher):
+    with frozen(teacher), counting("distillation", teacher=teacher), compiling:
         fell = fit(
             classifier.module,
             batches,
@@ -151,7 +165,7 @@ def distill(
             key=_key(teacher, classifier.module, transfer_set, pictures or {}, config, seed) if state else "",
             companions=companions,
             beside=None if features is None else features.losses,
-            before_step=statistics.before_step,
+            before_step=before_step,
             watch=objective.watch if config.teacher_weight else None,
             explain=objective.explain,
             read_every=reads,

@@ -147,8 +147,10 @@ def fit(
                 if ranks.first:
                     save_state(state, key, learners, Done(losses.known, passes), threads=threads)
             task.advance(1, f"loss {losses.last:.4f}{_rate(tally.total - first, started)}")
+            if step == done:  # before it, networks may have been compiled
+                probed = time.perf_counter()
             if step == done + _PROBE_STEPS:
-                left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
+                left = (time.perf_counter() - probed) / _PROBE_STEPS * (total - step)
                 many = f"{total - done:,} steps of {config.batch_size} images"
                 progress.log(f"{section}: {many}, about {readable_seconds(left)}")
         count_others(tally, ranks)
