@@ -109,8 +109,8 @@ class Compiling:
         self._pass(images)
         plain = self._seconds(images)
         if plain * left < _LEAST_SECONDS:
-            rest = readable_seconds(plain * left)
-            return f"networks are not compiled: the {left:,} steps left take {rest}, too little for compiling to pay"
+            rest = f"the {left:,} steps left take {readable_seconds(plain * left)}"
+            return f"networks are not compiled: {rest}, too little for compiling to pay"
         started = self._clock()
         try:
             with ExitStack() as block:
