@@ -1,13 +1,11 @@
 """Trainings and syntheses on the fake device and on the CPU: what waits for the device, and what differs.
 
-It needs a process of its own, because torch learns of devices before its first backward pass alone:
-`python -m on_fake_device FOLDER` prints what was found as JSON.
+It needs a process of its own, because torch learns of devices before its first backward pass alone.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -226,7 +224,3 @@ def main(folder: Path) -> None:
             "syntheses": syntheses(device, waits),
         }
     print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

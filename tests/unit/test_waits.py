@@ -5,6 +5,7 @@ It computes on the CPU, so that all bytes must be those of the CPU; where tensor
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,16 @@ import pytest
 from limits import LIMIT
 from warm import python
 
+TESTS = Path(__file__).parents[1]
+PROGRAM = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from on_fake_device import main
+
+main(Path(sys.argv[2]))
+"""
 MOST = 15
 """Waits in 100 steps of a training."""
 COUNTED = 20
@@ -20,8 +31,9 @@ COUNTED = 20
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("waits")
     done = subprocess.run(
-        [*python(), "-m", "on_fake_device", str(tmp_path_factory.mktemp("waits"))],
+        [*python(), "-c", PROGRAM, str(TESTS), str(folder)],
         capture_output=True,
         text=True,
         timeout=LIMIT,

@@ -86,8 +86,8 @@ def fit(
         watch: called every 50 steps if `progress.listens`.
         explain: called where a loss is not finite, with the number of steps since then, below `read_every`:
             another reason than the learning rate, and what to do.
-        read_every: steps between two readings of the loss, at the steps that are its multiples, and before
-            each saved state: more than 1 where reading waits for a device. Curve and states are the same.
+        read_every: steps between two readings of the loss: more than 1 where reading waits for a device. It
+            is also read where it is noted or saved. Points, curve and states are the same.
         order: of the images; None: every pass in a new random order.
         ranks: that train the network together. In all of them it begins with the same weights, and `prepare`
             returns the rank's part of the batch. The first one writes the state.
@@ -131,7 +131,8 @@ def fit(
             losses.add(loss)
             last = step + 1 == total
             saves = state is not None and (step + 1) % save_every == 0 and not last
-            if (saves or last or step % read_every == 0) and (ago := losses.read()) is not None:
+            reads = saves or last or step % read_every == 0 or step % _NOTE_EVERY == 0
+            if reads and (ago := losses.read()) is not None:
                 what = f"the loss is not finite at step {step + 1 - ago} of {total}"
                 raise _diverged(section, what, config, next(filter(None, ranks.of_all(explain(ago))), None))
             if progress.listens:
