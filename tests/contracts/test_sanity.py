@@ -17,6 +17,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.data.datasets import Dataset, Split
 from zskd.distillation.distill import distill
+from zskd.distillation.objective import Objective
 from zskd.evaluation.inspection import inspect_teacher
 from zskd.evaluation.sanity import check_teacher, log_findings
 from zskd.models.classifier import Classifier, InputSpec
@@ -291,6 +292,16 @@ def test_a_student_that_diverges_by_its_teacher_says_so(teacher: Classifier, sma
     broken.rewrite = False
     with pytest.raises(ZskdError, match="distill: the loss is not finite at step 1 .*: the teacher's logits"):
         distill(broken, ARCHITECTURES.load("lenet5_half")(), small_set, DistillConfig(steps=2, batch_size=16))
+
+
+def test_the_teacher_is_the_reason_at_the_step_of_the_loss_alone(teacher: Classifier) -> None:
+    """Losses are read together; images that follow a broken student may break the teacher later."""
+    objective = Objective(teacher, DistillConfig(), None, remember=3)
+    images, labels = torch.rand(2, *teacher.spec.shape), torch.zeros(2, dtype=torch.int64)
+    for value in (0.0, float("inf"), 0.0):
+        objective.loss((images, torch.full((2, 10), value), labels))
+    told = [objective.explain(ago) for ago in (2, 1, 0)]
+    assert [one is None for one in told] == [True, False, True]
 
 
 def test_the_commands_tell_before_they_work(

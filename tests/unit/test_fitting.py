@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from zskd.config.training import FitConfig
 from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
@@ -86,6 +88,9 @@ def run(
     key: str = "k",
     seed: int = 1,
     helper: bool = False,
+    read_every: int = 1,
+    explain: Callable[[int], str | None] = lambda ago: None,
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     module = network()
     fit(
@@ -99,6 +104,9 @@ def run(
         state=state,
         key=key,
         helper=helper,
+        read_every=read_every,
+        explain=explain,
+        progress=progress,
     )
     assert not module.training
     return module.state_dict()
@@ -269,6 +277,63 @@ def test_a_loss_that_is_not_finite_ends_with_step_and_learning_rate(bad: float) 
     ):
         run(loss=worse, make=make)
     assert len(seen) == 4
+
+
+class Notes(Progress):
+    """Keeps the points of all curves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[tuple[str, float, int]] = []
+
+    @property
+    def listens(self) -> bool:
+        return True
+
+    def note(self, name: str, value: float, step: int) -> None:
+        self.points.append((name, value, step))
+
+
+def test_losses_that_are_read_together_change_nothing(tmp_path: Path) -> None:
+    """Neither weights, curve and points, nor what a stopped training goes on with."""
+    each, together = Notes(), Notes()
+    straight = run(progress=each)
+    assert same(straight, run(read_every=7, progress=together))
+    assert each.points == together.points
+    states = []
+    for read_every in (1, 10):
+        state = tmp_path / f"state-{read_every}"
+        with pytest.raises(KeyboardInterrupt):
+            run(loss=stopping_at(8), state=state, read_every=read_every)
+        states.append(load_file(state))
+        assert same(straight, run(state=state, read_every=10))
+    assert states[0].keys() == states[1].keys()
+    assert same(*states)
+
+
+@pytest.mark.parametrize("read_every", [3, 10])
+def test_a_loss_that_is_read_later_is_told_with_its_step_and_never_saved(
+    tmp_path: Path, read_every: int
+) -> None:
+    """Steps 0 to 2 are saved. Step 3 is not finite, which the reading of step 3, or that before the state of
+    step 5 is saved, shows."""
+    seen, make = counting()
+    asked: list[int] = []
+
+    def worse(module: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(module, batch) * (float("nan") if len(seen) == 4 else 1.0)
+
+    def explain(ago: int) -> str:
+        asked.append(ago)
+        return "a reason"
+
+    with pytest.raises(ZskdError, match=r"^test: the loss is not finite at step 4 of 11: a reason$"):
+        run(loss=worse, make=make, state=tmp_path / "state", read_every=read_every, explain=explain)
+    assert asked == [len(seen) - 4]
+    assert len(seen) == (4 if read_every == 3 else 6)
+    kept = load_file(tmp_path / "state")
+    assert len(kept["losses"]) == 3
+    assert all(bool(torch.isfinite(value).all()) for value in kept.values())
 
 
 class Scalars(nn.Module):

@@ -164,6 +164,9 @@ class DistillConfig(FitConfig):
     precision: Precision = "float32"
     """What both networks compute in: bfloat16 is up to twice as fast on processors with instructions for it.
     Weights and losses are float32."""
+    compile: Literal["auto", "never"] = "never"
+    """Whether to try `torch.compile`: with `auto`, where a training takes more than two minutes, networks are
+    timed as they are and compiled, and the faster ones are kept. These may round otherwise."""
     loss: LossName = "kl"
     """Kullback–Leibler divergence of the softened outputs, absolute or squared difference of the logits,
     or cross-entropy with the class that the teacher predicts."""

@@ -127,6 +127,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "order", "shuffled"),
     ("distill", "window_mb", 64),
     ("distill", "changes", "all"),
+    ("distill", "compile", "never"),
     ("distill", "fresh", plain(FreshConfig())),
     ("distill", "replay", plain(ReplayConfig())),
     ("distill", "pictures", plain(PicturesConfig())),

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from zskd.core.errors import ZskdError
 from zskd.core.precision import Precision
@@ -50,6 +51,42 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ZskdError(f"--device {name}: this machine has no such device: give auto or cpu") from error
     return device
+
+
+_READ_EVERY = 10
+"""Steps between two readings of a device."""
+
+
+def read_every(device: torch.device) -> int:
+    """Return after how many steps a loop reads what it computes on a device: on the CPU, after every one.
+
+    To read a number from a GPU waits for all work given to it, and meanwhile it gets no more.
+    """
+    return 1 if device.type == "cpu" else _READ_EVERY
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all work given to it, as what is timed must."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+_PINNED = frozenset({"cuda"})
+"""Types of devices that copy from pinned memory while they do other work."""
+
+
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; a copy from the CPU to a GPU does not wait for the GPU's other work.
+
+    It would, from memory that is not pinned. torch keeps pinned memory until the copy is done.
+
+    Args:
+        value: on any device; the result is the tensor itself if it is on this one.
+        device: CPU or GPU.
+    """
+    if device.type in _PINNED and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
 
 
 @contextmanager

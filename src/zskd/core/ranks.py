@@ -69,14 +69,15 @@ class Ranks:
         """Return how many rows of a batch of `count` the ranks of this machine have together, at most."""
         return -(-count * self.here // self.world)
 
-    def sum(self, value: float) -> float:
-        """Return the sum of a number of each rank."""
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Return the sum over all ranks of each of some numbers, in one message; each rank has as many."""
         if not self.several:
-            return value
-        total = torch.tensor(value, dtype=torch.float64)
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
         with _others():
             distributed.all_reduce(total)
-        return float(total)
+        summed: list[float] = total.tolist()
+        return summed
 
     def average(self, values: Sequence[Tensor], share: float) -> None:
         """Replace tensors by their mean over all ranks, in place, in one message.

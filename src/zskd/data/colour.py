@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from zskd.config.transforms import AugmentConfig
+from zskd.core.device import to_device
 from zskd.core.types import Images
 
 _GREY = (0.2989, 0.587, 0.114)
@@ -29,7 +30,7 @@ def jitter(images: Images, config: AugmentConfig, box: tuple[float, float], gene
         generator: on the CPU.
     """
     low, high = box
-    drawn = (2 * torch.rand(len(images), 4, generator=generator) - 1).to(images.device)
+    drawn = to_device(2 * torch.rand(len(images), 4, generator=generator) - 1, images.device)
     bright, contrast, saturation, hue = drawn.unbind(1)
     made = (images - low) / (high - low) if box != (0.0, 1.0) else images
     if config.brightness:
@@ -87,7 +88,7 @@ def _grey(images: Images) -> Tensor:
     """Grey values (N, 1, H, W): weighted where there are red, green and blue, otherwise the mean."""
     if images.shape[1] != len(_GREY):
         return images.mean(1, keepdim=True)
-    weights = images.new_tensor(_GREY).view(1, -1, 1, 1)
+    weights = to_device(torch.tensor(_GREY, dtype=images.dtype), images.device).view(1, -1, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 

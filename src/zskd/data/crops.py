@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from zskd.config.transforms import AugmentConfig
+from zskd.core.device import to_device
 from zskd.core.types import Images
 
 
@@ -25,7 +26,7 @@ def crop(images: Images, config: AugmentConfig, generator: Generator) -> Images:
     columns = _shifted(width, config.crop, count, generator)
     mirrored = torch.rand(count, 1, generator=generator) < config.flip_vertical
     rows = torch.where(mirrored, rows.flip(1), rows)
-    return pick_pixels(images, rows.to(images.device), columns.to(images.device))
+    return pick_pixels(images, to_device(rows, images.device), to_device(columns, images.device))
 
 
 def pick_pixels(images: Images, rows: Tensor, columns: Tensor) -> Images:
@@ -59,9 +60,9 @@ def cut_out(images: Images, config: AugmentConfig, box: tuple[float, float], gen
     covered = torch.rand(count, 1, generator=generator) < config.cutout
     down = _square(height, config.cutout_side, count, generator) & covered
     across = _square(width, config.cutout_side, count, generator)
-    inside = (down[:, :, None] & across[:, None, :]).unsqueeze(1).to(images.device, non_blocking=True)
+    inside = (down[:, :, None] & across[:, None, :]).unsqueeze(1)
     colour = box[0] + (box[1] - box[0]) * torch.rand(count, channels, 1, 1, generator=generator)
-    return torch.where(inside, colour.to(images.device, non_blocking=True), images)
+    return torch.where(to_device(inside, images.device), to_device(colour, images.device), images)
 
 
 def _square(side: int, share: float, count: int, generator: Generator) -> Tensor:

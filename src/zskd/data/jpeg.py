@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from zskd.config.transforms import AugmentConfig
+from zskd.core.device import to_device
 from zskd.core.types import Images
 
 _MODES = {1: "L", 3: "RGB"}
@@ -38,14 +39,16 @@ def save_as_jpeg(
     if mode is None:
         return images
     chosen = touched.nonzero().squeeze(1)
-    levels = (images[chosen.to(images.device)] - low) * (255 / (high - low))
+    there = to_device(chosen, images.device)
+    levels = (images[there] - low) * (255 / (high - low))
     pixels = levels.round().clamp(0, 255).to("cpu", torch.uint8).movedim(1, -1).squeeze(-1)
     drawn = zip(pixels, qualities[chosen].tolist(), strict=True)
     saved = [_through_a_file(one, quality, mode) for one, quality in drawn]
     changed = images.clone()
     if saved:
         back = torch.stack(saved).view(len(saved), *images.shape[2:], -1).movedim(-1, 1)
-        changed[chosen.to(images.device)] = (low + back.to(images) * ((high - low) / 255)).clamp(low, high)
+        levels = to_device(back, images.device).to(images.dtype)
+        changed[there] = (low + levels * ((high - low) / 255)).clamp(low, high)
     return changed
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from zskd.config.transforms import AugmentConfig, WarpConfig
+from zskd.core.device import to_device
 from zskd.core.types import Images
 from zskd.data.colour import jitter
 from zskd.data.crops import crop, cut_out
@@ -99,14 +100,15 @@ def _warp(images: Images, config: AugmentConfig, outside: float, generator: Gene
     matrices = affine_matrices(torch.rand(len(images), 6, generator=generator), config)
     moved = torch.rand(len(images), 1, 1, generator=generator) < config.share
     matrices = torch.where(moved, matrices, torch.eye(2, 3))
-    return warp(images, matrices.to(images.device, non_blocking=True), outside)
+    return warp(images, to_device(matrices, images.device), outside)
 
 
 def _noise(images: Images, config: AugmentConfig, box: tuple[float, float], generator: Generator) -> Images:
     touched = (torch.rand(len(images), 1, 1, 1, generator=generator) < config.share).float()
     added = config.gaussian * torch.randn(images.shape, generator=generator) * touched
-    noisy = images + added.to(images.device, non_blocking=True)
-    draw = (torch.rand(images.shape, generator=generator) / touched.clamp_min(1e-9)).to(images.device)
+    noisy = images + to_device(added, images.device)
+    draw = torch.rand(images.shape, generator=generator) / touched.clamp_min(1e-9)
+    draw = to_device(draw, images.device)
     noisy = torch.where(draw < config.salt_pepper, box[1], noisy)
     noisy = torch.where(draw < config.salt_pepper / 2, box[0], noisy)
     return noisy.clamp(*box)
@@ -118,7 +120,7 @@ def _mix(images: Images, config: AugmentConfig, generator: Generator) -> Images:
     Labels are not mixed: the teacher computes the logits of the mixture.
     """
     count, _, height, width = images.shape
-    partner = images[torch.randperm(count, generator=generator).to(images.device)]
+    partner = images[to_device(torch.randperm(count, generator=generator), images.device)]
     kind = torch.rand(count, generator=generator)
     weight = torch.rand(count, generator=generator)
     blend = torch.where(kind < config.mixup, weight, 1.0).view(-1, 1, 1, 1)
@@ -126,7 +128,7 @@ def _mix(images: Images, config: AugmentConfig, generator: Generator) -> Images:
     inside_y = _stripe(height, weight, generator)
     inside_x = _stripe(width, weight, generator)
     rectangle = (inside_y[:, :, None] & inside_x[:, None, :] & cut[:, None, None]).unsqueeze(1)
-    rectangle, blend = (which.to(images.device, non_blocking=True) for which in (rectangle, blend))
+    rectangle, blend = (to_device(which, images.device) for which in (rectangle, blend))
     return torch.where(rectangle, partner, torch.lerp(partner, images, blend))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from zskd.config.distillation import DistillConfig
+from zskd.core.device import to_device
 from zskd.core.memory import at_once
 from zskd.core.passes import counting
 from zskd.core.precision import computing_in
@@ -114,7 +115,7 @@ class DistillationBatches:
         if self.follow_student:
             self._last = parts
         images = augment(torch.cat(parts), config.augment, teacher.spec.box, rng)
-        labels = self._labels(rows, parts).to(teacher.device)
+        labels = to_device(self._labels(rows, parts), teacher.device)
         if self._ranks.several:
             part = self._ranks.part(len(rows))
             images, labels = images[part], labels[part]
@@ -177,7 +178,7 @@ class DistillationBatches:
             yield from torch.split(generated.generator.images_for_statistics(count), most)
             return
         for rows in torch.split(torch.randperm(len(self._set), generator=rng)[:count], most):
-            yield self._set.images(rows).to(self._teacher.device)
+            yield to_device(self._set.images(rows), self._teacher.device)
 
     def __getstate__(self) -> dict[str, Any]:
         """Hold teacher and losses by value: torch would move tensors that are sent to another process, the
@@ -212,9 +213,10 @@ class DistillationBatches:
         assert self._set is not None
         if self._config.images == "memory" and self._images_in_memory is None:  # in the process that needs it
             self._images_in_memory = self._set.column("images")
-        in_memory = self._images_in_memory
-        images = self._set.images(rows) if in_memory is None else decode(in_memory[rows])
-        return images.to(self._teacher.device)
+        in_memory, device = self._images_in_memory, self._teacher.device
+        if in_memory is None:
+            return to_device(self._set.images(rows), device)
+        return decode(to_device(in_memory[rows], device))
 
     def _draw(self, count: int, rng: Generator) -> Images:
         """Return images of the set, augmented as the student receives them (count, C, H, W)."""

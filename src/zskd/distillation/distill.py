@@ -17,7 +17,7 @@ from torch import nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.core.artefact import write_artefact
-from zskd.core.device import warn_if_slow
+from zskd.core.device import read_every, warn_if_slow
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
 from zskd.core.memory import available_memory
@@ -29,6 +29,7 @@ from zskd.core.versions import versions
 from zskd.distillation.architecture import copy_student
 from zskd.distillation.batch_norm import Statistics
 from zskd.distillation.batches import DistillationBatches
+from zskd.distillation.compiling import Compiling
 from zskd.distillation.division import check_division
 from zskd.distillation.features.paired import pair_features
 from zskd.distillation.invariance import settle_changes
@@ -129,12 +130,28 @@ def distill(
         progress.log(
             "distill: no stage of the student has the channels of the teacher's: only logits are compared"
         )
-    objective = Objective(classifier, config, features, batches.learn if batches.learns else None)
+    # sources that learn from a batch read it at once: from then on the loss can be read without waiting
+    reads = 1 if batches.learns else read_every(teacher.device)
+    learn = batches.learn if batches.learns else None
+    objective = Objective(classifier, config, features, learn, remember=reads)
     statistics = Statistics(
         classifier, partial(batches.images_for_statistics, seed), config.batch_norm, steps=total, ranks=ranks
     )
+    compiling = Compiling(
+        [classifier] if helper or not config.teacher_weight else [teacher, classifier],
+        len(range(config.batch_size)[ranks.part(config.batch_size)]),
+        steps=total,
+        progress=progress,
+        reads_layers=features is not None,
+    )
+
+    def before_step(step: int) -> None:
+        statistics.before_step(step)
+        if config.compile == "auto":
+            compiling.before_step(step)
+
     # the teacher that a helper receives is frozen too, because it is pickled in here
-    with frozen(teacher), counting("distillation", teacher=teacher):
+    with frozen(teacher), counting("distillation", teacher=teacher), compiling:
         fell = fit(
             classifier.module,
             batches,
@@ -148,9 +165,10 @@ def distill(
             key=_key(teacher, classifier.module, transfer_set, pictures or {}, config, seed) if state else "",
             companions=companions,
             beside=None if features is None else features.losses,
-            before_step=statistics.before_step,
+            before_step=before_step,
             watch=objective.watch if config.teacher_weight else None,
             explain=objective.explain,
+            read_every=reads,
             ranks=ranks,
             order=order_of(transfer_set, config, seed, total),
             progress=progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -29,6 +30,8 @@ class Objective:
         config: DistillConfig,
         features: PairedFeatures | None,
         learn: Learn | None = None,
+        *,
+        remember: int = 1,
     ) -> None:
         """Read the loss of the logits.
 
@@ -37,6 +40,7 @@ class Objective:
             config: losses and weights.
             features: of student and teacher; None where no loss reads them.
             learn: receives KL(T ‖ S) of each image of a batch (N,), in nats; None: it is not computed.
+            remember: for how many steps `explain` can be asked about.
 
         Raises:
             ZskdError: unknown loss.
@@ -45,6 +49,7 @@ class Objective:
         self._loss_of = LOSSES.load(config.loss)
         self._learn = learn
         self._last: Batch = ()
+        self._teachers: deque[Tensor] = deque(maxlen=remember)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the weighted sum of all losses, a scalar."""
@@ -55,6 +60,7 @@ class Objective:
         else:
             logits, of_student = features.of_student(self._student, images)
         self._last = logits.detach(), teacher_logits
+        self._teachers.append(teacher_logits)
         if self._learn is not None:
             self._learn(divergences(*self._last).clamp_min(0))
         parts = []
@@ -71,8 +77,8 @@ class Objective:
         logits, teacher_logits = self._last
         return {"agreement": percent_of_class(logits, teacher_logits.argmax(1))}
 
-    def explain(self) -> str | None:
-        """Return why the last loss is not finite, if the teacher is the reason."""
-        if bool(torch.isfinite(self._last[1]).all()):
+    def explain(self, ago: int) -> str | None:
+        """Return why the loss of so many steps ago is not finite, if the teacher is the reason."""
+        if bool(torch.isfinite(self._teachers[-1 - ago]).all()):
             return None
         return "the teacher's logits are not finite: check its weights, mean and std with zskd inspect"

@@ -11,6 +11,7 @@ from math import prod
 import torch
 from torch import Generator, Tensor, nn
 
+from zskd.core.device import to_device
 from zskd.core.types import Images
 
 _MOST_BYTES = 2**28
@@ -106,7 +107,8 @@ class ImagePool(nn.Module):
         hard, row = divergence.cpu().sort(descending=True, stable=True)
         most = min(len(hard), len(value))
         better = hard[:most] > value[:most]
-        self._store(place[:most][better], images[row[:most][better].to(images.device)], hard[:most][better])
+        chosen = to_device(row[:most][better], images.device)
+        self._store(place[:most][better], images[chosen], hard[:most][better])
 
     def record(self, rows: Tensor, divergence: Tensor) -> None:
         """Keep how far the student was from the teacher on images that it received in this step.

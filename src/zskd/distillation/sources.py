@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.transforms import AugmentConfig
+from zskd.core.device import to_device
 from zskd.core.passes import counting
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Images, Labels
@@ -132,7 +133,7 @@ class Fresh(Source):
         streams = [numpy_stream(self._seed, "fresh", index) for index in chosen]
         shape, box = self._spec.shape, self._spec.box
         drawn = draw_start_images(self._start, streams, shape, box, option="--distill.fresh.start")
-        return drawn.clamp(*box).to(self._device)
+        return to_device(drawn.clamp(*box), self._device)
 
 
 @final
@@ -150,14 +151,13 @@ class Replayed(Source):
     def images(self, count: int, rng: Generator) -> Images:
         """As for `Source`; difficult and long unseen ones first."""
         self._rows = self._pool.draw(count, rng)
-        return self._pool.read(self._rows).to(self._device)
+        return to_device(self._pool.read(self._rows), self._device)
 
     def learn(self, images: Images, divergence: Tensor, own: slice) -> None:
         """As for `Source`; the most difficult images are kept."""
         self._pool.record(self._rows, divergence[own])
-        new = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        new[own] = False
-        self._pool.offer(images[new], divergence[new])
+        new, of_new = (torch.cat([value[: own.start], value[own.stop :]]) for value in (images, divergence))
+        self._pool.offer(new, of_new)
 
 
 @final
@@ -175,7 +175,7 @@ class Pictured(Source):
         """As for `Source`; their labels are those of their set."""
         rows = torch.randint(len(self._pictures), (count,), generator=rng)
         self.labels = self._pictures.labels[rows]
-        drawn = self._pictures.images(rows).to(self._device)
+        drawn = to_device(self._pictures.images(rows), self._device)
         return drawn if self._change is None else augment(drawn, self._change, self._box, rng)
 
 

@@ -88,7 +88,7 @@ def reading_statistics(classifier: Classifier, rows: Tensor | None = None) -> It
 
     Args:
         classifier: any, in evaluation mode.
-        rows: which images count (N,), bool; None: all.
+        rows: numbers of the images that count, or a mask (N,); None: all.
 
     Yields:
         A list that grows by one entry for each call of a batch-norm layer, in the order of the calls.

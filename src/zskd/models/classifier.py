@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zskd.core.artefact import LARGEST_IMAGE
@@ -23,16 +22,13 @@ from zskd.core.types import Features, HeadWeight, Images, Logits
 from zskd.models.fusion import HowRun, fuse_layers, is_exported
 from zskd.models.head import Head
 from zskd.models.libraries.extras import Declarations
-from zskd.models.preparation import check_names, copied, in_single_precision, set_layout
+from zskd.models.preparation import check_names, copied, different_images, in_single_precision, set_layout
 from zskd.models.reading import Reading
 
 if TYPE_CHECKING:
     from zskd.models.factory import Architecture
 else:  # `factory` is above this file
     Architecture = Any
-
-_PROBES = 8
-"""Images on which it is found out what a network returns, and which layer is its head."""
 
 
 def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
@@ -150,6 +146,8 @@ class Classifier(nn.Module):
         """How the module is built again; None where nobody told."""
         self.rewrite = True
         """Whether to run the faster, equivalent network instead of the module."""
+        self.whole: tuple[nn.Module, ...] = ()
+        """What runs instead of the rewritten network, inside a block of `models/running.py`."""
         probe = self._probe()
         with keep_global_rng():  # the module's forward pass may draw random numbers
             set_layout(module, probe)
@@ -251,7 +249,8 @@ class Classifier(nn.Module):
     def forward(self, images: Images) -> Logits:
         """Return logits (N, K) of images (N, C, H, W) in [0, 1]."""
         inputs = self.normalise(images)
-        return count_pass(self, inputs, self._reading.logits(self._network, inputs))
+        network = self.whole[0] if self.whole and self.runs_whole else self._network
+        return count_pass(self, inputs, self._reading.logits(network, inputs))
 
     def features(self, images: Images) -> Features:
         """Return the penultimate features (N, D): the input of the head, averaged over its positions.
@@ -274,6 +273,11 @@ class Classifier(nn.Module):
     def fused(self) -> nn.Module:
         """The faster, equivalent network; the module itself where nothing can be fused."""
         return self._fused[0]
+
+    @property
+    def runs_whole(self) -> bool:
+        """Whether `forward` runs the rewritten network, and reads none of its layers."""
+        return self.rewrite and self._reading.runs_whole and not is_exported()
 
     @property
     def _network(self) -> nn.Module:
@@ -319,14 +323,7 @@ class Classifier(nn.Module):
         return digest.hexdigest()
 
     def _different_images(self) -> Images:
-        """Return images in the box, normalised: half of them white noise, half of them coarse."""
-        low, high = self.spec.box
-        channels, height, width = self.spec.shape
-        rng = torch.Generator().manual_seed(0)
-        noise = torch.rand(_PROBES // 2, channels, height, width, generator=rng)
-        coarse = torch.rand(_PROBES // 2, channels, min(4, height), min(4, width), generator=rng)
-        images = torch.cat([noise, F.interpolate(coarse, size=(height, width))])
-        return self.normalise((low + (high - low) * images).to(self.device))
+        return self.normalise(different_images(self.spec.shape, self.spec.box).to(self.device))
 
     def _probe(self) -> Images:
         """Return two different grey images, normalised, to test the network with."""

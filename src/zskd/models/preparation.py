@@ -5,10 +5,15 @@ from __future__ import annotations
 import copy as copying
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zskd.core.errors import ZskdError, has_hidden, one_line
+from zskd.core.types import Images
 from zskd.models.modes import in_mode
+
+_PROBES = 8
+"""Images on which it is found out what a network returns."""
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -58,6 +63,20 @@ def set_layout(module: nn.Module, probe: Tensor) -> None:
             module(probe)
     except Exception:  # `plain_head` reports other errors
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def different_images(shape: tuple[int, int, int], box: tuple[float, float]) -> Images:
+    """Return images in the box (N, C, H, W), to find out what a network returns and which layer is its head.
+
+    Half of them are white noise, half of them coarse.
+    """
+    low, high = box
+    channels, height, width = shape
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.rand(_PROBES // 2, channels, height, width, generator=rng)
+    coarse = torch.rand(_PROBES // 2, channels, min(4, height), min(4, width), generator=rng)
+    images = torch.cat([noise, F.interpolate(coarse, size=(height, width))])
+    return low + (high - low) * images
 
 
 def check_names(names: tuple[str, ...], classes: int) -> None:

@@ -85,6 +85,11 @@ class Reading:
             return f"the output of the layer {self.head_name}, before what follows it"
         return self._output.words
 
+    @property
+    def runs_whole(self) -> bool:
+        """Whether `logits` runs a network as a whole, and reads none of its layers."""
+        return self._as_it_is or self.linear is None
+
     def logits(self, network: nn.Module, inputs: Tensor) -> Logits:
         """Return logits (N, K).
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from zskd.config.training import FitConfig
+from zskd.core.device import read_every, to_device
 from zskd.core.progress import Progress
 from zskd.data.datasets import Dataset
 from zskd.models.classifier import Classifier, check_classes
@@ -46,7 +47,7 @@ def train_teacher(
     split, device = data.train, classifier.device
 
     def prepare(rows: Tensor, _numbers: Generator) -> Batch:
-        return split.images[rows].to(device), split.labels[rows].to(device)
+        return to_device(split.images[rows], device), to_device(split.labels[rows], device)
 
     last: Batch = ()
 
@@ -72,6 +73,7 @@ def train_teacher(
         state=state,
         key=key,
         watch=watch,
+        read_every=read_every(device),
         progress=progress,
     )
     return classifier.freeze()

@@ -31,6 +31,7 @@ from zskd.core.rng import keep_global_rng, seed_global_rng
 from zskd.training.batches import Batch, Batches, Order, Prepare, RowOrder, prepared
 from zskd.training.curve import Curve, curve_of
 from zskd.training.division import all_passes, average, check_same_steps, count_others, dropout_of
+from zskd.training.losses import Losses
 from zskd.training.state import Companions, Done, load_state, save_state
 
 _PROBE_STEPS = 10
@@ -59,7 +60,8 @@ def fit(
     beside: nn.Module | None = None,
     before_step: Callable[[int], None] = lambda step: None,
     watch: Watch | None = None,
-    explain: Callable[[], str | None] = lambda: None,
+    explain: Callable[[int], str | None] = lambda ago: None,
+    read_every: int = 1,
     order: RowOrder | None = None,
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
@@ -82,7 +84,10 @@ def fit(
         before_step: called with the number of each step, from 0, when its batch is ready; may change modes
             and buffers of the network.
         watch: called every 50 steps if `progress.listens`.
-        explain: called where a loss is not finite: another reason than the learning rate, and what to do.
+        explain: called where a loss is not finite, with the number of steps since then, below `read_every`:
+            another reason than the learning rate, and what to do.
+        read_every: steps between two readings of the loss: more than 1 where reading waits for a device. It
+            is also read where it is noted or saved. Points, curve and states are the same.
         order: of the images; None: every pass in a new random order.
         ranks: that train the network together. In all of them it begins with the same weights, and `prepare`
             returns the rank's part of the batch. The first one writes the state.
@@ -104,9 +109,9 @@ def fit(
     threads = None if ranks.several else torch.get_num_threads()
     before = load_state(state, key, learners, threads=threads) if state else Done()
     check_same_steps(len(before.losses), ranks)
-    losses, done = list(before.losses), len(before.losses)
+    done, share = len(before.losses), ranks.share(config.batch_size)
+    losses = Losses(before.losses, ranks, share)
     save_every = max(_SAVE_STEPS, images // config.batch_size)
-    share = ranks.share(config.batch_size)
     module.train()
     started = time.perf_counter()
     with (
@@ -123,26 +128,30 @@ def fit(
             # dropout uses the global generator
             seed_global_rng(seed, dropout_of(ranks), step)
             loss = batch_loss(batch)
-            value = ranks.sum(share * float(loss.detach()))
-            losses.append(value)
-            if not math.isfinite(value):
-                what = f"the loss is not finite at step {step + 1} of {total}"
-                raise _diverged(section, what, config, next(filter(None, ranks.of_all(explain())), None))
+            losses.add(loss)
+            last = step + 1 == total
+            saves = state is not None and (step + 1) % save_every == 0 and not last
+            reads = saves or last or step % read_every == 0 or step % _NOTE_EVERY == 0
+            if reads and (ago := losses.read()) is not None:
+                what = f"the loss is not finite at step {step + 1 - ago} of {total}"
+                raise _diverged(section, what, config, next(filter(None, ranks.of_all(explain(ago))), None))
             if progress.listens:
-                for name, point in _points(config, step, total, value, watch).items():
+                for name, point in _points(config, step, total, losses.last, watch).items():
                     progress.note(f"{section}/{name}", point, step)
             if config.l2:
                 loss = loss + config.l2 / 2 * sum(w.square().sum() for w in weights)
             _backward(optimisers, loss)
             average(trained.values(), ranks, share)
             _descend(optimisers, rate_at(config.learning_rate, config.schedule, step, total))
-            if state and (step + 1) % save_every == 0 and step + 1 < total:
+            if state is not None and saves:
                 passes = all_passes(tally, ranks)
                 if ranks.first:
-                    save_state(state, key, learners, Done(losses, passes), threads=threads)
-            task.advance(1, f"loss {value:.4f}{_rate(tally.total - first, started)}")
+                    save_state(state, key, learners, Done(losses.known, passes), threads=threads)
+            task.advance(1, f"loss {losses.last:.4f}{_rate(tally.total - first, started)}")
+            if step == done:  # before it, networks may have been compiled
+                probed = time.perf_counter()
             if step == done + _PROBE_STEPS:
-                left = (time.perf_counter() - started) / (_PROBE_STEPS + 1) * (total - step)
+                left = (time.perf_counter() - probed) / _PROBE_STEPS * (total - step)
                 many = f"{total - done:,} steps of {config.batch_size} images"
                 progress.log(f"{section}: {many}, about {readable_seconds(left)}")
         count_others(tally, ranks)
@@ -151,7 +160,7 @@ def fit(
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
         raise _diverged(section, "the weights are not finite after the last step", config)
     module.eval()
-    return curve_of(losses)
+    return curve_of(losses.known)
 
 
 def percent_of_class(logits: Tensor, classes: Tensor) -> float:

@@ -10,6 +10,7 @@ student; Muon makes all directions of an update equally long.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,13 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
         super().__init__(parameters, {"lr": lr})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state; the numbers of steps stay on the CPU, where each step reads them."""
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            if "steps" in state:
+                state["steps"] = state["steps"].cpu()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

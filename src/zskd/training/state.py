@@ -60,7 +60,7 @@ def save_state(path: Path, key: str, learners: Companions, done: Done, *, thread
     # channels-last weights are stored contiguously; the memory layout does not change the values
     with whole_file(path) as temporary:
         save_tensors(
-            {name: value.detach().contiguous() for name, value in tensors.items()},
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
             temporary,
             metadata=metadata if threads is None else metadata | {"threads": str(threads)},
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zskd.config.distillation import GeneratorConfig
 from zskd.config.transforms import AugmentConfig
+from zskd.core.device import to_device
 from zskd.core.rng import keep_global_rng, numpy_stream, seed_global_rng, torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
@@ -78,6 +79,7 @@ class AdversarialGenerator:
             )
 
         self._generator = fresh_weights(build, seed).to(teacher.device)
+        self._generator.turn = self._generator.turn.cpu()  # each step reads it
         self._generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimiser = torch.optim.Adam(self._generator.parameters(), betas=(config.beta1, 0.999))
         self._shown = copy.deepcopy(self._generator) if config.average else self._generator
@@ -117,7 +119,7 @@ class AdversarialGenerator:
             return self._new_images(whose, index, count)
         again = self._pool.draw(round(self._config.replay * count), torch_stream(self._seed, "replay", step))
         new = self._new_images(whose, index, count - len(again))
-        images = torch.cat([self._pool.read(again).to(new.device), new])
+        images = torch.cat([to_device(self._pool.read(again), new.device), new])
         self._rows = torch.cat([again, self._pool.add(new, again)])
         return images
 
@@ -214,7 +216,7 @@ class AdversarialGenerator:
     def _inputs(self, whose: str, step: int, count: int) -> tuple[Tensor, Tensor | None]:
         """Return random vectors (count, latent) and targets (count, K) of a batch."""
         rng = torch_stream(self._seed, f"{whose} latents", step)
-        latents = torch.randn(count, self._config.latent, generator=rng).to(self._teacher.device)
+        latents = to_device(torch.randn(count, self._config.latent, generator=rng), self._teacher.device)
         drawn = numpy_stream(self._seed, f"{whose} targets", step)
         targets = self._method.targets(count, self._teacher.classes, drawn)
-        return latents, None if targets is None else targets.to(self._teacher.device)
+        return latents, None if targets is None else to_device(targets, self._teacher.device)

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import LOSSES
+from zskd.core.device import to_device
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.models.classifier import Classifier
@@ -29,7 +30,7 @@ Draw = Callable[[int, Generator], Images]
 
 
 class _Bank(nn.Module):
-    """The stored images, in 256 grey levels: a module, so that it is saved like one."""
+    """The stored images, in 256 grey levels: a module, so that it is saved like one; it stays on the CPU."""
 
     def __init__(self, size: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -85,11 +86,10 @@ class ImageBank:
             self._make(number)
         bank.turn += 1
         stored = min(int(bank.made), len(bank.images))
-        if not stored:
-            return bank.images[:0].float()
-        rows = torch.randint(stored, (count,), generator=rng)
+        rows = torch.randint(stored, (count,), generator=rng) if stored else torch.arange(0)
         low, high = self._networks[1].spec.box
-        return low + bank.images[rows].float() * ((high - low) / 255)
+        images = to_device(bank.images[rows], self._networks[1].device)
+        return low + images.float() * ((high - low) / 255)
 
     def _make(self, number: int) -> None:
         """Make the images of a round; in a full bank they replace the oldest ones."""
@@ -99,7 +99,7 @@ class ImageBank:
         low, high = self._networks[1].spec.box
         made = torch.cat([self._maximise_loss(batch) for batch in torch.split(starts, _LANES)])
         rows = (int(bank.made) + torch.arange(len(made))) % len(bank.images)
-        bank.images[rows] = ((made - low) * (255 / (high - low))).round().to(torch.uint8)
+        bank.images[rows] = ((made - low) * (255 / (high - low))).round().to("cpu", torch.uint8)
         bank.made += len(made)
 
     def _maximise_loss(self, starts: Images) -> Images:

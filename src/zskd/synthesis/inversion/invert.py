@@ -15,12 +15,16 @@ from torch import Tensor
 
 from zskd.config.registry import PIXEL_RULES
 from zskd.config.synthesis import SynthesisConfig
+from zskd.core.device import read_every
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.lanes import InversionBatch, Lanes, LaneState
 from zskd.synthesis.inversion.objective import Memory, Objective, divergence_and_gradient, match_targets
 from zskd.synthesis.inversion.pixels import PixelRule
+
+_LOOK_EVERY = 3
+"""Steps between two looks at which images have met their targets, on a GPU."""
 
 
 def invert(
@@ -43,7 +47,7 @@ def invert(
         config: steps, tolerance, learning rate, temperature, number of lanes, and pixel rule.
         objective: what is minimised; None: `match_targets(config)`.
         on_step: called before every step with the state of the lanes.
-        on_progress: called with the number of images that a step finished.
+        on_progress: called with the number of images that were found finished.
 
     Returns:
         Images inside the teacher's input box (N, C, H, W), and the steps that each took (N,), int32.
@@ -57,7 +61,9 @@ def invert(
             "--synthesis.tolerance must be 0 where the objective couples the images of a batch: all of them "
             "take the same steps"
         )
-    lanes = Lanes(batch.to(teacher.device), config)
+    # who follows the steps is shown each of them
+    look_every = 1 if on_step is not None else _look_every(teacher.device, config)
+    lanes = Lanes(batch.to(teacher.device), config, look_every)
     box = teacher.spec.box
     pixel_rule: PixelRule = PIXEL_RULES.load(config.pixels)
     memory: Memory = {}
@@ -65,7 +71,15 @@ def invert(
         if on_step is not None:
             on_step(LaneState(lanes.numbers, lanes.steps, lanes.images))
         divergence, gradient = divergence_and_gradient(
-            teacher, objective, lanes.images, lanes.targets, lanes.warps, lanes.active, config, memory
+            teacher,
+            objective,
+            lanes.images,
+            lanes.targets,
+            lanes.warps,
+            lanes.active,
+            config,
+            memory,
+            holding=lanes.holding,
         )
         lanes.adam.update(lanes.images, gradient, config.learning_rate)
         pixel_rule(lanes.images, box)
@@ -78,6 +92,14 @@ def invert(
             if on_progress is not None:
                 on_progress(finished)
     return lanes.results[: len(batch)].cpu(), lanes.steps_taken[: len(batch)].cpu()
+
+
+def _look_every(device: torch.device, config: SynthesisConfig) -> int:
+    """Return after how many steps it is looked at which images are finished.
+
+    Where images can be finished early, their lanes wait for the look, for a step on average.
+    """
+    return min(read_every(device), _LOOK_EVERY) if config.tolerance else read_every(device)
 
 
 def _cause(

@@ -191,6 +191,8 @@ def divergence_and_gradient(
     active: Tensor,
     config: SynthesisConfig,
     memory: Memory | None = None,
+    *,
+    holding: int | None = None,
 ) -> tuple[PerSample, Images]:
     """Return the divergence of the teacher's outputs from their targets, and the gradient of the objective.
 
@@ -203,6 +205,7 @@ def divergence_and_gradient(
         active: lanes that hold an image (N,).
         config: temperature and random maps.
         memory: of the batch, which terms may change; None: this is its only step.
+        holding: how many lanes are active; None: it is read from the device.
 
     Returns:
         KL(y ‖ softmax(T(A(x))/τ)) in nats (N,), and the gradient (N, C, H, W).
@@ -212,7 +215,9 @@ def divergence_and_gradient(
         inputs = leaf
         if warps is not None:
             inputs = warp(leaf, affine_matrices(warps, config.warp), teacher.spec.box[0])
-        forward = _forward_pass(teacher, objective, leaf, inputs, targets, active, config, memory)
+        forward = _forward_pass(
+            teacher, objective, leaf, inputs, targets, active, config, memory=memory, holding=holding
+        )
         loss = torch.stack([value.sum() for value in objective.values(forward).values()]).sum()
         (gradient,) = torch.autograd.grad(loss, leaf)
     return forward.cross_entropy.detach() - torch.special.entr(targets).sum(1), gradient
@@ -232,7 +237,9 @@ def objective_value(
     """
     active = torch.ones(len(images), dtype=torch.bool, device=images.device)
     with torch.no_grad():
-        forward = _forward_pass(teacher, objective, images, images, targets, active, config, None)
+        forward = _forward_pass(
+            teacher, objective, images, images, targets, active, config, holding=len(images)
+        )
         return float(torch.stack([value.mean() for value in objective.values(forward).values()]).sum())
 
 
@@ -244,10 +251,12 @@ def _forward_pass(
     targets: SoftLabels,
     active: Tensor,
     config: SynthesisConfig,
-    memory: Memory | None,
+    *,
+    memory: Memory | None = None,
+    holding: int | None = None,
 ) -> ForwardPass:
     """Run the teacher on `inputs`, which are `images` or random maps of them."""
-    observed, statistics = _forward(teacher, inputs, active, objective)
+    observed, statistics = _forward(teacher, inputs, active, holding, objective)
     return ForwardPass(
         images,
         inputs,
@@ -263,13 +272,16 @@ def _forward_pass(
 
 
 def _forward(
-    teacher: Classifier, inputs: Images, active: Tensor, objective: Objective
+    teacher: Classifier, inputs: Images, active: Tensor, holding: int | None, objective: Objective
 ) -> tuple[Observation, tuple[BatchStatistics, ...]]:
     """Run the teacher once, in its fastest form that still shows what the terms read."""
     with ExitStack() as reading:
         found: list[BatchStatistics] = []
         if objective.reads_statistics:
-            rows = None if bool(active.all()) else active
+            holding = int(active.sum()) if holding is None else holding
+            rows = None
+            if holding < len(active):  # a mask would be read from the device by each layer
+                rows = active.int().argsort(descending=True, stable=True)[:holding]
             found = reading.enter_context(reading_statistics(teacher, rows))
         observed = observe(
             teacher, inputs, inputs_of=objective.teacher_layers, with_features=objective.reads_features
