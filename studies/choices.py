@@ -6,8 +6,9 @@ On the public ResNet-20 (`resnet20-12fca82f.th` of github.com/akamaster/pytorch_
 DeepInversion with several settings, how many steps reach the teacher's decision, and how often its class
 changes when an image is changed; the last also on a LeNet-5 that is trained here on digits. Whether
 impressions keep their class when they are mirrored is measured on teachers of coloured digits, too
-(`studies/colour.py`). Real images are of the training folder of CIFAR-10. `--only` measures some parts again
-and keeps the lines of the others.
+(`studies/colour.py`), and the objective of the preset `batch_norm` at several learning rates also on two
+teachers of digits that are trained here. Real images are of the training folder of CIFAR-10. `--only` measures
+some parts again and keeps the lines of the others.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.config.training import TeacherConfig
 from zskd.config.transforms import AugmentConfig, WarpConfig
 from zskd.core.device import use_threads
+from zskd.core.progress import Progress
 from zskd.core.types import Images
 from zskd.data.datasets import load_data
 from zskd.distillation.invariance import measure_changes
@@ -36,6 +38,7 @@ from zskd.models.batch_statistics import reading_statistics
 from zskd.models.classifier import Classifier
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.synthesis.inversion.initial import draw_initial
+from zskd.synthesis.learning_rate import value_at
 from zskd.synthesis.methods.boundary import Boundary
 from zskd.synthesis.settling import asks_about_flips, share_mirrored, some_impressions
 from zskd.synthesis.shard import make_shard
@@ -43,7 +46,7 @@ from zskd.synthesis.spec import SetSpec
 from zskd.teacher.training import train_teacher
 
 LINES = RESULTS / "choices.json"
-PARTS = ("inversion", "pairs", "changes", "mirrors")
+PARTS = ("inversion", "pairs", "changes", "mirrors", "rates")
 IMAGES = 100
 """Of a batch of DeepInversion, and of real ones beside it."""
 PAIRS = 500
@@ -61,6 +64,8 @@ INVERSIONS = (
     (0.03, 0.3, "absolute", 60.0, 0.5, 0.0),
 )
 """Learning rate, weight and scale of the statistics, weight of the total variation, flip and shift."""
+RATES = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+"""Learning rates: the preset's, and those that its search may reach."""
 CHANGES = AugmentConfig(
     flip=0.5,
     flip_vertical=0.5,
@@ -183,35 +188,51 @@ def mirrors(teacher: Classifier, name: str, real: Images) -> Iterator[Line]:
         same = teacher(real).argmax(1) == teacher(real.flip(3)).argmax(1)
     line = {"part": "mirrors", "teacher": name}
     yield line | {"images": "real", "n": len(real), "same_class": percent(same)}
+    spec = default_spec()
+    assert asks_about_flips(spec), "the preset asks no teacher about flips"
+    share = share_mirrored(teacher, some_impressions(spec))
+    yield line | {"images": "impressions", "n": IMAGES, "same_class": 100 * share}
+
+
+def default_spec() -> SetSpec:
+    """Return images of the preset for teachers with batch-norm."""
     recipe = load_recipe(None, {"preset": "batch_norm"})
-    spec = SetSpec(
+    return SetSpec(
         method=recipe.method,
         method_settings=recipe.method_settings,
         count=IMAGES,
         targets=recipe.targets,
         synthesis=recipe.synthesis,
     )
-    assert asks_about_flips(spec), "the preset asks no teacher about flips"
-    share = share_mirrored(teacher, some_impressions(spec))
-    yield line | {"images": "impressions", "n": IMAGES, "same_class": 100 * share}
 
 
-def of_colours(out: Path) -> Iterator[Line]:
-    """Yield the lines of `mirrors` for the teachers of coloured digits."""
+def rates(teacher: Classifier, name: str) -> Iterator[Line]:
+    """Yield the objective of some impressions of the preset after all steps, at each learning rate."""
+    question = some_impressions(default_spec())
+    for rate in RATES:
+        value = value_at(teacher, question, rate, Progress())
+        yield {"part": "rates", "teacher": name, "n": IMAGES, "learning_rate": rate, "objective": value}
+
+
+def of_colours(out: Path) -> Iterator[tuple[Classifier, str]]:
+    """Yield the teachers of coloured digits, and their names."""
     base = colour.SETTINGS["base"]
-    real = colour.load_images(base).validation.images[:ASKED]
     for network in colour.NETWORKS:
-        teacher = colour.open_or_train(network, base.data, base.norm, out).freeze()
-        yield from mirrors(teacher, network, real)
+        yield colour.open_or_train(network, base.data, base.norm, out).freeze(), network
 
 
-def digits_teacher() -> tuple[Classifier, str, Images]:
-    """Return a LeNet-5 that is trained on digits, its name, and the training images."""
+def coloured_digits() -> Images:
+    """Return coloured digits that none of their teachers was trained on."""
+    return colour.load_images(colour.SETTINGS["base"]).validation.images[:ASKED]
+
+
+def digits_teacher(name: str = "lenet5") -> tuple[Classifier, str, Images]:
+    """Return a network that is trained on digits, its name, and the training images."""
     data = load_data(DataConfig(name="digits"), (1, 32, 32))
-    architecture = describe("lenet5", shape=(1, 32, 32), classes=10)
+    architecture = describe(name, shape=(1, 32, 32), classes=10)
     untrained = Classifier(fresh_weights(lambda: build(architecture, run_code=False), seed=0))
     trained = train_teacher(untrained, data, TeacherConfig(epochs=30.0, batch_size=64), seed=0)
-    return trained, "lenet5", data.train.images
+    return trained.freeze(), name, data.train.images
 
 
 def main() -> None:
@@ -233,7 +254,15 @@ def main() -> None:
             "inversion": lambda: inversions(teacher, real),
             "pairs": lambda: pairs(teacher),
             "changes": lambda: chain(changes(teacher, "resnet20", real), changes(*digits_teacher())),
-            "mirrors": lambda: chain(mirrors(teacher, "resnet20", real), of_colours(given.out)),
+            "mirrors": lambda: chain(
+                mirrors(teacher, "resnet20", real),
+                *(mirrors(*one, coloured_digits()) for one in of_colours(given.out)),
+            ),
+            "rates": lambda: chain(
+                rates(teacher, "resnet20"),
+                *(rates(*one) for one in of_colours(given.out)),
+                *(rates(*digits_teacher(name)[:2]) for name in ("lenet5_bn", "mobilenet(width=0.25)")),
+            ),
         }
         made = [line | made_with() for part in given.only for line in measured[part]()]
     kept = [line for line in read_lines(LINES) if line["part"] not in given.only]

@@ -88,7 +88,7 @@ def mirrors() -> str:
     for line in lines:
         by_teacher.setdefault(line["teacher"], {})[line["images"]] = line
     rows = [
-        (_MIRRORED[name], *(f"{of[kind]['same_class']:.0f} %" for kind in ("real", "impressions")))
+        (_TAUGHT[name], *(f"{of[kind]['same_class']:.0f} %" for kind in ("real", "impressions")))
         for name, of in by_teacher.items()
     ]
     return markdown_table(("teacher", "real images", "impressions made without flips"), rows)
@@ -99,6 +99,27 @@ def mirrors_provenance() -> str:
     lines = _lines("mirrors")
     counts = {line["images"]: line["n"] for line in lines}
     return f"{counts['real']:,} real images, {counts['impressions']} impressions; {_how(lines[0])}"
+
+
+def rates() -> str:
+    """The objective of some impressions at each learning rate, for several teachers; the lowest in bold."""
+    by_teacher: dict[str, dict[float, float]] = {}
+    for line in _lines("rates"):
+        by_teacher.setdefault(line["teacher"], {})[line["learning_rate"]] = line["objective"]
+    tried = sorted({rate for values in by_teacher.values() for rate in values})
+    rows = []
+    for name, values in by_teacher.items():
+        lowest = min(values.values())
+        cells = (f"{values[rate]:.2f}" for rate in tried)
+        bold = (f"**{c}**" if values[rate] == lowest else c for c, rate in zip(cells, tried, strict=True))
+        rows.append((_TAUGHT[name], *bold))
+    return markdown_table(("teacher", *(f"{rate:g}" for rate in tried)), rows)
+
+
+def rates_provenance() -> str:
+    """How the objectives were measured."""
+    lines = _lines("rates")
+    return f"Mean over {lines[0]['n']} impressions, one seed; {_how(lines[0])}"
 
 
 def provenance() -> str:
@@ -113,10 +134,12 @@ def _how(of: Line) -> str:
     )
 
 
-_MIRRORED = {
+_TAUGHT = {
     "resnet20": "CIFAR-10 ResNet-20",
     "resnet8": "coloured digits ResNet-8",
     "depthwise": "coloured digits depthwise chain",
+    "lenet5_bn": "grey digits LeNet-5 with batch-norm",
+    "mobilenet(width=0.25)": "grey digits MobileNet × 0.25",
 }
 
 
@@ -130,5 +153,7 @@ CHOICES_TABLES: dict[str, Callable[[], str]] = {
     "changes": changes,
     "mirrors": mirrors,
     "mirrors-provenance": mirrors_provenance,
+    "rates": rates,
+    "rates-provenance": rates_provenance,
     "choices-provenance": provenance,
 }
