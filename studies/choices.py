@@ -7,8 +7,8 @@ DeepInversion with several settings, how many steps reach the teacher's decision
 changes when an image is changed; the last also on a LeNet-5 that is trained here on digits. Whether
 impressions keep their class when they are mirrored is measured on teachers of coloured digits, too
 (`studies/colour.py`), and the objective of the preset `batch_norm` at several learning rates also on two
-teachers of digits that are trained here. Real images are of the training folder of CIFAR-10. `--only` measures
-some parts again and keeps the lines of the others.
+teachers of digits that are trained here. Real images are of the training folder of CIFAR-10. `--only`
+measures some parts again and keeps the lines of the others.
 """
 
 from __future__ import annotations
