@@ -57,6 +57,7 @@ PAGES = tuple(
         "docs/student-batches.md",
         "docs/methods/boundary.md",
         "docs/methods/deepinversion.md",
+        "docs/methods/zskd_bn.md",
         "docs/colour.md",
         "docs/reproducibility.md",
         "docs/methods/zskd.md",

@@ -20,10 +20,16 @@ from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
 
 
+_ENOUGH = 0.03
+"""Least relative fall of the objective for which the rate is changed: less is chance, and a rate that was set
+may have been set for a reason."""
+
+
 def search_learning_rate(teacher: Classifier, question: SetSpec, most: int, progress: Progress) -> float:
     """Return a learning rate that can be neither doubled nor halved to lower the objective of some images.
 
-    It is doubled as long as this lowers the objective after all steps; if it never does, it is halved so.
+    It is doubled as long as this lowers the objective after all steps by 3 %; if it never does, it is halved
+    so.
 
     Args:
         teacher: run in evaluation mode; left as it is.
@@ -44,7 +50,7 @@ def search_learning_rate(teacher: Classifier, question: SetSpec, most: int, prog
                 values[rate] = value_at(teacher, question, rate, progress)
             except ZskdError:  # not finite
                 values[rate] = math.inf
-            if not values[rate] < values[best]:
+            if not values[rate] < (1 - _ENOUGH) * values[best]:
                 break
             best = rate
         if best != first:
