@@ -19,7 +19,6 @@ from zskd.synthesis.inversion.objective import objective_value
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
 
-
 _ENOUGH = 0.03
 """Least relative fall of the objective for which the rate is changed: less is chance, and a rate that was set
 may have been set for a reason."""
