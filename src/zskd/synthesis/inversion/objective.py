@@ -215,7 +215,7 @@ def divergence_and_gradient(
         inputs = leaf
         if warps is not None:
             inputs = warp(leaf, affine_matrices(warps, config.warp), teacher.spec.box[0])
-        forward = _forward_pass(
+        forward = _forward(
             teacher, objective, leaf, inputs, targets, active, config, memory=memory, holding=holding
         )
         loss = torch.stack([value.sum() for value in objective.values(forward).values()]).sum()
@@ -237,13 +237,11 @@ def objective_value(
     """
     active = torch.ones(len(images), dtype=torch.bool, device=images.device)
     with torch.no_grad():
-        forward = _forward_pass(
-            teacher, objective, images, images, targets, active, config, holding=len(images)
-        )
+        forward = _forward(teacher, objective, images, images, targets, active, config, holding=len(images))
         return float(torch.stack([value.mean() for value in objective.values(forward).values()]).sum())
 
 
-def _forward_pass(
+def _forward(
     teacher: Classifier,
     objective: Objective,
     images: Images,
@@ -255,26 +253,9 @@ def _forward_pass(
     memory: Memory | None = None,
     holding: int | None = None,
 ) -> ForwardPass:
-    """Run the teacher on `inputs`, which are `images` or random maps of them."""
-    observed, statistics = _forward(teacher, inputs, active, holding, objective)
-    return ForwardPass(
-        images,
-        inputs,
-        observed.logits,
-        targets,
-        config.tau,
-        observed.layers,
-        active,
-        statistics,
-        observed,
-        {} if memory is None else memory,
-    )
-
-
-def _forward(
-    teacher: Classifier, inputs: Images, active: Tensor, holding: int | None, objective: Objective
-) -> tuple[Observation, tuple[BatchStatistics, ...]]:
-    """Run the teacher once, in its fastest form that still shows what the terms read."""
+    """Run the teacher once on `inputs`, which are `images` or random maps of them, in its fastest form that
+    still shows what the terms read.
+    """
     with ExitStack() as reading:
         found: list[BatchStatistics] = []
         if objective.reads_statistics:
@@ -286,4 +267,15 @@ def _forward(
         observed = observe(
             teacher, inputs, inputs_of=objective.teacher_layers, with_features=objective.reads_features
         )
-    return observed, tuple(found)
+    return ForwardPass(
+        images,
+        inputs,
+        observed.logits,
+        targets,
+        config.tau,
+        observed.layers,
+        active,
+        tuple(found),
+        observed,
+        {} if memory is None else memory,
+    )
