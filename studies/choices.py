@@ -38,9 +38,9 @@ from zskd.models.batch_statistics import reading_statistics
 from zskd.models.classifier import Classifier
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.synthesis.inversion.initial import draw_initial
-from zskd.synthesis.learning_rate import value_at
+from zskd.synthesis.learning_rate import try_rate
 from zskd.synthesis.methods.boundary import Boundary
-from zskd.synthesis.settling import asks_about_flips, share_mirrored, some_impressions
+from zskd.synthesis.settling import share_mirrored, some_impressions
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.training import train_teacher
@@ -189,8 +189,8 @@ def mirrors(teacher: Classifier, name: str, real: Images) -> Iterator[Line]:
     line = {"part": "mirrors", "teacher": name}
     yield line | {"images": "real", "n": len(real), "same_class": percent(same)}
     spec = default_spec()
-    assert asks_about_flips(spec), "the preset asks no teacher about flips"
-    share = share_mirrored(teacher, some_impressions(spec))
+    assert spec.asks_about_flips, "the preset asks no teacher about flips"
+    share = share_mirrored(teacher, make_shard(teacher, some_impressions(spec), 0).images)
     yield line | {"images": "impressions", "n": IMAGES, "same_class": 100 * share}
 
 
@@ -210,7 +210,7 @@ def rates(teacher: Classifier, name: str) -> Iterator[Line]:
     """Yield the objective of some impressions of the preset after all steps, at each learning rate."""
     question = some_impressions(default_spec())
     for rate in RATES:
-        value = value_at(teacher, question, rate, Progress())
+        value = try_rate(teacher, question, rate, Progress()).value
         yield {"part": "rates", "teacher": name, "n": IMAGES, "learning_rate": rate, "objective": value}
 
 

@@ -15,7 +15,7 @@ from zskd.models.classifier import Classifier, InputSpec
 from zskd.run.passes import set_passes
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.room import as_made
-from zskd.synthesis.settling import asks_about_flips, settle, share_mirrored, some_impressions
+from zskd.synthesis.settling import settle, share_mirrored, some_impressions
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
@@ -46,8 +46,8 @@ def test_flips_are_used_where_the_teacher_has_the_same_class(name: str, tmp_path
     halves, share = TEACHERS[name]
     teacher, log = by_brightness(halves), Lines()
     before = teacher.fingerprint()
-    assert asks_about_flips(SPEC)
-    assert share_mirrored(teacher, some_impressions(SPEC)) == share
+    assert SPEC.asks_about_flips
+    assert share_mirrored(teacher, make_shard(teacher, some_impressions(SPEC), 0).images) == share
     made = build_transfer_set(teacher, SPEC, tmp_path / "set", progress=log)
     assert teacher.fingerprint() == before
     resolved = made.manifest.resolved

@@ -20,7 +20,7 @@ from zskd.models.classifier import Classifier
 from zskd.run.arms import Arm, plan_students, trained_as
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
 from zskd.synthesis.room import of_size
-from zskd.synthesis.settling import asks_about_flips, searches_rate, some_impressions
+from zskd.synthesis.settling import some_impressions
 from zskd.synthesis.shard import entry_of
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
@@ -153,13 +153,12 @@ def set_passes(teacher: Classifier, spec: SetSpec) -> int:
     """
     spec = of_size(teacher, spec)
     total, classes = 0, teacher.classes
-    question = some_impressions(spec)
-    if asks_about_flips(spec):
-        total += set_passes(teacher, question) + 2 * question.count  # as they are, and mirrored
-    if searches_rate(spec):
-        # as set, doubled or halved once without use, and as often as allowed with it
-        rates = 2 + spec.synthesis.learning_rate_search
-        total += rates * (set_passes(teacher, question) + question.count)
+    if spec.searches_rate or spec.asks_about_flips:
+        question = some_impressions(spec)
+        # the rate as set, one that is of no use, and as many as the search may go on; flips need one of these
+        rates = 2 + spec.synthesis.learning_rate_search if spec.searches_rate else 1
+        total += rates * (set_passes(teacher, question) + spec.searches_rate * question.count)
+        total += 2 * spec.asks_about_flips * question.count  # as they are, and mirrored
     for number in range(spec.shards(classes)):
         indices = spec.indices(number, classes)
         optimised = (

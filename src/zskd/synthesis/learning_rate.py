@@ -8,7 +8,7 @@ a deep and narrow network have never seen. The objective tells both, without dat
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from zskd.core.errors import ZskdError
 from zskd.core.passes import counting
@@ -18,13 +18,25 @@ from zskd.models.modes import frozen
 from zskd.synthesis.inversion.objective import objective_value
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
+from zskd.transfer_set.shard import Shard
 
 _ENOUGH = 0.03
 """Least relative fall of the objective for which the rate is changed: less is chance, and a rate that was set
 may have been set for a reason."""
 
 
-def search_learning_rate(teacher: Classifier, question: SetSpec, most: int, progress: Progress) -> float:
+@dataclass(frozen=True)
+class Tried:
+    """Some impressions that were made with one learning rate."""
+
+    rate: float
+    """Adam's learning rate, in units of the pixel range."""
+    shard: Shard
+    value: float
+    """Mean of the objective over them."""
+
+
+def search_learning_rate(teacher: Classifier, question: SetSpec, most: int, progress: Progress) -> Tried:
     """Return a learning rate that can be neither doubled nor halved to lower the objective of some images.
 
     It is doubled as long as this lowers the objective after all steps by 3 %; if it never does, it is halved
@@ -39,28 +51,31 @@ def search_learning_rate(teacher: Classifier, question: SetSpec, most: int, prog
     Raises:
         ZskdError: as for `make_shard`, at the first learning rate.
     """
-    first = question.synthesis.learning_rate
-    values = {first: value_at(teacher, question, first, progress)}
-    best = first
+    first = best = try_rate(teacher, question, question.synthesis.learning_rate, progress)
+    values = {first.rate: first.value}
     for factor in (2.0, 0.5):
         for _ in range(most):
-            rate = best * factor
+            rate = best.rate * factor
             try:
-                values[rate] = value_at(teacher, question, rate, progress)
-            except ZskdError:  # not finite
+                new = try_rate(teacher, question, rate, progress)
+            except ZskdError:  # a loss is not finite
                 values[rate] = math.inf
-            if not values[rate] < (1 - _ENOUGH) * values[best]:
                 break
-            best = rate
-        if best != first:
+            values[rate] = new.value
+            if not new.value < (1 - _ENOUGH) * best.value:
+                break
+            best = new
+        if best is not first:
             break
     tried = ", ".join(f"{values[rate]:.3g} at {rate:g}" for rate in sorted(values))
-    progress.log(f"{question.method}: learning rate {best:g}: the objective of some impressions is {tried}")
+    progress.log(
+        f"{question.method}: learning rate {best.rate:g}: the objective of some impressions is {tried}"
+    )
     return best
 
 
-def value_at(teacher: Classifier, question: SetSpec, rate: float, progress: Progress) -> float:
-    """Return the mean of the objective over some images that were made with a learning rate.
+def try_rate(teacher: Classifier, question: SetSpec, rate: float, progress: Progress) -> Tried:
+    """Make some images with a learning rate, and return them with the mean of the objective.
 
     Args:
         teacher: run in evaluation mode; left as it is.
@@ -77,4 +92,5 @@ def value_at(teacher: Classifier, question: SetSpec, rate: float, progress: Prog
         shard = make_shard(teacher, spec, 0, on_progress=task.advance)
     images, targets = shard.images.to(teacher.device), shard.targets.to(teacher.device)
     with frozen(teacher), counting("synthesis", teacher=teacher):
-        return objective_value(teacher, spec.objective, images, targets, config)
+        value = objective_value(teacher, spec.objective, images, targets, config)
+    return Tried(rate, shard, value)

@@ -107,7 +107,7 @@ def resolve(teacher: Classifier, spec: SetSpec, made: SetSpec) -> Resolved:
         changed["storage"] = storage
     if asked.changes == "by_teacher":
         changed["flip"] = used.warp.flip
-    if asked.learning_rate_search:
+    if spec.searches_rate:
         changed["learning_rate"] = used.learning_rate
     if spec.optimises and spec.objective.couples:
         changed["coupled"] = True

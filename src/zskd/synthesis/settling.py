@@ -14,6 +14,7 @@ from typing import Final
 
 from zskd.core.passes import Passes, counting
 from zskd.core.progress import Progress
+from zskd.core.types import Images
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
@@ -51,48 +52,26 @@ def settle(teacher: Classifier, spec: SetSpec, progress: Progress | None = None)
     Raises:
         ZskdError: as for `make_shard`.
     """
-    progress, asked = progress or Progress(), None
+    progress, config = progress or Progress(), spec.synthesis
+    rate, warp, images = config.learning_rate, config.warp, None
     with counting(teacher=teacher) as tally:
-        spec = _with_rate(teacher, spec, progress)
-        spec = _with_flips(teacher, spec, progress)
-    if tally.total:
-        asked = tally.passes()
-    return Settled(spec, asked)
-
-
-def _with_rate(teacher: Classifier, spec: SetSpec, progress: Progress) -> SetSpec:
-    """Return the spec with the learning rate that a search finds, if there is to be one."""
-    config = spec.synthesis
-    if searches_rate(spec):
-        found = search_learning_rate(teacher, some_impressions(spec), config.learning_rate_search, progress)
-        config = replace(config, learning_rate=found)
-    return replace(spec, synthesis=replace(config, learning_rate_search=0))
-
-
-def _with_flips(teacher: Classifier, spec: SetSpec, progress: Progress) -> SetSpec:
-    """Return the spec with or without flips, as the teacher answers, if it is to be asked."""
-    config = spec.synthesis
-    warp = config.warp
-    if asks_about_flips(spec):
-        share = share_mirrored(teacher, some_impressions(spec), progress)
-        used = share >= ENOUGH
-        progress.log(
-            f"{spec.method}: images are made {'with' if used else 'without'} flips: the teacher predicts "
-            f"the same class for {100 * share:.0f} % of some impressions when they are mirrored"
-        )
-        warp = warp if used else replace(warp, flip=0.0)
-    return replace(spec, synthesis=replace(config, changes="all", warp=warp))
-
-
-def searches_rate(spec: SetSpec) -> bool:
-    """Return whether the learning rate is searched before the set is made."""
-    return spec.synthesis.learning_rate_search > 0 and spec.optimises and spec.own_method.by_objective
-
-
-def asks_about_flips(spec: SetSpec) -> bool:
-    """Return whether the teacher is asked about mirrored impressions before the set is made."""
-    config = spec.synthesis
-    return config.changes == "by_teacher" and config.warp.flip > 0 and spec.optimises
+        if spec.searches_rate:
+            found = search_learning_rate(
+                teacher, some_impressions(spec), config.learning_rate_search, progress
+            )
+            rate, images = found.rate, found.shard.images
+        if spec.asks_about_flips:
+            # what the search has made are the same images
+            images = _make(teacher, some_impressions(spec), progress) if images is None else images
+            share = share_mirrored(teacher, images)
+            used = share >= ENOUGH
+            progress.log(
+                f"{spec.method}: images are made {'with' if used else 'without'} flips: the teacher predicts "
+                f"the same class for {100 * share:.0f} % of some impressions when they are mirrored"
+            )
+            warp = warp if used else replace(warp, flip=0.0)
+    config = replace(config, changes="all", warp=warp, learning_rate=rate, learning_rate_search=0)
+    return Settled(replace(spec, synthesis=config), tally.passes() if tally.total else None)
 
 
 def some_impressions(spec: SetSpec) -> SetSpec:
@@ -112,17 +91,20 @@ def some_impressions(spec: SetSpec) -> SetSpec:
     return replace(spec, count=count, first_index=HELD_OUT, targets=targets, synthesis=config)
 
 
-def share_mirrored(teacher: Classifier, question: SetSpec, progress: Progress | None = None) -> float:
-    """Return the share of some impressions that keep their class when they are mirrored.
+def share_mirrored(teacher: Classifier, images: Images) -> float:
+    """Return the share of some images that keep their class when they are mirrored.
 
     Args:
         teacher: run in evaluation mode; left as it is.
-        question: from `some_impressions`.
-        progress: receives images.
+        images: (N, C, H, W).
     """
-    count = question.count
-    with (progress or Progress()).task("mirrored impressions", count, "images") as task:
-        images = make_shard(teacher, question, 0, on_progress=task.advance).images.to(teacher.device)
+    images = images.to(teacher.device)
     with frozen(teacher), counting("labelling", teacher=teacher):
-        answers, of_mirrored = (logits_in_parts(teacher, one, count) for one in (images, images.flip(3)))
+        answers, of_mirrored = (logits_in_parts(teacher, one, len(one)) for one in (images, images.flip(3)))
     return float((answers.argmax(1) == of_mirrored.argmax(1)).double().mean())
+
+
+def _make(teacher: Classifier, question: SetSpec, progress: Progress) -> Images:
+    """Return the images of a spec of one shard."""
+    with progress.task("mirrored impressions", question.count, "images") as task:
+        return make_shard(teacher, question, 0, on_progress=task.advance).images

@@ -101,6 +101,17 @@ class SetSpec(Config):
         return range(first, min(first + self.shard_size(classes), self.count))
 
     @property
+    def searches_rate(self) -> bool:
+        """Whether the learning rate is searched before the set is made."""
+        return self.synthesis.learning_rate_search > 0 and self.optimises and self.own_method.by_objective
+
+    @property
+    def asks_about_flips(self) -> bool:
+        """Whether the teacher is asked about mirrored impressions before the set is made."""
+        config = self.synthesis
+        return config.changes == "by_teacher" and config.warp.flip > 0 and self.optimises
+
+    @property
     def optimises(self) -> bool:
         """Whether any image is optimised."""
         config = self.synthesis
