@@ -135,6 +135,21 @@ def test_the_tensors_have_the_names_of_the_public_implementations() -> None:
     assert set(network("mobilenet(width=0.1)").state_dict()) == expected
 
 
+def test_a_mobilenet_of_fewer_blocks_is_the_begin_of_the_whole_one() -> None:
+    whole = network("mobilenet(width=0.1)").state_dict()
+    few = network("mobilenet(width=0.1, blocks=4)", (3, 2, 2))
+    kept = {name for name in whole if not name.startswith("layers.") or int(name.split(".")[1]) < 4}
+    assert set(few.state_dict()) == kept
+    assert few.get_submodule("linear").weight.shape == (10, 26)
+    assert few(torch.rand(2, 3, 2, 2)).shape == (2, 10)
+    assert network("mobilenet(width=0.1, blocks=1)", (3, 1, 1))(torch.rand(2, 3, 1, 1)).shape == (2, 10)
+    with pytest.raises(ZskdError, match="at least 2×2 pixels"):
+        describe("mobilenet(blocks=4)", shape=(3, 1, 2), classes=10)
+    for blocks in (0, 14):
+        with pytest.raises(ZskdError, match="blocks"):
+            describe(f"mobilenet(blocks={blocks})", shape=RGB, classes=10)
+
+
 def normalise(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
     mean, var, weight, bias = (
         state[f"{name}.{value}"].view(1, -1, 1, 1)

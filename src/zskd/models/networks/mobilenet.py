@@ -7,7 +7,9 @@ github.com/kuangliu/pytorch-cifar: `conv1.weight`, `layers.0.conv1.weight`, …,
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from zskd.models.networks.parts import Norm, Size, Width, check_size, conv, he_weights, norm_layer, scale
@@ -22,6 +24,7 @@ def mobilenet(
     size: Size = 32,
     *,
     width: Width = 1.0,
+    blocks: Annotated[int, Field(ge=1, le=len(_STAGES))] = len(_STAGES),
     norm: Norm = "batch",
 ) -> nn.Sequential:
     """MobileNet: 3,217,226 parameters for ten classes and three channels.
@@ -29,21 +32,24 @@ def mobilenet(
     Args:
         channels: of the images.
         classes: number of classes K.
-        size: of the images, at least 8 pixels.
+        size: of the images, at least 8 pixels; fewer where there are fewer blocks of stride 2.
         width: factor of all numbers of channels, the paper's width multiplier.
+        blocks: of the paper's 13, the first ones that are kept: all of them leave one pixel of 16.
         norm: normalisation after each convolution.
     """
-    check_size(size, 8, "mobilenet")
+    kept = _STAGES[:blocks]
+    halvings = sum(stride == 2 for _, stride in kept)
+    check_size(size, 2 ** max(0, halvings - 1), "mobilenet")
     before = scale(32, width)
-    blocks = []
+    stages = []
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=conv(channels, before, 3, norm=norm), bn1=norm_layer(norm, before), relu=nn.ReLU()
     )
-    for base, stride in _STAGES:
+    for base, stride in kept:
         after = scale(base, width)
-        blocks.append(_block(before, after, stride, norm))
+        stages.append(_block(before, after, stride, norm))
         before = after
-    layers["layers"] = nn.Sequential(*blocks)
+    layers["layers"] = nn.Sequential(*stages)
     layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "linear": nn.Linear(before, classes)}
     return he_weights(nn.Sequential(layers))
 
