@@ -9,13 +9,10 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -25,11 +22,11 @@ import measures
 import resnet_steps
 import zskd
 from generators import generator_steps
+from origin import made_with
 from zskd.config.registry import START_IMAGES
-from zskd.core.device import processor, usable_cores, use_threads
+from zskd.core.device import usable_cores, use_threads
 from zskd.core.files import write_json
 from zskd.core.progress import PlainProgress
-from zskd.core.versions import source_commit, versions
 from zskd.teacher.sources import make_teacher, open_sources
 
 MARK = 97.5
@@ -67,11 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as scratch:
         bench = Bench(teacher, data, Path(scratch), arguments.count)
         record = {
-            "date": date.today().isoformat(),
-            "command": shlex.join(["python", *sys.argv]),
-            "commit": source_commit(),
-            "versions": versions(),
-            "processor": processor(),
+            **made_with(),
             "data": data.name,
             "sets": bench.sets(),
             "pictures": bench.pictures(),

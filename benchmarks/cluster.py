@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,21 +20,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
 
+from origin import made_with
 from zskd.config.engines import open_engine
-from zskd.core.device import processor
 from zskd.core.engines.base import Need
 from zskd.core.engines.node import started
 from zskd.core.errors import ZskdError
 from zskd.core.files import write_json
-from zskd.core.versions import source_commit, versions
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -241,10 +237,7 @@ def main() -> None:
                 started = time.monotonic()
     wrong = sum(one["different"] for one in found)
     if given.out is not None:
-        facts = {"versions": versions() | {"ray": version("ray")}, "processor": processor()}
-        command = shlex.join(["python", *sys.argv])
-        origin = {"date": date.today().isoformat(), "command": command, "commit": source_commit()}
-        write_json(given.out, {**origin, **facts, "counts": found})
+        write_json(given.out, {**made_with("ray"), "counts": found})
     print(f"{wrong} different")
     sys.exit(wrong > 0 or not all(one["files"] for one in found))
 

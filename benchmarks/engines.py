@@ -10,25 +10,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import zskd
+from origin import made_with
 from zskd.config.engines import open_engine
-from zskd.core.device import processor
 from zskd.core.engines.base import Engine
 from zskd.core.engines.overhead import empty_task_seconds
 from zskd.core.files import write_json
-from zskd.core.versions import source_commit, versions
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.synthesis.build import make_shards
 
@@ -50,11 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(engines, workers, given.shards, given.rounds, Path(folder))
     record = {
-        "date": date.today().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": source_commit(),
-        "versions": versions() | {"ray": version("ray")},
-        "processor": processor(),
+        **made_with("ray"),
         "workers": workers,
         "first_start_seconds": first,
         **measured,

@@ -8,14 +8,12 @@ are timed, and the difference counts. `--device cpu` tries the script on tiny si
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -24,11 +22,11 @@ import torch
 import torch.nn.functional as F
 
 import zskd
-from zskd.core.device import choose_device, processor, use_threads, wait_for
+from origin import made_with
+from zskd.core.device import choose_device, use_threads, wait_for
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.files import write_json
 from zskd.core.precision import Precision, computing_in
-from zskd.core.versions import source_commit, versions
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.models.running import running
@@ -280,11 +278,7 @@ def described(line: dict[str, Any]) -> str:
 def record(device: torch.device, size: Size, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the record of all lines."""
     return {
-        "date": date.today().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": source_commit(),
-        "versions": versions(),
-        "processor": processor(),
+        **made_with(),
         "gpu": gpu(device),
         "size": asdict(size),
         "cases": lines,

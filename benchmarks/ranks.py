@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -27,12 +25,12 @@ import torch
 from torch import distributed
 
 import zskd
+from origin import made_with
 from resnet_steps import resnet20
-from zskd.core.device import processor, use_threads
+from zskd.core.device import use_threads
 from zskd.core.files import write_json
 from zskd.core.memory import keep_freed_memory
 from zskd.core.ranks import Ranks
-from zskd.core.versions import source_commit, versions
 from zskd.data.transforms import augment
 from zskd.distillation.architecture import describe_student, fresh_student
 
@@ -64,11 +62,7 @@ def main() -> None:
                 found[world].append(measured(world, images, given.steps, Path(folder) / "found.json"))
                 print(turn, world, found[world][-1], flush=True)
     record = {
-        "date": date.today().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": source_commit(),
-        "versions": versions(),
-        "processor": processor(),
+        **made_with(),
         "load": round(load, 1),
         "batch": BATCH,
         "steps": given.steps,

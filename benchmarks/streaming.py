@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
 from torch import nn
 
 import zskd
-from zskd.core.device import processor, use_threads
+from origin import made_with
+from zskd.core.device import use_threads
 from zskd.core.files import write_json
-from zskd.core.versions import source_commit, versions
 from zskd.transfer_set.manifest import Provenance
 from zskd.transfer_set.shard import Shard, write_shard
 from zskd.transfer_set.storage import Storage, round_to
@@ -57,11 +55,7 @@ def main() -> None:
                 rows.append({"storage": storage, "set_mb": size, "images": images, "order": order, **found})
                 print(rows[-1], flush=True)
     record = {
-        "date": date.today().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": source_commit(),
-        "versions": versions(),
-        "processor": processor(),
+        **made_with(),
         "count": given.images,
         "shape": SHAPE,
         "limit_mb": LIMIT_MB,

@@ -50,6 +50,16 @@ STATISTICS_TITLES = {
     "folder": "CIFAR-10, test images",
 }
 """Data sets of teachers with batch-norm."""
+TASKS = {
+    "carry": "ResNet-20, CIFAR-10",
+    "bench-colour-resnet8": "ResNet-8, coloured digits",
+    "bench-colour-depthwise": "depthwise chain, coloured digits",
+    "bench-colour-mobilenet": "MobileNet, coloured digits",
+    "bench-textured-resnet8": "ResNet-8, textured digits",
+    "bench-pairs-resnet8": "ResNet-8, pairs of digits, 43 classes",
+    "bench-fashion-bn": "LeNet-5 with batch-norm, Fashion-MNIST",
+}
+"""Experiments with teachers with batch-norm: a network and its data."""
 CARRY = "cifar10-train"
 """Name of the data set of studies/carry.py: images held out of the training folder."""
 FIT = ("digits", "mnist")
@@ -104,13 +114,14 @@ def statistics_ratio(line: Line) -> float:
 
 
 def fit_multiples(lines: Sequence[Line]) -> Multiples:
-    """Return what the ratios of all data sets are in: the middle nine tenths of each one, and some slack."""
-    by_data: dict[str, list[float]] = {}
-    for line in of_statistics(lines):
-        by_data.setdefault(line["dataset"], []).append(statistics_ratio(line))
-    ends = [np.quantile(ratios, [0.05, 0.95]) for ratios in by_data.values()]
+    """Return what the ratios of all tasks are in: the middle nine tenths of each one, and some slack."""
+    by_task: dict[str, list[float]] = {}
+    used = of_statistics(lines)
+    for line in used:
+        by_task.setdefault(line["experiment"], []).append(statistics_ratio(line))
+    ends = [np.quantile(ratios, [0.05, 0.95]) for ratios in by_task.values()]
     low, high = min(one[0] for one in ends), max(one[1] for one in ends)
-    data = tuple(STATISTICS_TITLES.get(name, name) for name in by_data)
+    data = tuple(dict.fromkeys(STATISTICS_TITLES.get(line["dataset"], line["dataset"]) for line in used))
     return Multiples(round(float(low) / SLACK, 2), round(float(high) * SLACK, 2), data)
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from records import Line
 from signals import (
     FIT,
-    STATISTICS_TITLES,
+    TASKS,
     concluded,
     fit,
     fit_multiples,
@@ -179,14 +179,14 @@ def weakest() -> str:
 def statistics() -> str:
     """For teachers with batch-norm: disagreement on real images beside that on impressions."""
     lines, rows = of_statistics(measured_lines()), []
-    for name in dict.fromkeys(line["dataset"] for line in lines):
-        own = [line for line in lines if line["dataset"] == name]
-        others = [line for line in lines if line["dataset"] != name]
+    for name in dict.fromkeys(line["experiment"] for line in lines):
+        own = [line for line in lines if line["experiment"] == name]
+        others = [line for line in lines if line["experiment"] != name]
         ratios = sorted(map(statistics_ratio, own))
         true = [line["agreement"] for line in own]
         rows.append(
             (
-                STATISTICS_TITLES.get(name, name),
+                TASKS.get(name, name),
                 str(len(own)),
                 f"{min(true):.1f}–{max(true):.1f}",
                 f"{ratios[0]:.2f}–{ratios[-1]:.2f}, median {median(ratios):.2f}",
@@ -198,12 +198,12 @@ def statistics() -> str:
             )
         )
     head = (
-        "data",
+        "teacher and data",
         "students without data",
         "true agreement, %",
         "disagreement, real / impressions",
         "in the interval",
-        "in that of the other data",
+        "in that of the other tasks",
         f"median width where the true agreement is {_CLOSE:g} or more, points",
     )
     return markdown_table(head, rows)
@@ -235,8 +235,7 @@ def draw(folder: Path) -> None:
         if kind != "real images":
             groups.setdefault(_title(name), []).extend(some)
     for line in of_statistics(measured_lines()):
-        title = STATISTICS_TITLES.get(line["dataset"], line["dataset"])
-        groups.setdefault(title, []).append(line)
+        groups.setdefault(TASKS.get(line["experiment"], line["experiment"]), []).append(line)
     for (title, lines), colour in zip(groups.items(), _COLOURS * len(groups), strict=False):
         for line in lines:
             found, true = concluded(line, law), max(100 - line["agreement"], 0.05)

@@ -18,7 +18,8 @@ def script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patched:  # dataclasses look their module up
+    with pytest.MonkeyPatch.context() as patched:  # dataclasses look their module up, and it has neighbours
+        patched.syspath_prepend(SCRIPT.parent)
         patched.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
     return module
