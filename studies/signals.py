@@ -7,8 +7,8 @@
 
 `measure` adds a line to results/signal.json for each student that has none yet; run it once for each
 experiment. `measure-carry` does so for students of studies/carry.py, on the images that they were compared
-on. `fit` writes agreement.json in src/zskd/evaluation: the law from the lines of digits and MNIST alone, all
-other data sets are only for testing; batch_norm.json from all lines of teachers with batch-norm.
+on. `fit` writes src/zskd/evaluation/agreement.json: the law from the lines of digits and MNIST alone, all
+other data sets are only for testing; the range for teachers with batch-norm from all lines of such teachers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zskd.core.files import write_json
 from zskd.core.types import Images
 from zskd.core.versions import source_commit
 from zskd.data.datasets import load_data
-from zskd.evaluation.agreement import BatchNormLaw, Estimate, Law, conclude, terms, weakest_classes
+from zskd.evaluation.agreement import Estimate, Law, Multiples, conclude, weakest_classes
 from zskd.evaluation.metrics import predict
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure
 from zskd.experiment.definition import Experiment, load_experiment, on_twin
@@ -40,7 +40,7 @@ from zskd.models.classifier import Classifier
 from zskd.transfer_set.manifest import REAL
 
 LINES, FITTED = RESULTS / "signal.json", ROOT / "src" / "zskd" / "evaluation" / "agreement.json"
-BATCH_NORM = FITTED.with_name("batch_norm.json")
+MULTIPLES = FITTED.with_name("multiples.json")
 STATISTICS_TITLES = {
     "cifar10-train": "CIFAR-10",
     "digits-colour": "coloured digits",
@@ -55,13 +55,12 @@ TASKS = {
     "bench-colour-resnet8": "ResNet-8, coloured digits",
     "bench-colour-depthwise": "depthwise chain, coloured digits",
     "bench-colour-mobilenet": "MobileNet, coloured digits",
+    "bench-colour-vgg8": "VGG-8, coloured digits",
     "bench-textured-resnet8": "ResNet-8, textured digits",
     "bench-pairs-resnet8": "ResNet-8, pairs of digits, 43 classes",
     "bench-fashion-bn": "LeNet-5 with batch-norm, Fashion-MNIST",
 }
 """Experiments with teachers with batch-norm: a network and its data."""
-TESTED = {"bench-colour-vgg8": "VGG-8, coloured digits, not fitted on"}
-"""Those that were measured after the law for batch-norm was fixed; nothing is fitted on them."""
 CARRY = "cifar10-train"
 """Name of the data set of studies/carry.py: images held out of the training folder."""
 FIT = ("digits", "mnist")
@@ -115,46 +114,16 @@ def statistics_ratio(line: Line) -> float:
     return true / max(100 - line["signals"]["with_statistics"][1], 0.1)
 
 
-def fit_multiples(lines: Sequence[Line]) -> tuple[float, float]:
+def fit_multiples(lines: Sequence[Line]) -> Multiples:
     """Return what the ratios of all tasks are in: the middle nine tenths of each one, and some slack."""
     by_task: dict[str, list[float]] = {}
-    for line in lines:
+    used = of_statistics(lines)
+    for line in used:
         by_task.setdefault(line["experiment"], []).append(statistics_ratio(line))
     ends = [np.quantile(ratios, [0.05, 0.95]) for ratios in by_task.values()]
     low, high = min(one[0] for one in ends), max(one[1] for one in ends)
-    return round(float(low) / SLACK, 2), round(float(high) * SLACK, 2)
-
-
-def fit_batch_norm(lines: Sequence[Line]) -> BatchNormLaw:
-    """Fit the law for teachers with batch-norm: least squares of logarithms, each task with equal weight.
-
-    Its spread covers nine tenths of the errors that laws make which are fitted without a student's task.
-    """
-    used = [line for line in of_statistics(lines) if line["experiment"] not in TESTED]
-    tasks = np.array([line["experiment"] for line in used])
-    weights = np.array([1 / np.sum(tasks == task) for task in tasks])
-    known = np.array([terms(signals_of(line)) for line in used])
-    true = np.log([max(100 - line["agreement"], 50 / line["test_images"]) for line in used])
-
-    def solve(rows: np.ndarray) -> np.ndarray:
-        root = np.sqrt(weights[rows])
-        return np.linalg.lstsq(known[rows] * root[:, None], true[rows] * root, rcond=None)[0]
-
-    errors = np.zeros(len(used))
-    for task in set(tasks):
-        errors[tasks == task] = true[tasks == task] - known[tasks == task] @ solve(tasks != task)
-    order = np.argsort(np.abs(errors))
-    covered = np.cumsum(weights[order]) / len(set(tasks))
-    spread = math.exp(np.abs(errors)[order][int(np.searchsorted(covered, CONFIDENCE - 1e-9))])
-    fragilities = [line["signals"]["fragility"] for line in used]
-    return BatchNormLaw(
-        *(round(float(one), 3) for one in solve(np.full(len(used), True))),
-        spread=round(spread, 2),
-        least_unexplained=round(100 * min(line["signals"]["unexplained"] for line in used) / SLACK, 1),
-        fragilities=(round(min(fragilities) / SLACK, 3), round(max(fragilities) * SLACK, 3)),
-        multiples=fit_multiples(used),
-        data=tuple(dict.fromkeys(STATISTICS_TITLES.get(line["dataset"], line["dataset"]) for line in used)),
-    )
+    data = tuple(dict.fromkeys(STATISTICS_TITLES.get(line["dataset"], line["dataset"]) for line in used))
+    return Multiples(round(float(low) / SLACK, 2), round(float(high) * SLACK, 2), data)
 
 
 def fit(lines: Sequence[Line]) -> Law:
@@ -175,17 +144,12 @@ def fit(lines: Sequence[Line]) -> Law:
     )
 
 
-def signals_of(line: Line) -> Signals:
-    """Return the measurements of a line."""
-    return Signals(
+def concluded(line: Line, law: Law, multiples: Multiples | None = None) -> Estimate:
+    """Return the estimate for a line."""
+    signals = Signals(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in line["signals"].items()}
     )
-
-
-def concluded(line: Line, law: Law, of_batch_norm: BatchNormLaw | None = None) -> Estimate:
-    """Return the estimate for a line."""
-    names = tuple(map(str, range(line["classes"])))
-    return conclude(signals_of(line), names, line["channels"], law, of_batch_norm)
+    return conclude(signals, tuple(map(str, range(line["classes"]))), line["channels"], law, multiples)
 
 
 def measured(record: Record, teacher: Classifier, student: Classifier, probes: Probes, test: Images) -> Line:
@@ -312,7 +276,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.what == "fit":
         write_json(FITTED, asdict(fit(measured_lines())))
-        write_json(BATCH_NORM, asdict(fit_batch_norm(measured_lines())))
+        write_json(MULTIPLES, asdict(fit_multiples(measured_lines())))
     elif args.what == "measure-carry":
         measure_carry(args.teachers, Path(args.data_dir or "cifar"), args.runs or Path("runs/carry"))
     elif args.experiment is None:

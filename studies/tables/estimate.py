@@ -13,10 +13,9 @@ from records import Line
 from signals import (
     FIT,
     TASKS,
-    TESTED,
     concluded,
     fit,
-    fit_batch_norm,
+    fit_multiples,
     left_out,
     measured_lines,
     named_worst,
@@ -26,7 +25,7 @@ from signals import (
 )
 from tables.common import TITLES, shown_picture
 from zskd.core.tables import markdown_table
-from zskd.evaluation.agreement import BatchNormLaw
+from zskd.evaluation.agreement import Multiples
 from zskd.evaluation.figures import save_figure
 
 _CLOSE = 90.0
@@ -178,17 +177,26 @@ def weakest() -> str:
 
 
 def statistics() -> str:
-    """For teachers with batch-norm: the estimate by the law of all tasks, and by that of the other tasks."""
-    every, rows = of_statistics(measured_lines()), []
-    by_all = fit_batch_norm(every)
-    tasks = dict.fromkeys(sorted((line["experiment"] for line in every), key=lambda name: name in TESTED))
-    inside = 0
-    for name in tasks:
-        own = [line for line in every if line["experiment"] == name]
-        by_others = fit_batch_norm([line for line in every if line["experiment"] != name])
-        inside += sum(_holds(line, by_others) for line in own)
-        rows.append(((TASKS | TESTED).get(name, name), *_foretold(own, by_others, by_all)))
-    rows.append(("all", str(len(every)), "", "", "", _share(inside, len(every)), "", ""))
+    """For teachers with batch-norm: disagreement on real images beside that on impressions."""
+    lines, rows = of_statistics(measured_lines()), []
+    for name in dict.fromkeys(line["experiment"] for line in lines):
+        own = [line for line in lines if line["experiment"] == name]
+        others = [line for line in lines if line["experiment"] != name]
+        ratios = sorted(map(statistics_ratio, own))
+        true = [line["agreement"] for line in own]
+        rows.append(
+            (
+                TASKS.get(name, name),
+                str(len(own)),
+                f"{min(true):.1f}–{max(true):.1f}",
+                f"{ratios[0]:.2f}–{ratios[-1]:.2f}, median {median(ratios):.2f}",
+                _inside(own, fit_multiples(lines)),
+                _inside(own, fit_multiples(others)) if others else "–",
+                f"{median(_width(line) for line in own if line['agreement'] >= _CLOSE):.1f}"
+                if any(value >= _CLOSE for value in true)
+                else "–",
+            )
+        )
     head = (
         "teacher and data",
         "students without data",
@@ -196,58 +204,20 @@ def statistics() -> str:
         "disagreement, real / impressions",
         "in the interval",
         "in that of the other tasks",
-        "error of the other tasks' number, points, median",
-        f"width where the true agreement is {_CLOSE:g} or more, points, median",
+        f"median width where the true agreement is {_CLOSE:g} or more, points",
     )
     return markdown_table(head, rows)
 
 
-def _foretold(own: Sequence[Line], by_others: BatchNormLaw, by_all: BatchNormLaw) -> tuple[str, ...]:
-    """Return what the table says of one task, by the law of the other tasks and by that of all."""
-    ratios = sorted(map(statistics_ratio, own))
-    true = [line["agreement"] for line in own]
+def _inside(lines: Sequence[Line], multiples: Multiples) -> str:
     law = fit(measured_lines())
-    found = [concluded(line, law, by_others) for line in own]
-    errors = [abs(one.percent - x) for one, x in zip(found, true, strict=True) if one.percent is not None]
-    widths = [
-        one.high - one.low
-        for line, one in ((line, concluded(line, law, by_all)) for line in own)
-        if line["agreement"] >= _CLOSE
-    ]
-    return (
-        str(len(own)),
-        f"{min(true):.1f}–{max(true):.1f}",
-        f"{ratios[0]:.2f}–{ratios[-1]:.2f}, median {median(ratios):.2f}",
-        _share(sum(_holds(line, by_all) for line in own), len(own)),
-        _share(sum(_holds(line, by_others) for line in own), len(own)),
-        f"{median(errors):.1f}" if errors else "–",
-        f"{median(widths):.1f}" if widths else "–",
-    )
+    found = [(line["agreement"], concluded(line, law, multiples)) for line in lines]
+    return _share(sum(one.low <= true <= one.high for true, one in found), len(found))
 
 
-def _holds(line: Line, of_batch_norm: BatchNormLaw) -> bool:
-    """Return whether the true agreement is in the interval of a law."""
-    found = concluded(line, fit(measured_lines()), of_batch_norm)
-    return bool(found.low <= line["agreement"] <= found.high)
-
-
-def batch_norm_facts() -> str:
-    """The law for batch-norm in numbers."""
-    law = fit_batch_norm(of_statistics(measured_lines()))
-    low, high = law.fragilities
-    return markdown_table(
-        ("fact", "value"),
-        [
-            ("constant", f"{law.constant:g}"),
-            ("exponent of the disagreement on impressions", f"{law.impressions:g}"),
-            ("exponent of the missed share of the margins", f"{law.unexplained:g}"),
-            ("factor of the teacher's lost margin, in the exponent", f"{law.fragility:g}"),
-            ("interval: 90 % of the errors of tasks left out", f"× or / {law.spread:.2f}"),
-            ("missed share at which it holds", f"{law.least_unexplained:.0f} % or more"),
-            ("loss of the teacher's margins at which it holds", f"{100 * low:.0f} to {100 * high:.0f} %"),
-            ("elsewhere: disagreement, real / impressions", f"{law.multiples[0]:g} to {law.multiples[1]:g}"),
-        ],
-    )
+def _width(line: Line) -> float:
+    found = concluded(line, fit(measured_lines()))
+    return found.high - found.low
 
 
 def picture() -> str:
@@ -265,7 +235,7 @@ def draw(folder: Path) -> None:
         if kind != "real images":
             groups.setdefault(_title(name), []).extend(some)
     for line in of_statistics(measured_lines()):
-        groups.setdefault((TASKS | TESTED).get(line["experiment"], line["experiment"]), []).append(line)
+        groups.setdefault(TASKS.get(line["experiment"], line["experiment"]), []).append(line)
     for (title, lines), colour in zip(groups.items(), _COLOURS * len(groups), strict=False):
         for line in lines:
             found, true = concluded(line, law), max(100 - line["agreement"], 0.05)
@@ -286,7 +256,6 @@ ESTIMATE_TABLES: dict[str, Callable[[], str]] = {
     "estimate-coverage": coverage,
     "estimate-alone": alone,
     "estimate-statistics": statistics,
-    "estimate-batch-norm": batch_norm_facts,
     "estimate-law": law_facts,
     "estimate-teachers": teachers,
     "estimate-weakest": weakest,

@@ -4,9 +4,8 @@ The law: the disagreement on real images is proportional to the share of the tea
 impressions that the student misses. It holds for teachers whose class impressions keep their margin when they
 are moved, as on the data sets of the fit. For other teachers there is only a wide interval. Its upper end is
 the law's; its lower end is that of the law or the agreement on noise, whichever is lower. docs/estimate.md
-shows how reliable both are. For teachers with batch-norm there is another law and another bracket, by
-impressions with its statistics. `studies/signals.py` fits the numbers in agreement.json and batch_norm.json
-to results/signal.json.
+shows how reliable both are. For teachers with batch-norm there is another bracket, by impressions with its
+statistics. `studies/signals.py` fits the numbers in agreement.json and multiples.json to results/signal.json.
 """
 
 from __future__ import annotations
@@ -31,6 +30,8 @@ _TWO_SIDED_95 = 1.96
 """Standard errors to each side of a 95 % interval."""
 _USEFUL = 60.0
 """Middle of the interval, in percent, below which a student is called useless."""
+_LOST = 65.0
+"""The same with batch-norm: disagreement on impressions with statistics, in percent, above which it is."""
 USELESS = (
     "Warning: this student is likely useless on real images: give it more steps and images (--distill.steps, "
     "--count), or choose a larger --student"
@@ -59,44 +60,14 @@ class Law:
 
 
 @dataclass(frozen=True)
-class BatchNormLaw:
-    """Disagreement D on real images for teachers with batch-norm, by impressions with its statistics.
+class Multiples:
+    """Disagreement on real images for teachers with batch-norm, in multiples of that on impressions with
+    statistics."""
 
-    ln D = constant + impressions·ln I + unexplained·ln U + fragility·F, all but F in percent: I is the
-    disagreement on the impressions, U the share of the margins that is missed when they are moved, and F the
-    share of the teacher's margin that is lost then, 0 to 1. Outside of the range of the fit there is only a
-    bracket: D is between two multiples of I.
-    """
-
-    constant: float
-    impressions: float
-    unexplained: float
-    fragility: float
-    spread: float
-    """At least 1. The interval reaches from D divided by it to D times it."""
-    least_unexplained: float
-    """Smallest U at which the law holds, in percent."""
-    fragilities: tuple[float, float]
-    """Smallest and largest F at which it holds."""
-    multiples: tuple[float, float]
-    """Smallest and largest D/I."""
+    least: float
+    most: float
     data: tuple[str, ...]
     """Data sets on which it was measured."""
-
-    def disagreement(self, signals: Signals) -> float:
-        """Return D in percent, above 0; `signals` are of a teacher with batch-norm."""
-        known = (self.constant, self.impressions, self.unexplained, self.fragility)
-        return math.exp(sum(a * b for a, b in zip(known, terms(signals), strict=True)))
-
-
-def terms(signals: Signals) -> tuple[float, float, float, float]:
-    """Return 1, ln I, ln U and F, of a teacher with batch-norm; see `BatchNormLaw`.
-
-    No disagreement counts as half a percent, and a missed share as 0.01 % at least.
-    """
-    assert signals.with_statistics is not None
-    differ = max(100 - signals.with_statistics[1], 0.5)
-    return 1.0, math.log(differ), math.log(max(100 * signals.unexplained, 0.01)), signals.fragility
 
 
 @dataclass(frozen=True)
@@ -118,6 +89,14 @@ class Estimate:
     fewer: str | None = None
     """How many images it was measured on, where they are fewer than those of the fit."""
 
+    @property
+    def useless(self) -> bool:
+        """Whether the student is likely useless: told by the interval, or for teachers with batch-norm, whose
+        interval is wide, by the impressions alone."""
+        if self.signals.with_statistics is not None:
+            return 100 - self.signals.with_statistics[1] > _LOST
+        return (self.low + self.high) / 2 < _USEFUL
+
     def lines(self) -> list[str]:
         """Return it as sentences, one per line."""
         interval = f"[{self.low:.1f}, {self.high:.1f}]"
@@ -126,7 +105,7 @@ class Estimate:
             lines = [f"{head} no number, somewhere in {interval} %", f"Why no number: {self.reason}."]
         else:
             lines = [f"{head} {self.percent:.1f} % {interval}"]
-        if (self.low + self.high) / 2 < _USEFUL:
+        if self.useless:
             lines.append(USELESS)
         if self.weakest:
             lines.append(f"weakest classes, measured on noise: {', '.join(self.weakest)}")
@@ -175,9 +154,9 @@ def fitted_law() -> Law:
 
 
 @cache
-def fitted_batch_norm() -> BatchNormLaw:
-    """Return what batch_norm.json has for teachers with batch-norm."""
-    return BatchNormLaw(**_read("batch_norm.json"))
+def fitted_multiples() -> Multiples:
+    """Return what multiples.json has for teachers with batch-norm."""
+    return Multiples(**_read("multiples.json"))
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -206,7 +185,7 @@ def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes 
     probes, law = probes or make_probes(teacher), fitted_law()
     found = measure(teacher, student, probes)
     names, channels = teacher.class_names, teacher.spec.shape[0]
-    if probes.share >= 1:
+    if probes.share >= 1 or probes.statistics:  # of statistics, the interval includes the number of images
         return conclude(found, names, channels, law)
     # the spread of the law includes the error of the usual number of images
     error = sampling_error(teacher, student, probes, law.unexplained[0]) * math.sqrt(1 - probes.share)
@@ -214,15 +193,7 @@ def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes 
     usual = round(images / probes.share)
     fewer = f"measured on {images:,} images instead of {usual:,}, so that the interval is wider"
     wider = replace(law, spread=law.spread * math.exp(_TWO_SIDED_95 * error))
-    of_statistics = fitted_batch_norm()
-    if found.with_statistics is not None:
-        worst, differ, _ = (max(100 - one, 0.5) for one in found.with_statistics)
-        own = (
-            of_statistics.unexplained * _TWO_SIDED_95 * error,
-            of_statistics.impressions * math.log(worst / differ) * math.sqrt(1 - probes.share),
-        )
-        of_statistics = replace(of_statistics, spread=of_statistics.spread * math.exp(math.hypot(*own)))
-    return replace(conclude(found, names, channels, wider, of_statistics), fewer=fewer)
+    return replace(conclude(found, names, channels, wider), fewer=fewer)
 
 
 def conclude(
@@ -230,7 +201,7 @@ def conclude(
     class_names: tuple[str, ...],
     channels: int,
     fitted: Law,
-    of_batch_norm: BatchNormLaw | None = None,
+    multiples: Multiples | None = None,
 ) -> Estimate:
     """Return the estimate: a pure function of signals and law.
 
@@ -239,15 +210,13 @@ def conclude(
         class_names: of the K classes.
         channels: of the teacher's images.
         fitted: the law.
-        of_batch_norm: the law for teachers with batch-norm; None: the fitted one.
+        multiples: for teachers with batch-norm; None: the fitted ones.
 
     Returns:
         Estimate and interval in percent; no estimate where the law does not hold.
     """
     if signals.with_statistics is not None:
-        return _by_statistics(
-            signals, signals.with_statistics, class_names, of_batch_norm or fitted_batch_norm()
-        )
+        return _by_statistics(signals, signals.with_statistics, class_names, multiples or fitted_multiples())
     reason = _out_of_reach(signals, len(class_names), channels, fitted)
     least = max(signals.unexplained, fitted.unexplained[0])
     low = _agreement(fitted.factor * least * fitted.spread)
@@ -259,42 +228,18 @@ def conclude(
 
 
 def _by_statistics(
-    signals: Signals, agreement: tuple[float, float, float], class_names: tuple[str, ...], law: BatchNormLaw
+    signals: Signals, agreement: tuple[float, float, float], class_names: tuple[str, ...], of_data: Multiples
 ) -> Estimate:
-    """Return the number with its interval, or the bracket, for a teacher with batch-norm."""
-    weakest = weakest_classes(signals.by_class, class_names)
-    out_of_reach = _not_measured(signals, law)
-    if out_of_reach is None:
-        differ = law.disagreement(signals)
-        percent, low, high = (
-            max(0.0, 100 - one) for one in (differ, differ * law.spread, differ / law.spread)
-        )
-        return Estimate(percent, low, high, weakest, None, signals)
+    """Return the bracket for a teacher with batch-norm."""
     worst, found, best = (100 - one for one in agreement)
-    least, most = law.multiples
     reason = (
-        f"{out_of_reach}. The student differs from its teacher on {found:.0f} % of impressions with the "
-        f"statistics of its batch-norm, and on real images {least:g} to {most:g} times as often, depending "
-        f"on the data ({', '.join(law.data)})"
+        f"the student differs from its teacher on {found:.0f} % of impressions with the statistics of its "
+        f"batch-norm, and on real images {of_data.least:g} to {of_data.most:g} times as often, depending on "
+        f"the data ({', '.join(of_data.data)})"
     )
-    return Estimate(None, max(0.0, 100 - most * worst), 100 - least * best, weakest, reason, signals)
-
-
-def _not_measured(signals: Signals, law: BatchNormLaw) -> str | None:
-    least, most = law.fragilities
-    if not least <= signals.fragility <= most:
-        return (
-            f"the teacher's impressions lose {100 * signals.fragility:.0f} % of their margin when they are "
-            f"moved a little, and those of the teachers that the estimate was fitted on {100 * least:.0f} "
-            f"to {100 * most:.0f} %"
-        )
-    if 100 * signals.unexplained < law.least_unexplained:
-        return (
-            f"the student misses {100 * signals.unexplained:.0f} % of the teacher's margins, and those that "
-            f"the estimate was fitted on {law.least_unexplained:.0f} % or more: this student is nearer to "
-            "its teacher"
-        )
-    return None
+    weakest = weakest_classes(signals.by_class, class_names)
+    low, high = max(0.0, 100 - of_data.most * worst), 100 - of_data.least * best
+    return Estimate(None, low, high, weakest, reason, signals)
 
 
 def _agreement(disagreement: float) -> float:
