@@ -33,7 +33,7 @@ _CLOSE = 90.0
 _KINDS = ("near the best", "others", "real images")
 _COLOURS = (
     *("#1b6ca8", "#3a9d5d", "#c2571a", "#7d4fa0", "#a08a2c", "#555555", "#d0569b", "#2bb3b3", "#111111"),
-    *("#8c1c13", "#f2a541", "#6a994e", "#b8b8ff", "#5c4d7d", "#00509d"),
+    *("#8c1c13", "#f2a541", "#6a994e", "#b8b8ff", "#5c4d7d", "#00509d", "#ff7f9f"),
 )
 PICTURE = "signal.png"
 
@@ -228,7 +228,7 @@ def picture() -> str:
 def draw(folder: Path) -> None:
     """Draw intervals over true values; both axes show disagreement, to make small ones visible."""
     law = fit(measured_lines())
-    figure = Figure(figsize=(7.5, 6))
+    figure = Figure(figsize=(10, 6))
     axes = figure.add_subplot()
     groups: dict[str, list[Line]] = {}
     for (name, kind), some in _groups().items():
@@ -248,7 +248,7 @@ def draw(folder: Path) -> None:
     axes.plot([0.3, 90], [0.3, 90], color="black", lw=0.8, ls=":")
     axes.set(xscale="log", yscale="log", xlabel="true disagreement on test images, %")
     axes.set_ylabel("estimated without data, %: number and interval, or interval alone")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     save_figure(figure, folder / PICTURE)
 
 
