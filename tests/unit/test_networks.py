@@ -135,7 +135,7 @@ def test_the_tensors_have_the_names_of_the_public_implementations() -> None:
     assert set(network("mobilenet(width=0.1)").state_dict()) == expected
 
 
-def test_a_mobilenet_of_fewer_blocks_is_the_begin_of_the_whole_one() -> None:
+def test_a_mobilenet_of_fewer_blocks_is_the_beginning_of_the_whole_one() -> None:
     whole = network("mobilenet(width=0.1)").state_dict()
     few = network("mobilenet(width=0.1, blocks=4)", (3, 2, 2))
     kept = {name for name in whole if not name.startswith("layers.") or int(name.split(".")[1]) < 4}
