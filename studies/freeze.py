@@ -2,7 +2,8 @@
 
 With `--preset batch_norm`, that of the preset that the rule chooses for teachers with batch-norm, to
 results/frozen-batch-norm.jsonl: chosen on coloured digits and on images held out of the training folder of
-CIFAR-10 (results/carry.json, results/colour.json).
+CIFAR-10 (results/carry.json, results/colour.json). With `--preset batch_norm_chain`, that for chains of layers,
+to results/frozen-batch-norm-chain.jsonl (results/tuning/grey-batch-norm.jsonl).
 
 The hash covers all settings that make a student from a teacher, also the size of the set. They were chosen
 on digits and MNIST (results/tuning/better.jsonl). Fashion-MNIST and the twins are run with exactly these
@@ -24,7 +25,11 @@ from zskd.core.files import sha256_json
 from zskd.core.versions import source_commit
 
 FROZEN = RESULTS / "frozen.jsonl"
-FROZEN_BATCH_NORM = RESULTS / "frozen-batch-norm.jsonl"
+FROZEN_PRESETS = {
+    "batch_norm": RESULTS / "frozen-batch-norm.jsonl",
+    "batch_norm_chain": RESULTS / "frozen-batch-norm-chain.jsonl",
+}
+"""Preset that the rule chooses -> record."""
 
 
 def frozen_settings(recipe: str) -> dict[str, Any]:
@@ -34,10 +39,12 @@ def frozen_settings(recipe: str) -> dict[str, Any]:
     return settings | {"teacher": values["teacher"]}
 
 
-def frozen_preset() -> dict[str, Any]:
-    """Return the settings by which the preset for batch-norm makes its students, and the size of its set."""
-    rows = choose(TeacherFacts(batch_norms=1, chain=False))
-    values = identity(load_recipe("my-teacher", dict(rows[0].values)))
+def frozen_preset(name: str) -> dict[str, Any]:
+    """Return the settings by which a preset for batch-norm makes its students, and the size of its set."""
+    rows = choose(TeacherFacts(batch_norms=1, chain=name == "batch_norm_chain"))
+    chosen = {key: value for row in rows for key, value in row.values.items() if key != "student"}
+    assert chosen["preset"] == name
+    values = identity(load_recipe("my-teacher", chosen))
     names = ("method", "method_settings", "count", "targets", "synthesis", "distill")
     return {name: values[name] for name in names}
 
@@ -46,9 +53,9 @@ def main() -> None:
     """Append a line; refuse recipes that differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("why")
-    parser.add_argument("--preset", choices=["batch_norm"])
+    parser.add_argument("--preset", choices=FROZEN_PRESETS)
     given = parser.parse_args()
-    settings = frozen_preset() if given.preset else frozen_settings("mnist")
+    settings = frozen_preset(given.preset) if given.preset else frozen_settings("mnist")
     if not given.preset and settings != frozen_settings("fashion-mnist"):
         raise SystemExit("the recipes mnist and fashion-mnist differ: give both the same settings")
     line = {
@@ -58,7 +65,7 @@ def main() -> None:
         "commit": source_commit(),
         "settings": settings,
     }
-    with (FROZEN_BATCH_NORM if given.preset else FROZEN).open("a") as stream:
+    with FROZEN_PRESETS.get(given.preset, FROZEN).open("a") as stream:
         stream.write(json.dumps(line) + "\n")
     print(line["sha256"])
 

@@ -5,7 +5,8 @@
     python studies/minutes.py cifar-public --data-dir cifar --teacher teachers/resnet20-12fca82f.th \
         --presets batch_norm --minutes 60
 
-`cifar-public` is the public ResNet-20 with CIFAR-10 in folders, as in the bench. Run it on a machine without
+`cifar-public` is the public ResNet-20 with CIFAR-10 in folders, as in the bench; its networks compute in the
+given precision (bfloat16 is slower than float32 on processors that emulate it). Run it on a machine without
 other load. A finished run is not run a second time.
 """
 
@@ -16,11 +17,12 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from records import RESULTS, Line, read_lines, write_lines
 from zskd.config.loading import load_recipe
 from zskd.config.yaml import merge
+from zskd.core.precision import Precision
 from zskd.core.progress import Progress
 from zskd.experiment.definition import load_experiment
 from zskd.run.pipeline import run_recipe
@@ -47,8 +49,9 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
         recipe = bench.recipe
         of_bench = {key: bench.settings[key] for key in ("student", "teacher", "data", "synthesis")}
         path = {"path": f"resnet20@{given.teacher}"}
-        precision = {"precision": bench.settings["distill"]["precision"]}
-        settings = merge(merge(of_bench, settings), {"count": MOST, "teacher": path, "distill": precision})
+        precision = {"precision": given.precision}
+        computing = {"synthesis": precision, "distill": precision}
+        settings = merge(merge(of_bench, settings), {"count": MOST, "teacher": path} | computing)
     folder = given.out / f"{data}-{preset}-{minutes:g}-{given.seed}"
     command = shlex.join(["python", *sys.argv])
     metrics = run_recipe(load_recipe(recipe, settings), folder, progress=Progress(), command=command)
@@ -60,6 +63,7 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
         "preset": preset,
         "minutes": minutes,
         "seed": given.seed,
+        "precision": given.precision,
         "images": arm.count,
         "steps": metrics.student_steps,
         "seconds": round(sum(spent.values()), 1),
@@ -81,6 +85,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[10.0])
     parser.add_argument("--presets", nargs="+", default=["default"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--out", type=Path, default=Path("runs/minutes"))
     given = parser.parse_args()
     identity = ("data", "preset", "minutes", "seed")

@@ -186,6 +186,7 @@ def _images(recipe: Recipe, teacher: Classifier, data: Dataset, out: Path, real:
     count = recipe.size(data.train_size)
     spec = SetSpec(
         method=recipe.method,
+        method_settings=recipe.method_settings,
         count=count,
         seed=recipe.seed,
         targets=recipe.targets,

@@ -22,7 +22,7 @@ from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.distillation.batches import DistillationBatches
 from zskd.distillation.distill import distill
-from zskd.distillation.invariance import measure_changes, read_changes, settle_changes
+from zskd.distillation.invariance import measure_changes, read_changes, settle_changes, without
 from zskd.distillation.objective import divergences
 from zskd.distillation.order import ByShard, Graded, rank
 from zskd.distillation.pool import ImagePool
@@ -268,3 +268,13 @@ def test_changes_that_the_teacher_answers_otherwise_are_left_out(tmp_path: Path)
     assert file.read_bytes() == kept
     every = replace(asked, changes="all")
     assert settle_changes(teacher, made, every, None, progress=Progress()) == every
+
+
+def test_what_only_a_share_of_the_images_gets_is_asked_about_if_any_image_gets_it() -> None:
+    teacher = Classifier(Sides(), spec=SPEC, class_names=("up", "down")).freeze()
+    images = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = AugmentConfig(rotation=10, scale=(0.8, 1.2), shift=0.1, shear=0.1, flip=0.5, crop=0.1)
+    names = ["horizontal flip", "rotation", "crop", "shift", "scale", "shear"]
+    assert [one.change for one in measure_changes(teacher, images, maps)] == names
+    assert [one.change for one in measure_changes(teacher, images, replace(maps, share=0.0))] == ["crop"]
+    assert without(maps, ["scale", "shear"]) == replace(maps, scale=(1.0, 1.0), shear=0.0)

@@ -20,7 +20,7 @@ def test_a_run_by_the_rule(
     assert main([*command, "--workers", "1"]) == 0
     told = capsys.readouterr()
     said = told.out + told.err
-    assert "preset batch_norm, because the teacher has batch-norm" in said
+    assert "preset batch_norm_chain, because the teacher is a chain of layers with batch-norm" in said
     run = Path("runs/digits")
     recipe = load_recipe(run / "recipe.yaml")
     assert (recipe.method, recipe.distill.features.loss) == ("zskd_bn", "aligned")

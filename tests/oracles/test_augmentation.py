@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
 from zskd.config.transforms import AugmentConfig
 from zskd.core.types import Images
 from zskd.data.colour import brighten, change_contrast, saturate, turn_hue
 from zskd.data.crops import crop
-from zskd.data.transforms import augment
+from zskd.data.transforms import affine_matrices, augment, warp
 from zskd.models.libraries.extras import import_extra
 
 import_extra("torchvision")
@@ -82,6 +83,29 @@ def test_flips_are_those_of_torchvision() -> None:
     assert torch.equal(made, of_torchvision.vflip(images))
     made = augment(images, AugmentConfig(flip=1.0), BOX, rng())
     torch.testing.assert_close(made, of_torchvision.hflip(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("outside", "mode"), [(0.0, "grid-constant"), (None, "reflect")])
+def test_affine_maps_are_those_of_scipy(outside: float | None, mode: str) -> None:
+    images = pictures()
+    config = AugmentConfig(rotation=40, scale=(0.5, 1.6), shift=0.3, shear=0.4, flip=0.5)
+    matrices = affine_matrices(torch.rand(len(images), 6, generator=rng(2)), config)
+    height, width = images.shape[2:]
+    rows, columns = np.mgrid[:height, :width]
+    # to coordinates in [-1, 1] at the edges of the image, through the map, and back to pixels
+    ours = np.stack([(columns + 0.5) * 2 / width - 1, (rows + 0.5) * 2 / height - 1, np.ones_like(rows)])
+    for image, matrix, made in zip(images, matrices, warp(images, matrices, outside), strict=True):
+        x, y = np.einsum("ij,jhw->ihw", matrix.numpy(), ours)
+        places = np.stack([((y + 1) * height - 1) / 2, ((x + 1) * width - 1) / 2])
+        expected = np.stack([map_coordinates(one.numpy(), places, order=1, mode=mode) for one in image])
+        np.testing.assert_allclose(made.numpy(), expected, atol=2e-5)
+
+
+def test_a_map_of_an_image_with_reflection_leaves_no_dark_corners() -> None:
+    images, turned = torch.full((20, 3, 9, 12), 0.8), {"rotation": 45.0, "shift": 0.3}
+    reflected = augment(images, AugmentConfig(outside="reflection", **turned), BOX, rng())
+    torch.testing.assert_close(reflected, images)
+    assert augment(images, AugmentConfig(**turned), BOX, rng()).min() == 0
 
 
 def test_a_cut_out_is_a_square_of_one_colour() -> None:

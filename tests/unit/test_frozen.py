@@ -34,16 +34,18 @@ def test_the_default_is_the_recipe_that_was_frozen_last(
     assert all(sha256_json(line["settings"]) == line["sha256"] for line in lines)
 
 
-def test_the_preset_for_batch_norm_is_the_one_that_was_frozen_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_presets_for_batch_norm_are_those_that_were_frozen_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "studies"))
     sys.modules.pop("freeze", None)
     from freeze import frozen_preset
 
-    text = (ROOT / "results" / "frozen-batch-norm.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    settings = frozen_preset()
-    assert sha256_json(settings) == lines[-1]["sha256"]
-    assert all(sha256_json(line["settings"]) == line["sha256"] for line in lines)
+    def read(name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (ROOT / "results" / name).read_text().splitlines()]
+
+    lines, of_chains = read("frozen-batch-norm.jsonl"), read("frozen-batch-norm-chain.jsonl")
+    for name, frozen in (("batch_norm", lines), ("batch_norm_chain", of_chains)):
+        assert sha256_json(frozen_preset(name)) == frozen[-1]["sha256"]
+        assert all(sha256_json(line["settings"]) == line["sha256"] for line in frozen)
     # the bench makes its students so, but for their number of steps and images
     for experiment, frozen in (("bench-cifar-public", lines[0]), ("bench-cifar-hour", lines[1])):
         cells = plan_cells(load_experiment(experiment))

@@ -46,7 +46,8 @@ def test_the_rule_reads_the_network(name: str, batch_norm: bool, chain: bool) ->
     assert (found.batch_norms, found.chain) == (layers, chain)
     assert (layers > 0) == batch_norm
     recipe = recipe_for(teacher)
-    assert recipe.preset == ("batch_norm" if batch_norm else "default")
+    presets = {(True, True): "batch_norm_chain", (True, False): "batch_norm"}
+    assert recipe.preset == presets.get((batch_norm, chain), "default")
     assert recipe.method == ("zskd_bn" if batch_norm else "zskd")
     assert recipe.student == ("half" if chain else "narrow:0.5")
     assert recipe.count == (6_000 if batch_norm else 20_000)

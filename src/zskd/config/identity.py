@@ -122,6 +122,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("distill", "attention", 0.0),
     ("distill", "batch_norm", "running"),
     *(("distill.augment", name, 0.0) for name in _STRONG),
+    ("distill.augment", "outside", AugmentConfig().outside),
     ("distill.augment", "cutout_side", AugmentConfig().cutout_side),
     ("distill.augment", "jpeg_quality", list(AugmentConfig().jpeg_quality)),
     ("distill", "order", "shuffled"),
@@ -169,6 +170,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     for path in ("tensorboard", "images", "few", "engine"):
         del values[path]
     values["workers"] = values["distill"]["images"] = None
+    if not recipe.distill.augment.shares:
+        values["distill"]["augment"]["share"] = 0.0  # as in the records of presets without affine maps
     values["data"]["dir"] = values["teacher"]["path"] = values["teacher"]["golden"] = None
     if values["teacher"]["seed"] == values["seed"]:
         values["teacher"]["seed"] = None  # the default

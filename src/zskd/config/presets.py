@@ -2,7 +2,8 @@
 
 The preset `default` is the defaults of the settings and has no file. A file of `recipes/presets` holds only
 the changes of its method to `neutral.yaml`. There, every setting of targets, synthesis and distillation has
-the value that adds nothing. A group that a preset does not name has its defaults.
+the value that adds nothing. A group that a preset does not name has its defaults. A preset with `like: NAME`
+holds only the changes to that preset.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 DEFAULT_PRESET = "default"
 RATES = "rates"
 """Key of the table of a preset with settings for single rates: rate -> nested settings."""
+_LIKE = "like"
+"""Key with the name of the preset that another one changes."""
 _PRESETS = RECIPES / "presets"
 
 
@@ -40,14 +43,16 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def preset_changes(name: str) -> dict[str, Any]:
-    """Return the content of the file of a preset, nested.
+    """Return the changes of a preset, and those of the preset that it is like, nested.
 
     Raises:
         ZskdError: unknown preset.
     """
     if name not in preset_names():
         raise ZskdError(f"unknown preset {name!r}{suggestion(name, preset_names())}")
-    return parse_yaml((_PRESETS / f"{name}.yaml").read_text("utf-8"), name)
+    changed = parse_yaml((_PRESETS / f"{name}.yaml").read_text("utf-8"), name)
+    like = changed.pop(_LIKE, None)
+    return changed if like is None else merge(preset_changes(like), changed)
 
 
 def neutral_values() -> Mapping[str, Any]:

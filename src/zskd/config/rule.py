@@ -40,20 +40,25 @@ class Row:
 RULE = (
     (
         Row(
-            values={"preset": "batch_norm", "count": 60_000},
-            when="has batch-norm and a budget says how many fit",
-            holds=lambda facts: facts.batch_norms > 0 and facts.limited,
+            values={"preset": "batch_norm_chain"},
+            when="is a chain of layers with batch-norm",
+            holds=lambda facts: facts.batch_norms > 0 and facts.chain,
         ),
         Row(
-            values={"preset": "batch_norm", "count": 6_000},
+            values={"preset": "batch_norm"},
             when="has batch-norm",
             holds=lambda facts: facts.batch_norms > 0,
         ),
+        Row(values={"preset": DEFAULT_PRESET}, when="has no batch-norm", holds=lambda _: True),
+    ),
+    (
         Row(
-            values={"preset": DEFAULT_PRESET, "count": 20_000},
-            when="has no batch-norm",
-            holds=lambda _: True,
+            values={"count": 60_000},
+            when="has batch-norm and a budget says how many fit",
+            holds=lambda facts: facts.batch_norms > 0 and facts.limited,
         ),
+        Row(values={"count": 6_000}, when="has batch-norm", holds=lambda facts: facts.batch_norms > 0),
+        Row(values={"count": 20_000}, when="has no batch-norm", holds=lambda _: True),
     ),
     (
         Row(values={"student": HALF}, when="is a chain of layers", holds=lambda facts: facts.chain),

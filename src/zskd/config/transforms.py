@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from zskd.config.checks import Config, check_range
 
@@ -47,6 +47,9 @@ class AugmentConfig(WarpConfig):
 
     share: float = 1.0
     """Share of the images that get an affine map, and, drawn independently, that get noise; 0 to 1."""
+    outside: Literal["least", "reflection"] = "least"
+    """What an affine map takes from outside of an image: the least pixel value, or the image's reflection,
+    which keeps the statistics of images that are not dark at their edges."""
     crop: float = 0.0
     """Largest shift by whole pixels, as a share of the side, 0 to 1; the image is reflected at its edges."""
     flip_vertical: float = 0.0
@@ -94,10 +97,13 @@ class AugmentConfig(WarpConfig):
     @property
     def changes(self) -> bool:
         """Whether any image is changed at all."""
-        noisy = self.salt_pepper or self.gaussian
-        shared = self.share and (self.moves or noisy)
         own = self.cutout or self.jpeg or self.mixup or self.cutmix
-        return bool(shared or own or self.crops or self.colours)
+        return bool((self.share and self.shares) or own or self.crops or self.colours)
+
+    @property
+    def shares(self) -> bool:
+        """Whether there is a change that only a `share` of the images gets."""
+        return bool(self.moves or self.salt_pepper or self.gaussian)
 
     @property
     def crops(self) -> bool:

@@ -24,8 +24,8 @@ def augment(images: Images, config: AugmentConfig, box: tuple[float, float], gen
     """Return augmented copies of a batch.
 
     The changes follow each other: crops and vertical flips, affine maps with horizontal flips, colours,
-    cut-outs, noise, JPEG files, MixUp and CutMix. Pixels that a map takes from outside the image get the
-    least value of the box. A change that the settings do not use draws no random numbers.
+    cut-outs, noise, JPEG files, MixUp and CutMix. A change that the settings do not use draws no random
+    numbers.
 
     Args:
         images: batch (N, C, H, W) in [0, 1], on any device.
@@ -37,7 +37,8 @@ def augment(images: Images, config: AugmentConfig, box: tuple[float, float], gen
     if config.crops:
         changed = crop(changed, config, generator)
     if config.moves and config.share:
-        changed = _warp(changed, config, box[0], generator)
+        outside = box[0] if config.outside == "least" else None
+        changed = _warp(changed, config, outside, generator)
     if config.colours:
         changed = jitter(changed, config, box, generator)
     if config.cutout:
@@ -73,16 +74,16 @@ def affine_matrices(uniform: Tensor, config: WarpConfig) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def warp(images: Images, matrices: Tensor, outside: float) -> Images:
+def warp(images: Images, matrices: Tensor, outside: float | None) -> Images:
     """Resample images (N, C, H, W) bilinearly with one matrix (N, 2, 3) each; differentiable in the images.
 
-    Pixels from outside the image get the value `outside`.
+    Pixels from outside the image get the value `outside`, or with None those of its reflection.
     """
     moved = F.grid_sample(
         images - outside if outside else images,
         _grid(matrices, *images.shape[2:]),
         mode="bilinear",
-        padding_mode="zeros",
+        padding_mode="reflection" if outside is None else "zeros",
         align_corners=False,
     )
     return moved + outside if outside else moved
@@ -96,7 +97,7 @@ def _grid(matrices: Tensor, height: int, width: int) -> Tensor:
     return x * along_x + (y * along_y + shift)
 
 
-def _warp(images: Images, config: AugmentConfig, outside: float, generator: Generator) -> Images:
+def _warp(images: Images, config: AugmentConfig, outside: float | None, generator: Generator) -> Images:
     matrices = affine_matrices(torch.rand(len(images), 6, generator=generator), config)
     moved = torch.rand(len(images), 1, 1, generator=generator) < config.share
     matrices = torch.where(moved, matrices, torch.eye(2, 3))

@@ -7,7 +7,7 @@ of the teacher, on images of the transfer set.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zskd.config.distillation import DistillConfig
-from zskd.config.transforms import AugmentConfig
+from zskd.config.transforms import AugmentConfig, WarpConfig
 from zskd.core.artefact import Artefact, Sha256, read_artefact, write_artefact
 from zskd.core.files import sha256_json
 from zskd.core.progress import Progress
@@ -35,12 +35,17 @@ CHANGES: Final = {
     "rotation": ("rotation",),
     "crop": ("crop",),
     "shift": ("shift",),
+    "scale": ("scale",),
+    "shear": ("shear",),
     "saving as JPEG": ("jpeg",),
 }
 """Name of a change -> its settings in `AugmentConfig`."""
 _CERTAIN = frozenset({"flip", "flip_vertical", "jpeg"})
 """Settings that are probabilities; the answers are compared where the change happens."""
-
+_NONE = AugmentConfig()
+"""No change."""
+_MAPS = frozenset(one.name for one in fields(WarpConfig))
+"""Settings of affine maps, which only a share of the images gets."""
 
 ENOUGH: Final = 60.0
 """Least agreement, in percent, of the teacher's answers before and after a change that is used."""
@@ -150,10 +155,14 @@ def measure_changes(
     with frozen(teacher), torch.no_grad():
         before = logits_in_parts(teacher, images, len(images))
         for name, settings in CHANGES.items():
-            used: dict[str, Any] = {one: getattr(config, one) for one in settings if getattr(config, one)}
+            used: dict[str, Any] = {
+                one: getattr(config, one)
+                for one in settings
+                if getattr(config, one) != getattr(_NONE, one) and (config.share or one not in _MAPS)
+            }
             if used:
                 used |= dict.fromkeys(used.keys() & _CERTAIN, 1.0)
-                alone = AugmentConfig(**used)
+                alone = AugmentConfig(outside=config.outside, **used)
                 changed = augment(images, alone, teacher.spec.box, torch_stream(seed, f"change {name}", 0))
                 after = logits_in_parts(teacher, changed, len(images))
                 found.append(_compared(name, before, after))
@@ -167,7 +176,7 @@ def without(config: AugmentConfig, names: Sequence[str]) -> AugmentConfig:
         config: all of them.
         names: of `CHANGES`.
     """
-    left_out: dict[str, Any] = {setting: 0.0 for name in names for setting in CHANGES[name]}
+    left_out = {setting: getattr(_NONE, setting) for name in names for setting in CHANGES[name]}
     return replace(config, **left_out)
 
 
