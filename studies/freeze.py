@@ -2,8 +2,8 @@
 
 With `--preset batch_norm`, that of the preset that the rule chooses for teachers with batch-norm, to
 results/frozen-batch-norm.jsonl: chosen on coloured digits and on images held out of the training folder of
-CIFAR-10 (results/carry.json, results/colour.json). With `--preset batch_norm_chain`, that for chains of layers,
-to results/frozen-batch-norm-chain.jsonl (results/tuning/grey-batch-norm.jsonl).
+CIFAR-10 (results/carry.json, results/colour.json). With `--preset batch_norm_chain`, that for chains, to
+results/frozen-batch-norm-chain.jsonl: chosen on filled digits (results/tuning/grey-batch-norm.jsonl).
 
 The hash covers all settings that make a student from a teacher, also the size of the set. They were chosen
 on digits and MNIST (results/tuning/better.jsonl). Fashion-MNIST and the twins are run with exactly these

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from functools import partial
 
 from records import RESULTS, read_lines
-from zskd.evaluation.statistics import Summary, summarise
+from zskd.evaluation.statistics import Difference, Summary, compare_paired, summarise
 from zskd.experiment.definition import experiment_names, load_experiment
 from zskd.experiment.report.page import records_of
 from zskd.experiment.report.tables import Group, Records, accuracies, markdown_table, provenance
 
 _BEST = "real_kd_all"
 """Arm that the others are compared with: what data would give, at the same number of steps."""
+_ABLATION, _DEFAULT, _SEEDS = "bench-colour-resnet8", "default", 3
+"""Plan whose arms change one part of the default, its arm, and the seeds that a comparison needs."""
 
 
 def results(name: str) -> str:
@@ -42,6 +44,34 @@ def _row(title: str, group: Group, best: Group) -> tuple[str, ...]:
         "–" if below is None or group is best else _words(below),
         f"{sum(one.wall_seconds for one in records) / len(records) / 60:.1f}",
     )
+
+
+def parts() -> str:
+    """What other pictures, or the default without one of its parts, change: paired over seeds."""
+    records = _records(_ABLATION)
+    default = next(group for rate in records.rates(_DEFAULT) if (group := records.at(_DEFAULT, rate)))
+    rows = []
+    for arm in load_experiment(_ABLATION).arms:
+        for rate in sorted(records.rates(arm)):
+            group = records.at(arm, rate)
+            if arm == _DEFAULT or len(group.keys() & default.keys()) < _SEEDS:
+                continue
+            changes = (
+                compare_paired(values(group), values(default), names=(arm, _DEFAULT))
+                for values in (_agreements, accuracies)
+            )
+            rows.append((records.title(arm), *(cell for one in changes for cell in _change(one))))
+    head = ("instead of the default", "agreement", "95 % interval", "accuracy", "95 % interval")
+    return markdown_table(head, rows)
+
+
+def _change(found: Difference) -> tuple[str, str]:
+    interval = "–" if found.low is None else f"[{found.low:+.1f}, {found.high:+.1f}]"
+    return f"{found.mean:+.1f} ± {found.deviation:.1f}", interval
+
+
+def _agreements(group: Group) -> dict[int, float]:
+    return {seed: record.teacher_agreement for seed, record in group.items()}
 
 
 def minutes() -> str:
@@ -85,4 +115,4 @@ BENCH_TABLES: dict[str, Callable[[], str]] = {
     name: table
     for bench in _NAMES
     for name, table in ((bench, partial(results, bench)), (f"{bench}-about", partial(about, bench)))
-} | {"bench-minutes": minutes}
+} | {"bench-parts": parts, "bench-minutes": minutes}

@@ -12,6 +12,7 @@ import yaml
 from records import RESULTS, ROOT, read_appended, read_lines
 from tables.common import TITLES
 from zskd.config.loading import load_recipe
+from zskd.config.yaml import merge
 from zskd.core.tables import markdown_table
 from zskd.evaluation.statistics import compare_paired, summarise
 from zskd.tuning.journal import read_journal
@@ -108,6 +109,22 @@ def minutes() -> str:
     return markdown_table(head, rows)
 
 
+def chains() -> str:
+    """Agreement of students of a chain with batch-norm, for each trial of studies/grey-batch-norm.yaml."""
+    plan = yaml.safe_load((ROOT / "studies" / "grey-batch-norm.yaml").read_text(encoding="utf-8"))
+    lines = read_appended(RESULTS / "tuning" / "grey-batch-norm.jsonl")
+    rows = []
+    for name, changes in plan["trials"].items():
+        settings = merge(plan["base"], changes)
+        (line,) = (one for one in lines if one["settings"] == settings)
+        seen = f"{line['images_seen'] / 1e6:.2f}"
+        rows.append((name, seen, f"{line['agreement']:.1f}", f"{line['accuracy']:.1f}"))
+    head = ("preset and change", "10⁶ images seen", "agreement", "accuracy")
+    commits = ", ".join(sorted({str(line["commit"])[:8] for line in lines}))
+    words = f"Teacher {lines[0]['teacher']:.1f} %, one seed; 6,000 held-out images; commits {commits}."
+    return f"{markdown_table(head, rows)}\n\n{words}"
+
+
 def tuned() -> str:
     """All trials of the search of docs/tuning.md, the best first, and the recipe's own settings."""
     trials = read_journal(RESULTS / "tuning" / "colour.jsonl")
@@ -137,5 +154,6 @@ SEARCH_TABLES: dict[str, Callable[[], str]] = {
     "better-search": search,
     "better-ablation": ablation,
     "better-minutes": minutes,
+    "chains": chains,
     "tuning": tuned,
 }

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,31 @@ def test_the_settings_of_a_presets_method_hold_for_no_other_method() -> None:
     assert load_recipe(None, preset | {"method": "zskd"}).method_settings == {}
     named = load_recipe(None, preset | {"method": "deepinversion", "method_settings": {"variation": 1.0}})
     assert named.method_settings == {"variation": 1.0}
+
+
+def test_a_preset_that_is_like_another_changes_only_what_it_names() -> None:
+    one, other = (load_recipe(None, {"preset": name}) for name in ("batch_norm", "batch_norm_chain"))
+    maps = {"rotation": 17.5, "scale": (0.81, 1.23), "shift": 0.07, "shear": 0.21, "outside": "reflection"}
+    assert other.distill.augment == replace(one.distill.augment, **maps)  # type: ignore[arg-type]
+    assert replace(other, preset=one.preset, distill=one.distill) == one
+    assert replace(other.distill, augment=one.distill.augment) == one.distill
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_flips_and_maps_of_a_preset_happen(name: str) -> None:
+    """A share of 0 would leave them out without a word."""
+    augment = load_recipe(None, {"preset": name}).distill.augment
+    assert augment.share > 0
+    mirrored = load_recipe(None, {"preset": name, "distill": {"augment": {"flip": 0.5}}}).distill.augment
+    assert mirrored.moves
+    assert mirrored.changes
+
+
+def test_a_share_without_maps_is_no_part_of_a_results_identity() -> None:
+    found = identity(load_recipe(None, {"preset": "dafl"}))["distill"]["augment"]
+    assert found["share"] == 0.0  # as in the first records
+    flipped = {"preset": "dafl", "distill": {"augment": {"flip": 0.5}}}
+    assert identity(load_recipe(None, flipped))["distill"]["augment"]["share"] == 1.0
 
 
 def test_groups_are_merged_and_lists_replaced(tmp_path: Path) -> None:
