@@ -6,9 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
+from zskd.core.interrupt import Stopped, remembered
 from zskd.core.parallel import each_done
 from zskd.core.progress import Progress, Task
 from zskd.models.classifier import Classifier, InputSpec
@@ -233,6 +235,32 @@ def test_an_interruption_ends_the_workers(teacher: Classifier, tmp_path: Path) -
     assert seen
     assert none_is_left()
     assert not hashes(tmp_path)
+
+
+def nothing(_shared: None, _number: int, _on_progress: Callable[[int], None]) -> None:
+    pass
+
+
+@remembered()
+def start_after(results: int, timer: threading.Timer) -> None:
+    """Run thousands of tasks, and start the timer in the middle of them."""
+    with closing(each_done(nothing, None, range(4000), workers=2, on_progress=lambda _: None)) as tasks:
+        for number, _ in enumerate(tasks):
+            if number == results:
+                timer.start()
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize("after", [1, 50, 250, 800])
+def test_an_interruption_at_any_moment_of_many_tasks_ends_the_workers(after: int) -> None:
+    """It once kept the locks of some of them, and then the pool could not be shut down."""
+    main = threading.get_ident()
+    for turn in range(4):
+        later = threading.Timer(0.003 * turn, signal.pthread_kill, (main, signal.SIGINT))
+        with pytest.raises(Stopped):
+            start_after(after, later)
+        later.join()
+        assert none_is_left()
 
 
 def test_a_network_that_cannot_be_packed_wants_one_worker(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_a_run_shows_the_method_with_and_without_the_pictures(
     told = "\n".join(summary_lines(metrics))
     assert re.search(r"^\d+ s in all: .*evaluation \d+ s\.$", told, re.MULTILINE)
     assert "ZSKD (default) alone" in told
-    assert [one.change for one in metrics.changes] == ["rotation", "shift"]
+    assert [one.change for one in metrics.changes] == ["rotation", "shift", "scale", "shear"]
     assert all(f"{one.words}." in told and f"distill: {one.words}" in lines.lines for one in metrics.changes)
     assert sorted(path.name for path in (tmp_path / "run" / "sets").iterdir()) == ["zskd"]
     assert metrics.sources.images_sha256 == metrics.sources.few_sha256 == hash_pictures(folder)

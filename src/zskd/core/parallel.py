@@ -13,11 +13,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from zskd.core.engines.base import OnProgress, Result, Shared
@@ -111,16 +112,23 @@ def _pool(
     context = new_processes()
     lifeline = Lifeline(context)
     pool = ProcessPoolExecutor(workers, context, _begin, (payload, units, lifeline.end))
+    # not `concurrent.futures.wait`: it takes the locks of all futures one after the other, and keeps some
+    # where an interruption comes between two of them; the pool could then never be shut down
+    done: SimpleQueue[Future[Any]] = SimpleQueue()
     finished = False
     try:
         # interrupted while it starts workers, the pool would not wait for them; one that finds this process
         # gone before it has read its input prints a traceback
         with postponed():
-            waiting = _submitted(pool, numbers)
-        while waiting:
-            done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
+            left = _submitted(pool, numbers, done)
+        while left:
+            try:
+                future = done.get(timeout=_POLL_SECONDS)
+            except Empty:
+                pass
+            else:
                 yield future.result()
+                left -= 1
             report()
         finished = True
     finally:
@@ -130,9 +138,12 @@ def _pool(
         lifeline.cut()
 
 
-def _submitted(pool: ProcessPoolExecutor, numbers: list[int]) -> set[Future[Any]]:
+def _submitted(pool: ProcessPoolExecutor, numbers: list[int], done: SimpleQueue[Future[Any]]) -> int:
+    """Give all tasks to the pool, which puts each into `done` when it ends, and return their number."""
     try:
-        return {pool.submit(_do, number) for number in numbers}
+        for number in numbers:
+            pool.submit(_do, number).add_done_callback(done.put)
+        return len(numbers)
     except (OSError, EOFError) as error:  # a worker died while it received its input
         raise BrokenProcessPool("a worker died while it was started") from error
 
