@@ -90,11 +90,14 @@ def warp(images: Images, matrices: Tensor, outside: float | None) -> Images:
 
 
 def _grid(matrices: Tensor, height: int, width: int) -> Tensor:
-    """Faster `F.affine_grid` for pixel centres: (N, 2, 3) → (N, H, W, 2)."""
-    along_x, along_y, shift = (column[:, None, None] for column in matrices.unbind(2))
-    x = ((torch.arange(width, device=matrices.device) + 0.5) * (2 / width) - 1).view(1, 1, width, 1)
-    y = ((torch.arange(height, device=matrices.device) + 0.5) * (2 / height) - 1).view(1, height, 1, 1)
-    return x * along_x + (y * along_y + shift)
+    """Faster `F.affine_grid` for pixel centres: (N, 2, 3) → (N, H, W, 2), one plane for each coordinate.
+
+    Planes are added by whole vectors, and read so by `F.grid_sample`; pairs of numbers are not.
+    """
+    along_x, along_y, shift = (column[:, :, None, None] for column in matrices.unbind(2))
+    x = ((torch.arange(width, device=matrices.device) + 0.5) * (2 / width) - 1).view(1, 1, 1, width)
+    y = ((torch.arange(height, device=matrices.device) + 0.5) * (2 / height) - 1).view(1, 1, height, 1)
+    return (x * along_x + (y * along_y + shift)).permute(0, 2, 3, 1)
 
 
 def _warp(images: Images, config: AugmentConfig, outside: float | None, generator: Generator) -> Images:

@@ -128,32 +128,38 @@ def fix_filters(network: nn.Module) -> nn.Module:
 
 
 class _MaxOfFour(torch.autograd.Function):
-    """Maximum over four groups of channels; the gradient goes to the first maximal entry."""
+    """Maximum over four groups of channels; the gradient goes to the first maximal entry.
+
+    It is passed on by thresholds of differences, which a CPU computes on whole vectors, unlike indices.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        count = len(values)
-        # the four groups become rows of a channels-last image, so that pooling reads whole vectors
-        rows = values.reshape(count, 4, 1, -1).permute(0, 3, 1, 2)
-        largest, index = F.max_pool2d(rows, (4, 1), return_indices=True)
-        ctx.save_for_backward(index.reshape(count, 1, -1))
-        ctx.shape = values.shape
-        return largest
+        first, second, third, fourth = values.chunk(4, dim=1)
+        upper, lower = torch.maximum(first, second), torch.maximum(third, fourth)
+        ctx.save_for_backward(second - first, fourth - third, lower - upper)
+        return torch.maximum(upper, lower)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
-        (index,) = ctx.saved_tensors
-        spread = gradient.new_zeros(len(gradient), 4, index.shape[2])
-        spread.scatter_(1, index, gradient.reshape(len(gradient), 1, -1))
-        return spread.view(ctx.shape)
+        second, fourth, lower = ctx.saved_tensors
+        of_lower = _where_positive(gradient, lower)
+        pairs = (gradient - of_lower, second), (of_lower, fourth)
+        split = [(pair - (later := _where_positive(pair, margin)), later) for pair, margin in pairs]
+        return torch.cat([*split[0], *split[1]], dim=1)
+
+
+def _where_positive(gradient: Tensor, margin: Tensor) -> Tensor:
+    """Return the gradient where a margin is above 0, and 0 elsewhere."""
+    passed: Tensor = torch.ops.aten.threshold_backward(gradient, margin, 0)
+    return passed
 
 
 def max_of_four(values: Tensor) -> Tensor:
     """Return the maximum over four groups of channels: (N, 4·C, H, W) → (N, C, H, W)."""
     largest: Tensor = _MaxOfFour.apply(values)  # type: ignore[no-untyped-call]
-    # reshaped here, so that an in-place ReLU can follow
-    return largest.reshape(len(values), -1, *values.shape[2:])
+    return largest
 
 
 def few_channels(conv: nn.Conv2d) -> bool:
