@@ -79,6 +79,7 @@ audit: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/resnet20.py
 
 # Not a part of the tests: Ray is 240 MB, and starts some ten processes of its own.
 cluster: $(VENV)/.installed-ray

@@ -7,23 +7,19 @@ JSON with versions, processor and commit; the tables of docs/speed.md are comput
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, TypeVar
+from typing import Any
 
 import measures
-import resnet_steps
 import zskd
-from generators import generator_steps
+from apart import log, run_apart
 from origin import made_with
-from zskd.config.registry import START_IMAGES
 from zskd.core.device import usable_cores, use_threads
 from zskd.core.files import write_json
 from zskd.core.progress import PlainProgress
@@ -42,8 +38,6 @@ SHORT = 15
 TURNS = 2
 """How often two implementations are timed in turn."""
 
-_Result = TypeVar("_Result")
-
 
 def main() -> None:
     """Measure, print and save."""
@@ -53,11 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/speed.json"))
     parser.add_argument("--count", type=int, default=500, help="impressions that all implementations make")
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="folder of teacher and sets")
-    parser.add_argument("--only-resnet20", action="store_true", help="print its steps, save nothing")
     arguments = parser.parse_args()
-    if arguments.only_resnet20:
-        resnet20_steps()
-        return
     data = zskd.DataConfig(name=arguments.data, dir=arguments.data_dir)
     teacher = _teacher(data, arguments.work / f"teacher-{data.name}")
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -67,14 +57,11 @@ def main() -> None:
             **made_with(),
             "data": data.name,
             "sets": bench.sets(),
-            "pictures": bench.pictures(),
             "impression_step": bench.impression_steps(),
             "distilled_image": bench.distilled_images(),
             "default_set": bench.default_sets(),
             "budget": bench.budget() if data.name == "mnist" else None,
             "growth": bench.growth(),
-            "resnet20": resnet20_steps(),
-            "generator_steps": run_apart(generator_steps),
         }
     write_json(arguments.out, record)
     print(f"saved in {arguments.out}")
@@ -112,13 +99,6 @@ class Bench:
                 f"{row['argmax_match']:.1f} % of their class, students {mean(row['test_accuracy']):.2f} % "
                 f"(n = {len(SEEDS)})"
             )
-        return found
-
-    def pictures(self) -> dict[str, float]:
-        """Start images of 3×32×32 pixels that one core draws per second, by their name."""
-        found = {kind: run_apart(measures.pictures, kind) for kind in START_IMAGES}
-        for kind, per_second in found.items():
-            log(f"start images {kind}: {per_second:,.0f} /s on 1 core")
         return found
 
     def impression_steps(self) -> dict[str, Any]:
@@ -224,31 +204,6 @@ class Bench:
         for name in runs.keys() - {"plain", "zskd"}:
             log(f"    {name}: {found[name]['microseconds']:.1f} µs")
         return found
-
-
-def resnet20_steps() -> dict[str, Any]:
-    """Each step of a ResNet-20 beside the bare networks, on one thread; and its forward pass in bfloat16."""
-    found = {name: run_apart(resnet_steps.step_against_limit, name) for name in resnet_steps.STEPS}
-    for name, row in found.items():
-        log(
-            f"ResNet-20, {name}: {row['passes_per_second']:,.0f} teacher passes/s, "
-            f"{row['microseconds']:,.0f} µs per image, "
-            f"{row['times_limit']:.2f} times the limit, {row['peak_megabytes']:,.0f} MB"
-        )
-    half = run_apart(resnet_steps.bfloat16)
-    log(f"    forward in bfloat16: {half['times']:.1f} times as fast, logits change by {half['change']:.1%}")
-    return {"steps": found, "bfloat16": half}
-
-
-def run_apart(measure: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Run a measurement in a new process, so that it does not depend on memory and threads of others."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
-
-
-def log(text: str) -> None:
-    """Print one line without buffering."""
-    print(text, flush=True)
 
 
 def _teacher(data: zskd.DataConfig, folder: Path) -> Path:

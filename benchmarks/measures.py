@@ -233,13 +233,6 @@ def default_set(teacher_folder: Path, count: int, settings: dict[str, Any], seed
     return time.perf_counter() - started
 
 
-def pictures(kind: str, count: int = 1000) -> float:
-    """Return how many start images of 3×32×32 pixels one core draws per second."""
-    draw = partial(draw_initial, kind, range(count), seed=0, shape=(3, 32, 32), box=(0, 1))
-    with use_threads(1):
-        return count / _seconds(draw, 5)
-
-
 def _seconds(run: Callable[[], object], times: int) -> float:
     """Return the median time of a call in seconds, after one call that does not count."""
     run()

@@ -26,7 +26,7 @@ from torch import distributed
 
 import zskd
 from origin import made_with
-from resnet_steps import resnet20
+from resnet20 import resnet20
 from zskd.core.device import use_threads
 from zskd.core.files import write_json
 from zskd.core.memory import keep_freed_memory

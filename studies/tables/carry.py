@@ -41,7 +41,7 @@ _HOW = {
 }
 """Training of the record -> column."""
 _PRECISION = "bfloat16"
-"""Of the students of the table; others stand in a table of their own."""
+"""Of the students of the table, but for arms that have none; others stand in a table of their own."""
 _CONTROLS = ("white", "shapes", "procedural", "balanced")
 
 
@@ -79,7 +79,7 @@ class _Row:
             line["seed"]: line["set_cpu_seconds"]
             for line in _lines()
             if line["arm"] == self.arm
-            and line["precision"] == _PRECISION
+            and line["precision"] == self.lines[0]["precision"]
             and line["set_cpu_seconds"] > _READ_AGAIN
         }
         seconds = [sets.get(line["seed"], 0.0) + line["student_cpu_seconds"] for line in self.lines]
@@ -102,7 +102,7 @@ def carry() -> str:
         first = next(row for row in found.values() if row is not None)
         rows.append(
             (
-                _TITLES[arm],
+                _title(arm),
                 f"{steps:,}",
                 f"{first.lines[0]['images']:,}",
                 f"{first.passes / 1000:,.0f}",
@@ -124,12 +124,12 @@ def carry() -> str:
 def precision() -> str:
     """The same students in float32 and bfloat16."""
     rows = []
-    for arm, title in _TITLES.items():
+    for how, arm in itertools.product(("alone", "features"), _TITLES):
         cells = [
             {
                 (line["steps"], line["seed"]): line["agreement"]
                 for line in _lines()
-                if line["arm"] == arm and line["precision"] == kind and line["how"] == "alone"
+                if (line["arm"], line["precision"], line["how"]) == (arm, kind, how)
             }
             for kind in ("float32", _PRECISION)
         ]
@@ -142,6 +142,7 @@ def precision() -> str:
             names=(_PRECISION, "float32"),
         )
         means = [summarise([cell[key] for key in both]).mean for cell in cells]
+        title = _TITLES[arm] + ("" if how == "alone" else f", {_HOW[how]}")
         rows.append((title, *(f"{mean:.1f}" for mean in means), f"{change.mean:+.1f}", str(change.n)))
     return markdown_table(("pictures", "float32", _PRECISION, "change", "n"), rows)
 
@@ -214,11 +215,24 @@ def draw_carry(folder: Path) -> None:
 
 
 def _rows(how: str) -> Iterator[_Row]:
-    lines = [line for line in _lines() if line["precision"] == _PRECISION]
     for arm in _TITLES:
-        of_arm = [line for line in lines if line["arm"] == arm and line["how"] == how]
+        of_arm = [
+            line
+            for line in _lines()
+            if line["arm"] == arm and line["how"] == how and line["precision"] == _precision_of(arm)
+        ]
         for steps in sorted({line["steps"] for line in of_arm}):
             yield _Row(arm, steps, how, [line for line in of_arm if line["steps"] == steps])
+
+
+def _precision_of(arm: str) -> str:
+    """Return the precision of an arm's students in the table: that of the others where there are any."""
+    found = {line["precision"] for line in _lines() if line["arm"] == arm}
+    return _PRECISION if _PRECISION in found else "float32"
+
+
+def _title(arm: str) -> str:
+    return _TITLES[arm] + ("" if _precision_of(arm) == _PRECISION else ", in float32")
 
 
 def _lines() -> list[Line]:

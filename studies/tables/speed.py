@@ -172,7 +172,58 @@ def speed_search() -> str:
     return markdown_table(("data", "most steps", "learning rate", "tolerance", "steps", "agreement"), rows)
 
 
+def resnet20() -> dict[str, Any]:
+    """Return the record of the steps of a ResNet-20."""
+    record: dict[str, Any] = json.loads((RESULTS / "resnet20.json").read_text(encoding="utf-8"))
+    return record
+
+
+def resnet20_steps() -> str:
+    """Each step beside the bare networks and their arithmetic."""
+    rows = [
+        (
+            title,
+            f"{of['passes_per_second']:,.0f}",
+            f"{of['microseconds']:,.0f}",
+            f"{of['times_limit']:.2f}",
+            f"{of['microseconds'] / of['arithmetic']:.2f}",
+            f"{of['peak_megabytes']:,.0f} MB",
+        )
+        for title, of in resnet20()["steps"].items()
+    ]
+    head = (
+        "step",
+        "teacher passes/s",
+        "µs per image",
+        "times bare networks",
+        "times arithmetic",
+        "peak memory",
+    )
+    return markdown_table(head, rows)
+
+
+def resnet20_pictures() -> str:
+    """Start images of 3×32×32 that one core draws."""
+    rows = [(f"`{kind}`", f"{per_second:,.0f}") for kind, per_second in resnet20()["pictures"].items()]
+    return markdown_table(("start images of 3×32×32", "drawn per second by one core"), rows)
+
+
+def resnet20_machine() -> str:
+    """Where and when it was measured, and what bfloat16 brings there."""
+    record = resnet20()
+    half, machine = record["bfloat16"], record["processor"]
+    return (
+        f"`{record['command']}` on {record['date']}, commit {record['commit'][:8]}, torch "
+        f"{record['versions']['torch']}, {machine['name']}. The teacher's forward pass in bfloat16 takes "
+        f"{1 / half['times']:.1f} times as long there, and changes logits by up to {half['change']:.1%} of "
+        "the largest."
+    )
+
+
 SPEED_TABLES = {
+    "resnet20-machine": resnet20_machine,
+    "resnet20-pictures": resnet20_pictures,
+    "resnet20-steps": resnet20_steps,
     "speed-machine": speed_machine,
     "speed-reach": speed_reach,
     "speed-sets": speed_sets,

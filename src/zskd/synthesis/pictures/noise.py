@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,7 +48,8 @@ def spectral(
     channels, height, columns = shape
     half = columns // 2 + 1
     bins = (channels, height, half, 2)
-    drawn = np.frombuffer(b"".join(stream.bytes(int(np.prod(bins))) for stream in streams), np.uint8)
+    count = math.prod(bins)
+    drawn = np.frombuffer(b"".join([stream.bytes(count) for stream in streams]), np.uint8)
     values = torch.from_numpy(drawn.astype(np.float32)).view(-1, *bins).sub_(127.5)
     across = torch.fft.rfftfreq(columns, 1 / columns).view(1, 1, 1, half)
     down = torch.fft.fftfreq(height, 1 / height).view(1, 1, height, 1)
