@@ -81,6 +81,7 @@ def minutes() -> str:
             f"{line['minutes']:g}",
             f"{line['seconds'] / 60:.1f}",
             f"`{line['preset']}`",
+            line.get("precision", "bfloat16"),  # which the first runs could not choose
             f"{line['images']:,}",
             f"{line['steps']:,}",
             f"{line['accuracy']:.1f}",
@@ -88,7 +89,9 @@ def minutes() -> str:
         for line in read_lines(RESULTS / "minutes.json")
         if line["data"] == "cifar-public"
     ]
-    return markdown_table(("minutes given", "taken", "preset", "images", "steps", "accuracy"), rows)
+    return markdown_table(
+        ("minutes given", "taken", "preset", "precision", "images", "steps", "accuracy"), rows
+    )
 
 
 def about(name: str) -> str:
