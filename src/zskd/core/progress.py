@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO, cast, runtime_checkable
@@ -239,21 +240,29 @@ def default_progress(quiet: bool = False, verbose: bool = False) -> Progress:
     return progress
 
 
-class WorkerProgress(Progress):
-    """Reports the steps of a worker's trainings to the process that started it, and no other units."""
-
-    def __init__(self, on_progress: Callable[[int], None]) -> None:
-        self._on_progress = on_progress
+class StepsProgress(Progress):
+    """Follows the steps of trainings, and no other units: those of a start from the teacher are none."""
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """Report a task of `total` units, of which `done` were done before."""
-        if unit != "steps":
-            with Progress().task(title, total, unit, done) as silent:
-                yield silent
+        """Yield itself for a task in steps, of which `done` were done before."""
+        if unit == "steps":
+            self.advance(done)
+            yield self
             return
-        self._on_progress(done)
-        yield self
+        with super().task(title, total, unit, done) as silent:
+            yield silent
+
+    @abstractmethod
+    def advance(self, done: int = 1, note: str = "") -> None:
+        """Follow `done` further steps; none at the beginning of a task that nothing of was done before."""
+
+
+class WorkerProgress(StepsProgress):
+    """Reports the steps of a worker's trainings to the process that started it."""
+
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self._on_progress = on_progress
 
     def advance(self, done: int = 1, note: str = "") -> None:
         """Report `done` further steps."""

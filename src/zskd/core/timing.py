@@ -11,7 +11,7 @@ from pathlib import Path
 from zskd.core.artefact import Artefact, JsonObject, Name, Seconds, parse, read_artefact, write_artefact
 from zskd.core.energy import Meter, StageEnergy
 from zskd.core.files import write_json
-from zskd.core.progress import Progress, Task
+from zskd.core.progress import StepsProgress
 from zskd.core.reading import read_json
 
 _WARM_STEPS, _LEAST_STEPS = 10, 10
@@ -99,8 +99,11 @@ class Enough(Exception):
     """Enough steps have been timed."""
 
 
-class Stopwatch(Progress):
-    """Measures the steps of a training from now on, and stops the training by raising `Enough`."""
+class Stopwatch(StepsProgress):
+    """Measures the steps of a training from now on, and stops the training by raising `Enough`.
+
+    What comes before them, such as the start from the teacher, is the start of the pace.
+    """
 
     def __init__(self, seconds: float) -> None:
         """Start the measurement.
@@ -111,17 +114,14 @@ class Stopwatch(Progress):
         self._seconds, self._begun = seconds, time.perf_counter()
         self._times: list[float] = []
 
-    @contextmanager
-    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """Yield itself as the task."""
-        yield self
-
     def advance(self, done: int = 1, note: str = "") -> None:
         """Record the time of a step.
 
         Raises:
             Enough: enough steps have been timed.
         """
+        if not done:
+            return
         self._times.append(time.perf_counter() - self._begun)
         timed = self._times[_WARM_STEPS:]
         if len(timed) > _LEAST_STEPS and timed[-1] - timed[0] >= self._seconds:

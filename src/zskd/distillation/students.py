@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
+from typing import Literal
 
 import torch
 
@@ -32,6 +33,9 @@ _LONGEST = 60
 """Characters of the names of students that are trained at the same time."""
 _ENDLESS = 10**9
 """Steps of a training that is only timed, and stopped before the last one."""
+_TIMES_AS_LONG, _FEWEST = 10, 100
+"""How many times as long as its steps are timed a training probably takes, and its least number of steps: the
+work of a start from the teacher depends on them."""
 
 
 def make_students(
@@ -129,12 +133,8 @@ def time_students(
     if workers == 1:  # this process trains now and later, and its first optimiser loads a good part of torch
         torch.optim.Adam([torch.zeros(1)])
     started = time.perf_counter()
-    endless = {
-        name: replace(spec, distill=replace(spec.distill, steps=_ENDLESS, epochs=None))
-        for name, spec in specs.items()
-    }
     execution = replace(execution, tensorboard=None)
-    work = _work(teacher, endless, sets, pictures, folder, execution, workers, Progress())
+    work = _work(teacher, specs, sets, pictures, folder, execution, workers, Progress())
     numbers = range(len(specs))
     done = execution.engine.each_done(
         _time_one,
@@ -235,10 +235,25 @@ def _time_one(
 ) -> tuple[Pace, float]:
     """Train one student in a worker for some seconds; return its pace and the seconds taken."""
     work, seconds = shared
-    started, watch = time.perf_counter(), Stopwatch(seconds)
+    started = time.perf_counter()
+    begins = work.specs[number].distill.start
+    pace = _timed(work, number, seconds, start="random", steps=_ENDLESS)
+    if begins != "random":
+        steps = max(_FEWEST, round(_TIMES_AS_LONG * seconds / pace.step))
+        pace = replace(pace, start=_timed(work, number, 0.0, start=begins, steps=steps).start)
+    return pace, time.perf_counter() - started
+
+
+def _timed(
+    work: _Work, number: int, seconds: float, *, start: Literal["teacher", "random"], steps: int
+) -> Pace:
+    """Return the pace of a training with this start and so many steps, which is ended after some seconds."""
+    specs, watch = list(work.specs), Stopwatch(seconds)
+    distill = replace(specs[number].distill, start=start, steps=steps, epochs=None)
+    specs[number] = replace(specs[number], distill=distill)
     with suppress(Enough):
-        _train_one(work, number, watch)
-    return watch.pace(), time.perf_counter() - started
+        _train_one(replace(work, specs=specs, folder=work.folder / f"from-{start}"), number, watch)
+    return watch.pace()
 
 
 def _train_one(work: _Work, number: int, progress: Progress) -> None:
