@@ -29,6 +29,8 @@ from zskd.run.pipeline import run_recipe
 
 LINES = RESULTS / "minutes.json"
 PUBLIC = "cifar-public"
+FEW = 20
+"""Images of each kind that agreement is measured on, which no line has."""
 MOST = 60_000
 """Images of a set on which its time does not put a limit."""
 
@@ -40,6 +42,7 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
         "budget": minutes,
         "seed": given.seed,
         "controls": [],
+        "held_out": FEW,
         "teacher": {"path": str(given.teacher)},
         "data": {"dir": given.data_dir},
     }
