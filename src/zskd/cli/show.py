@@ -111,6 +111,7 @@ def show_filmstrip(
         model: Factory to run, for a network in your own code.
         trust: Names of your own code (method, start image) in the settings of the set that may run.
     """
+    from zskd.core.progress import default_progress
     from zskd.evaluation.figures import save_figure
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.page import trace_figure
@@ -127,5 +128,5 @@ def show_filmstrip(
     spec = as_made(read_spec(manifest.spec, trusted=trust), manifest.resolved)
     if dict(spec.own_method.files()) != (manifest.files or {}):
         raise ZskdError(f"{transfer_set} was made with another student than its settings name: make it again")
-    figure = trace_figure(classifier, spec, index)
+    figure = trace_figure(classifier, spec, index, default_progress())
     print_line(f"picture in {save_figure(figure, out)}")

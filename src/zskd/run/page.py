@@ -12,6 +12,7 @@ from torch import Tensor
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.files import write_text
+from zskd.core.progress import Progress
 from zskd.evaluation.figures import (
     Bar,
     Point,
@@ -52,6 +53,7 @@ def draw_run(
     teacher: Classifier,
     sets: dict[str, TransferSet],
     main: SetSpec | None,
+    progress: Progress | None = None,
 ) -> None:
     """Write figures/ of a run.
 
@@ -62,6 +64,7 @@ def draw_run(
         sets: training sets by the names of the arms.
         main: settings of the main arm's set, the first of `sets`, whose first impression is traced; None
             without a set.
+        progress: reports the images that are made for its filmstrip.
 
     Raises:
         ZskdError: the folder cannot be written.
@@ -77,7 +80,7 @@ def draw_run(
         save_figure(samples_figure(transfer_set, per_class=2), figures / f"samples-{name}.png")
     if main is not None and main.optimises:
         made = as_made(main, next(iter(sets.values())).manifest.resolved)
-        save_figure(trace_figure(teacher, made), figures / "filmstrip.png")
+        save_figure(trace_figure(teacher, made, progress=progress), figures / "filmstrip.png")
     save_figure(_chart(metrics), figures / "arms.png")
     if metrics.sizes:
         save_figure(sizes_chart(metrics), figures / "sizes.png")
@@ -148,18 +151,21 @@ def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | Non
     )
 
 
-def trace_figure(teacher: Classifier, spec: SetSpec, index: int = 0) -> Figure:
+def trace_figure(
+    teacher: Classifier, spec: SetSpec, index: int = 0, progress: Progress | None = None
+) -> Figure:
     """Draw the trace of one impression, from its first image to its last.
 
     Args:
         teacher: run in evaluation mode; not changed.
         spec: of the set that the impression belongs to.
         index: of the image, dropped ones counted.
+        progress: reports the images that are made.
 
     Raises:
         ZskdError: the method optimises no images.
     """
-    frames = trace_impression(teacher, spec, index)
+    frames = trace_impression(teacher, spec, index, progress=progress)
     images = torch.stack([frame.image for frame in frames])
     captions = [f"step {frame.step}, KL {frame.kl:.3f}" for frame in frames]
     return filmstrip_figure(images, captions, f"target {caption(frames[0].target, teacher.class_names)}")

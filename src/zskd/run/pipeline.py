@@ -109,7 +109,7 @@ def run_recipe(
                 command=command,
             )
             _note_results(metrics, tracker)
-            draw_run(folder, metrics, teacher, sets, run.arms[0].spec)
+            draw_run(folder, metrics, teacher, sets, run.arms[0].spec, of_stage)
         metrics = metrics.model_copy(update=run.stages.spent())
         write_page(run.recipe, folder, metrics, teacher, sets, run.arms[0].spec)
         write_artefact(folder / METRICS, metrics)

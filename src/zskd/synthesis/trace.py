@@ -12,6 +12,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.precision import computing_in
+from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.inversion.invert import invert
@@ -36,7 +37,9 @@ class Frame:
     """KL(y ‖ softmax(T(x)/τ)) in nats."""
 
 
-def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8) -> list[Frame]:
+def trace_impression(
+    teacher: Classifier, spec: SetSpec, index: int, *, frames: int = 8, progress: Progress | None = None
+) -> list[Frame]:
     """Optimise one data impression again and return its trace, from the start image to the stored image.
 
     Args:
@@ -45,6 +48,7 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
         index: position of the image in the set, dropped images counted; if that image stays noise, the next
             optimised one is traced.
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
+        progress: reports the images that are made: its whole shard, where `spec.needs_shard`.
 
     Raises:
         ZskdError: no image of the set is optimised, or the method makes them in its own way.
@@ -52,7 +56,10 @@ def trace_impression(teacher: Classifier, spec: SetSpec, index: int, *, frames: 
     _check(spec)
     while not entry_of(teacher, spec, index).optimised:
         index += 1
-    return trace_impressions(teacher, spec, [index], frames=frames)[index]
+    shard = index // spec.shard_size(teacher.classes)
+    made = len(spec.indices(shard, teacher.classes)) if spec.needs_shard else 1
+    with (progress or Progress()).task("filmstrip", made, "images") as task:
+        return trace_impressions(teacher, spec, [index], frames=frames, on_progress=task.advance)[index]
 
 
 def trace_impressions(
