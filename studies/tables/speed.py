@@ -13,8 +13,7 @@ from zskd.core.tables import markdown_table
 
 def speed() -> dict[str, Any]:
     """Return the record of the benchmark."""
-    record: dict[str, Any] = json.loads((RESULTS / "speed.json").read_text(encoding="utf-8"))
-    return record
+    return _record("speed")
 
 
 def speed_machine() -> str:
@@ -174,8 +173,7 @@ def speed_search() -> str:
 
 def resnet20() -> dict[str, Any]:
     """Return the record of the steps of a ResNet-20."""
-    record: dict[str, Any] = json.loads((RESULTS / "resnet20.json").read_text(encoding="utf-8"))
-    return record
+    return _record("resnet20")
 
 
 def resnet20_steps() -> str:
@@ -236,6 +234,11 @@ SPEED_TABLES = {
     "speed-quality": speed_quality,
 }
 """By the names of their blocks."""
+
+
+def _record(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return record
 
 
 def _mean(values: list[float], *, signed: bool = False) -> str:

@@ -89,7 +89,6 @@ def test_the_images_that_fit(
 def test_a_stopwatch_tells_the_start_from_the_steps_and_ends_them() -> None:
     watch = Stopwatch(0.05)
     time.sleep(1)  # longer than eleven steps, even if a busy machine makes each of them 40 times as long
-
     begun = []
 
     def train() -> None:
