@@ -131,20 +131,26 @@ def test_a_set_that_was_begun_to_be_timed_is_the_set_of_its_count(
     what: str, minutes: float, workers: int, teacher: Classifier, tmp_path: Path
 ) -> None:
     recipe, spec, folder = Recipe(budget=minutes, workers=workers), SPECS[what], tmp_path / "set"
-    count = Budget(recipe, teacher, tmp_path, key="k", progress=Progress()).fit_count({folder: spec})
+    fitted = Budget(recipe, teacher, tmp_path, key="k", progress=Progress()).fit_sets({folder: spec})
+    count = fitted.count
     assert count == (500 if minutes == 60 else 300)
     chosen = replace(spec, count=count)
+    if minutes < 1 and what == "one shard":  # of no given size: all workers take part
+        assert fitted.synthesis.shard_size == 10
+        chosen = replace(chosen, synthesis=replace(spec.synthesis, shard_size=10))
+    else:
+        assert fitted.synthesis == recipe.synthesis
     plain = build_transfer_set(teacher, chosen, tmp_path / "plain")
     begun = build_transfer_set(teacher, chosen, folder)
     assert begun.manifest == plain.manifest
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in plain.folder.iterdir())
     # a second budget reads the file; one with other settings does not
     again = Budget(recipe, teacher, tmp_path, key="k", progress=Progress())
-    assert again.fit_count({folder: replace(spec, count=10**6)}) == count
+    assert again.fit_sets({folder: replace(spec, count=10**6)}) == fitted
     found = read_json(tmp_path / BUDGET, "the test's")
     assert (found["minutes"], found["count"], found["key"]) == (minutes, count, "k")
     other = Budget(recipe, teacher, tmp_path, key="other", progress=Progress())
-    assert other.fit_count({tmp_path / "other": replace(spec, count=400)}) in (300, 400)
+    assert other.fit_sets({tmp_path / "other": replace(spec, count=400)}).count in (300, 400)
     assert read_json(tmp_path / BUDGET, "the test's")["key"] == "other"
 
 

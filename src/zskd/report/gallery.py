@@ -152,6 +152,4 @@ def _films(
     each = (spec.synthesis.steps + 1) * 4 * math.prod(teacher.spec.shape)
     room = int(_SHARE * available_memory(teacher.device) / each)
     wanted = [row for row in rows if int(shard.steps[row])][: max(1, room)]
-    made = len(shard) if spec.needs_shard else len(wanted)
-    with progress.task("impressions of the gallery", made, "images") as task:
-        return trace_impressions(teacher, spec, wanted, frames=_FRAMES, on_progress=task.advance)
+    return trace_impressions(teacher, spec, wanted, frames=_FRAMES, progress=progress)

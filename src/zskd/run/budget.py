@@ -20,6 +20,7 @@ from pydantic import Field
 
 from zskd.config.engines import open_engine
 from zskd.config.recipe import Recipe
+from zskd.config.synthesis import SynthesisConfig
 from zskd.core.artefact import (
     Artefact,
     AtLeastOne,
@@ -43,7 +44,7 @@ from zskd.models.classifier import Classifier
 from zskd.run.arms import execution
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
 from zskd.synthesis.build import make_shards, open_writer, seconds_per_image, settle_spec
-from zskd.synthesis.room import shard_workers
+from zskd.synthesis.room import in_batches, in_files, shard_workers
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST, ShardEntry
@@ -70,6 +71,8 @@ class BudgetFile(Artefact):
     """Spent when the file was written."""
     count: AtLeastOne | None = None
     """Images in each set; absent without sets."""
+    shard_size: AtLeastOne | None = None
+    """Images in each file, where that is less than the default, so that all workers make images."""
     seconds_per_image: dict[Name, Seconds] | None = None
     """Of one worker, by set."""
     versions: Versions
@@ -128,20 +131,24 @@ class Budget:
         self._minutes, self._key = recipe.budget, key
         self._sets: list[Path] = []
 
-    def fit_count(self, specs: Mapping[Path, SetSpec]) -> int:
-        """Return the number of images of each set.
+    def fit_sets(self, specs: Mapping[Path, SetSpec]) -> Recipe:
+        """Return the recipe with the number of images of each set, and of each file in a short time.
 
         Args:
             specs: of the full sets, by the folders of the sets. Shards that were made for timing are kept
                 there where they are part of the final sets.
         """
         self._sets = list(specs)
-        if self._found is not None and self._found.count is not None:
-            return self._found.count
-        self._progress.log("budget: measuring the speed of making images")
-        return self._time_sets(specs)
+        found = self._found
+        if found is None or found.count is None:
+            self._progress.log("budget: measuring the speed of making images")
+            found = self._time_sets(specs)
+        recipe = replace(self._recipe, count=found.count, rate=None)
+        if found.shard_size is None:
+            return recipe
+        return replace(recipe, synthesis=replace(recipe.synthesis, shard_size=found.shard_size))
 
-    def _time_sets(self, specs: Mapping[Path, SetSpec]) -> int:
+    def _time_sets(self, specs: Mapping[Path, SetSpec]) -> BudgetFile:
         teacher, classes, time_left = self._teacher, self._teacher.classes, FOR_SETS * self._seconds
         engine = open_engine(self._recipe.engine)
         workers = shard_workers(teacher, self._recipe.workers, engine)
@@ -155,11 +162,16 @@ class Budget:
         fewest = least_count(some, classes)
         # an upper bound: the first images are slower than all others
         rough = sum(seconds_per_image(teacher, one.spec) for one in fitted.values())
-        small = rough * len(some.indices(0, classes)) > time_left
+        small, size = rough * len(some.indices(0, classes)) > time_left, None
+        if small and _may_be_shorter(specs):
+            size = math.lcm(*(in_batches(one.spec) for one in fitted.values()))
+            specs = {folder: in_files(spec, size) for folder, spec in specs.items()}
+            fitted = {folder: settled.in_files(size) for folder, settled in fitted.items()}
+            some = next(iter(fitted.values())).spec
         engine.start(workers)
         pieces, seconds = {}, {}
         for folder, settled in fitted.items():
-            piece = settled.sized(fewest).spec if small else settled.spec
+            piece = settled.sized(fewest).spec if small and size is None else settled.spec
             numbers = range(min(workers, piece.shards(classes)))
             started = time.perf_counter()
             made = make_shards(
@@ -182,13 +194,14 @@ class Budget:
             folder: piece.kept(folder, fitted[folder].sized(count).spec, classes)
             for folder, piece in pieces.items()
         }
-        self._write(count=count, seconds_per_image=seconds)
+        chosen = {"count": count} if size is None else {"count": count, "shard_size": size}
+        budget = self._write(**chosen, seconds_per_image=seconds)
         for folder, entries in kept.items():
             spec = replace(specs[folder], count=count)
             writer = open_writer(teacher, spec, fitted[folder].sized(count), folder)
             for number, entry in entries.items():
                 writer.add(number, entry)
-        return count
+        return budget
 
     def fit_steps(
         self, recipe: Recipe, specs: Specs, sets: Sets, pictures: Mapping[str, TransferSet] | None = None
@@ -196,7 +209,7 @@ class Budget:
         """Return the recipe with the number of training steps, which all students take.
 
         Args:
-            recipe: with the number of images from `fit_count`.
+            recipe: from `fit_sets`.
             specs: of the students, by name.
             sets: their complete sets by the same names; None where a generator makes all images.
             pictures: of the user's, as for `distill`.
@@ -254,7 +267,7 @@ class Budget:
             shutil.rmtree(folder)
         remove_file(self._folder / BUDGET)
 
-    def _write(self, **found: Any) -> None:
+    def _write(self, **found: Any) -> BudgetFile:
         before = (
             {}
             if self._found is None
@@ -269,6 +282,7 @@ class Budget:
         }
         self._found = BudgetFile(**before | now | found)
         write_artefact(self._folder / BUDGET, self._found)
+        return self._found
 
 
 @dataclass(frozen=True)
@@ -293,6 +307,15 @@ class _Piece:
             else:
                 remove_file(folder / entry.file)
         return kept
+
+
+def _may_be_shorter(specs: Mapping[Path, SetSpec]) -> bool:
+    """Whether the size of a shard is neither given nor that of a row."""
+    default = SynthesisConfig().shard_size
+    return all(
+        spec.targets.order != "rows" and spec.synthesis.shard_size == default and not spec.synthesis.shard_mb
+        for spec in specs.values()
+    )
 
 
 def images_that_fit(

@@ -210,7 +210,7 @@ class _Run:
         specs = {self._folder / "sets" / arm.set_name: arm.spec for arm in self.arms if arm.spec is not None}
         if specs:
             with self.stages.clock("budget"):
-                self.recipe = replace(self.recipe, count=self._budget.fit_count(specs), rate=None)
+                self.recipe = self._budget.fit_sets(specs)
             self.arms = plan_arms(self.recipe, self._sources.data)
 
     def students(self, teacher: Classifier, sets: Mapping[str, TransferSet]) -> dict[str, Classifier]:

@@ -212,18 +212,32 @@ def of_size(teacher: Classifier, spec: SetSpec) -> SetSpec:
     spec = _with(spec, storage=storage_of(config, shape), batch_size=lanes)
     if config.shard_mb:
         size = _images_in(config.shard_mb * 10**6, teacher, spec)
-    return _with(spec, shard_size=size, shard_mb=0)
+    return in_files(spec, size)
 
 
 def _images_in(most: int, teacher: Classifier, spec: SetSpec) -> int:
     """Return how many images a file of so many bytes has: full batches, if one fits, of whole groups of
     images that must be together."""
-    config, shape = spec.synthesis, teacher.spec.shape
-    together = spec.own_method.images_per_start if config.candidates > 1 else 1
-    image = Shard.bytes_per_image(shape, teacher.classes, storage_of(config, shape))
-    fit, unit = most // image, math.lcm(config.batch_size, together)
+    shape, together = teacher.spec.shape, _together(spec)
+    image = Shard.bytes_per_image(shape, teacher.classes, storage_of(spec.synthesis, shape))
+    fit, unit = most // image, in_batches(spec)
     unit = unit if fit >= unit else together
     return max(unit, fit // unit * unit)
+
+
+def in_files(spec: SetSpec, images: int) -> SetSpec:
+    """Return the spec with so many images in each file."""
+    return _with(spec, shard_size=images, shard_mb=0)
+
+
+def in_batches(spec: SetSpec) -> int:
+    """Return the smallest number of images that is full batches and whole groups."""
+    return math.lcm(spec.synthesis.batch_size, _together(spec))
+
+
+def _together(spec: SetSpec) -> int:
+    """Return how many images must be in the same shard."""
+    return spec.own_method.images_per_start if spec.synthesis.candidates > 1 else 1
 
 
 def _with(spec: SetSpec, **changed: object) -> SetSpec:

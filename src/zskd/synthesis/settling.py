@@ -19,6 +19,7 @@ from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
 from zskd.synthesis.learning_rate import search_learning_rate
+from zskd.synthesis.room import in_files
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 
@@ -39,6 +40,10 @@ class Settled:
     def sized(self, count: int) -> Settled:
         """Return the same for another number of images."""
         return replace(self, spec=replace(self.spec, count=count))
+
+    def in_files(self, images: int) -> Settled:
+        """Return the same with so many images in each file."""
+        return replace(self, spec=in_files(self.spec, images))
 
 
 def settle(teacher: Classifier, spec: SetSpec, progress: Progress | None = None) -> Settled:

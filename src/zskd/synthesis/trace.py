@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ def trace_impression(
         index: position of the image in the set, dropped images counted; if that image stays noise, the next
             optimised one is traced.
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
-        progress: reports the images that are made: its whole shard, where `spec.needs_shard`.
+        progress: as there.
 
     Raises:
         ZskdError: no image of the set is optimised, or the method makes them in its own way.
@@ -56,10 +56,7 @@ def trace_impression(
     _check(spec)
     while not entry_of(teacher, spec, index).optimised:
         index += 1
-    shard = index // spec.shard_size(teacher.classes)
-    made = len(spec.indices(shard, teacher.classes)) if spec.needs_shard else 1
-    with (progress or Progress()).task("filmstrip", made, "images") as task:
-        return trace_impressions(teacher, spec, [index], frames=frames, on_progress=task.advance)[index]
+    return trace_impressions(teacher, spec, [index], frames=frames, progress=progress)[index]
 
 
 def trace_impressions(
@@ -68,12 +65,12 @@ def trace_impressions(
     indices: Sequence[int],
     *,
     frames: int = 8,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[int, list[Frame]]:
     """Optimise some data impressions again and return their traces, from start image to stored image.
 
-    The frames are denser in the first steps, where the image changes most. The whole shard is made again
-    where `spec.needs_shard`. All steps of the images that are asked for are in memory at once.
+    The frames are denser in the first steps, where the image changes most. Where images depend on their
+    batch, it is made again. All steps of the images that are asked for are in memory at once.
 
     Args:
         teacher: used in evaluation mode; left as it is.
@@ -81,7 +78,7 @@ def trace_impressions(
         indices: positions of images of one shard in the set, dropped images counted; those that stay noise
             have no trace.
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
-        on_progress: called with numbers of finished images.
+        progress: reports the images that are made.
 
     Returns:
         Traces by index.
@@ -101,24 +98,42 @@ def trace_impressions(
     with frozen(teacher), use_threads(1), torch.no_grad(), computing_in(config.precision):
         plan = plan_shard(teacher, spec, planned)
         optimised = plan.rows.tolist()
+        made = _made_again(
+            spec, [number for number, row in enumerate(optimised) if row in paths], len(optimised)
+        )
+        row_of = {place: optimised[number] for place, number in enumerate(made) if optimised[number] in paths}
 
         def record(lanes: LaneState) -> None:
-            for lane, number in enumerate(lanes.numbers.tolist()):
-                if number in followed:
+            for lane, place in enumerate(lanes.numbers.tolist()):
+                if place in row_of:
                     image = lanes.images[lane].clamp(*box).cpu()
-                    paths[optimised[number]].append((int(lanes.steps[lane]), image))
+                    paths[row_of[place]].append((int(lanes.steps[lane]), image))
 
-        followed = {number for number, row in enumerate(optimised) if row in paths}
-        images, steps = invert(
-            teacher, plan.batch, config, spec.objective, on_step=record, on_progress=on_progress
-        )
-        for number in followed:
-            stored = round_to(images[number][None], storage_of(config, teacher.spec.shape), box)[0]
-            paths[optimised[number]].append((int(steps[number]), stored))
+        with (progress or Progress()).task("filmstrip", len(made), "images") as task:
+            images, steps = invert(
+                teacher,
+                plan.batch.only(made),
+                config,
+                spec.objective,
+                on_step=record,
+                on_progress=task.advance,
+            )
+        for place, row in row_of.items():
+            stored = round_to(images[place][None], storage_of(config, teacher.spec.shape), box)[0]
+            paths[row].append((int(steps[place]), stored))
         return {
             index: _frames(teacher, config, paths[row], plan.targets[row], plan.anchors[row], frames)
             for index, row in rows.items()
         }
+
+
+def _made_again(spec: SetSpec, followed: Sequence[int], count: int) -> Sequence[int]:
+    """Return which of `count` images of a shard must be made for those that are followed, rising."""
+    if not (followed and (spec.couples or spec.chains)):
+        return followed
+    lanes = spec.synthesis.batch_size
+    first = 0 if spec.chains else followed[0] // lanes * lanes
+    return range(first, min((followed[-1] // lanes + 1) * lanes, count))
 
 
 def _check(spec: SetSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +28,12 @@ class InversionBatch:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def only(self, numbers: Sequence[int]) -> InversionBatch:
+        """Return the batch of some of the images."""
+        rows = list(numbers)
+        warps = None if self.warps is None else self.warps[rows]
+        return InversionBatch(self.starts[rows], self.targets[rows], warps)
 
     def to(self, device: torch.device) -> InversionBatch:
         """Return the batch on a device."""
