@@ -5,9 +5,9 @@
     python studies/minutes.py cifar-public --data-dir cifar --teacher teachers/resnet20-12fca82f.th \
         --presets batch_norm --minutes 60
 
-`cifar-public` is the public ResNet-20 with CIFAR-10 in folders, as in the bench; its networks compute in the
-given precision (bfloat16 is slower than float32 on processors that emulate it). Run it on a machine without
-other load. A finished run is not run a second time.
+`cifar-public` is the public ResNet-20 with CIFAR-10 in folders, as in the bench, whose arms can be given as
+presets, too: `noise_procedural`. Its networks compute in the given precision (bfloat16 is slower than float32
+on processors that emulate it). Run it on a machine without other load. A finished run is not run a second time.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
         path = {"path": f"resnet20@{given.teacher}"}
         precision = {"precision": given.precision}
         computing = {"synthesis": precision, "distill": precision}
-        settings = merge(merge(of_bench, settings), {"count": MOST, "teacher": path} | computing)
+        if preset in bench.arms:  # a control: the default's student on other pictures
+            settings |= {"preset": bench.settings["preset"]} | bench.arms[preset].settings
+        settings = merge(merge(of_bench, settings), {"count": MOST, "teacher": path})
+        settings = merge(settings, computing)
     folder = given.out / f"{data}-{preset}-{minutes:g}-{given.seed}"
     command = shlex.join(["python", *sys.argv])
     metrics = run_recipe(load_recipe(recipe, settings), folder, progress=Progress(), command=command)
