@@ -7,7 +7,8 @@
 
 `cifar-public` is the public ResNet-20 with CIFAR-10 in folders, as in the bench, whose arms can be given as
 presets, too: `noise_procedural`. Its networks compute in the given precision (bfloat16 is slower than float32
-on processors that emulate it). Run it on a machine without other load. A finished run is not run a second time.
+on processors that emulate it). Run it on a machine without other load. A finished run is not run a second
+time.
 """
 
 from __future__ import annotations
