@@ -342,7 +342,7 @@ def test_a_temperature_is_part_of_the_network() -> None:
 def test_sigmoids_of_several_classes_become_their_log_odds() -> None:
     classifier = made(Sigmoids)
     torch.testing.assert_close(classifier(images()), scores(classifier, images()), rtol=1e-4, atol=1e-5)
-    assert classifier.multi_label
+    assert classifier.returned.multi_label
     assert "multi-label" in classifier.output
 
 
@@ -353,7 +353,7 @@ def test_one_output_becomes_two_classes(build: type[WithLinear]) -> None:
     logits = classifier(images())
     torch.testing.assert_close(logits.softmax(1)[:, 1], z.sigmoid())
     torch.testing.assert_close(logits.sum(1), torch.zeros(7))
-    assert not classifier.multi_label
+    assert not classifier.returned.multi_label
     assert float(class_similarity(classifier.head_weight)[0, 1]) == pytest.approx(-1)
     with pytest.raises(ZskdError, match="3 class names for 2 classes"):
         made(build, class_names=("a", "b", "c"))

@@ -242,6 +242,10 @@ def test_googlenet_changes_its_input_with_its_own_weights(
             classifier(x), models.googlenet(weights="DEFAULT").eval()(classifier.normalise(x))
         )
     same_after_saving(classifier, card, tmp_path / "teacher")
+    # the same file given by hand
+    (file,) = tmp_path.rglob("googlenet*.pth")
+    given, _ = opened(f"torchvision:googlenet(aux_logits=False)@{file}", shape=(3, 64, 64))
+    torch.testing.assert_close(given(x), classifier(x))
 
 
 def test_other_weights_and_other_classes(tmp_path: Path) -> None:

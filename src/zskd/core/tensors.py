@@ -33,13 +33,19 @@ _KINDS = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U", "bool": "BOOL",
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors as safetensors.
+    """Write named tensors as safetensors: a tensor of several names is written under each of them.
 
     Raises:
         OSError: the disk is full or permission is missing. `whole_file` turns it into a `ZskdError`.
     """
+    apart: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        # the library refuses tensors that share memory
+        apart[name] = tensor.clone() if tensor.data_ptr() in places and tensor.numel() else tensor
+        places.add(tensor.data_ptr())
     try:
-        save_file(dict(tensors), path, metadata=metadata)
+        save_file(apart, path, metadata=metadata)
     except SafetensorError as error:
         raise OSError(one_line(error)) from error
 

@@ -88,7 +88,7 @@ def log_findings(teacher: Classifier, progress: Progress) -> None:
 def _findings(teacher: Classifier) -> Iterator[Finding]:
     yield from _of_weights(teacher)
     yield from _of_pixels(teacher.spec)
-    if teacher.multi_label:
+    if teacher.returned.multi_label:
         yield Finding(
             f"multi-label: each of the {teacher.classes} outputs is a probability of its own, and they do "
             "not sum to one; targets and students take a softmax of them, in which one class wins: use the "

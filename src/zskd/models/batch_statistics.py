@@ -95,8 +95,18 @@ def reading_statistics(classifier: Classifier, rows: Tensor | None = None) -> It
     """
     found: list[BatchStatistics] = []
 
+    images = 0
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal images
+        images = len(inputs[0])
+
     def read(name: str, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0] if rows is None else inputs[0][rows]
+        values = inputs[0]
+        if rows is not None and len(values) == images:
+            values = values[rows]
+        elif rows is not None:  # a layer of tokens may be given those of all images, one after the other
+            values = values.view(images, -1, *values.shape[1:])[rows].flatten(0, 1)
         mean, var = moments(values)
         running_mean, running_var = running_statistics(layer)
         found.append(
@@ -115,6 +125,7 @@ def reading_statistics(classifier: Classifier, rows: Tensor | None = None) -> It
         return lambda layer, inputs: read(name, layer, inputs)
 
     with ExitStack() as undo:
+        undo.enter_context(classifier.module.register_forward_pre_hook(count))
         for name, layer in batch_norms(classifier.module).items():
             undo.enter_context(layer.register_forward_pre_hook(reader(name)))
         undo.callback(setattr, classifier, "rewrite", classifier.rewrite)

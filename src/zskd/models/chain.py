@@ -178,11 +178,25 @@ def _arguments_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _functional(name: str, node: fx.Node) -> Layer:
     """Return the layer of a functional call; its positional arguments are in the order of the layer's."""
     if name == "Flatten":
+        if not _flattens(node):
+            raise not_plain(f"it reshapes its values at {node.name!r}")
         return name, {"start_dim": 1, "end_dim": -1}
     order = (*_ARGUMENTS[name], *_OPTIONS.get(name, {}))
     arguments = dict(zip(order, node.args[1:], strict=False)) | dict(node.kwargs)
     known = {key: value for key, value in arguments.items() if key in order and value is not None}
     return name, {key: list(v) if isinstance(v, tuple | list) else v for key, v in known.items()}
+
+
+def _flattens(node: fx.Node) -> bool:
+    """Return whether a reshaping call gives one row to each image: x.flatten(1), x.view(len, -1)."""
+    given = dict(node.kwargs)
+    if node.target in (torch.flatten, "flatten"):
+        first, last, *_ = (*node.args[1:], None, None)
+        return bool(given.get("start_dim", first) == 1 and given.get("end_dim", last) in (None, -1))
+    sizes = given.get("shape", given.get("size", node.args[1:]))
+    if isinstance(sizes, tuple | list) and len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+        sizes = sizes[0]
+    return isinstance(sizes, tuple | list) and len(sizes) == 2
 
 
 def _is_size(node: fx.Node) -> bool:

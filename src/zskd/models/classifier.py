@@ -22,6 +22,7 @@ from zskd.core.types import Features, HeadWeight, Images, Logits
 from zskd.models.fusion import HowRun, fuse_layers, is_exported
 from zskd.models.head import Head
 from zskd.models.libraries.extras import Declarations
+from zskd.models.output import Output
 from zskd.models.preparation import check_names, copied, different_images, in_single_precision, set_layout
 from zskd.models.reading import Reading
 
@@ -209,9 +210,9 @@ class Classifier(nn.Module):
         return self._reading.words
 
     @property
-    def multi_label(self) -> bool:
-        """Whether each class has a probability of its own, so that several classes can be true."""
-        return self._reading.multi_label
+    def returned(self) -> Output:
+        """What the module returns: where its values are, how many, and whether they are probabilities."""
+        return self._reading.returned
 
     @property
     def device(self) -> torch.device:

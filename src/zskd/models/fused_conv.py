@@ -63,14 +63,18 @@ class FusedConv(nn.Module):
             shift = shift + norm.bias
         return weight * scale.view(-1, 1, 1, 1), shift
 
-    def _fits_blocks(self, images: Tensor) -> bool:
+    def _may_use_blocks(self) -> bool:
         conv = self.conv
-        if not few_channels(conv) or not isinstance(conv.padding, tuple) or not len(images):
+        if not few_channels(conv) or not isinstance(conv.padding, tuple):
             return False
         plain = conv.groups == 1 and conv.stride == conv.dilation == (1, 1) and conv.padding_mode == "zeros"
-        odd = all(side % 2 == 1 for side in conv.kernel_size)
-        sides = zip(images.shape[2:], conv.padding, strict=True)
-        return plain and odd and all((side + 2 * padding) % 2 == 0 for side, padding in sides)
+        return plain and all(side % 2 == 1 for side in conv.kernel_size)
+
+    def _fits_blocks(self, images: Tensor) -> bool:
+        if not self._may_use_blocks() or not len(images):
+            return False
+        sides = zip(images.shape[2:], map(int, self.conv.padding), strict=True)
+        return all((side + 2 * padding) % 2 == 0 for side, padding in sides)
 
     def _block_filters(self) -> Filters:
         """Return filters of 2×2 blocks at the four positions of a pooling window."""
@@ -101,7 +105,7 @@ class FixedConv(FusedConv):
         super().__init__(fused.conv, fused.norm, fused.pool)
         with torch.no_grad():
             self._fixed = fused._folded()
-            self._fixed_blocks = fused._block_filters() if few_channels(fused.conv) else None
+            self._fixed_blocks = fused._block_filters() if fused._may_use_blocks() else None
 
     def _runs_unfused(self) -> bool:
         return False

@@ -52,6 +52,11 @@ class Output:
         return max(2, self.width)
 
     @property
+    def multi_label(self) -> bool:
+        """Whether each class has a probability of its own, so that several classes can be true."""
+        return self.kind == "sigmoids" and self.width > 1
+
+    @property
     def words(self) -> str:
         """What the network returns, for the user."""
         where = "" if self.part is None else f"{self.part!r} of what the network returns: "

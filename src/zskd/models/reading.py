@@ -61,6 +61,11 @@ class Reading:
         self._each_position = isinstance(head, Head) and head.positions > 1
 
     @property
+    def returned(self) -> Output:
+        """What the network returns."""
+        return self._output
+
+    @property
     def classes(self) -> int:
         """Number of classes K."""
         return self._output.classes
@@ -72,11 +77,6 @@ class Reading:
             return None
         layer = dict(self._module.named_modules()).get(self.head_name)
         return layer if isinstance(layer, nn.Linear) else None
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether each class has a probability of its own."""
-        return self._output.kind == "sigmoids" and self._output.width > 1
 
     @property
     def words(self) -> str:

@@ -5,6 +5,7 @@ Without data, only these can reveal a wrong mean or standard deviation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,9 +16,11 @@ from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
 from zskd.core.reading import one_line_errors
 from zskd.core.tensors import read_tensors
+from zskd.core.types import Logits
 from zskd.models.checkpoint import Golden
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
+from zskd.models.output import Output, two_classes
 
 _GOLDEN_TOLERANCE = 1e-3
 """Largest difference of two logits, relative to the largest golden logit, that counts as agreement."""
@@ -30,7 +33,8 @@ def check_golden(classifier: Classifier, path: Path, *, epsilon: float = 0.0) ->
 
     Args:
         classifier: any; its modes are restored.
-        path: `.safetensors` or `.npz` with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K).
+        path: `.safetensors` or `.npz` with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K): what the
+            network returned, or the logits of a network that ends in a softmax.
         epsilon: relative spacing of the type of number in which the weights were stored.
 
     Raises:
@@ -39,9 +43,9 @@ def check_golden(classifier: Classifier, path: Path, *, epsilon: float = 0.0) ->
     """
     pairs = _read_golden(path)
     inputs, expected = pairs["inputs"], pairs["logits"]
-    if tuple(inputs.shape[1:]) != classifier.spec.shape or expected.shape != (
-        len(inputs),
-        classifier.classes,
+    if tuple(inputs.shape[1:]) != classifier.spec.shape or expected.shape not in (
+        (len(inputs), classifier.classes),
+        (len(inputs), classifier.returned.width),
     ):
         raise ZskdError(
             f"{path}: inputs {tuple(inputs.shape)} and logits {tuple(expected.shape)} do not fit a network "
@@ -51,14 +55,33 @@ def check_golden(classifier: Classifier, path: Path, *, epsilon: float = 0.0) ->
         raise ZskdError(f"{path}: inputs must be pixels in [0, 1], before mean and std are applied")
     with frozen(classifier), torch.no_grad():
         found = classifier(inputs)
-    scale = max(1.0, float(expected.abs().max()))
-    worst = float((found - expected).abs().max())
+    worst, scale = min(
+        _difference(found, meant, classifier.returned) for meant in _meanings(expected, classifier.returned)
+    )
     if not worst <= max(_GOLDEN_TOLERANCE, _ROUNDINGS * epsilon) * scale:
         raise ZskdError(
             f"the network disagrees with the golden pairs of {path} by up to {worst:.3g}: mean, std, "
             "channel order or architecture are not those of the original"
         )
     return Golden(pairs=len(inputs), largest_difference=worst, file_sha256=sha256_file(path))
+
+
+def _meanings(recorded: Tensor, output: Output) -> Iterator[Logits]:
+    """Yield the logits (N, K) that recorded values may be: themselves, or what the network returned."""
+    if two_classes(recorded).shape[1] == output.classes:
+        yield two_classes(recorded)
+    if recorded.shape[1] == output.width:
+        yield output.logits(recorded, len(recorded))
+
+
+def _difference(found: Logits, expected: Logits, output: Output) -> tuple[float, float]:
+    """Return the largest difference, and the largest expected logit, at least 1.
+
+    Of a network that ends in a softmax, logits are known but for a constant of each image.
+    """
+    if output.kind in ("probabilities", "log-probabilities"):
+        found, expected = found.log_softmax(1), expected.log_softmax(1)
+    return float((found - expected).abs().max()), max(1.0, float(expected.abs().max()))
 
 
 def _read_golden(path: Path) -> dict[str, Tensor]:

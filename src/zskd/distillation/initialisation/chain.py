@@ -21,8 +21,8 @@ from zskd.distillation.initialisation.channel_selection import Judged, select_ch
 from zskd.distillation.initialisation.effort import Plan, Work, counted, plan_chain
 from zskd.distillation.initialisation.elimination import divergence
 from zskd.distillation.initialisation.passes import Passes
-from zskd.distillation.initialisation.ridge import WeightedLayer, fit_layer, in_parts
-from zskd.models.chain import Layer, in_a_row, read_layers
+from zskd.distillation.initialisation.ridge import WeightedLayer, fit_layer, in_parts, weighted_layer
+from zskd.models.chain import Layer, build_layers, in_a_row, read_layers
 from zskd.models.classifier import Classifier
 from zskd.models.modes import in_mode
 
@@ -58,12 +58,16 @@ def initialise_chain(
     """
     try:
         student_chain, teacher_chain = in_a_row(student.module), in_a_row(teacher.module)
-        if not _is_narrower(read_layers(student_chain), read_layers(teacher_chain)):
+        layers = read_layers(teacher_chain)
+        if not _is_narrower(read_layers(student_chain), layers):
             return False
     except ZskdError:  # one of them is no plain chain
         return False
+    if _computed(student_chain):  # what is written would be computed again
+        return False
     with in_mode(student_chain, training=False), in_mode(teacher_chain, training=False):
         images = teacher.normalise(draw())
+        teacher_chain = _with_own_weights(teacher_chain, layers, images[:1])
         plan = plan_chain(teacher_chain, student_chain, images[:1], len(images), trained)
         held_out = in_parts(images[: plan.images])
         logits = [teacher_chain(images) for images in held_out]
@@ -90,7 +94,8 @@ def _select_weights(
     student: nn.Sequential, teacher: nn.Sequential, images: Tensor, rng: Generator, plan: Plan, work: Work
 ) -> None:
     """Select and fit the weights of each layer in turn, on normalised images (N, C, H, W)."""
-    channels = torch.arange(images.shape[1], device=images.device)
+    width = images.shape[1]
+    channels = torch.arange(width, device=images.device)
     judged, parts = Judged(teacher, images[: plan.effort.judged]), in_parts(images)
     of_teacher, of_student = Passes(teacher, parts), Passes(student, parts)
     for index, (layer, source) in enumerate(zip(student, teacher, strict=True)):
@@ -113,10 +118,33 @@ def _select_weights(
             wanted = (outputs[:, channels] for outputs in of_teacher.at(index + 1))
             fit_layer(layer, zip(of_student.at(index), wanted, strict=True), of_layer.rows, rng)
             work.spend(of_layer.fit)
-        else:  # a batch-norm has values of each channel; others have none
+            width = len(weighted_layer(teacher, index).weight)
+        else:  # a batch-norm has values of each channel, or of its pixels after a flatten; others have none
             tensors = layer.state_dict()
             for name, values in source.state_dict().items():
-                tensors[name].copy_(values[channels] if values.ndim else values)
+                chosen = values.view(width, -1)[channels].flatten() if values.ndim else values
+                tensors[name].copy_(chosen)
+
+
+def _computed(chain: nn.Sequential) -> list[int]:
+    """Return which layers compute their weights at each call: weight norm, spectral norm, pruning."""
+    return [
+        index
+        for index, layer in enumerate(chain)
+        if isinstance(layer, WeightedLayer) and "weight" not in layer._parameters
+    ]
+
+
+def _with_own_weights(chain: nn.Sequential, layers: list[Layer], image: Tensor) -> nn.Sequential:
+    """Return a chain with plain layers of the same weights instead of those whose weights are computed."""
+    if not (computed := _computed(chain)):
+        return chain
+    chain(image.clone())  # computes them
+    plain = {index: build_layers([layers[index]])[0] for index in computed}
+    for index, layer in plain.items():
+        layer.load_state_dict({name: getattr(chain[index], name) for name in layer.state_dict()})
+        layer.to(image.device).requires_grad_(False)
+    return nn.Sequential(*(plain.get(index, layer) for index, layer in enumerate(chain)))
 
 
 def _is_narrower(student: list[Layer], teacher: list[Layer]) -> bool:

@@ -25,6 +25,7 @@ from zskd.distillation.initialisation.ridge import (
     weight_matrix,
     weighted_layer,
 )
+from zskd.models.output import two_classes
 
 _WIDEST, _MOST_INPUTS = 32, 4096
 """Widest layer that channels are eliminated from, as in a wider one other channels can replace any channel;
@@ -46,10 +47,10 @@ def divergence(logits: Tensor, target: Tensor) -> float:
     """Return KL(softmax(target/τ) ‖ softmax(logits/τ)) at τ = 2, averaged over images, in nats.
 
     Args:
-        logits: (N, K).
-        target: logits (N, K).
+        logits: (N, K), or (N, 1) for two classes.
+        target: logits of the same shape.
     """
-    logits, target = (F.log_softmax(one / TAU, 1) for one in (logits, target))
+    logits, target = (F.log_softmax(two_classes(one) / TAU, 1) for one in (logits, target))
     return float(F.kl_div(logits, target, log_target=True, reduction="batchmean"))
 
 

@@ -32,6 +32,8 @@ from zskd.models.narrow.matching import Match, match_copy
 
 _WITH_GRADIENTS = 50
 """Images in one pass forwards and backwards, fewer of large ones."""
+_LEAST_PART = 8
+"""Least number of images in a pass that takes the statistics of batch-norm layers."""
 _SAME = 1e-9
 """Divergence in nats up to which logits are the same."""
 
@@ -123,7 +125,7 @@ def _fit(
 
 def _parts(images: Tensor) -> tuple[Tensor, ...]:
     """Split images into parts of one size, so that batch-norm layers get no small one."""
-    size = len(in_parts(images)[0])
+    size = max(len(in_parts(images)[0]), min(_LEAST_PART, len(images)))
     return torch.split(images[: len(images) // size * size], size)
 
 

@@ -144,7 +144,9 @@ class Importance:
     def _watch(self, name: str) -> Any:
         def watch(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             # a copy: its gradient is that through this layer alone, and no layer in place changes it
-            self._latest[name] = given[0].clone()
+            value = given[0].clone()
+            # that of a table of positions, say, does not depend on the images
+            self._latest[name] = value if value.requires_grad else value.requires_grad_()
             return (self._latest[name], *given[1:])
 
         return watch

@@ -40,7 +40,7 @@ def narrow(layers: Sequence[Layer]) -> list[Layer]:
             if new.get("groups", 1) > 1:
                 raise not_plain("it has grouped convolutions")
             before, after = old[width_out], new[width_out]
-        elif "num_features" in new:
-            new["num_features"] = after
+        elif "num_features" in new and before:
+            new["num_features"] = old["num_features"] // before * after
         result.append((name, new))
     return result

@@ -69,7 +69,7 @@ def narrow(
             made.network,
             spec=network.spec,
             class_names=network.class_names,
-            head=network.head_name,
+            head=network.head_name if network.head_name in dict(made.network.named_modules()) else None,
             copy=False,
         )
         smaller.rewrite, smaller.architecture = network.rewrite, made.architecture

@@ -30,6 +30,9 @@ def find(source: Source) -> Found:
     arguments = dict(source.arguments)
     weights = _choose_weights(source.name, arguments.pop("weights", None))
     check_arguments(source.text, arguments)
+    if source.weights is not None and source.name in SLOW_WEIGHTS:
+        # as with torchvision's own weights, whose mean and std are taken
+        arguments = {"transform_input": True} | arguments
     architecture = TorchvisionNetwork(torchvision=source.name, arguments=as_json(arguments))
     if source.weights is not None:
         module = architecture.build()
