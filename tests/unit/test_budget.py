@@ -22,7 +22,8 @@ from zskd.distillation.students import training_seconds
 from zskd.experiment.definition import load_experiment
 from zskd.experiment.plan import plan_cells
 from zskd.models.classifier import Classifier
-from zskd.run.budget import BUDGET, Budget, images_that_fit, steps_that_fit
+from zskd.run.budget import BUDGET, Budget
+from zskd.run.shares import images_that_fit, steps_that_fit
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 
@@ -122,10 +123,13 @@ SPECS: dict[str, SetSpec] = {
         count=500, synthesis=SynthesisConfig(**FEW | {"steps": 12}, missed="drop", tolerance=1)
     ),
     "one shard": SetSpec(count=500, synthesis=SynthesisConfig(**FEW | {"shard_size": 1000})),
+    "full batches": SetSpec(
+        count=500, synthesis=SynthesisConfig(**FEW | {"shard_size": 1000}, noise_share=0.0, tolerance=0.0)
+    ),
 }
 
 
-@pytest.mark.parametrize(("minutes", "workers"), [(1e-6, 1), (60.0, 2)])
+@pytest.mark.parametrize(("minutes", "workers"), [(1e-6, 1), (1e-6, 2), (60.0, 2)])
 @pytest.mark.parametrize("what", SPECS)
 def test_a_set_that_was_begun_to_be_timed_is_the_set_of_its_count(
     what: str, minutes: float, workers: int, teacher: Classifier, tmp_path: Path
@@ -135,7 +139,7 @@ def test_a_set_that_was_begun_to_be_timed_is_the_set_of_its_count(
     count = fitted.count
     assert count == (500 if minutes == 60 else 300)
     chosen = replace(spec, count=count)
-    if minutes < 1 and what == "one shard":  # of no given size: all workers take part
+    if minutes < 1 and workers > 1 and what == "full batches":  # of no given size: all workers take part
         assert fitted.synthesis.shard_size == 10
         chosen = replace(chosen, synthesis=replace(spec.synthesis, shard_size=10))
     else:

@@ -40,6 +40,9 @@ FEW = SynthesisConfig(steps=3, batch_size=8, shard_size=30, noise_share=0.4)
         (SetSpec(count=50, method="noise", synthesis=FEW), True),
         (SetSpec(count=50, synthesis=replace(FEW, changes="by_teacher", tolerance=0.0, warp=FLIPS)), True),
         (SetSpec(count=60, targets=TargetsConfig(order="rows"), synthesis=replace(FEW, tolerance=0)), True),
+        (SetSpec(count=50, method="noise", synthesis=replace(FEW, candidates=4)), True),
+        (SetSpec(count=50, synthesis=replace(FEW, tolerance=0.0, candidates=2)), True),
+        (SetSpec(count=50, method="boundary", synthesis=replace(FEW, tolerance=0, noise_share=0)), True),
     ],
 )
 def test_a_set_takes_no_more_passes_than_foreseen(

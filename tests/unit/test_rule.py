@@ -107,4 +107,5 @@ def test_the_printed_recipe_is_the_one_that_runs(capsys: pytest.CaptureFixture[s
     assert main(["run", "my-teacher", "--print-config"]) == 0
     found = capsys.readouterr()
     assert "preset: default" in found.out
+    assert found.out.startswith("# No teacher could be opened")
     assert "are chosen when the teacher can be opened" in found.err

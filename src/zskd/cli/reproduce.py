@@ -18,6 +18,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.progress import readable_seconds
 
 if TYPE_CHECKING:
+    from zskd.core.engines.base import Engine
     from zskd.experiment.compare import Verdict
     from zskd.experiment.conduct import Outcome
     from zskd.experiment.definition import Experiment
@@ -97,7 +98,7 @@ def reproduce(
 
     tell, where = Teller(json), open_engine(engine)
     if dry_run or status:
-        _print_status(tell, experiment, cells, folder, results, workers or where.cores(), plan=dry_run)
+        _print_status(tell, experiment, cells, folder, results, workers, where, plan=dry_run)
         return
     from zskd.experiment.conduct import conduct
 
@@ -175,14 +176,17 @@ def _print_status(
     folder: Path,
     results: Path,
     workers: int,
+    engine: Engine,
     *,
     plan: bool,
 ) -> None:
     """Print the plan, or the progress."""
     from zskd.experiment.cost import estimate, read_known, seconds_left
     from zskd.experiment.layout import State, lay_out, states
+    from zskd.synthesis.room import possible_workers
 
     places, sources = lay_out(experiment, cells, folder, results)
+    workers = possible_workers(sources.model, workers, engine)
     found_states = states(places, folder)
     left = [place for place, state in zip(places, found_states, strict=True) if state is not State.DONE]
     estimated = estimate(left, sources.model, read_known(folder))

@@ -18,13 +18,17 @@ from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 
+_NOTHING_CHOSEN = """\
+# No teacher could be opened, so nothing was chosen for it, and what this file names counts as your choice.
+# Print it again with --teacher.path, or delete preset, method, count, student and the groups of settings."""
+
 
 @app.command(
     group_parameters=RUN,
     help_epilogue=examples(
         "zskd run digits",
         "zskd run mnist --data-dir data --budget 3 --controls none --out runs/mnist-3",
-        "zskd run my-teacher --print-config > mine.yaml",
+        "zskd run my-teacher --teacher.path teacher --print-config > mine.yaml",
     ),
 )
 def run(
@@ -85,4 +89,5 @@ def _print_config(given: Settings, progress: Progress) -> None:
         full = given.of(open_network(full), progress)
     except ZskdError as error:
         progress.log(f"preset, student and count are chosen when the teacher can be opened: {error}")
+        print_line(_NOTHING_CHOSEN)
     print_line(to_yaml(full).rstrip())

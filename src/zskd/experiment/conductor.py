@@ -25,6 +25,7 @@ from zskd.experiment.layout import CellPaths
 from zskd.experiment.plan import Cell
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.real import build_real_set
+from zskd.synthesis.room import possible_workers
 from zskd.teacher.sources import STATE, Sources, load_teacher, make_teacher, open_sources
 
 Result = TypeVar("Result")
@@ -69,9 +70,7 @@ class Conductor(Generic[Result]):
         self._work, self._on_done = work, on_done
         self._data: Dataset = sources.data
         self._command, self._progress = command, progress
-        on_cpu = sources.model.device.type == "cpu"
-        # a GPU of this machine is kept busy by one process
-        self._workers = (workers or engine.cores()) if on_cpu or not engine.here else 1
+        self._workers = possible_workers(sources.model, workers, engine)
         self._engine, self._gpus = engine, int(sources.model.device.type == "cuda")
         for paths in todo:
             remove_file(paths.log)

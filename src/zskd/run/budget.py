@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,9 +41,9 @@ from zskd.distillation.spec import StudentSpec
 from zskd.distillation.students import time_students, training_seconds
 from zskd.models.classifier import Classifier
 from zskd.run.arms import execution
-from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
-from zskd.synthesis.build import make_shards, open_writer, seconds_per_image, settle_spec
-from zskd.synthesis.room import in_batches, in_files, shard_workers
+from zskd.run.shares import FEWEST_STEPS, FOR_SETS, images_that_fit, least_count, steps_that_fit
+from zskd.synthesis.build import open_writer, seconds_per_image, settle_spec, time_shards
+from zskd.synthesis.room import fit_workers, in_batches, in_files, possible_workers
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST, ShardEntry
@@ -69,6 +68,8 @@ class BudgetFile(Artefact):
     """Hash of everything that determines the run."""
     seconds: Seconds
     """Spent when the file was written."""
+    earlier: Seconds | None = None
+    """Spent before this budget, on sets of one that was refused."""
     count: AtLeastOne | None = None
     """Images in each set; absent without sets."""
     shard_size: AtLeastOne | None = None
@@ -112,7 +113,7 @@ class Budget:
             teacher: frozen.
             folder: of the run or of the student.
             key: hash of everything that determines the run; a file with another key is not used.
-            spent: seconds that were spent since the file was written.
+            spent: seconds that were spent on the sets of all budgets in this folder.
             progress: receives log lines.
 
         Raises:
@@ -122,12 +123,12 @@ class Budget:
         self._recipe, self._teacher, self._folder, self._progress = recipe, teacher, folder, progress
         self._seconds = 60 * recipe.budget
         self._found: BudgetFile | None = None
-        self._started = time.perf_counter()
+        self._started, self._earlier = time.perf_counter(), spent
         if (folder / BUDGET).is_file():
             found = read_artefact(folder / BUDGET, BudgetFile, "what a budget allows")
             if found.key == key:
-                self._found = found
-                self._started -= found.seconds + spent
+                self._found, self._earlier = found, found.earlier or 0.0
+                self._started -= found.seconds + spent - self._earlier
         self._minutes, self._key = recipe.budget, key
         self._sets: list[Path] = []
 
@@ -151,7 +152,6 @@ class Budget:
     def _time_sets(self, specs: Mapping[Path, SetSpec]) -> BudgetFile:
         teacher, classes, time_left = self._teacher, self._teacher.classes, FOR_SETS * self._seconds
         engine = open_engine(self._recipe.engine)
-        workers = shard_workers(teacher, self._recipe.workers, engine)
         for folder in specs:
             if not (folder / MANIFEST).is_file():  # shards of an interrupted measurement
                 shutil.rmtree(folder, ignore_errors=True)
@@ -163,28 +163,31 @@ class Budget:
         # an upper bound: the first images are slower than all others
         rough = sum(seconds_per_image(teacher, one.spec) for one in fitted.values())
         small, size = rough * len(some.indices(0, classes)) > time_left, None
-        if small and _may_be_shorter(specs):
+        if small and possible_workers(teacher, self._recipe.workers, engine) > 1 and _may_be_shorter(specs):
             size = math.lcm(*(in_batches(one.spec) for one in fitted.values()))
             specs = {folder: in_files(spec, size) for folder, spec in specs.items()}
             fitted = {folder: settled.in_files(size) for folder, settled in fitted.items()}
             some = next(iter(fitted.values())).spec
+        workers = min(
+            fit_workers(
+                teacher,
+                one.spec,
+                self._recipe.workers or engine.cores(),
+                shards=one.spec.shards(classes),
+                seconds=rough * one.spec.count,
+                engine=engine,
+            )
+            for one in fitted.values()
+        )
         engine.start(workers)
         pieces, seconds = {}, {}
         for folder, settled in fitted.items():
             piece = settled.sized(fewest).spec if small and size is None else settled.spec
             numbers = range(min(workers, piece.shards(classes)))
-            started = time.perf_counter()
-            made = make_shards(
-                teacher,
-                piece,
-                folder,
-                numbers,
-                workers=min(workers, len(numbers)),
-                engine=engine,
-                on_progress=lambda _: None,
-            )
-            pieces[folder] = _Piece(piece, dict(made))
-            seconds[folder.name] = (time.perf_counter() - started) / len(piece.indices(0, classes))
+            made = time_shards(teacher, piece, folder, numbers, engine=engine)
+            pieces[folder] = _Piece(piece, {number: entry for number, (_, entry) in made.items()})
+            spent = sum(one for one, _ in made.values())
+            seconds[folder.name] = spent / pieces[folder].images(classes)
         if some.targets.order == "interleaved":  # images that exist cost no more time
             fewest = max(fewest, min(piece.images(classes) for piece in pieces.values()))
         count = images_that_fit(
@@ -280,6 +283,8 @@ class Budget:
             "versions": versions(),
             "processor": processor(),
         }
+        if self._earlier:
+            now["earlier"] = round(self._earlier, 3)
         self._found = BudgetFile(**before | now | found)
         write_artefact(self._folder / BUDGET, self._found)
         return self._found
@@ -310,51 +315,19 @@ class _Piece:
 
 
 def _may_be_shorter(specs: Mapping[Path, SetSpec]) -> bool:
-    """Whether the size of a shard is neither given nor that of a row."""
-    default = SynthesisConfig().shard_size
+    """Whether shards of one batch lose nothing.
+
+    Their size is neither given nor that of a row, and the images of a shard fill a batch: none stays noise
+    beside others that are optimised.
+    """
+    default = SynthesisConfig()
     return all(
-        spec.targets.order != "rows" and spec.synthesis.shard_size == default and not spec.synthesis.shard_mb
+        spec.targets.order != "rows"
+        and spec.synthesis.shard_size == default.shard_size > spec.synthesis.batch_size
+        and not spec.synthesis.shard_mb
+        and not (spec.optimises and spec.synthesis.noise_share)
         for spec in specs.values()
     )
-
-
-def images_that_fit(
-    spec: SetSpec, seconds_per_image: float, seconds: float, *, classes: int, workers: int, fewest: int
-) -> int:
-    """Return the number of images that can be made in a given time: whole shards, unless it is below one.
-
-    Args:
-        spec: of the largest set.
-        seconds_per_image: of one worker, while all workers are busy.
-        seconds: available time.
-        classes: number K of the teacher's classes.
-        workers: processes that make shards in parallel.
-        fewest: smallest number of images to return.
-    """
-
-    def takes(count: int) -> float:
-        part = replace(spec, count=count)
-        turns = math.ceil(part.shards(classes) / workers)
-        return seconds_per_image * min(count, turns * part.shard_size(classes))
-
-    choice = counts_to_choose(spec, classes, fewest)
-    return choice[max(0, bisect_right(choice, seconds, key=takes) - 1)]
-
-
-def steps_that_fit(paces: Sequence[Pace], seconds: float, *, workers: int, own: float = 0.0) -> int:
-    """Return the number of steps of each student that fit into a given time.
-
-    Args:
-        paces: speed of each student, in their order.
-        seconds: available time for all students.
-        workers: processes that train students in parallel.
-        own: other work of each student, in steps of the same duration.
-
-    Returns:
-        The number of steps; −1 if the time is too short for the start alone.
-    """
-    most = math.ceil(max(0.0, seconds) / min(pace.step for pace in paces)) + 1
-    return bisect_right(range(most), seconds, key=lambda n: training_seconds(paces, n + own, workers)) - 1
 
 
 def _steps_of_image_bank(recipe: Recipe) -> float:

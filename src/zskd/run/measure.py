@@ -106,6 +106,7 @@ def measure_run(
     held_out: Mapping[str, TransferSet],
     sources: Sources,
     *,
+    pictures: Mapping[str, TransferSet] | None = None,
     trained: Mapping[str, Passes | None],
     changes: Sequence[AskedChange] = (),
     recipe_sha256: str,
@@ -121,6 +122,7 @@ def measure_run(
         sets: their training sets, by the names of the arms; none where a generator makes all images.
         held_out: images that agreement is measured on, by kind.
         sources: with the real images, if there are any.
+        pictures: sets of the user's pictures, by their options.
         trained: passes until each student was trained, by the same names; None where not known.
         changes: how the teacher answers changed images, where it was asked.
         recipe_sha256: of the recipe before its budget was applied.
@@ -146,7 +148,7 @@ def measure_run(
                 held_out,
                 probes,
                 data,
-                _of_arm(sets.get(one.arm.name), trained[one.name]),
+                _of_arm(sets.get(one.arm.set_name), trained[one.name]),
             )
             for one in planned
         }
@@ -172,7 +174,7 @@ def measure_run(
         sets={name: SetFacts.of(one) for name, one in sets.items()},
         seconds={},
         changes=tuple(changes),
-        passes=_of_run(sets, trained, held_out, tally.passes()),
+        passes=_of_run({**sets, **(pictures or {})}, trained, held_out, tally.passes()),
         seed=recipe.seed,
         threads=execution(recipe).threads_of_each(len(planned)),
         versions=versions(),

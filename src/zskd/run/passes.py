@@ -62,7 +62,7 @@ def within_passes(recipe: Recipe, teacher: Classifier, arms: Sequence[Arm]) -> t
     Raises:
         ZskdError: the limit is too small.
     """
-    specs = [arm.spec for arm in arms if arm.spec is not None]
+    specs = list({arm.set_name: arm.spec for arm in arms if arm.spec is not None}.values())
     trainings = [trained_as(one) for one in plan_students(recipe, arms)]
     plan = plan_passes(recipe, teacher, specs, trainings)
     if plan.count is not None:
@@ -123,7 +123,7 @@ def correct_steps(
 
     Args:
         plan: from `plan_passes`.
-        sets: complete.
+        sets: complete, those of the user's pictures included.
         trainings: of the students.
         progress: logs the difference.
 
@@ -164,8 +164,12 @@ def set_passes(teacher: Classifier, spec: SetSpec) -> int:
         optimised = (
             sum(entry_of(teacher, spec, index).optimised for index in indices) if spec.optimises else 0
         )
-        total += 2 * spec.synthesis.steps * _filled(optimised, spec.synthesis.batch_size)
+        begun = ceil(optimised / spec.own_method.images_per_start)
+        total += spec.own_method.passes_of_start(spec.synthesis) * _filled(begun, spec.synthesis.batch_size)
         total += _filled(len(indices), spec.synthesis.batch_size)
+        if spec.synthesis.candidates > 1:
+            starts = ceil(len(indices) / spec.own_method.images_per_start)
+            total += spec.synthesis.candidates * _filled(starts, spec.synthesis.batch_size)
     return total
 
 

@@ -103,6 +103,7 @@ def run_recipe(
                 sets,
                 held_out,
                 sources,
+                pictures=run.pictures,
                 trained={name: passes_of(folder / "students" / name) for name in students},
                 changes=read_changes(folder / FILE),
                 recipe_sha256=sha256_json(identity(recipe)),
@@ -147,6 +148,8 @@ class _Run:
         total = len(sets) + len(("teacher", "students", "evaluation"))
         self.stages = Stages(total, folder, progress, meter)
         self._folder, self._sources, self._progress, self._tracker = folder, sources, progress, tracker
+        self.pictures: dict[str, TransferSet] = {}
+        """Of the user's, by their options; known with the students."""
         self._budget: Budget | None = None
         self._passes: PassBudget | None = None
         if recipe.passes is not None:
@@ -232,13 +235,14 @@ class _Run:
             self.recipe = replace(self.recipe, distill=distill)
             planned = plan_students(self.recipe, self.arms)
             images = {one.name: sets.get(one.arm.set_name) for one in planned}
-            pictures = picture_sets(self.recipe, teacher, self._folder, of_stage)
+            pictures = self.pictures = picture_sets(self.recipe, teacher, self._folder, of_stage)
             if self._budget is not None:
                 specs = {one.name: one.spec for one in planned}
                 self.recipe = self._budget.fit_steps(self.recipe, specs, images, pictures)
             if self._passes is not None:
                 trainings = [trained_as(one) for one in planned]
-                self.recipe = with_steps(self.recipe, correct_steps(self._passes, sets, trainings, of_stage))
+                made = {**sets, **pictures}
+                self.recipe = with_steps(self.recipe, correct_steps(self._passes, made, trainings, of_stage))
             planned = plan_students(self.recipe, self.arms)
             return make_students(
                 teacher,

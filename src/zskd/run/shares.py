@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
 
+from zskd.core.timing import Pace
+from zskd.distillation.students import training_seconds
 from zskd.synthesis.spec import SetSpec
 
 FOR_SETS = 0.25
@@ -33,3 +38,42 @@ def least_count(spec: SetSpec, classes: int) -> int:
     """Return the number of images in the smallest set: about 300, or all."""
     unit = classes * len(spec.targets.betas) if spec.targets.order == "rows" else 1
     return min(spec.count, math.ceil(FEWEST_IMAGES / unit) * unit)
+
+
+def images_that_fit(
+    spec: SetSpec, seconds_per_image: float, seconds: float, *, classes: int, workers: int, fewest: int
+) -> int:
+    """Return the number of images that can be made in a given time: whole shards, unless it is below one.
+
+    Args:
+        spec: of the largest set.
+        seconds_per_image: of one worker, while all workers are busy.
+        seconds: available time.
+        classes: number K of the teacher's classes.
+        workers: processes that make shards in parallel.
+        fewest: smallest number of images to return.
+    """
+
+    def takes(count: int) -> float:
+        part = replace(spec, count=count)
+        turns = math.ceil(part.shards(classes) / workers)
+        return seconds_per_image * min(count, turns * part.shard_size(classes))
+
+    choice = counts_to_choose(spec, classes, fewest)
+    return choice[max(0, bisect_right(choice, seconds, key=takes) - 1)]
+
+
+def steps_that_fit(paces: Sequence[Pace], seconds: float, *, workers: int, own: float = 0.0) -> int:
+    """Return the number of steps of each student that fit into a given time.
+
+    Args:
+        paces: speed of each student, in their order.
+        seconds: available time for all students.
+        workers: processes that train students in parallel.
+        own: other work of each student, in steps of the same duration.
+
+    Returns:
+        The number of steps; −1 if the time is too short for the start alone.
+    """
+    most = math.ceil(max(0.0, seconds) / min(pace.step for pace in paces)) + 1
+    return bisect_right(range(most), seconds, key=lambda n: training_seconds(paces, n + own, workers)) - 1

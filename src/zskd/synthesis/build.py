@@ -171,6 +171,39 @@ def make_shards(
     return engine.each_done(_write_one, shared, numbers, workers=workers, need=need, on_progress=on_progress)
 
 
+def time_shards(
+    teacher: Classifier, spec: SetSpec, folder: Path, numbers: Sequence[int], *, engine: Engine
+) -> dict[int, tuple[float, ShardEntry]]:
+    """Make some shards at the same time, and return the seconds and the manifest entry of each.
+
+    The seconds are those of the shard alone, without what its process takes to start.
+
+    Args:
+        teacher: as for `make_shards`.
+        spec: as there.
+        folder: as there.
+        numbers: of the shards.
+        engine: as there.
+
+    Raises:
+        ZskdError: as there.
+    """
+    shared, need = (teacher, spec, folder), Need() if engine.here else shard_need(teacher, spec)
+    return dict(
+        engine.each_done(
+            _time_one, shared, numbers, workers=len(numbers), need=need, on_progress=lambda _: None
+        )
+    )
+
+
+def _time_one(
+    shared: tuple[Classifier, SetSpec, Path], number: int, on_progress: Callable[[int], None]
+) -> tuple[float, ShardEntry]:
+    started = time.perf_counter()
+    entry = _write_one(shared, number, on_progress)
+    return time.perf_counter() - started, entry
+
+
 def _write_one(
     shared: tuple[Classifier, SetSpec, Path], number: int, on_progress: Callable[[int], None]
 ) -> ShardEntry:

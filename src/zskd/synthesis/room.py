@@ -143,7 +143,7 @@ def fit_workers(
         engine: that they run on; None: this machine, whose memory has room for so many.
     """
     engine = engine or LocalEngine()
-    chosen = min(shard_workers(teacher, workers, engine), shards)
+    chosen = min(possible_workers(teacher, workers, engine), shards)
     if not engine.here:
         return chosen
     if chosen > 1 and workers == 0 and seconds - seconds / chosen < START_SECONDS:
@@ -152,9 +152,9 @@ def fit_workers(
     return max(1, min(chosen, room))
 
 
-def shard_workers(teacher: Classifier, workers: int, engine: Engine) -> int:
-    """Return how many processes may make shards: `workers`, or one per core of the engine for 0; on a GPU of
-    this machine always one.
+def possible_workers(teacher: Classifier, workers: int, engine: Engine) -> int:
+    """Return how many processes may work at the same time: `workers`, or one per core of the engine for 0; on
+    a GPU of this machine always one.
     """
     possible = teacher.device.type == "cpu" or not engine.here
     return (workers or engine.cores()) if possible else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def trace_impression(
         teacher: as for `trace_impressions`.
         spec: as there.
         index: position of the image in the set, dropped images counted; if that image stays noise, the next
-            optimised one is traced.
+            optimised one is traced, or the first where there is no next one.
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
         progress: as there.
 
@@ -54,9 +55,16 @@ def trace_impression(
         ZskdError: no image of the set is optimised, or the method makes them in its own way.
     """
     _check(spec)
-    while not entry_of(teacher, spec, index).optimised:
-        index += 1
-    return trace_impressions(teacher, spec, [index], frames=frames, progress=progress)[index]
+    found = (
+        each
+        for each in chain(range(index, spec.count), range(index))
+        if entry_of(teacher, spec, each).optimised
+    )
+    if (traced := next(found, None)) is None:
+        raise ZskdError(
+            f"none of the {spec.count:,} images of this set is optimised: give a larger set to trace"
+        )
+    return trace_impressions(teacher, spec, [traced], frames=frames, progress=progress)[traced]
 
 
 def trace_impressions(
@@ -88,8 +96,10 @@ def trace_impressions(
     """
     _check(spec)
     wanted = [index for index in indices if entry_of(teacher, spec, index).optimised]
+    if not wanted:
+        return {}
     planned = sorted(wanted)
-    if spec.needs_shard and wanted:
+    if spec.needs_shard:
         size = spec.shard_size(teacher.classes)
         planned = sorted({*spec.indices(wanted[0] // size, teacher.classes), *wanted})
     rows = {index: planned.index(index) for index in wanted}
@@ -129,7 +139,7 @@ def trace_impressions(
 
 def _made_again(spec: SetSpec, followed: Sequence[int], count: int) -> Sequence[int]:
     """Return which of `count` images of a shard must be made for those that are followed, rising."""
-    if not (followed and (spec.couples or spec.chains)):
+    if not (spec.couples or spec.chains):
         return followed
     lanes = spec.synthesis.batch_size
     first = 0 if spec.chains else followed[0] // lanes * lanes

@@ -29,7 +29,7 @@ from zskd.run.plan.sets import Sampled, few_steps, sample_set
 from zskd.run.plan.students import sample_students, untrained
 from zskd.run.plan.teacher import sample_teacher
 from zskd.synthesis.build import build_transfer_set, set_bytes
-from zskd.synthesis.room import shard_workers
+from zskd.synthesis.room import possible_workers
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.sources import Sources
 from zskd.transfer_set.dataset import TransferSet
@@ -71,7 +71,7 @@ class _Trial:
         self._recipe, self._sources = recipe, sources
         self._folder, self._seconds, self._progress = folder, seconds, progress
         self._engine = open_engine(recipe.engine)
-        self._workers = shard_workers(sources.model, recipe.workers, self._engine)
+        self._workers = possible_workers(sources.model, recipe.workers, self._engine)
         self._teacher, self._trained = sources.model, True
         self._multiply_adds = count_multiply_adds(sources.model)
         self._sets: dict[str, TransferSet] = {}
@@ -196,9 +196,7 @@ class _Trial:
 
 
 def _trace_seconds(found: Sampled, classes: int) -> float:
-    """Return about how long the trace of an impression takes: a batch, or its shard if it needs all of it."""
+    """Return about how long the trace of an impression takes: a batch."""
     shard, config = found.alone[0], found.spec.synthesis
-    if found.spec.needs_shard:
-        return shard
     optimised = (1 - config.noise_share) * len(found.spec.indices(0, classes))
     return shard * min(1.0, config.batch_size / max(1.0, optimised))

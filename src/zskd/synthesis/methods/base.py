@@ -85,6 +85,14 @@ class Method(Config, ABC):
             config: temperature and penalties.
         """
 
+    def passes_of_start(self, config: SynthesisConfig) -> int:
+        """Return the passes of the teacher that `make` takes for a start image at most, forward and backward.
+
+        Args:
+            config: number of steps.
+        """
+        return 2 * config.steps
+
     def make(
         self,
         teacher: Classifier,

@@ -68,6 +68,10 @@ class Boundary(Method):
         """Return the lead of the predicted class, which the steps lower below 0."""
         return 1 * Margin()
 
+    def passes_of_start(self, config: SynthesisConfig) -> int:
+        """Return the passes for a pair: those of `both_sides`."""
+        return 2 * config.steps + 2 + self.halvings
+
     def make(
         self,
         teacher: Classifier,
