@@ -65,14 +65,8 @@ def make_students(
     execution, progress = execution or Execution(), progress or Progress()
     names = list(specs)
     missing = [number for number, name in enumerate(names) if not (folder / name / CARD).is_file()]
-    workers = execution.side_by_side(teacher, len(missing))
-    here = execution.engine.here
-    if here and workers > 1 and is_large(teacher.spec.shape):
-        different = {specs[names[number]].student: specs[names[number]] for number in missing}
-        workers = min(
-            fit_students(_untrained(spec, teacher), spec.distill, workers) for spec in different.values()
-        )
-    if missing and (workers > 1 or not here):
+    workers = trained_together(teacher, [specs[names[number]] for number in missing], execution)
+    if missing and (workers > 1 or not execution.engine.here):
         work = _work(teacher, specs, sets, pictures, folder, execution, workers, progress)
         steps = sum(specs[names[number]].steps(_size(sets[names[number]])) for number in missing)
         title = f"students {', '.join(names[number] for number in missing)}"
@@ -99,6 +93,21 @@ def make_students(
                     progress=tracking,
                 )
         return students
+
+
+def trained_together(teacher: Classifier, specs: Sequence[StudentSpec], execution: Execution) -> int:
+    """Return how many of some students are trained at the same time: as many as the memory has room for.
+
+    Args:
+        teacher: as for `make_students`.
+        specs: of the students.
+        execution: as for `make_students`.
+    """
+    workers = execution.side_by_side(teacher, len(specs))
+    if not execution.engine.here or workers <= 1 or not is_large(teacher.spec.shape):
+        return workers
+    different = {spec.student: spec for spec in specs}
+    return min(fit_students(_untrained(spec, teacher), spec.distill, workers) for spec in different.values())
 
 
 def _untrained(spec: StudentSpec, teacher: Classifier) -> Classifier:
@@ -129,7 +138,7 @@ def time_students(
     Returns:
         The pace of each student, and the seconds that the workers took to start and to end.
     """
-    workers = execution.side_by_side(teacher, len(specs))
+    workers = trained_together(teacher, list(specs.values()), execution)
     if workers == 1:  # this process trains now and later, and its first optimiser loads a good part of torch
         torch.optim.Adam([torch.zeros(1)])
     started = time.perf_counter()

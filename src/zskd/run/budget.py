@@ -38,7 +38,7 @@ from zskd.core.progress import Progress, readable_seconds
 from zskd.core.timing import Pace
 from zskd.core.versions import versions
 from zskd.distillation.spec import StudentSpec
-from zskd.distillation.students import time_students, training_seconds
+from zskd.distillation.students import time_students, trained_together, training_seconds
 from zskd.models.classifier import Classifier
 from zskd.run.arms import execution
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, images_that_fit, least_count, steps_that_fit
@@ -233,7 +233,7 @@ class Budget:
         self, recipe: Recipe, specs: Specs, sets: Sets, pictures: Mapping[str, TransferSet] | None
     ) -> int:
         how = execution(recipe)
-        workers = how.side_by_side(self._teacher, len(specs))
+        workers = trained_together(self._teacher, list(specs.values()), how)
         turns = math.ceil(len(specs) / workers)
         each = min(_LONGEST_TIMING, _FOR_TIMING * self._seconds / turns)
         scratch = self._folder / "timed"
