@@ -129,7 +129,7 @@ def _estimate(folder: Path, student: Opened, teacher: Classifier) -> EstimateRec
     from zskd.run.recorded import recorded_estimate
     from zskd.transfer_set.manifest import REAL
 
-    recorded = recorded_estimate(folder)
+    recorded = recorded_estimate(folder, teacher_sha256=teacher.fingerprint())
     if recorded is not None or student.classifier is None or student.card is None:
         return recorded
     origin = student.card.origin

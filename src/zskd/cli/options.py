@@ -193,7 +193,9 @@ def must_be_absent(path: Path) -> None:
     """Check that nothing is replaced.
 
     Raises:
-        ZskdError: there is a file, or a folder that is not empty.
+        ZskdError: there is a file, or a folder that is not empty or whose place another one cannot take.
     """
+    if os.path.ismount(path) or (path.is_dir() and path.samefile(Path.cwd())):
+        raise ZskdError(f"{path} cannot be replaced by a new folder: name one inside of it")
     if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise ZskdError(f"{path} is there already: choose another name, or delete it")

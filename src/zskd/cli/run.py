@@ -15,7 +15,7 @@ from zskd.cli.options import Detail, Flag, RecipeName, Settings, Trust, print_li
 from zskd.cli.telling import Json, Teller
 from zskd.config.groups import OUTPUT, RUN
 from zskd.config.recipe import Recipe
-from zskd.core.errors import ZskdError
+from zskd.core.errors import ZskdError, escaped
 from zskd.core.progress import Progress
 
 _NOTHING_CHOSEN = """\
@@ -69,7 +69,7 @@ def run(
     sources = open_sources(full)
     full = given.of(sources.model, progress)
     folder = out or Path("runs") / full.name
-    command = shlex.join(["zskd", *sys.argv[1:]])
+    command = escaped(shlex.join(["zskd", *sys.argv[1:]]))
     metrics = run_recipe(full, folder, sources=sources, progress=progress, command=command)
     tell = Teller(json)
     for line in summary_lines(metrics, styled=sys.stdout.isatty()):

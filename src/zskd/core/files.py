@@ -18,7 +18,7 @@ from typing import Any
 import platformdirs
 from filelock import FileLock, Timeout
 
-from zskd.core.errors import ZskdError, readable_errors
+from zskd.core.errors import ZskdError, escaped, readable_errors
 from zskd.core.reading import opened
 
 _HASH_BLOCK = 1 << 20
@@ -60,12 +60,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     A reader sees the old file or the new one, never a part, even if the writer is killed or the power is cut:
     the bytes are flushed to disk before the file gets its name, and the name before this returns. When the
     body fails, the temporary file is removed and an older `path` is kept. The private folder is removed at
-    the end. If the writer is killed, the next writer of the same path removes it.
+    the end. If the writer is killed, the next writer of the same path removes it. A link stays, and what it
+    leads to is replaced.
 
     Raises:
-        ZskdError: the file cannot be written (no permission, disk full), or something else has the name of
-            the private folder.
+        ZskdError: the file cannot be written (no permission, disk full), it is a device or a pipe, or
+            something else has the name of the private folder.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ZskdError(f"{path} is a device or a pipe: give a file")
     make_folder(path.parent)
     with readable_errors(path, "write"):
         _remove_unfinished(path)
@@ -101,6 +105,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         ZskdError: `path` is not empty or no folder, cannot be written, or something else has the name of the
             private folder.
     """
+    path = Path(os.path.realpath(path))  # a link to an empty folder stays
     make_folder(path.parent)
     with readable_errors(path, "write"):
         if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
@@ -191,9 +196,18 @@ def _flush_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` in UTF-8, atomically (see `whole_file`)."""
+    """Write `text` in UTF-8, atomically (see `whole_file`).
+
+    Raises:
+        ZskdError: as for `whole_file`, or the text has bytes of a name that is no UTF-8.
+    """
+    try:
+        written = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        near = escaped(text[max(0, error.start - 20) : error.end])
+        raise ZskdError(f"{path}: a name in it is no text in UTF-8 (…{near}): rename that file") from error
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(written)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from zskd.core.errors import ZskdError, has_hidden, readable_errors
@@ -45,6 +46,7 @@ def read_image(source: Picture, shape: tuple[int, int, int]) -> np.ndarray:
         warnings.simplefilter("ignore")  # of odd metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with _formats_told(), Image.open(stream, formats=_FORMATS) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)  # phones store portraits sideways
             converted = _in_bytes(picture).convert("L" if channels == 1 else "RGB")
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
@@ -177,11 +179,25 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 def pictures_below(folder: Path) -> list[Path]:
     """Return the same as `picture_files`; nothing where there is none."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
-    ]
+    return files_below(folder, ENDINGS)
+
+
+def files_below(folder: Path, endings: Collection[str]) -> list[Path]:
+    """Return all files below a folder with one of these endings, sorted; links to folders are followed.
+
+    Files and folders whose names begin with a dot are left out.
+    """
+    found, seen = list[Path](), set[tuple[int, int]]()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        place = Path(root).stat()
+        if (place.st_dev, place.st_ino) in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(root, name) for name in files if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in endings and path.is_file()]
+    return sorted(found)
 
 
 def read_folder(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file, sha256_json
-from zskd.data.folder import class_folders, class_of_each, picture_files, pictures_below
+from zskd.data.folder import class_folders, class_of_each, files_below, picture_files, pictures_below
 from zskd.data.packed import Packed, Picture, check_number
 from zskd.data.parquet import parquet_pictures
 from zskd.data.webdataset import tar_pictures
@@ -86,11 +86,7 @@ def _packed_files(source: Path) -> list[Path]:
             f"{source} is no file of pictures: give a folder of them, a {_TAR} file of WebDataset or a "
             f"{_PARQUET} file"
         )
-    found = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.suffix.lower() in (_TAR, _PARQUET) and not path.name.startswith(".") and path.is_file()
-    ]
+    found = files_below(source, (_TAR, _PARQUET))
     kinds = sorted({path.suffix.lower() for path in found})
     if found and (len(kinds) > 1 or pictures_below(source)):
         others = "pictures" if len(kinds) == 1 else f"{kinds[1]} files"

@@ -106,6 +106,7 @@ def _write_timm_config(
         "std": _per_channel(spec, spec.std),
         "interpolation": "bilinear",
         "crop_pct": 1.0,
+        "crop_mode": "squash",  # as zskd reads pictures
     }
     own = {"label_names": list(classifier.class_names), **facts}
     save_config_for_hf(

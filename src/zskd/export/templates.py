@@ -88,13 +88,14 @@ import sys
 import numpy as np
 import torch
 from model import CLASS_NAMES, SHAPE, load
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def read(path):
     """Return a picture as (1, C, H, W) in [0, 1], resized to the network's input."""
     channels, height, width = SHAPE
     with Image.open(path, formats=("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")) as picture:
+        ImageOps.exif_transpose(picture, in_place=True)
         if picture.mode.startswith("I"):  # 16 bits
             picture = Image.fromarray(np.asarray(picture, dtype=np.float32) / 257)
         picture = picture.convert("L" if channels == 1 else "RGB")

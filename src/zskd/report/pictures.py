@@ -25,7 +25,8 @@ def data_uri(image: Tensor) -> str:
     if len(channels) not in (1, 3):
         channels = channels.mean(0, keepdim=True)
     pixels = (255 * channels.clamp(0, 1)).round().byte().numpy()
-    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0).squeeze()))
+    pixels = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
     if max(picture.size) > _LARGEST:
         picture.thumbnail((_LARGEST, _LARGEST))
     stream = BytesIO()

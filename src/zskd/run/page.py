@@ -36,6 +36,8 @@ from zskd.synthesis.trace import trace_impression
 from zskd.transfer_set.dataset import TransferSet
 
 _COLUMNS = 10
+_MOST = 200
+"""Images in a figure of samples, those of the first classes: a larger one takes minutes."""
 _AGREEMENT = (
     "How often each student predicts its teacher's class, in %, on images that no student was trained on:"
 )
@@ -141,6 +143,7 @@ def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | Non
     chosen = [of_class[i] for i in range(per_class) for of_class in found.values() if i < len(of_class)]
     if not chosen:
         raise ZskdError("the set has no image of this class: choose another --class")
+    chosen = chosen[:_MOST]
     every_class_full = all(len(of_class) == per_class for of_class in found.values())
     columns = len(found) if 1 < len(found) <= _COLUMNS and every_class_full else _COLUMNS
     return grid_figure(

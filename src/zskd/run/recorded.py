@@ -37,15 +37,18 @@ def results_of(student: Path, metrics: RunMetrics) -> ArmMetrics | None:
     return students.get(student.resolve().name)
 
 
-def recorded_estimate(student: Path) -> EstimateRecord | None:
+def recorded_estimate(student: Path, *, teacher_sha256: str | None = None) -> EstimateRecord | None:
     """Return the estimate without data in the metrics of a student's run; None where there is none.
 
     Args:
         student: folder of its checkpoint.
+        teacher_sha256: fingerprint of the teacher that it must be about; None: that of the run.
 
     Raises:
         ZskdError: the metrics are damaged.
     """
     metrics = recorded_run(student)
-    found = None if metrics is None else results_of(student, metrics)
+    if metrics is None or teacher_sha256 not in (None, metrics.teacher.sha256):
+        return None
+    found = results_of(student, metrics)
     return None if found is None else found.estimated_agreement

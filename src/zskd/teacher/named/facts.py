@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -105,8 +106,21 @@ def settle(facts: Facts, given: Given) -> Settled:
     mean = choose("mean", (0.0,), "0, that is, pixels in [0, 1] as they are")
     std = choose("std", (1.0,), "1, that is, pixels in [0, 1] as they are")
     names = choose("class_names", None, "numbers")
+    if given.class_names is not None and (twice := _repeated(given.class_names)):
+        raise ZskdError(f"--class-names has {twice[0]!r} twice: give each class a name of its own")
+    names = names and _told_apart(names)
     spec = InputSpec(shape=tuple(shape), mean=tuple(mean), std=tuple(std), box=given.box)
     return Settled(spec, names, origins | facts.others)
+
+
+def _repeated(names: tuple[str, ...]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _told_apart(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of which none occurs twice: ImageNet has two cranes."""
+    twice = set(_repeated(names))
+    return tuple(f"{name} ({k})" if name in twice else name for k, name in enumerate(names))
 
 
 def as_json(arguments: dict[str, Any]) -> dict[str, JsonValue]:

@@ -62,6 +62,8 @@ def dataset_card(transfer_set: TransferSet, found: Sequence[Column], read: str, 
     }
     if typed:
         head["dataset_info"] = {"features": [one.typed() for one in found]}
+    else:  # a folder of a class named train or test would be taken for a split
+        head["configs"] = [{"config_name": "default", "data_files": [{"split": "train", "path": "**"}]}]
     front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=100_000)
     return _CARD.format(
         front=front,
