@@ -89,7 +89,7 @@ def test_flips_are_those_of_torchvision() -> None:
 def test_affine_maps_are_those_of_scipy(outside: float | None, mode: str) -> None:
     images = pictures()
     config = AugmentConfig(rotation=40, scale=(0.5, 1.6), shift=0.3, shear=0.4, flip=0.5)
-    matrices = affine_matrices(torch.rand(len(images), 6, generator=rng(2)), config)
+    matrices = affine_matrices(torch.rand(len(images), 6, generator=rng(2)), config, *images.shape[2:])
     height, width = images.shape[2:]
     rows, columns = np.mgrid[:height, :width]
     # to coordinates in [-1, 1] at the edges of the image, through the map, and back to pixels

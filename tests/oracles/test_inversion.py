@@ -152,7 +152,7 @@ def test_random_maps_make_an_image_meet_its_target_under_other_maps(teacher: Cla
     from zskd.data.transforms import affine_matrices
     from zskd.data.transforms import warp as move
 
-    other = affine_matrices(draw_warps(list(range(100, 120)), 1, seed=0)[:, 0], warp)
+    other = affine_matrices(draw_warps(list(range(100, 120)), 1, seed=0)[:, 0], warp, 1, 1)
     losses = [
         float(kl(teacher, move(images, other, 0.0), targets, 4.0).mean())
         for images in (

@@ -85,7 +85,7 @@ def test_warp_is_a_bilinear_look_up(outside: float) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 1, 9, 7, generator=generator)
     config = WarpConfig(rotation=40, scale=(0.7, 1.5), shift=0.2, shear=0.3, flip=0.5)
-    matrices = affine_matrices(torch.rand(3, 6, generator=generator), config)
+    matrices = affine_matrices(torch.rand(3, 6, generator=generator), config, 9, 7)
     moved = warp(images, matrices, outside)
     for image, matrix, result in zip(images, matrices, moved, strict=True):
         expected = warped_by_hand(image[0].double().numpy(), matrix.double().numpy(), outside)
@@ -97,7 +97,7 @@ def test_each_setting_of_a_warp_does_what_it_is_called() -> None:
     ends = torch.ones(1, 6)
 
     def matrix(uniform: torch.Tensor, **setting: object) -> np.ndarray:
-        return affine_matrices(uniform, WarpConfig(**setting))[0].numpy()  # type: ignore[arg-type]
+        return affine_matrices(uniform, WarpConfig(**setting), 8, 8)[0].numpy()  # type: ignore[arg-type]
 
     identity = np.eye(2, 3)
     np.testing.assert_allclose(matrix(middle, rotation=30, shift=0.2, shear=0.1), identity, atol=1e-6)

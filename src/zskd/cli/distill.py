@@ -125,6 +125,11 @@ def distill(
     classifier = ready_teacher(local(teacher, progress), model, settings.alone())
     full = replace(settings.of(classifier, progress), engine="local")  # one student is trained here
     loaded = None if transfer_set is None else TransferSet(local(transfer_set, progress))
+    if loaded is not None and not full.distill.needs_set:
+        raise ZskdError(
+            "a generator makes all images of this student: leave the transfer set out, or give "
+            "--distill.generator.share below 1"
+        )
     how = execution(full)
     key = sha256_json(
         identity(full)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from zskd.core.errors import ZskdError
+from zskd.core.tensors import set_state
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ class Ranks:
         """Give the module of each rank, in place, the weights and buffers that the first rank has."""
         if self.several:
             weights = self.once(lambda: {name: one.cpu() for name, one in module.state_dict().items()})
-            module.load_state_dict(weights)
+            set_state(module, weights)
 
     def once(self, work: Callable[[], T]) -> T:
         """Let the first rank do something, and return its result in all ranks; it is sent by pickle."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from zskd.core.errors import ZskdError, one_line, readable_errors
 from zskd.core.reading import one_line_errors, opened, parse_json
@@ -48,6 +48,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
         save_file(apart, path, metadata=metadata)
     except SafetensorError as error:
         raise OSError(one_line(error)) from error
+
+
+def set_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a module weights and buffers of the same names and shapes, in place.
+
+    The state that it loads has the version of each layer, which some networks ask for.
+    """
+    state = module.state_dict()
+    state.update(tensors)
+    module.load_state_dict(state)
 
 
 def stored_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -52,12 +52,14 @@ def augment(images: Images, config: AugmentConfig, box: tuple[float, float], gen
     return changed
 
 
-def affine_matrices(uniform: Tensor, config: WarpConfig) -> Tensor:
+def affine_matrices(uniform: Tensor, config: WarpConfig, height: int, width: int) -> Tensor:
     """Return one matrix per image (N, 2, 3), from output to input coordinates in [-1, 1].
 
     Args:
         uniform: six numbers of U(0, 1) per image (N, 6).
         config: the limits of the maps.
+        height: of the images: a rotation of one that is not square is none in these coordinates.
+        width: of the images.
     """
     angle, shift_x, shift_y, shear = (2 * uniform[:, :4] - 1).unbind(1)
     angle = angle * math.radians(config.rotation)
@@ -68,8 +70,8 @@ def affine_matrices(uniform: Tensor, config: WarpConfig) -> Tensor:
     cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
     # a shift of the whole side is 2 in these coordinates
     rows = (
-        torch.stack([mirrored * cos, shear * cos - sin, 2 * config.shift * shift_x], dim=1),
-        torch.stack([mirrored * sin, shear * sin + cos, 2 * config.shift * shift_y], dim=1),
+        torch.stack([mirrored * cos, (shear * cos - sin) * (height / width), 2 * config.shift * shift_x], 1),
+        torch.stack([mirrored * sin * (width / height), shear * sin + cos, 2 * config.shift * shift_y], 1),
     )
     return torch.stack(rows, dim=1)
 
@@ -101,7 +103,8 @@ def _grid(matrices: Tensor, height: int, width: int) -> Tensor:
 
 
 def _warp(images: Images, config: AugmentConfig, outside: float | None, generator: Generator) -> Images:
-    matrices = affine_matrices(torch.rand(len(images), 6, generator=generator), config)
+    uniform = torch.rand(len(images), 6, generator=generator)
+    matrices = affine_matrices(uniform, config, *images.shape[2:])
     moved = torch.rand(len(images), 1, 1, generator=generator) < config.share
     matrices = torch.where(moved, matrices, torch.eye(2, 3))
     return warp(images, to_device(matrices, images.device), outside)

@@ -7,7 +7,8 @@ Beyer et al. 2022, arXiv:2106.05237, call it consistent teaching).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -151,7 +152,7 @@ def distill(
             compiling.before_step(step)
 
     # the teacher that a helper receives is frozen too, because it is pickled in here
-    with frozen(teacher), counting("distillation", teacher=teacher), compiling:
+    with frozen(teacher), counting("distillation", teacher=teacher), compiling, _several_images():
         fell = fit(
             classifier.module,
             batches,
@@ -177,6 +178,20 @@ def distill(
     if curve is not None and ranks.first:
         write_artefact(curve, fell)
     return classifier.freeze()
+
+
+@contextmanager
+def _several_images() -> Iterator[None]:
+    """Tell in a line that batch-norm cannot take statistics of one value for each channel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ZskdError(
+            "the student's batch-norm takes no statistics of a single value: give --distill.batch-size 2 or "
+            "more, and shares of it that are not one image"
+        ) from error
 
 
 def choose_reading(

@@ -162,7 +162,7 @@ def measure_changes(
             }
             if used:
                 used |= dict.fromkeys(used.keys() & _CERTAIN, 1.0)
-                alone = AugmentConfig(outside=config.outside, **used)
+                alone = AugmentConfig(outside=config.outside, jpeg_quality=config.jpeg_quality, **used)
                 changed = augment(images, alone, teacher.spec.box, torch_stream(seed, f"change {name}", 0))
                 after = logits_in_parts(teacher, changed, len(images))
                 found.append(_compared(name, before, after))

@@ -129,6 +129,8 @@ class Fresh(Source):
 
     def images(self, count: int, rng: Generator) -> Images:
         """As for `Source`; the step's random numbers choose the streams of the images."""
+        if not count:
+            return torch.empty(0, *self._spec.shape, device=self._device)
         chosen: list[int] = torch.randint(_SEEDS, (count,), generator=rng).tolist()
         streams = [numpy_stream(self._seed, "fresh", index) for index in chosen]
         shape, box = self._spec.shape, self._spec.box

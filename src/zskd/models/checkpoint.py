@@ -32,7 +32,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.files import make_folder, sha256_file, whole_file
 from zskd.core.passes import Passes
 from zskd.core.reading import read_json
-from zskd.core.tensors import read_tensors, save_tensors
+from zskd.core.tensors import read_tensors, save_tensors, set_state
 from zskd.core.versions import versions
 from zskd.models.allocation import Allocations
 from zskd.models.classifier import Classifier, InputSpec
@@ -299,10 +299,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path)
         if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
             raise ZskdError(f"{source}: {name} holds {tensor.dtype}, and the network needs {own[name].dtype}")
     check_finite(tensors, source)
-    module.float()
-    state = module.state_dict()  # with the version of each layer, which some networks ask for
-    state.update(tensors)
-    module.load_state_dict(state)
+    set_state(module.float(), tensors)
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -97,7 +97,7 @@ class Reading:
             network: the module, or a faster one that returns the same.
             inputs: normalised images (N, C, H, W).
         """
-        with _precision(inputs.device):
+        with self._precision(inputs.device):
             if self._as_it_is:
                 logits: Tensor = network(inputs)
             elif (layer := self.linear) is not None:
@@ -106,6 +106,14 @@ class Reading:
                 # not len(): an export would keep the number of images
                 logits = self._output.logits(network(inputs), inputs.shape[0])
         return logits.float()
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return the precision of the block that runs a network.
+
+        A probability near 1 is 1 in bfloat16, and log(p / (1 − p)) is then not what it was.
+        """
+        in_full = self.linear is None and self._output.kind == "sigmoids"
+        return nullcontext() if in_full else _precision(device)
 
     def features_if_any(self, network: nn.Module, inputs: Tensor) -> tuple[Features | ZskdError, Logits]:
         """Return the features (N, D), or the error that there is no head, and the logits (N, K).
@@ -116,7 +124,7 @@ class Reading:
         """
         layer = self.linear
         if layer is not None:
-            with _precision(inputs.device):
+            with self._precision(inputs.device):
                 features, values = call_with_head(network, layer, inputs)
             return features.float(), two_classes(values.float())
         # which map is the head does not change with the weights
@@ -124,7 +132,7 @@ class Reading:
         if isinstance(head, ZskdError):
             return head, self.logits(network, inputs)
         # the module as written: a rewritten one may have other linear maps
-        with _precision(inputs.device):
+        with self._precision(inputs.device):
             features, answer = call_with_features(self._module, head, inputs)
             logits = self._output.logits(answer, inputs.shape[0])
         return features.float(), logits.float()

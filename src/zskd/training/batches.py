@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import abc
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Protocol
@@ -87,7 +88,7 @@ class _CountedBatches(Dataset[tuple[Batch, Tally]]):
             return self._batches[step], tally
 
 
-def prepared(batches: Batches, steps: range, helper: bool) -> Iterator[Batch]:
+def prepared(batches: Batches, steps: range, helper: bool) -> abc.Generator[Batch, None, None]:
     """Yield the batches of the steps in order, prepared by a helper process or in this one.
 
     Raises:

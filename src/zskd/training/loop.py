@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -119,12 +120,14 @@ def fit(
         counting() as tally,
         computing_in(config.precision),
         progress.task(section, total, "steps", done=done) as task,
+        closing(prepared(batches, range(done, total), helper)) as upcoming,
     ):
         if ranks.first:
             count_elsewhere(before.passes)
         first = tally.total
-        for step, batch in enumerate(prepared(batches, range(done, total), helper), start=done):
-            before_step(step)
+        for step in range(done, total):
+            before_step(step)  # comes first: a generator's batch may run the network in training
+            batch = next(upcoming)
             # dropout uses the global generator
             seed_global_rng(seed, dropout_of(ranks), step)
             loss = batch_loss(batch)

@@ -14,7 +14,7 @@ from zskd.core.artefact import Artefact, parse
 from zskd.core.files import whole_file
 from zskd.core.passes import Passes
 from zskd.core.reading import one_line_errors
-from zskd.core.tensors import read_header, read_tensors, save_tensors
+from zskd.core.tensors import read_header, read_tensors, save_tensors, set_state
 
 Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer | None]]
 """Modules that change during the preparation of batches: name -> module and its optimiser, if any."""
@@ -93,7 +93,10 @@ def _restore_all(path: Path, key: str, learners: Companions, threads: int | None
         return Done()
     for owner, (module, optimiser) in learners.items():
         own = _under(f"{owner}/", tensors) if owner else tensors
-        module.load_state_dict(_under("weights/", own))
+        weights = _under("weights/", own)
+        if weights.keys() != module.state_dict().keys():
+            raise ValueError("it has weights of another network")
+        set_state(module, weights)
         if optimiser is not None:
             _restore(optimiser, _under("moments/", own))
     what = f"{path}, the state of a training,"

@@ -55,7 +55,8 @@ class AdversarialGenerator:
             config: size and training of the generator.
             seed: of its initial weights and of the random vectors.
             steps: of the student in all; the learning rate's schedule covers them.
-            augmentation: of the student's images, where `config.augmented` asks for it.
+            augmentation: of the student's images, where `config.augmented` asks for it; mixtures and JPEG
+                files, which have no gradient, are left out.
 
         Raises:
             ZskdError: the teacher lacks the layers that the method reads.
@@ -64,7 +65,7 @@ class AdversarialGenerator:
         self._teacher, self._student = teacher, student
         self._method, self._config = method, config
         self._seed, self._steps = seed, steps
-        self._augmentation = replace(augmentation or AugmentConfig(), mixup=0.0, cutmix=0.0)
+        self._augmentation = replace(augmentation or AugmentConfig(), mixup=0.0, cutmix=0.0, jpeg=0.0)
         spec = teacher.spec
         conditional = method.targets(1, teacher.classes, numpy_stream(seed, "targets", 0)) is not None
 
@@ -107,6 +108,9 @@ class AdversarialGenerator:
 
         Those of the pool come first, then new ones.
         """
+        if not count:  # a share of less than half an image
+            self._rows = torch.empty(0, dtype=torch.int64)
+            return self._new_images("nobody's", 0, 0)
         step = int(self._generator.turn)
         own_step, since = divmod(step, self._config.student_steps)
         if step == 0:
@@ -143,6 +147,8 @@ class AdversarialGenerator:
             return self._new_images("statistics'", int(self._generator.turn), count)
 
     def _new_images(self, whose: str, index: int, count: int) -> Images:
+        if not count:
+            return torch.empty(0, *self._teacher.spec.shape, device=self._teacher.device)
         with torch.no_grad():
             images: Images = self._shown(*self._inputs(whose, index, count))
         return images

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import LOSSES
 from zskd.core.device import to_device
+from zskd.core.memory import at_once
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
 from zskd.models.classifier import Classifier
@@ -24,7 +25,7 @@ from zskd.training.per_sample_adam import LaneAdam
 from zskd.training.state import Companions
 
 _LANES = 250
-"""Images optimised at the same time."""
+"""Images optimised at the same time, fewer of large ones."""
 Draw = Callable[[int, Generator], Images]
 """(count, random numbers) → images to start from (count, C, H, W)."""
 
@@ -97,7 +98,9 @@ class ImageBank:
         rng = torch_stream(self._seed, "round", number)
         starts = self._draw(min(config.images, len(bank.images)), rng)
         low, high = self._networks[1].spec.box
-        made = torch.cat([self._maximise_loss(batch) for batch in torch.split(starts, _LANES)])
+        made = torch.cat(
+            [self._maximise_loss(batch) for batch in torch.split(starts, at_once(_LANES, starts.shape))]
+        )
         rows = (int(bank.made) + torch.arange(len(made))) % len(bank.images)
         bank.images[rows] = ((made - low) * (255 / (high - low))).round().to("cpu", torch.uint8)
         bank.made += len(made)

@@ -10,7 +10,8 @@ from zskd.core.types import Logits
 
 def balance(logits: Logits) -> Tensor:
     """Return Σ_k p̄_k log p̄_k of the mean output p̄ of a batch, at most 0: −log K for equal classes."""
-    of_classes = logits.softmax(1).mean(0)
+    # the logarithm of a class that no image has would have no finite gradient
+    of_classes = logits.softmax(1).mean(0).clamp_min(torch.finfo(logits.dtype).tiny)
     return torch.xlogy(of_classes, of_classes).sum()
 
 

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from zskd.core.errors import ZskdError
 from zskd.core.passes import count_images
 from zskd.core.progress import Progress
+from zskd.core.tensors import set_state
 from zskd.core.types import Images
 from zskd.distillation.initialisation.channel_selection import Judged, select_channels
 from zskd.distillation.initialisation.effort import Plan, Work, counted, plan_chain
@@ -86,7 +87,7 @@ def initialise_chain(
                 )
                 weights = {name: value.clone() for name, value in student_chain.state_dict().items()}
                 attempts.append((distance, weights))
-        student_chain.load_state_dict(min(attempts, key=lambda one: one[0])[1])
+        set_state(student_chain, min(attempts, key=lambda one: one[0])[1])
     return True
 
 

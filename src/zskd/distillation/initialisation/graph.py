@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from zskd.core.memory import at_once
 from zskd.core.progress import Progress
+from zskd.core.tensors import set_state
 from zskd.core.types import Images
 from zskd.distillation.batch_norm import by_batch, take_statistics
 from zskd.distillation.initialisation.effort import Work, counted
@@ -87,7 +88,7 @@ def initialise_copy(
                 attempts.append((_distance(student, held_out, logits), _weights(student), rule))
                 work.spend(plan.attempt)
         _, weights, how = min(attempts, key=lambda one: one[0])
-        student.module.load_state_dict(weights)
+        set_state(student.module, weights)
     return how
 
 
@@ -137,7 +138,7 @@ def _distance(student: Classifier, parts: Sequence[Tensor], logits: Sequence[Ten
 def _load(student: Classifier, cut: Cut) -> None:
     """Give a student the weights of a cut of its shape."""
     made = cut.network.state_dict()
-    student.module.load_state_dict({name: made[name] for name in student.module.state_dict()})
+    set_state(student.module, {name: made[name] for name in student.module.state_dict()})
 
 
 def _weights(student: Classifier) -> dict[str, Tensor]:

@@ -214,7 +214,7 @@ def divergence_and_gradient(
     with torch.enable_grad():
         inputs = leaf
         if warps is not None:
-            inputs = warp(leaf, affine_matrices(warps, config.warp), teacher.spec.box[0])
+            inputs = warp(leaf, affine_matrices(warps, config.warp, *leaf.shape[2:]), teacher.spec.box[0])
         forward = _forward(
             teacher, objective, leaf, inputs, targets, active, config, memory=memory, holding=holding
         )

@@ -166,7 +166,9 @@ class ClassPrior(Term):
     def __call__(self, forward: ForwardPass) -> PerSample:
         """Return Σ_k p̄_k log p̄_k for each active image (N,), in nats, from −log K to 0."""
         outputs = F.softmax(forward.logits[forward.active] / forward.tau, dim=1)
-        return forward.of_batch(-torch.special.entr(outputs.mean(0)).sum())
+        # the logarithm of a class that no image has would have no finite gradient
+        of_classes = outputs.mean(0).clamp_min(torch.finfo(outputs.dtype).tiny)
+        return forward.of_batch(-torch.special.entr(of_classes).sum())
 
 
 @final

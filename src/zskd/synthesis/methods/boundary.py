@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
+from zskd.core.precision import computing_in
 from zskd.core.types import Images, Labels, Logits, PerSample, TargetsArray
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.lanes import InversionBatch
@@ -88,8 +89,9 @@ class Boundary(Method):
         parts = []
         for part in torch.split(batch.starts[list(first.values())], config.batch_size):
             padded = F.pad(part, (0, 0) * 3 + (0, config.batch_size - len(part)))
-            pair_images = torch.stack(self.both_sides(teacher, padded.to(teacher.device), config.steps), 1)
-            parts.append(pair_images[: len(part)].cpu())
+            with computing_in("float32"):  # as the labels of both sides are
+                sides = self.both_sides(teacher, padded.to(teacher.device), config.steps)
+            parts.append(torch.stack(sides, 1)[: len(part)].cpu())
         made = torch.cat(parts)[[places[pair] for pair in pairs], [entry.index % 2 for entry in entries]]
         if on_progress is not None:
             on_progress(len(made))
