@@ -47,6 +47,7 @@ from safetensors.torch import load_file, save_file
 from zskd.cli.main import main as run
 from zskd.config.yaml import parse_yaml
 from zskd.core.arrays import read_arrays
+from zskd.core.code import import_object
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
 from zskd.core.stdio import Lasting
@@ -549,6 +550,45 @@ def test_a_recipe_may_not_run_code_that_nobody_named(
         assert f"--trust {code}" in told(capsys, *verb, "--out", "made")
     assert not Path("ran").exists()
     assert not Path("made").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'method: "stranger.py:1"',
+        'method: "narrow:build"',
+        'method: "timm:build"',
+        'method: "my files/stranger.py:build"',
+        'method: "my stranger:build"',
+        'student: "stranger.py:build.x"',
+        'synthesis: {start: "ray:build"}',
+        'distill: {loss: "budget:build"}',
+        'distill: {generator: {share: 0.5, method: "hf:build"}}',
+        'distill: {features: {loss: "my stranger:build", weight: 1}}',
+        'teacher: {path: "stranger.py:build.x@net.pt"}',
+        'teacher: {model: "hf:build"}',
+        'students: ["half", "onnx:build"]',
+    ],
+)
+def test_no_name_of_code_slips_through(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my files").mkdir()
+    names = ("stranger", "narrow", "timm", "my files/stranger", "my stranger", "ray", "budget", "hf", "onnx")
+    for name in names:
+        Path(f"{name}.py").write_text(CODE)
+    Path("stranger.yaml").write_text(f"data: {{name: digits}}\n{text}\n")
+    assert "--trust" in told(capsys, "run", "stranger.yaml", "--out", "made")
+    assert not Path("ran").exists()
+
+
+def test_a_name_that_is_none_is_refused_before_the_file_runs(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    for name in ("1", "", "build.x", "two words"):
+        with pytest.raises(ZskdError, match="is no name of a function or class"):
+            import_object(f"{tmp_path / 'own.py'}:{name}")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_code_that_was_named_may_run(

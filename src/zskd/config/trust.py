@@ -7,13 +7,30 @@ import shlex
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from zskd.config.entries import Registry
 from zskd.config.registry import REGISTRIES
+from zskd.core.code import parse_call
 from zskd.core.errors import ZskdError
 from zskd.core.trust import is_trusted
 
-_CODE = re.compile(r"(?P<source>[^\s(@]+):(?P<name>[A-Za-z_]\w*)(?P<rest>\(.*|@.*)?", re.DOTALL)
-"""`file.py:Name` or `package.module:Name`, with arguments or weights behind it."""
-_MODULE = re.compile(r"[A-Za-z_][\w.]*")
+_PLAIN = re.compile(r"(?:.+?\.py|[^:(@]+):[^(@]*", re.DOTALL)
+"""`file.py:Name` or `package.module:Name`, without arguments and weights behind it."""
+_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(.*|@.*)?", re.DOTALL)
+"""What looks like a name in a module, where it is not known what a setting is for."""
+_LIBRARIES = {"path": ("hf", "onnx", "timm", "torchvision"), "model": ("timm", "torchvision")}
+"""Key of a setting -> the words before a colon that name a library's network there."""
+
+
+def _registries() -> dict[str, list[Registry[Any]]]:
+    """Return the registries whose names a setting may have, by the last part of its key."""
+    found: dict[str, list[Registry[Any]]] = {"path": []}
+    for option, registry in REGISTRIES.items():
+        if registry.takes_code:
+            found.setdefault(option.removeprefix("--").rpartition(".")[2], []).append(registry)
+    return found | {"students": found["student"]}
+
+
+_OF_KEY = _registries()
 
 
 def check_trust(values: Any, source: str, *, given: Any = None, trust: Collection[str] = ()) -> None:
@@ -38,26 +55,39 @@ def check_trust(values: Any, source: str, *, given: Any = None, trust: Collectio
             )
 
 
-def _code_in(value: Any) -> Iterator[str]:
-    """Yield the names of code in nested values."""
-    if isinstance(value, str) and _is_code(value):
+def _code_in(value: Any, key: str = "") -> Iterator[str]:
+    """Yield the names of code in nested values; `key` is the last part of the name of the setting."""
+    if isinstance(value, str) and _is_code(value, key):
         yield value
     elif isinstance(value, dict):
-        yield from (name for one in value.values() for name in _code_in(one))
+        yield from (
+            found for name, one in value.items() for found in _code_in(one, str(name).rpartition(".")[2])
+        )
     elif isinstance(value, list | tuple):
-        yield from (name for one in value for name in _code_in(one))
+        yield from (found for one in value for found in _code_in(one, key))
 
 
-def _is_code(text: str) -> bool:
-    found = _CODE.fullmatch(text)
-    if found is None or any(registry.knows(text.partition("(")[0]) for registry in REGISTRIES.values()):
+def _is_code(text: str, key: str) -> bool:
+    """Return whether a text of a setting may be imported: anything that its registry does not know."""
+    if ":" not in text or ".py:" in text:
+        return ".py:" in text
+    if text.partition(":")[0] in _LIBRARIES.get(key, ()):
         return False
-    source = found["source"]
-    return source.endswith(".py") or (
-        _MODULE.fullmatch(source) is not None and source not in ("hf", "onnx", "timm", "torchvision")
-    )
+    registries = _OF_KEY.get(key)
+    if not registries:  # no registry, or it is not known what the setting is for
+        libraries = _LIBRARIES["path"] if registries is None else ()
+        known = registries is None and any(one.knows(_without_call(text)) for one in REGISTRIES.values())
+        return _MODULE.fullmatch(text) is not None and not known and text.partition(":")[0] not in libraries
+    return not any(one.knows(_without_call(text)) for one in registries)
+
+
+def _without_call(text: str) -> str:
+    try:
+        return parse_call(text)[0]
+    except ZskdError:
+        return text
 
 
 def _without_arguments(name: str) -> str:
-    found = _CODE.fullmatch(name)
-    return f"{found['source']}:{found['name']}" if found else name
+    found = _PLAIN.match(name)
+    return found[0] if found else name

@@ -149,6 +149,8 @@ def import_object(target: str) -> Any:
         ZskdError: the file, module or name does not exist, or the import fails.
     """
     source, _, attribute = target.rpartition(":")
+    if not attribute.isidentifier():  # found out before the module runs
+        raise ZskdError(f"cannot import {target}: {attribute!r} is no name of a function or class")
     try:
         module = _from_file(source, _changed(source)) if source.endswith(".py") else _from_package(source)
         return getattr(module, attribute)
