@@ -9,19 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.core.rng import torch_stream
 from zskd.core.tensors import read_tensors, save_tensors
+from zskd.distillation.architecture import copy_student
 from zskd.distillation.initialisation.chain import initialise_chain
 from zskd.distillation.initialisation.elimination import divergence
 from zskd.distillation.initialisation.graph import initialise_copy
+from zskd.distillation.initialisation.rows import all_patches
 from zskd.models.batch_statistics import reading_statistics
 from zskd.models.chain import read_layers
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.deployed import deployed
 from zskd.models.factory import half
 from zskd.models.narrow.copies import narrow
+from zskd.synthesis.shard import make_shard
+from zskd.synthesis.spec import SetSpec
 from zskd.teacher.golden import check_golden
+from zskd.teacher.weights.matching import fit_weights
+from zskd.teacher.weights.reading import read_weights
 
 SPEC = InputSpec(shape=(1, 8, 8))
 
@@ -247,3 +254,119 @@ def test_golden_pairs_hold_what_the_network_returns_or_its_logits(
     np.savez(tmp_path / "other.npz", inputs=images().numpy(), logits=values.flip(0).numpy())
     with pytest.raises(ZskdError, match="the network disagrees with the golden pairs"):
         check_golden(frozen(network), tmp_path / "other.npz")
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, width = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, width))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int = 16, heads: int = 2) -> None:
+        super().__init__()
+        self.embed, self.attention = nn.Conv2d(1, width, 2, stride=2), Attention(width, heads)
+        self.norm, self.fc = nn.LayerNorm(width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        return self.fc(self.norm(x + self.attention(x)).mean(1))
+
+
+def test_a_copy_with_a_single_head_is_begun_with_the_weights_of_its_teacher() -> None:
+    torch.manual_seed(0)
+    teacher = frozen(Transformer())
+    student = frozen(narrow(teacher.module, 0.6, "width", shape=SPEC.shape))
+    assert [one.num_heads for one in student.module.modules() if isinstance(one, Attention)] == [1]
+    assert initialise_copy(teacher, student, images, torch_stream(0, "test", 0)) is not None
+
+
+class Auxiliary(nn.Module):
+    """Returns a second answer in training mode, as GoogLeNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc, self.other = nn.Linear(64, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> object:
+        x = self.body(x.flatten(1)).relu()
+        return (self.fc(x), self.other(x)) if self.training else self.fc(x)
+
+
+def test_further_answers_in_training_mode_are_left() -> None:
+    made = Classifier(Auxiliary().eval(), spec=SPEC)
+    expected = made(images())
+    torch.testing.assert_close(made.train()(images()), expected)
+
+
+class Scaled(nn.Module):
+    """The layer that was named, and a scale behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 8, 3), nn.Linear(8 * 36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 30 * self.fc(self.conv(x).relu().flatten(1)).tanh()
+
+
+class Tasks(nn.Module):
+    """Answers for two tasks, told apart by their numbers of classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other, self.fc = nn.Conv2d(1, 8, 3), nn.Linear(8 * 36, 5), nn.Linear(8 * 36, 3)
+
+    def forward(self, x: Tensor) -> object:
+        x = self.conv(x).relu().flatten(1)
+        return self.other(x), self.fc(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "given"), [(Scaled, {"head": "fc"}), (Tasks, {"class_names": tuple("abc")})]
+)
+def test_a_copy_is_read_as_its_teacher(build: type[nn.Module], given: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    teacher = Classifier(build().eval(), spec=SPEC, **given).freeze()  # type: ignore[arg-type]
+    same = copy_student(teacher, copy.deepcopy(teacher.module))
+    torch.testing.assert_close(same(images()), teacher(images()))
+
+
+class WithoutGradient(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 3)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.flatten(1))
+
+
+def test_a_teacher_without_gradients_is_told_in_a_line() -> None:
+    spec = SetSpec(method="class_impressions", count=4, synthesis=SynthesisConfig(steps=2, batch_size=4))
+    with pytest.raises(ZskdError, match="no gradient reaches the images"):
+        make_shard(frozen(WithoutGradient()), spec, 0)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_layers_are_fitted_on_what_they_receive(mode: str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode=mode)
+    given = torch.rand(4, 2, 6, 6)
+    patches = all_patches(layer, given)
+    made = torch.einsum("nchwij,ocij->nohw", patches, layer.weight) + layer.bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(made, layer(given))
+
+
+def test_the_average_of_mmengine_is_the_state_dict(tmp_path: Path) -> None:
+    averaged, raw = lenet().state_dict(), lenet().state_dict()
+    raw = {f"module.{name}": value + 1 for name, value in raw.items()} | {"steps": torch.tensor(7)}
+    torch.save({"state_dict": averaged, "ema_state_dict": raw}, tmp_path / "epoch_5.pth")
+    fitted = fit_weights(lenet(), read_weights(tmp_path / "epoch_5.pth"))
+    assert fitted.taken == "state_dict"
+    assert torch.equal(fitted.tensors["0.weight"], averaged["0.weight"])

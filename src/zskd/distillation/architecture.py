@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 from torch import nn
 
@@ -116,7 +117,7 @@ def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) ->
         ZskdError: it cannot be built, or has another number of classes than the teacher.
     """
     module = fresh_weights(lambda: _build(architecture, teacher), seed)
-    student = Classifier(module, spec=teacher.spec, copy=False)
+    student = Classifier(module, spec=teacher.spec, copy=False, **_read_as(teacher, module))
     student.architecture = architecture
     if student.classes != teacher.classes:
         raise ZskdError(
@@ -149,6 +150,14 @@ def _build(architecture: Architecture, teacher: Classifier) -> nn.Module:
     return initialise_all(apply_changes(copied(teacher.module), architecture.changes))
 
 
+def _read_as(teacher: Classifier, student: nn.Module) -> dict[str, Any]:
+    """Return how logits are read from a copy of a teacher that returns more, or other values, than those."""
+    if type(student) is not type(teacher.module) or (teacher.reads_whole and teacher.returned.part is None):
+        return {}
+    head = None if teacher.reads_whole else teacher.head_name
+    return {"class_names": teacher.class_names, "head": head}
+
+
 def copy_student(teacher: Classifier, student: nn.Module) -> Classifier:
     """Return a copy of a student's network as a classifier of the teacher's inputs and classes.
 
@@ -165,6 +174,7 @@ def copy_student(teacher: Classifier, student: nn.Module) -> Classifier:
             "the student is a Classifier already, and would normalise images twice: give its network, "
             "student.module"
         )
-    copied = Classifier(student, spec=teacher.spec, class_names=teacher.class_names).to(teacher.device)
+    reading = {"class_names": teacher.class_names} | _read_as(teacher, student)
+    copied = Classifier(student, spec=teacher.spec, **reading).to(teacher.device)
     copied.rewrite = teacher.rewrite
     return copied

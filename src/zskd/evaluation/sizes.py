@@ -44,7 +44,7 @@ def sizes_costs(teacher: Classifier, students: Iterable[str]) -> dict[str, Cost]
     for name in students:
         try:
             network = describe_student(name, teacher)
+            networks[f"{name}: {network.title}"] = fresh_student(network, teacher, seed=0)
         except ZskdError:
             continue
-        networks[f"{name}: {network.title}"] = fresh_student(network, teacher, seed=0)
     return dict(zip(networks, measure_costs(list(networks.values())), strict=True))

@@ -48,10 +48,8 @@ def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
             f"the network has {len(own)} classes and the data {len(names)}: choose data with the same classes"
         )
     if own != names and sorted(own) == sorted(names):
-        raise ZskdError(
-            f"the network's classes are {', '.join(own)}, but the data has them in another order: "
-            f"{', '.join(names)}"
-        )
+        ours, its = ", ".join(own), ", ".join(names)
+        raise ZskdError(f"the network's classes are {ours}, but the data has them in another order: {its}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +159,8 @@ class Classifier(nn.Module):
                 classes=None if class_names is None else len(class_names),
                 named=head,
             )
-        classes = self._reading.classes
-        self.class_names = class_names or tuple(str(k) for k in range(classes))
-        check_names(self.class_names, classes)
+        self.class_names = class_names or tuple(map(str, range(self._reading.classes)))
+        check_names(self.class_names, self._reading.classes)
 
     @property
     def head_name(self) -> str | None:
@@ -213,6 +210,11 @@ class Classifier(nn.Module):
     def returned(self) -> Output:
         """What the module returns: where its values are, how many, and whether they are probabilities."""
         return self._reading.returned
+
+    @property
+    def reads_whole(self) -> bool:
+        """Whether the logits are what the module returns, and not the output of a named layer in it."""
+        return self._reading.runs_whole
 
     @property
     def device(self) -> torch.device:

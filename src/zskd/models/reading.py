@@ -18,7 +18,7 @@ from zskd.core.precision import present_precision
 from zskd.core.rng import keep_global_rng
 from zskd.core.types import Features, Logits
 from zskd.models.head import Head, call_with_features, call_with_head, plain_head, read_network
-from zskd.models.output import Output, two_classes
+from zskd.models.output import Output, first_rows, two_classes
 
 
 class Reading:
@@ -99,7 +99,9 @@ class Reading:
         """
         with self._precision(inputs.device):
             if self._as_it_is:
-                logits: Tensor = network(inputs)
+                answer = network(inputs)
+                # in training mode, there may be further outputs behind it
+                logits = answer if isinstance(answer, Tensor) else first_rows(answer, len(inputs))
             elif (layer := self.linear) is not None:
                 logits = two_classes(call_with_head(network, layer, inputs)[1])
             else:

@@ -52,7 +52,8 @@ def all_patches(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
     else:
         amounts = (0, 0) if isinstance(layer.padding, str) else layer.padding
         around = [amount for amount in reversed(amounts) for _ in range(2)]
-    patches = F.pad(inputs, around)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    patches = F.pad(inputs, around, mode=mode)
     for axis in (0, 1):
         span = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
         patches = patches.unfold(2 + axis, span, layer.stride[axis])

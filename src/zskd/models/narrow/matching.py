@@ -87,7 +87,8 @@ def _shares(groups: Groups, of_copy: Groups, network: nn.Module, copy: nn.Module
         heads, units = False, group.parts
         if group.attention is not None:
             units = groups.attentions[group.attention].heads
-            heads = of_copy.attentions[group.attention].heads < units
+            left = of_copy.attentions.get(group.attention)  # a single head is no group
+            heads = left is None or left.heads < units
         yield Share(group, count, units, heads)
 
 

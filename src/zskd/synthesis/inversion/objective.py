@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zskd.config.synthesis import SynthesisConfig
+from zskd.core.errors import ZskdError
 from zskd.core.types import Features, Images, Logits, PerSample, SoftLabels
 from zskd.data.transforms import affine_matrices, warp
 from zskd.models.batch_statistics import BatchStatistics, reading_statistics
@@ -219,7 +220,12 @@ def divergence_and_gradient(
             teacher, objective, leaf, inputs, targets, active, config, memory=memory, holding=holding
         )
         loss = torch.stack([value.sum() for value in objective.values(forward).values()]).sum()
-        (gradient,) = torch.autograd.grad(loss, leaf)
+        found = torch.autograd.grad(loss, leaf, allow_unused=True) if loss.requires_grad else (None,)
+    if (gradient := found[0]) is None:
+        raise ZskdError(
+            "synthesis: no gradient reaches the images, because the teacher's forward pass runs without any: "
+            "take torch.no_grad and detach out of it, or give --method noise"
+        )
     return forward.cross_entropy.detach() - torch.special.entr(targets).sum(1), gradient
 
 

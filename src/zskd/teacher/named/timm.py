@@ -30,11 +30,14 @@ def find(source: Source) -> Found:
     place = next((one for one in ("local-dir", "hf-hub", "hf_hub") if source.name.startswith(f"{one}:")), "")
     if place:
         config, name, saved = _read_config(place, source)
-        known: dict[str, Any] = saved | {"num_classes": config.get("num_classes", 1000)}
+        known = saved | {"num_classes": config.get("num_classes", 1000)}
     else:
-        name, known = source.name.partition(".")[0], {}
+        name = source.name.partition(".")[0]
         check_name(name)
         config = _registered(source.name)
+        told, usual = (one.get("num_classes") for one in (config, _registered(name)))
+        # of ImageNet-21k, say, which the name without its tag does not tell
+        known = {"num_classes": told} if told and told != usual else {}
     arguments = known | source.arguments
     architecture = TimmNetwork(timm=name, arguments=as_json(arguments))
     if source.weights is not None:

@@ -88,6 +88,9 @@ def _find(file: WeightsFile, wanted: Wanted, weights: str | None) -> list[Fit]:
 
 def _rank(fit: Fit) -> tuple[bool, bool]:
     """Order of preference; equal ones keep the order of the file."""
+    # MMEngine saves the average as state_dict, and the raw weights, with a counter `steps`, as ema_state_dict
+    if fit.table.key.endswith("ema_state_dict") and "steps" in fit.table.original.values():
+        return True, True
     return not _AVERAGED.search(fit.address), not _BEST.search(fit.address)
 
 
