@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zskd.cli.main import main
 from zskd.config.distillation import DistillConfig, FreshConfig, GeneratorConfig
+from zskd.config.loading import load_recipe
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import AugmentConfig, WarpConfig
 from zskd.core.errors import ZskdError
@@ -20,6 +21,8 @@ from zskd.distillation.adversarial.base import make_generator_method
 from zskd.distillation.adversarial.generator_steps import AdversarialGenerator
 from zskd.distillation.adversarial.terms import balance
 from zskd.distillation.distill import distill
+from zskd.experiment.definition import Experiment, load_experiment
+from zskd.experiment.plan import plan_cells
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
@@ -160,3 +163,42 @@ def test_a_generator_and_a_set_are_not_taken_together(
     command = ["distill", str(teacher_folder), str(small_set.folder), "--preset", "dfad"]
     assert main([*command, "--out", str(tmp_path / "student")]) == 2
     assert "leave the transfer set out" in capsys.readouterr().err
+
+
+def experiment(folder: Path, text: str) -> Experiment:
+    file = folder / "mine.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_experiment(str(file))
+
+
+def test_epochs_of_an_arm_take_the_place_of_steps(tmp_path: Path) -> None:
+    found = experiment(
+        tmp_path,
+        "name: mine\nrecipe: digits\nsettings: {distill: {steps: 400}}\n"
+        "arms: {a: {title: A}, b: {title: B, own_schedule: true, settings: {distill: {epochs: 20}}}}\n"
+        "plan: [{arms: [a, b], rates: [10]}]\n",
+    )
+    lengths = {cell.arm_name: cell.recipe.distill for cell in plan_cells(found)}
+    assert (lengths["a"].steps, lengths["a"].epochs) == (400, None)
+    assert (lengths["b"].steps, lengths["b"].epochs) == (None, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("like: digits\nsettings: {distill: {steps: 50}}\n", "name is missing"),
+        ("name: x\nlike: digits\nplan: [{arms: [default]}]\narms: [default]\n", "arms"),
+        ("name: x\nlike: digits\nplan: [{arms: 5}]\n", "arms"),
+        ("name: x\nlike: digits\nplan: [{arms: [{a: 1}]}]\n", "arms"),
+    ],
+)
+def test_an_experiment_like_another_is_refused_in_a_line(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ZskdError, match=words):
+        experiment(tmp_path, text)
+
+
+def test_a_share_of_pictures_counts_where_there_are_some() -> None:
+    large = {"pictures": {"share": 0.8}}
+    assert load_recipe("digits", {"images": "photos", "distill": large}).distill.pictures.share == 0.8
+    with pytest.raises(ZskdError, match="share and few-share together is 1.05"):
+        load_recipe("digits", {"images": "photos", "few": "some", "distill": large})

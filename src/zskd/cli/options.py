@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, ArgumentCollection, Parameter
 
 from zskd.config.groups import MACHINE, OUTPUT, RUN_DETAILS
-from zskd.config.loading import load_recipe, recipe_names
+from zskd.config.loading import load_recipe, override, recipe_names
 from zskd.config.presets import RECIPES
 from zskd.config.recipe import Recipe
 from zskd.config.trust import check_trust
-from zskd.config.yaml import merge, read_yaml
+from zskd.config.yaml import read_yaml
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress, default_progress
 from zskd.experiment.definition import experiment_names
@@ -123,7 +123,7 @@ class Settings:
     def over(self, more: Mapping[str, Any]) -> Settings:
         """Return these settings with some others, nested, which come before all."""
         other = copy(self)
-        other._overrides = merge(self._overrides, more)
+        other._overrides = override(self._overrides, more)
         return other
 
     def alone(self) -> Recipe:

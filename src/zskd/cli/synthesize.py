@@ -74,6 +74,7 @@ def synthesize(
     """
     from zskd.config.engines import open_engine
     from zskd.core.files import folder_lock
+    from zskd.data.datasets import load_data
     from zskd.evaluation.sanity import log_findings
     from zskd.run.arms import main_set
     from zskd.synthesis.build import build_transfer_set
@@ -97,7 +98,8 @@ def synthesize(
     progress = detail.progress()
     classifier = ready_teacher(local(teacher, progress), model, settings.alone())
     full = settings.of(classifier, progress)
-    spec = main_set(full, None)
+    by_rate = full.count is None and full.data.name != "none"
+    spec = main_set(full, load_data(full.data, classifier.spec.shape) if by_rate else None)
     with output(out, "set", folder_lock, progress) as folder:
         log_findings(classifier, progress)
         made = build_transfer_set(

@@ -83,7 +83,15 @@ def layers(
     at_rate = by_rate.get(_number(top.get("rate")), {})
     # when one setting of a group is given, the others keep their defaults
     below = merge(merge(to_values(Recipe()), preset), at_rate)
-    return merge(below, _without_alternatives(top))
+    return override(below, top)
+
+
+def override(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings of both.
+
+    Those of `above` come first, also against their alternatives: its epochs against steps of `below`.
+    """
+    return merge(below, _without_alternatives(above))
 
 
 def _top(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +99,7 @@ def _top(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, A
     file = from_former_keys(read_yaml(str(recipe), RECIPES, "recipe")) if recipe is not None else {}
     check_keys(file, Recipe, source=str(recipe))
     check_keys(overrides, Recipe, source="the settings")
-    return merge(file, _without_alternatives(overrides))
+    return override(file, overrides)
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -111,6 +119,8 @@ def _without_alternatives(values: Mapping[str, Any]) -> dict[str, Any]:
     """Set a setting to None when its alternative is given, so that lower layers do not set it."""
     result = _with_own_student(values)
     for group, one, other in _ALTERNATIVES:
+        if not isinstance(result.get(group, {}), Mapping):
+            continue  # it is refused later
         level = dict(result.get(group, {})) if group else result
         for given, alternative in ((one, other), (other, one)):
             if level.get(given) is not None and alternative not in level:

@@ -178,6 +178,9 @@ class Recipe(Config):
         named = " and ".join(f"--{kind}" for kind in self.picture_folders)
         if named and not self.distill.needs_set:
             raise ZskdError(f"{named} stand beside a transfer set: lower --distill.generator.share")
+        shares = self.distill.pictures.shares
+        together = sum(shares[kind] for kind in self.picture_folders)
+        check_range("--distill.pictures.share and few-share together", together, 0, 1)
         if self.images is not None and self.distill.label_weight:
             raise ZskdError("--distill.label-weight must be 0 with --images: they have no labels; give --few")
 

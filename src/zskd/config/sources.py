@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from cyclopts import Parameter
 
-from zskd.config.checks import Config, check_range
+from zskd.config.checks import Config
 from zskd.config.groups import SOURCES
 from zskd.config.names import StartName
 from zskd.config.registry import START_IMAGES
@@ -75,4 +75,3 @@ class PicturesConfig(Config):
         super().__post_init__()
         self.check_range("share", "few_share", low=0, high=1)
         self.check_range("count", low=1)
-        check_range("--distill.pictures.share and few-share together", self.share + self.few_share, 0, 1)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from zskd.config.checks import check_keys
 from zskd.config.data import Twin
-from zskd.config.loading import load_recipe
+from zskd.config.loading import load_recipe, override
 from zskd.config.presets import RECIPES
 from zskd.config.trust import check_trust
 from zskd.config.yaml import merge, read_yaml
@@ -206,7 +206,7 @@ def load_experiment(
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ZskdError(f"{name}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
-    return replace(experiment, settings=merge(experiment.settings, settings or {}))
+    return replace(experiment, settings=override(experiment.settings, settings or {}))
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -223,17 +223,23 @@ def _read(name: str) -> dict[str, Any]:
     base = read_yaml(str(other), EXPERIMENTS, "experiment")
     if LIKE in base:
         raise ZskdError(f"{name}: {LIKE}: {other} is like {base[LIKE]} itself: name that, or give all keys")
+    if "name" not in values:  # its records would be taken for those of the other one
+        raise ZskdError(f"{name}: name is missing: an experiment that is like {other} needs one of its own")
     merged = merge(base, values)
-    if "plan" in values and isinstance(base.get("arms"), Mapping):
-        named = _planned(values["plan"]) | {*(values.get("arms") or ())}
-        merged["arms"] = {arm: its for arm, its in merged["arms"].items() if arm in named}
+    below, above = (one.get("settings") for one in (base, values))
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        merged["settings"] = override(below, above)
+    if "plan" in values and all(isinstance(one.get("arms", {}), Mapping) for one in (base, values)):
+        named = _planned(values["plan"]) | values.get("arms", {}).keys()
+        merged["arms"] = {arm: its for arm, its in merged.get("arms", {}).items() if arm in named}
     return merged
 
 
 def _planned(plan: Any) -> set[str]:
     """Return the arms that blocks name; what is no list of blocks is refused later."""
     blocks = [block for block in plan if isinstance(block, Mapping)] if isinstance(plan, list) else []
-    return {arm for block in blocks for arm in block.get("arms") or ()}
+    lists = [block.get("arms") for block in blocks]
+    return {arm for one in lists if isinstance(one, list) for arm in one if isinstance(arm, str)}
 
 
 def on_twin(experiment: Experiment, twin: Twin) -> Experiment:

@@ -8,9 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from zskd.config.identity import identity
-from zskd.config.loading import load_recipe
+from zskd.config.loading import load_recipe, override
 from zskd.config.recipe import Recipe
-from zskd.config.yaml import merge
 from zskd.core.artefact import JsonValue
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
@@ -167,14 +166,14 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
 
 
 def _recipe(experiment: Experiment, arm: Arm, own: dict[str, Any]) -> Recipe:
-    common = merge(experiment.settings, own)
-    recipe = load_recipe(experiment.recipe, merge(common, arm.settings))
+    common = override(experiment.settings, own)
+    recipe = load_recipe(experiment.recipe, override(common, arm.settings))
     if recipe.picture_folders:
         raise ZskdError(f"experiment {experiment.name}: it takes no images or few: use zskd run for them")
     if arm.own_schedule:
         return recipe
     only_distill = {key: value for key, value in arm.settings.items() if key == "distill"}
-    shared = load_recipe(experiment.recipe, merge(common, only_distill))
+    shared = load_recipe(experiment.recipe, override(common, only_distill))
     return replace(recipe, distill=shared.distill)
 
 

@@ -217,7 +217,10 @@ class _Search:
         cells = dict[int, Cell]()
         for number, own in settings.items():
             try:
-                cells[number] = trial_cell(number, self._recipe_of(nested(own)))
+                cell = trial_cell(number, self._recipe_of(nested(own)))
+                if cell.arm.images == "made" and self._sources.data is not None:
+                    cell.spec(self._sources.data.train_size)
+                cells[number] = cell
             except ZskdError as error:  # each setting alone is right
                 if number not in self._journal.trials:
                     self._add(number, own, error=str(error))

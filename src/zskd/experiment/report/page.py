@@ -33,10 +33,12 @@ def records_of(experiment: Experiment, results: Path) -> Records:
 
 
 def comparisons_of(experiment: Experiment) -> list[Comparison]:
-    """Return the planned comparisons of an experiment."""
+    """Return the planned comparisons of an experiment; an arm without rates has none there either."""
+    rated = {arm for block in experiment.plan if block.rates for arm in block.arms}
     return [
-        Comparison((one.first, one.rate), (one.second, one.second_rate or one.rate))
+        Comparison((one.first, one.rate), (one.second, one.second_rate or rate))
         for one in experiment.contrasts
+        for rate in [one.rate if one.second in rated else None]
     ]
 
 

@@ -167,10 +167,11 @@ def provenance(records: Records) -> str:
     def all_of(values: Iterable[object]) -> str:
         return ", ".join(sorted({str(value) for value in values}))
 
-    first = records.any_of(next(arm for arm in records.arms if records.any_of(arm).method != "none"))
+    students = (records.any_of(arm) for arm in records.arms)
+    first = next((one for one in students if one.method != "none"), None)  # the teacher's come first
     facts = (
         f"{len(every)} records of {all_of(r.date for r in every)}",
-        f"student with {first.student_parameters:,} parameters",
+        *([] if first is None else [f"student with {first.student_parameters:,} parameters"]),
         "weights of the last step",
         f"{all_of(r.cpu for r in every)}, {all_of(r.workers for r in every)} cells in parallel",
         f"{all_of(r.threads for r in every)} thread each",
