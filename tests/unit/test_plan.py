@@ -202,7 +202,7 @@ def test_an_experiment_that_is_like_another_one(tmp_path: Path) -> None:
     own = {"name": "other", "like": str(tmp_path / "tiny.yaml"), "settings": {"distill": {"steps": 7}}}
     other.write_text(yaml.safe_dump(own))
     found = load_experiment(str(other))
-    assert found.settings == merge(whole.settings, {"distill": {"steps": 7}})
+    assert found.settings == merge(whole.settings, {"distill": {"steps": 7, "epochs": None}})
     assert (found.name, found.arms, found.plan) == ("other", whole.arms, whole.plan)
     # a plan of its own leaves arms out
     alone = {"plan": [{"arms": ["default"], "rates": [5]}], "contrasts": [], "reported": []}
