@@ -56,7 +56,7 @@ def our_images(
         for _ in range(config.steps):
             adam.zero_grad()
             uniform = torch.rand(len(images), 6, generator=generator)
-            moved = _moved(images, affine_matrices(uniform, config.warp))
+            moved = _moved(images, affine_matrices(uniform, config.warp, *images.shape[2:]))
             F.cross_entropy(network(moved) / config.tau, target, reduction="sum").backward()
             adam.step()
             with torch.no_grad():
@@ -80,9 +80,8 @@ def distillation_step(
 
     def step() -> None:
         batch = images[torch.randint(len(images), (config.batch_size,))]
-        batch = _mixed(
-            _moved(batch, affine_matrices(torch.rand(len(batch), 6), config.augment)), config.augment
-        )
+        matrices = affine_matrices(torch.rand(len(batch), 6), config.augment, *batch.shape[2:])
+        batch = _mixed(_moved(batch, matrices), config.augment)
         with torch.no_grad():
             soft_labels = F.softmax(teacher(batch) / config.tau, dim=1)
         loss = F.cross_entropy(student(batch) / config.tau, soft_labels) * config.tau**2

@@ -91,7 +91,7 @@ def test_time(benchmark: BenchmarkFixture, task: str, implementation: str) -> No
     benchmark.pedantic(TASKS[task](implementation), rounds=5, warmup_rounds=2)
 
 
-def ratio(run: Run, other: Run, rounds: int = 20) -> float:
+def ratio(run: Run, other: Run, rounds: int = 40) -> float:
     """Return how many times as long the first takes: the median over rounds of both."""
     keep_freed_memory()
     torch.set_num_threads(1)
