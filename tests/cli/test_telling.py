@@ -241,6 +241,9 @@ def test_the_estimate_of_a_run_is_that_of_the_student(tmp_path: Path) -> None:
     found = [recorded_estimate(tmp_path / "students" / name) for name in names]
     assert found == [one.estimated_agreement for one in metrics.sizes]
     assert len({None if one is None else one.percent for one in found}) > 1
+    of_teacher = metrics.teacher.sha256
+    assert recorded_estimate(tmp_path / "students" / "zskd", teacher_sha256=of_teacher) == found[0]
+    assert recorded_estimate(tmp_path / "students" / "zskd", teacher_sha256="0" * 64) is None
     assert recorded_estimate(tmp_path / "students" / "another") is None
     assert recorded_estimate(tmp_path / "sets" / "zskd") is None
     assert recorded_estimate(tmp_path) is None

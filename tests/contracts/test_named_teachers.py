@@ -645,3 +645,10 @@ def test_own_code_with_arguments_and_weights(tmp_path: Path, monkeypatch: pytest
 def test_wrong_calls_of_own_code(call: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "own_wrong.py").write_text(CODE)
     assert words in refused(f"{tmp_path / 'own_wrong.py'}:{call}", shape=(3, 4, 4))
+
+
+def test_a_tag_of_timm_with_other_classes_is_built_again_with_them() -> None:
+    tagged = find_network(parse_source("timm:vit_tiny_patch16_224.augreg_in21k@w.pt"), Given())
+    assert tagged.architecture.build().num_classes == tagged.module.num_classes == 21843
+    plain = find_network(parse_source("timm:resnet18.a1_in1k@w.pt"), Given())
+    assert plain.architecture == find_network(parse_source("timm:resnet18@w.pt"), Given()).architecture

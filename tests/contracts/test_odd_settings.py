@@ -1,6 +1,7 @@
 """Settings at the ends of what is allowed, and networks that meet them: what was once wrong silently."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from zskd.distillation.adversarial.terms import balance
 from zskd.distillation.distill import distill
 from zskd.experiment.definition import Experiment, load_experiment
 from zskd.experiment.plan import plan_cells
+from zskd.experiment.report.page import comparisons_of, records_of
+from zskd.experiment.report.tables import provenance
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
@@ -202,3 +205,38 @@ def test_a_share_of_pictures_counts_where_there_are_some() -> None:
     assert load_recipe("digits", {"images": "photos", "distill": large}).distill.pictures.share == 0.8
     with pytest.raises(ZskdError, match="share and few-share together is 1.05"):
         load_recipe("digits", {"images": "photos", "few": "some", "distill": large})
+
+
+def test_a_comparison_with_an_arm_without_rates_is_planned(tmp_path: Path) -> None:
+    found = experiment(
+        tmp_path,
+        "name: mine\nrecipe: digits\n"
+        "arms: {a: {title: A}, b: {title: B, images: all real}}\n"
+        "plan: [{arms: [a], rates: [10]}, {arms: [b]}]\n"
+        "contrasts: [{first: a, second: b, rate: 10}, {first: a, second: a, rate: 10, second_rate: 10}]\n",
+    )
+    pairs = [(one.first, one.second) for one in comparisons_of(found)]
+    assert pairs == [(("a", 10), ("b", None)), (("a", 10), ("a", 10))]
+
+
+def test_a_report_is_made_while_only_teachers_are_trained(tmp_path: Path) -> None:
+    (tmp_path / "digits").mkdir()
+    records = Path(__file__).parents[2] / "results" / "digits"
+    for file in records.glob("teacher-*.json"):
+        shutil.copy(file, tmp_path / "digits")
+    told = provenance(records_of(load_experiment("digits"), tmp_path))
+    assert told.startswith("3 records of")
+    assert "student with" not in told
+
+
+def test_a_rate_is_of_data_as_the_teacher_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("odd_colour.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10))\n"
+    )
+    torch.save({"1.weight": torch.randn(10, 192), "1.bias": torch.zeros(10)}, "w.pt")
+    made = ["teacher", "import", "odd_colour.py:build@w.pt", "--shape", "3", "8", "8", "--out", "teacher"]
+    assert main(made) == 0
+    one_percent = ["--data.name", "digits-colour", "--rate", "1", "--method", "noise"]
+    assert main(["synthesize", "teacher", *one_percent, "--out", "set", "--quiet"]) == 0
+    assert len(TransferSet(Path("set"))) == 52
