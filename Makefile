@@ -14,7 +14,7 @@
 #   make run PYTHON=python3.13
 #   make run TORCH=cpu        which PyTorch a fresh environment gets: cpu, cuda, as-is (what pip finds), or auto: cpu
 #                             unless there is a GPU; one that is there and new enough always stays
-#   make run PIP_ARGS="--no-index --find-links wheels"    without internet, see the README
+#   make run PIP_ARGS="--no-index --find-links wheels"    without internet, see docs/installation.md
 
 PYTHON ?= python3
 VENV ?= .venv

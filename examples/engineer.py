@@ -3,7 +3,8 @@
     python examples/engineer.py
 
 Put your own network, weights, shape, mean and std in the place of those below. Random weights
-only show the way.
+only show the way. The network is named by this file and the function that builds it, so that its
+student can be built again from its folder, whatever kind of network it is.
 """
 
 from pathlib import Path
@@ -32,11 +33,8 @@ def main(
     steps: int = 1000,
 ) -> Path:
     """Make the student in a folder and return the ONNX file."""
-    network = my_network()
-    if weights is not None:
-        network.load_state_dict(torch.load(weights, weights_only=True))
-    spec = zskd.InputSpec(shape=(1, 16, 16), mean=(0.5,), std=(0.25,))
-    teacher = zskd.Classifier(network, spec=spec)
+    source = f"{__file__}:my_network" + ("" if weights is None else f"@{weights}")
+    teacher, _ = zskd.open_teacher(source, shape=(1, 16, 16), mean=(0.5,), std=(0.25,))
 
     # what fits this teacher: its preset, its method and its student
     recipe = zskd.recipe_for(teacher, "my-teacher", {"count": count, "distill": {"steps": steps}})

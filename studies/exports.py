@@ -10,13 +10,12 @@ those of one thread, where the float32 and the 8-bit network take turns.
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from records import RESULTS, Line, made_with, write_lines
+from records import RESULTS, Line, made_with, read_lines, write_lines
 from zskd.config.data import DataConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.training import TeacherConfig
@@ -115,13 +114,14 @@ def main() -> None:
     parser.add_argument("--only", choices=NETWORKS, help="one network, to try it")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    shutil.rmtree(given.out, ignore_errors=True)
+    if given.out.is_dir() and any(given.out.iterdir()):
+        parser.error(f"{given.out} is not empty: give another --out")
     data = load_data(DataConfig(name="digits"), SHAPE)
-    lines = []
+    lines = {one["network"]: one for one in read_lines(given.record)} if given.only else {}
     for name in (given.only,) if given.only else NETWORKS:
-        lines.append(measure(name, data, given.out))
-        write_lines(given.record, lines)
-        print(lines[-1], flush=True)
+        lines[name] = measure(name, data, given.out)
+        write_lines(given.record, list(lines.values()))
+        print(lines[name], flush=True)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
             settings |= {"preset": bench.settings["preset"]} | bench.arms[preset].settings
         settings = merge(merge(of_bench, settings), {"count": MOST, "teacher": path})
         settings = merge(settings, computing)
-    folder = given.out / f"{data}-{preset}-{minutes:g}-{given.seed}"
+    folder = given.out / f"{data}-{preset}-{minutes:g}-{given.seed}-{given.precision}"
     command = shlex.join(["python", *sys.argv])
     metrics = run_recipe(load_recipe(recipe, settings), folder, progress=Progress(), command=command)
     (arm,) = metrics.arms
@@ -81,6 +81,12 @@ def measure(data: str, preset: str, minutes: float, given: argparse.Namespace) -
     }
 
 
+def _which(line: Line) -> tuple[Any, ...]:
+    """Return what a line was measured of; the first lines did not tell their precision."""
+    found = {"precision": "bfloat16" if line["data"] == PUBLIC else "float32"} | line
+    return tuple(found[key] for key in ("data", "preset", "minutes", "seed", "precision"))
+
+
 def main() -> None:
     """Measure and write, one run after the other."""
     parser = argparse.ArgumentParser(
@@ -95,12 +101,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--out", type=Path, default=Path("runs/minutes"))
     given = parser.parse_args()
-    identity = ("data", "preset", "minutes", "seed")
     for preset in given.presets:
         for minutes in given.minutes:
             line = measure(given.data, preset, minutes, given)
-            others = [one for one in read_lines(LINES) if any(one[key] != line[key] for key in identity)]
-            write_lines(LINES, sorted([*others, line], key=lambda one: tuple(one[key] for key in identity)))
+            others = [one for one in read_lines(LINES) if _which(one) != _which(line)]
+            write_lines(LINES, sorted([*others, line], key=_which))
             print(json.dumps(line), flush=True)
 
 

@@ -236,6 +236,7 @@ def test_an_exported_file_predicts_as_its_checkpoint(
 
 def test_the_estimate_of_a_run_is_that_of_the_student(tmp_path: Path) -> None:
     shutil.copy(ROOT / "results" / "students.json", tmp_path / "metrics.json")
+    (tmp_path / "sources.json").write_text("{}")
     metrics = read_metrics(tmp_path / "metrics.json")
     names = ("zskd", "zskd@narrow-0.25", "zskd@narrow-0.1", "zskd@mlp-widths-64-32")
     found = [recorded_estimate(tmp_path / "students" / name) for name in names]

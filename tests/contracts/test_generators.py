@@ -187,7 +187,7 @@ def test_a_share_of_a_batch_is_generated_and_the_rest_is_from_the_set(
 
 
 def test_training_without_a_transfer_set_or_a_generator_is_refused(teacher: Classifier) -> None:
-    with pytest.raises(ZskdError, match="no transfer set to train on: give --distill.generator.share 1"):
+    with pytest.raises(ZskdError, match="no transfer set to train on: name one"):
         distill(teacher, network(1), None, replace(QUICK, generator=GeneratorConfig(share=0.9)))
 
 

@@ -177,7 +177,9 @@ def test_records_hold_what_was_done(inside: Done) -> None:
     assert len({one.student_sha256 for one in found.values()}) == len(CELLS)
     # 3 steps of at most 26 impressions, half of the groups of ten noise; 4 batches of 256; once at the end
     assert small.teacher_backwards == 16 * 3
-    assert small.teacher_forwards == 16 * 3 + 4 * 256 + 26
+    assert small.passes is not None
+    of_first_weights = small.passes["initialisation"].teacher_forward
+    assert small.teacher_forwards == 16 * 3 + 4 * 256 + 26 + of_first_weights > 4 * 256 + of_first_weights
     assert large.teacher_backwards > small.teacher_backwards
     assert found["real_kd-2-0"].teacher_forwards == 4 * 256
     assert found["labels_all-0"].teacher_forwards == 0
@@ -455,8 +457,8 @@ def test_records_of_other_settings_are_refused(
     for option in ([], ["--status"]):
         assert zskd("reproduce", tmp_path / "other.yaml", *OPTIONS[1:], *option) == 2
         assert capsys.readouterr().err == (
-            "zskd: error: the results/tiny/labels_all-0.json was made with other settings: move it away, "
-            "or give another --results\n"
+            "zskd: error: the results/tiny/labels_all-0.json was made with other settings or code: move it "
+            "away, or give another --results\n"
         )
     assert zskd("reproduce", tmp_path / "other.yaml", *OPTIONS[1:], "--only", "teacher-*") == 0
     assert snapshot(inside.folder) == before
@@ -544,10 +546,11 @@ def test_a_cell_is_compared_by_the_command_of_its_record(
 ) -> None:
     name = "default-2-0"
     record = records(inside.results)[name]
-    before = snapshot(inside.results), snapshot(Path("the work"))
+    before = snapshot(inside.results / "tiny"), snapshot(Path("the work"))
+    lines = len(ledger(inside.results))
     command = shlex.split(record.command)
-    assert command == ["zskd", "reproduce", FILE, "--only", name, "--again"]
-    again = (*command[1:], "--out", "the work", "--workers", "1", "--quiet", "--results")
+    assert command == ["zskd", "reproduce", FILE, "--only", name, "--results", "the results", "--again"]
+    again = (*command[1:-3], "--again", "--out", "the work", "--workers", "1", "--quiet", "--results")
     assert zskd(*again, inside.results) == 0
     today = read_record(Path("the work-again/records/tiny") / f"{name}.json").date
     accuracy = f"{record.test_accuracy:.2f} recorded, {record.test_accuracy:.2f} in the new run of {today}"
@@ -557,7 +560,8 @@ def test_a_cell_is_compared_by_the_command_of_its_record(
         "To run them again, delete the work-again\n"
     )
     # it was made beside it, its teacher and its images as well: of its own size, not as a beginning
-    assert (snapshot(inside.results), snapshot(Path("the work"))) == before
+    assert (snapshot(inside.results / "tiny"), snapshot(Path("the work"))) == before
+    assert len(ledger(inside.results)) == lines + 1  # another use of the test set
     assert [path.name.rpartition("-")[0] for path in Path("the work-again/sets").glob("*/")] == ["zskd-26"]
     assert len(list(Path("the work-again").glob("teachers/*/card.json"))) == 1
     # against records of other students
@@ -566,7 +570,7 @@ def test_a_cell_is_compared_by_the_command_of_its_record(
     for right, verdict, code in (
         ((near - 20, near, near + 20), "another student, inside the 95 % prediction interval [", 0),
         ((far, far + 1, far + 2), "another student, OUTSIDE the 95 % prediction interval [", 1),
-        ((far, far), "another student; 2 records are too few for a prediction interval", 0),
+        ((far, far), "another student; 2 records are too few, or too alike, for a prediction interval", 0),
     ):
         for seed in (0, 1, 2):
             path = other / "tiny" / f"default-2-{seed}.json"

@@ -13,7 +13,9 @@ import torch
 from zskd.config.loading import load_recipe
 from zskd.config.targets import TargetsConfig
 from zskd.config.transforms import WarpConfig
+from zskd.core.engines.local import LocalEngine
 from zskd.core.errors import ZskdError
+from zskd.core.passes import counting
 from zskd.evaluation import probes as probes_module
 from zskd.evaluation.agreement import (
     USELESS,
@@ -28,6 +30,7 @@ from zskd.evaluation.agreement import (
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure, unexplained
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe, fresh_weights, half
+from zskd.synthesis.room import fit_spec
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 
@@ -302,3 +305,18 @@ def test_intervals_hold_the_truth_as_often_as_is_claimed(signals_script: Any, da
     assert inside >= 0.8 * len(pairs)
     if dataset == "fashion-mnist":  # the law alone fails there: there must be no estimate
         assert all(one.percent is None for _, one in pairs)
+
+
+def test_any_number_of_workers_makes_the_same_probes(teacher: Classifier) -> None:
+    spec = replace(probes_module._class_impressions(0.3)[0], count=120)
+    spec = replace(spec, synthesis=replace(spec.synthesis, steps=3, batch_size=50))
+    made = []
+    for workers in (1, 2):
+        with counting("evaluation", teacher=teacher) as tally:
+            made.append((probes_module._made(teacher, spec, workers, LocalEngine()), tally.passes()))
+    (one, of_one), (two, of_two) = made
+    assert len(one) == 120
+    assert torch.equal(one, two)
+    assert of_one == of_two
+    assert sum(one.teacher_forward for one in of_one.values()) > 3 * 120
+    assert torch.equal(one, make_shard(teacher, fit_spec(teacher, spec), 0).images)

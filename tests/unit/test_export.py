@@ -257,7 +257,7 @@ def test_other_onnx_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no")
     with pytest.raises(ZskdError, match="onnxruntime cannot run"):
         ExportedNetwork(path)
-    with pytest.raises(ZskdError, match="cannot read"):
+    with pytest.raises(ZskdError, match="there is no file"):
         ExportedNetwork(tmp_path / "missing.onnx")
     node = onnx.helper.make_node("Identity", ["images"], ["logits"])
     values = [
@@ -428,6 +428,7 @@ def test_the_model_card_has_the_results_of_the_run(tmp_path: Path) -> None:
     """Metrics of a committed run, in the folder of a run."""
     record = Path(__file__).parents[2] / "results" / "students.json"
     (tmp_path / "metrics.json").write_bytes(record.read_bytes())
+    (tmp_path / "sources.json").write_text("{}")
     told = json.loads(record.read_text("utf-8"))
     name = told["arms"][0]["arm"]
     first, *others = checkpoint_results(tmp_path / "students" / name)

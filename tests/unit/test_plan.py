@@ -40,6 +40,7 @@ BASE: dict[str, Any] = {
         {"arm": "teacher", "at": {"all": 99.5}, "source": "somebody 2019"},
     ],
 }
+ALONE: dict[str, Any] = {"contrasts": []}
 SOURCES = {"data_sha256": "d" * 64}
 
 
@@ -63,7 +64,8 @@ def cell(folder: Path, name: str, values: dict[str, Any] | None = None) -> Cell:
     """One cell of a plan of which all others are struck off, for speed."""
     arm, *rate, seed = name.split("-")
     block = {"arms": [arm], "rates": [float(one) for one in rate], "seeds": int(seed) + 1}
-    only = (values or BASE) | {"plan": [block if arm != TEACHER else block | {"arms": []}]}
+    plan = [block if arm != TEACHER else block | {"arms": []}]
+    only = (values or BASE) | {"plan": plan, "contrasts": []}
     if arm == TEACHER:
         only["plan"].append({"arms": ["labels_all"], "seeds": int(seed) + 1})
     return next(one for one in plan_cells(load(folder, only)) if one.name == name)
@@ -129,8 +131,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "arms.default.images: Input",
     ),
     "rate as one number": (changed("plan", 1, "rates", to=10), "plan.1.rates: Input should be"),
-    "rate of nothing": (changed("plan", 1, "rates", to=[0]), "arm real_kd: --rate is 0.0"),
-    "rate of too much": (changed("plan", 1, "rates", to=[101]), "arm real_kd: --rate is 101.0"),
+    "rate of nothing": (changed("plan", 1, "rates", to=[0]) | ALONE, "arm real_kd: --rate is 0.0"),
+    "rate of too much": (changed("plan", 1, "rates", to=[101]) | ALONE, "arm real_kd: --rate is 101.0"),
     "unknown recipe": (changed("recipe", to="digitz"), "there is no recipe 'digitz': did you mean digits?"),
     "unknown preset": (changed("arms", "shared", "settings", to={"preset": "papr"}), "did you mean paper?"),
     "a name that is a path": (changed("name", to="../tiny"), "'../tiny' names files and folders"),
@@ -256,7 +258,7 @@ def test_the_cells_of_a_plan_seeds_before_arms(tmp_path: Path) -> None:
 
 
 def test_a_block_that_is_given_twice_gives_each_cell_once(tmp_path: Path) -> None:
-    values = changed("plan", to=[{"arms": ["default"], "rates": [5], "seeds": n} for n in (1, 3, 2)])
+    values = changed("plan", to=[{"arms": ["default"], "rates": [5], "seeds": n} for n in (1, 3, 2)]) | ALONE
     names = [one.name for one in plan_cells(load(tmp_path, values))]
     assert names == ["teacher-0", "default-5-0", "teacher-1", "default-5-1", "teacher-2", "default-5-2"]
 

@@ -146,7 +146,7 @@ OUTSIDE: dict[str, list[Any]] = {
     "unique_images": [0],
     "seed": [-1],
     "student_parameters": [0],
-    "student_steps": [0],
+    "student_steps": [-1],
     "selection": ["best", ""],
     "test_images": [0],
     "teacher_forwards": [-1],

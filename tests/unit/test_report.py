@@ -203,12 +203,16 @@ def test_the_verb_reads_the_records_of_a_twin(tmp_path: Path) -> None:
 
 def test_the_page_says_how_many_teachers_the_seeds_share(records: Records) -> None:
     experiment = load_experiment("digits")
+    several = Records([one.model_copy(update={"teacher_sha256": f"{one.seed:064x}"}) for one in records], {})
     own, shared = (
-        dict(sections(records, one))["Test accuracy"]
-        for one in (experiment, replace(experiment, teachers=(0, 0, 0)))
+        dict(sections(those, one))["Test accuracy"]
+        for those, one in (
+            (several, experiment),
+            (records, replace(experiment, teachers=(0, 0, 0))),
+        )
     )
     assert "over seeds of teacher, images and student (n)" in own
-    assert "over seeds of images and student (n), in percent. Seeds share teachers: there are 1." in shared
+    assert "over seeds of images and student (n), in percent. Seeds share teachers: there is 1." in shared
 
 
 def test_without_records_one_line_says_what_to_do(tmp_path: Path) -> None:

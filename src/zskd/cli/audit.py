@@ -13,7 +13,8 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.telling import Broken, Json, Teller
+from zskd.cli.options import teacher_of_student
+from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller
 from zskd.core.errors import ZskdError
 from zskd.core.tables import WIDTH, Table
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     _Group = tuple[list[Path], Tensor | None]
 
-_BATCH = 64
-"""Pictures that are read and classified together, fewer of large ones."""
 _CHANCE = (
     "AUC: how often a member scores higher than another; 0.5 is chance. Found: the members above the "
     "threshold that 1 % of the others exceed; 1 is chance. Brackets are 95 % intervals, so that one in "
@@ -80,10 +79,9 @@ def audit(
     """
     from zskd.evaluation.audit import audit_shown
     from zskd.models.opened import open_network
-    from zskd.teacher.opening import open_teacher
 
     network = open_network(student, model=model)
-    of_teacher = open_teacher(teacher, model=teacher_model or model)[0].freeze() if teacher else None
+    of_teacher = teacher_of_student(teacher, teacher_model, model) if teacher else None
     networks = _networks(network, of_teacher, open_network(reference, model=model) if reference else None)
     groups = _groups(members, others, (of_teacher or network).class_names)
     near = _nearest(transfer_set, of_teacher, network.shape) if transfer_set else None
@@ -153,7 +151,7 @@ def _shown(
     rows: list[int] = []
 
     def parts() -> Iterator[Tensor]:
-        for places, images in read_pictures(files, shape, at_once(_BATCH, shape), broken.tell):
+        for places, images in read_pictures(files, shape, at_once(PICTURES_AT_ONCE, shape), broken.tell):
             rows.extend(places)
             yield images
 

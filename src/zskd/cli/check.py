@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.telling import Broken, Json, Teller, print_error
+from zskd.cli.options import teacher_of_student
+from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller, print_error
 from zskd.core.errors import ZskdError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from zskd.models.classifier import Classifier
     from zskd.models.opened import Opened
 
-_BATCH = 64
-"""Pictures that are read and classified together, fewer of large ones."""
 _INTERVALS = (
     "Brackets are 95 % intervals, for shares the exact ones of Clopper and Pearson. They hold for pictures",
     "that were chosen independently: several pictures of one patient count as fewer.",
@@ -62,10 +61,9 @@ def check(
     """
     from zskd.evaluation.check import check_answers, check_names
     from zskd.models.opened import open_network
-    from zskd.teacher.opening import open_teacher
 
     network = open_network(student, model=model)
-    of_teacher = open_teacher(teacher, model=teacher_model or model)[0].freeze()
+    of_teacher = teacher_of_student(teacher, teacher_model, model)
     check_names(of_teacher.class_names, network.class_names)
     files, labels = _labelled_files(folder, of_teacher.class_names)
     tell, broken = Teller(json), Broken()
@@ -114,7 +112,7 @@ def _answers(
     rows: list[int] = []
     of_teacher: list[Tensor] = []
     of_student: list[Tensor] = []
-    for places, images in read_pictures(files, shape, at_once(_BATCH, shape), broken.tell):
+    for places, images in read_pictures(files, shape, at_once(PICTURES_AT_ONCE, shape), broken.tell):
         rows += places
         of_teacher.append(logits_of(teacher, images))
         of_student.append(student.logits(images))
@@ -129,13 +127,14 @@ def _estimate(folder: Path, student: Opened, teacher: Classifier) -> EstimateRec
     from zskd.run.recorded import recorded_estimate
     from zskd.transfer_set.manifest import REAL
 
-    recorded = recorded_estimate(folder, teacher_sha256=teacher.fingerprint())
+    own = None if student.classifier is None else student.classifier.fingerprint()
+    recorded = recorded_estimate(folder, sha256=own, teacher_sha256=teacher.fingerprint())
     if recorded is not None or student.classifier is None or student.card is None:
         return recorded
     origin = student.card.origin
     if origin.how == "trained" or origin.method == REAL:
         return None
-    probes = make_probes(teacher, count=origin.transfer_set_images)
+    probes = make_probes(teacher, count=origin.transfer_set_images, workers=0)
     return estimate_agreement(teacher, student.classifier, probes).record()
 
 

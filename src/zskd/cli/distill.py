@@ -98,6 +98,8 @@ def distill(
     from zskd.core.progress import Progress
     from zskd.core.ranks import Ranks
     from zskd.distillation.build import build_student
+    from zskd.distillation.distill import check_images
+    from zskd.distillation.sources import check_generator
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
     from zskd.evaluation.sizes import log_sizes
@@ -130,6 +132,8 @@ def distill(
             "a generator makes all images of this student: leave the transfer set out, or give "
             "--distill.generator.share below 1"
         )
+    check_images(loaded, full.distill)
+    check_generator(classifier, full.distill)
     how = execution(full)
     key = sha256_json(
         identity(full)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
+from zskd.cli.options import is_given
 from zskd.cli.places import Place, local
 from zskd.cli.telling import Json, Teller
 from zskd.config.data import DataConfig
@@ -52,13 +53,15 @@ def evaluate(
     """
     from zskd.core.files import write_json
     from zskd.data.datasets import load_data
-    from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement
+    from zskd.evaluation.metrics import accuracies, agreement
     from zskd.models.checkpoint import load_checkpoint
-    from zskd.models.classifier import check_classes
+    from zskd.models.class_names import check_classes
     from zskd.run.measure import NOT_MEASURED
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
 
+    if data.dir is not None and not is_given("data", "name"):
+        raise ZskdError("--data-dir is the folder of a data set: name it, as in --data.name folder")
     student, card = load_checkpoint(local(checkpoint), model=model)
     teacher_network = load_checkpoint(local(teacher), model=teacher_model or model)[0] if teacher else None
     if transfer_set is not None and teacher_network is None:
@@ -68,12 +71,12 @@ def evaluate(
     if data.name == "none":
         tell.line(NOT_MEASURED)
     else:
-        loaded = load_data(data, student.spec.shape)
+        # the test images are the same, also where the others are too few to be divided
+        loaded = load_data(replace(data, validation=0.0), student.spec.shape)
         check_classes(student, loaded.class_names)
         test = loaded.test
-        measured = accuracy(student, test)
-        found["test_accuracy"] = asdict(measured)
-        found["test_accuracy_by_class"] = accuracy_by_class(student, test)
+        measured, by_class = accuracies(student, test)
+        found |= {"test_accuracy": asdict(measured), "test_accuracy_by_class": by_class}
         tell.line(f"test accuracy  {measured}")
         if teacher_network is not None:
             agreed = agreement(teacher_network, student, test.images)

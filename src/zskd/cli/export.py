@@ -45,8 +45,8 @@ def export(
     Args:
         source: Checkpoint folder of a network, or folder of a transfer set.
         to: Format. Of a network: an ONNX file, one with 8-bit integers, a torch.export archive, a folder that
-            needs only torch, or one for the Hugging Face Hub. Of a set: a folder of Parquet files, of tar
-            files of WebDataset, or of PNG files by class; or a MATLAB file.
+            needs torch and safetensors alone, or one for the Hugging Face Hub. Of a set: a folder of Parquet
+            files, of tar files of WebDataset, or of PNG files by class; or a MATLAB file.
         out: New file, or empty folder.
         transfer_set: Folder of a transfer set, to calibrate an int8 network on, or to compare others on.
         teacher: Checkpoint folder, to compute the logits of a set's 8-bit pictures.
@@ -141,9 +141,9 @@ def _export_network(source: Path, to: str, out: Path, images: TransferSet | None
         elif to == "pt2":
             compared = export_pt2(classifier, out, images=pictures)
         elif to == "torch":
-            compared = export_torch(classifier, out, title=plain_title(card), images=pictures)
+            compared = export_torch(classifier, out, title=plain_title(card.architecture), images=pictures)
         else:
-            results = checkpoint_results(source)
+            results = checkpoint_results(source, classifier.fingerprint())
             compared = export_hf(classifier, card, out, results=results, images=pictures)
         print_line(str(compared))
     print_line(f"exported to {out}")

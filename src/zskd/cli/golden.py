@@ -33,9 +33,11 @@ def golden(
     """Print a short Python program that records golden pairs with your own code, without zskd.
 
     Without data, only pairs from your own program can reveal a wrong mean, standard deviation, channel order
-    or copy of the weights. For file.py:factory@weights the program works as it stands; for other sources, one
-    line is left to you. With `--inputs`, zskd records the pairs itself: they show whether it reads the
-    network in the same way later, or elsewhere, but not whether it reads it rightly.
+    or copy of the weights. Check its line of mean and std against your own program: it holds what you give
+    here. For file.py:factory@weights it works then; for other sources, one more line is left to you.
+
+    With `--inputs`, zskd records the pairs itself: they show whether it reads the network in the same way
+    later, or elsewhere, but not whether it reads it rightly.
 
     Args:
         source: file.py:factory@weights, or any other teacher.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import shlex
-import sys
 from contextlib import nullcontext, redirect_stdout
 
 from cyclopts import CycloptsError
@@ -13,6 +12,7 @@ from cyclopts import CycloptsError
 from zskd.cli.app import app
 from zskd.cli.help import HelpFormatter
 from zskd.cli.options import print_line
+from zskd.cli.telling import print_error
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.interrupt import Stopped, remembered
 from zskd.core.stdio import lasting_streams
@@ -86,7 +86,7 @@ def _run(arguments: list[str], launch: Launch) -> int:
     except KeyboardInterrupt as stop:
         how = "give the same command again" if launch.several else f"zskd {shlex.join(arguments)}"
         if launch.tells():
-            _print_error(f"stopped. Finished parts are kept; to resume: {how}")
+            print_error(f"stopped. Finished parts are kept; to resume: {how}")
         return SIGNALLED + (stop if isinstance(stop, Stopped) else Stopped()).number
     return 0
 
@@ -112,9 +112,5 @@ def _advice(error: OSError) -> str:
 
 def _fail(message: str, launch: Launch | None = None) -> int:
     if launch is None or launch.tells():
-        _print_error(f"zskd: error: {message}")
+        print_error(f"zskd: error: {message}")
     return USER_ERROR
-
-
-def _print_error(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

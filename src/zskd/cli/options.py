@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,6 +91,11 @@ def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     )
 
 
+def is_given(*path: str) -> bool:
+    """Return whether an option is on the command line, by its parts: ("data", "name")."""
+    return path in _given.get()
+
+
 class Settings:
     """The settings of a command: options override the recipe, and the recipe overrides its preset."""
 
@@ -116,9 +121,22 @@ class Settings:
                 value = reduce(getattr, path[1:], parsed[path[0]])
                 group = reduce(lambda level, key: level.setdefault(key, {}), path[:-1], self._overrides)
                 group[path[-1]] = value
+        self._file = {} if recipe is None else read_yaml(recipe, RECIPES, "recipe")
         if recipe is not None:
-            file = read_yaml(recipe, RECIPES, "recipe")
-            check_trust(file, recipe, given=self._overrides, trust=trust.trust)
+            check_trust(self._file, recipe, given=self._overrides, trust=trust.trust)
+
+    @classmethod
+    def of_recipe(cls, recipe: str | None, settings: Recipe, trust: Trust) -> Settings:
+        """Return those of a command that takes every setting of a recipe as an option."""
+        parsed = {field.name: getattr(settings, field.name) for field in fields(Recipe)}
+        return cls(recipe, trust=trust, **parsed)
+
+    def names(self, group: str, key: str) -> bool:
+        """Return whether an option or the recipe file names a setting of a group."""
+        return any(
+            isinstance(level.get(group), Mapping) and key in level[group]
+            for level in (self._overrides, self._file)
+        )
 
     def over(self, more: Mapping[str, Any]) -> Settings:
         """Return these settings with some others, nested, which come before all."""
@@ -162,6 +180,24 @@ def ready_teacher(source: Path, model: str | None, recipe: Recipe) -> Classifier
     teacher = open_teacher(source, model=model)[0].to(choose_device(recipe.device))
     teacher.rewrite = recipe.rewrite
     return teacher
+
+
+def teacher_of_student(source: str | Path, own: str | None, of_student: str | None) -> Classifier:
+    """Return the teacher that a student is compared with, frozen.
+
+    Args:
+        source: a checkpoint folder, or another source.
+        own: network or factory of the teacher, as typed for it.
+        of_student: that of the student, which holds for a teacher that does not name its network.
+
+    Raises:
+        ZskdError: as `open_teacher` does.
+    """
+    from zskd.teacher.named.source import parse_source
+    from zskd.teacher.opening import open_teacher
+
+    unnamed = parse_source(str(source)).kind == "path"
+    return open_teacher(source, model=own or (of_student if unnamed else None))[0].freeze()
 
 
 def print_line(text: str) -> None:

@@ -56,7 +56,6 @@ def plan(
         json: Print the plan as JSON.
         settings: The recipe.
     """
-    from dataclasses import fields
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
@@ -70,9 +69,7 @@ def plan(
     check_range("--seconds", seconds, 0, above=True)
     gpu = Gpu(tflops=gpu_tflops, utilisation=gpu_utilisation)
     Plan(parts=Parts(parts=()), workers=for_workers, price=price, gpu=gpu)
-    given = Settings(
-        recipe, trust=trust, **{field.name: getattr(settings, field.name) for field in fields(Recipe)}
-    )
+    given = Settings.of_recipe(recipe, settings, trust)
     full, progress = given.alone(), detail.progress()
     sources = open_sources(full)
     full = given.of(sources.model, progress)

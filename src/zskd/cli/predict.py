@@ -7,11 +7,8 @@ from pathlib import Path
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.telling import Broken, Json, Teller
+from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller
 from zskd.core.errors import ZskdError, escaped
-
-_BATCH = 64
-"""Pictures that are read and classified together, fewer of large ones."""
 
 
 @app.command(
@@ -47,7 +44,7 @@ def predict(
     network = open_network(checkpoint, model=model)
     tell, broken, predicted = Teller(json), Broken(), []
     files = _files(paths)
-    batch = at_once(_BATCH, network.shape)
+    batch = at_once(PICTURES_AT_ONCE, network.shape)
     for rows, images in read_pictures(files, network.shape, batch, broken.tell):
         most = torch.softmax(network.logits(images), 1).topk(min(top, len(network.class_names)))
         for row, classes, values in zip(rows, most.indices.tolist(), most.values.tolist(), strict=True):

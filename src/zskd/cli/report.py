@@ -34,7 +34,7 @@ def report(
     *,
     format: Form | None = None,
     out: Path | None = None,
-    results: Path = Path("results"),
+    results: Path | None = None,
     twin: Twin | None = None,
     data_dir: Path | None = None,
     model: str | None = None,
@@ -48,27 +48,34 @@ def report(
         subject: Folder of a run; or name or file of an experiment.
         format: One HTML page with everything inside; Markdown; or comma-separated values. A run's is html,
             an experiment's md.
-        out: File; for Markdown a folder of README.md and the picture. Absent: report.html in the run's
-            folder, or the text is printed.
-        results: Folder of the records.
+        out: File; for the Markdown of an experiment a folder of README.md and the picture. Absent: a page is
+            report.html in the run's folder, or EXPERIMENT.html here; a text is printed.
+        results: Folder of the records of an experiment.
         twin: Report the experiment on this twin of its data.
-        data_dir: Folder of the run's data, where it has moved.
-        model: Factory to run, for a teacher in your own code.
-        student_model: Factory to run, for a student in your own code.
+        data_dir: Folder of the run's data, where it has moved, for its page.
+        model: Factory to run for the page of a run, for a teacher in your own code.
+        student_model: Likewise, for a student.
         trust: Names of your own code (method, start image) in the settings of the set that may run.
         json: Print the results as JSON, and write no page.
     """
+    of_run = _is_run(subject)
+    page = of_run and format in (None, "html") and not json
+    _check_options(
+        {"--results": results, "--twin": twin} if of_run else {},
+        {} if page else {"--data-dir": data_dir, "--model": model, "--student-model": student_model},
+    )
+    results = results or Path("results")
     if json:
         if format is not None or out is not None:
             raise ZskdError("--json prints the results and writes no page: leave out --format and --out")
         Teller(json).document(_values(subject, twin, results, trust))
-    elif not Path(subject).is_dir():
+    elif not of_run:
         _experiment(subject, twin, results, format or "md", out, trust)
-    elif format in (None, "html"):
+    elif page:
         from zskd.core.progress import default_progress
         from zskd.report.run import report_run
 
-        page = report_run(
+        written = report_run(
             Path(subject),
             out,
             model=model,
@@ -77,9 +84,27 @@ def report(
             data_dir=data_dir,
             progress=default_progress(),
         )
-        print_line(f"page in {page}")
+        print_line(f"page in {written}")
     else:
         _of_run(Path(subject), format == "csv", out)
+
+
+def _is_run(subject: str) -> bool:
+    """Return whether a folder with results is meant, and no experiment of the same name."""
+    from zskd.experiment.definition import experiment_names
+    from zskd.run.metrics import METRICS
+
+    folder = Path(subject)
+    return (folder / METRICS).is_file() or (folder.is_dir() and subject not in experiment_names())
+
+
+def _check_options(of_experiment: dict[str, object], of_page: dict[str, object]) -> None:
+    """Refuse options that would change nothing."""
+    kinds = {"an experiment": of_experiment, "the page of a run": of_page}
+    for kind, options in kinds.items():
+        for name, value in options.items():
+            if value is not None:
+                raise ZskdError(f"{name} is for {kind}: leave it out")
 
 
 def _of_run(folder: Path, as_csv: bool, out: Path | None) -> None:
@@ -137,7 +162,7 @@ def _values(subject: str, twin: Twin | None, results: Path, trust: tuple[str, ..
     from zskd.experiment.report.document import document_of
     from zskd.run.metrics import METRICS, read_metrics
 
-    if Path(subject).is_dir():
+    if _is_run(subject):
         return read_metrics(Path(subject) / METRICS).to_json()
     experiment, records = _records(subject, twin, results, trust)
     return document_of(records, experiment)

@@ -83,6 +83,8 @@ def reproduce(
 
     if seeds is not None and seeds < 1:
         raise ZskdError(f"--seeds is {seeds}: it must be at least 1")
+    if workers < 0:
+        raise ZskdError(f"--workers is {workers}: it must be at least 0, one per core")
     settings: dict[str, Any] = {"data": {"dir": data_dir}} if data_dir else {}
     if tensorboard:
         settings["tensorboard"] = str(tensorboard)
@@ -94,7 +96,9 @@ def reproduce(
 
     def command(cell: Cell) -> str:
         which = [recipe, "--twin", twin] if twin else [recipe]
-        return shlex.join(["zskd", "reproduce", *which, "--only", cell.name, "--again"])
+        place = [] if results == Path("results") else ["--results", str(results)]
+        trusted = [word for name in trust.trust for word in ("--trust", name)]
+        return shlex.join(["zskd", "reproduce", *which, "--only", cell.name, *place, *trusted, "--again"])
 
     tell, where = Teller(json), open_engine(engine)
     if dry_run or status:
@@ -115,6 +119,7 @@ def reproduce(
         workers=workers,
         engine=where,
         command=command,
+        compared=results if again else None,
         progress=detail.progress(),
     )
     document = _print_outcome(tell, outcome, records)

@@ -53,11 +53,7 @@ def run(
         json: Print the results as JSON.
         settings: The recipe.
     """
-    from dataclasses import fields
-
-    given = Settings(
-        recipe, trust=trust, **{field.name: getattr(settings, field.name) for field in fields(Recipe)}
-    )
+    given = Settings.of_recipe(recipe, settings, trust)
     if print_config:
         _print_config(given, detail.progress())
         return

@@ -112,20 +112,21 @@ def show_filmstrip(
         trust: Names of your own code (method, start image) in the settings of the set that may run.
     """
     from zskd.core.progress import default_progress
-    from zskd.evaluation.figures import save_figure
+    from zskd.evaluation.figures import check_ending, save_figure
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.page import trace_figure
     from zskd.synthesis.room import as_made
     from zskd.synthesis.spec import read_spec
     from zskd.transfer_set.manifest import read_manifest
 
+    check_ending(out)
     classifier, _ = load_checkpoint(teacher, model=model)
     manifest = read_manifest(transfer_set)
     if manifest.teacher_sha256 != classifier.fingerprint():
         raise ZskdError(f"{transfer_set} was made with another teacher: name the folder of its teacher")
-    if not 0 <= index < manifest.count:
-        raise ZskdError(f"--index is {index}: the set holds rows 0 to {manifest.count - 1}")
     spec = as_made(read_spec(manifest.spec, trusted=trust), manifest.resolved)
+    if not 0 <= index < spec.count:
+        raise ZskdError(f"--index is {index}: {spec.count} images were made, from 0 to {spec.count - 1}")
     if dict(spec.own_method.files()) != (manifest.files or {}):
         raise ZskdError(f"{transfer_set} was made with another student than its settings name: make it again")
     figure = trace_figure(classifier, spec, index, default_progress())

@@ -18,6 +18,7 @@ from zskd.config.groups import MACHINE, OUTPUT, RUN, RUN_DETAILS, TEACHER
 from zskd.config.names import EngineName, MethodName, PresetName
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
+from zskd.core.errors import ZskdError
 
 
 @app.command(
@@ -95,6 +96,10 @@ def synthesize(
         data=data,
         engine=engine,
     )
+    if rate is not None and not settings.names("data", "name"):
+        raise ZskdError(
+            "--rate is a percentage of a training set: name it with --data.name, or give --count N"
+        )
     progress = detail.progress()
     classifier = ready_teacher(local(teacher, progress), model, settings.alone())
     full = settings.of(classifier, progress)

@@ -37,6 +37,7 @@ def train(
     teacher: TeacherConfig = TeacherConfig(),  # noqa: B008
     seed: int = 0,
     threads: Annotated[int, Parameter(group=MACHINE)] = 0,
+    device: Annotated[str, Parameter(group=MACHINE)] = "auto",
     trust: Trust = Trust(),  # noqa: B008
     detail: Detail = Detail(),  # noqa: B008
     json: Annotated[Json, Parameter(group=OUTPUT)] = False,
@@ -50,6 +51,7 @@ def train(
         teacher: Architecture and training.
         seed: Seed of weights and order.
         threads: Threads; 0 for one per core.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:1.
         trust: Code that the recipe file may run.
         detail: What is printed.
         json: Print the result as JSON.
@@ -58,7 +60,9 @@ def train(
     from zskd.evaluation.metrics import accuracy
     from zskd.teacher.sources import make_teacher, open_sources
 
-    full = Settings(recipe, trust=trust, data=data, teacher=teacher, seed=seed, threads=threads).alone()
+    full = Settings(
+        recipe, trust=trust, data=data, teacher=teacher, seed=seed, threads=threads, device=device
+    ).alone()
     if full.teacher.path is not None:
         raise ZskdError("--teacher.path is for a trained teacher: import it with zskd teacher import FILE")
     with new_folder(out), use_threads(full.threads):
@@ -101,9 +105,10 @@ def import_(
         json: Print the result as JSON.
     """
     from zskd.models.checkpoint import CARD, save_checkpoint
+    from zskd.teacher.named.source import is_there
     from zskd.teacher.sources import open_given
 
-    if (source / CARD).is_file():
+    if is_there(source / CARD):
         raise ZskdError(f"{source} is a checkpoint of zskd already: use it as it is")
     made, card = open_given(source, teacher)
     with new_folder(out):

@@ -24,6 +24,10 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 """The switch for a JSON document."""
 
 
+PICTURES_AT_ONCE = 64
+"""Pictures that are read and classified together, fewer of large ones."""
+
+
 def print_error(text: str) -> None:
     """Print one line on standard error."""
     print(text, file=sys.stderr, flush=True)
@@ -77,7 +81,7 @@ class Teller:
         if from_real:
             self.line("agreement on real images is not estimated: the student was trained on real images")
             return None
-        estimate = estimate_agreement(teacher, student, make_probes(teacher, count=count))
+        estimate = estimate_agreement(teacher, student, make_probes(teacher, count=count, workers=0))
         for line in estimate.lines():
             self.line(line)
         return estimate

@@ -67,14 +67,12 @@ def tune(
         json: Print all trials as JSON.
         settings: The recipe.
     """
-    from dataclasses import fields
 
     from zskd.teacher.sources import open_sources
     from zskd.tuning.space import read_space
     from zskd.tuning.study import tune as run_search
 
-    named = {field.name: getattr(settings, field.name) for field in fields(Recipe)}
-    given = Settings(recipe, trust=trust, **named)
+    given = Settings.of_recipe(recipe, settings, trust)
     full, progress, space = given.alone(), detail.progress(), read_space(search, over, trust=trust.trust)
     folder = out or Path("runs") / f"{full.name}-tuning"
     sources = open_sources(full, test=False)

@@ -146,8 +146,15 @@ def check_keys(values: Mapping[str, Any], kind: type, source: str, path: str = "
             check_keys(value, hints[key], source, f"{path}{key}.")
 
 
+def as_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings under the names of fields: options are typed with hyphens."""
+    return {name.replace("-", "_"): value for name, value in settings.items()}
+
+
 def suggestion(name: str, choices: Collection[str], path: str = "") -> str:
     """Return the end of a message about an unknown name: the nearest choice, or all choices."""
+    if not choices:
+        return ": there is nothing to choose"
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return f": did you mean {path}{near[0]}?" if near else f": choose one of {', '.join(choices)}"
 

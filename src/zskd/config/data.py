@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from zskd.config.checks import Config
 from zskd.config.groups import DATA, RUN_DETAILS
+from zskd.core.errors import ZskdError
 
 DataName = Literal[
     "digits",
@@ -42,9 +43,11 @@ class DataConfig(Config):
     columns, exchange light and dark, or permute all pixels in one order for all images."""
 
     def __post_init__(self) -> None:
-        """Check the validation share."""
+        """Check the validation share, and that a folder belongs to a data set."""
         super().__post_init__()
         self.check_range("validation", low=0, high=0.9)
+        if self.dir is not None and self.name == "none":
+            raise ZskdError("--data-dir is the folder of a data set: name it, as in --data.name folder")
 
     @property
     def label(self) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from cyclopts import Parameter
 
-from zskd.config.checks import Config, MethodSettings
+from zskd.config.checks import Config, MethodSettings, as_fields
 from zskd.config.groups import AUGMENTATION, DISTILLATION, FEATURES, GENERATOR, IMAGE_BANK, RUN
 from zskd.config.names import FeatureLossName, GeneratorMethodName, LossName, OptimiserName
 from zskd.config.registry import FEATURE_LOSSES, GENERATOR_METHODS, LOSSES
@@ -19,6 +19,7 @@ from zskd.core.precision import Precision
 
 _ROUNDING = 1e-9
 """Largest rounding error of a sum of shares."""
+_STEPS = 4000
 
 
 @Parameter(group=GENERATOR)
@@ -56,7 +57,8 @@ class GeneratorConfig(Config):
     """Decay of the moving average of the generator's weights that makes the images of the student, from 0 to
     below 1; 0: the weights themselves."""
     augmented: bool = False
-    """Augment images in the generator's step as the student's images are, but without MixUp and CutMix."""
+    """Augment images in the generator's step as the student's images are, but without MixUp, CutMix and
+    JPEG."""
     momentum: float = 0.0
     """Share of earlier batches in the batch statistics that a method compares with those of the teacher's
     batch-norm, from 0 to below 1."""
@@ -75,8 +77,7 @@ class GeneratorConfig(Config):
     def __post_init__(self) -> None:
         """Check shares and sizes."""
         super().__post_init__()
-        named = {name.replace("-", "_"): value for name, value in self.method_settings.items()}
-        object.__setattr__(self, "method_settings", named)  # options are typed with hyphens
+        object.__setattr__(self, "method_settings", as_fields(self.method_settings))
         self.check_range("replay", low=0, high=1)
         self.check_range("renew", "warm_up", "pool", low=0)
         for name in ("beta1", "average", "momentum"):
@@ -110,7 +111,8 @@ class ImageBankConfig(Config):
     images: int = 3000
     """Images made at the start of each phase, except the first."""
     keep: int = 30000
-    """Largest number of images in the bank; new images then replace the oldest."""
+    """Largest number of images in the bank, and at most 512 MB of them; new images then replace the
+    oldest."""
     steps: int = 3
     """Optimisation steps of each image: from an augmented image of the transfer set to one on which student
     and teacher differ."""
@@ -158,7 +160,8 @@ class DistillConfig(FitConfig):
     start: Literal["teacher", "random"] = "teacher"
     """Initial weights: `teacher` initialises from the teacher if the student is a narrower or less deep
     copy of it, and at random otherwise; `random` is always at random."""
-    steps: Annotated[int | None, Parameter(group=RUN)] = 4000
+    steps: Annotated[int | None, Parameter(group=RUN)] = _STEPS
+    """Number of training steps. Any but the default overrides `epochs`."""
     optimiser: OptimiserName = "muon"
     learning_rate: float = 0.01
     precision: Precision = "float32"
@@ -196,7 +199,8 @@ class DistillConfig(FitConfig):
     """Augmentation of the images."""
     changes: Literal["all", "by_teacher"] = "all"
     """Which changes of `augment` are used: all that are set, or those under which the teacher predicts the
-    same class for 60 % of the transfer set: flips, colours, rotation, crop and shift, each measured alone."""
+    same class for 60 % of the images: flips, colours, rotation, crop, shift, scale, shear and JPEG. Each is
+    measured alone, on up to 1,000 images of the transfer set."""
     batch_norm: Literal["running", "again", "fixed"] = "running"
     """Statistics of the student's batch-norm: `running` averages those of the training batches; `again` takes
     them again at the end, on 2,000 images; `fixed` does so after three quarters of the training, which ends
@@ -222,6 +226,8 @@ class DistillConfig(FitConfig):
     def __post_init__(self) -> None:
         """Check the loss, its temperature and weights, and shares and weights together."""
         super().__post_init__()
+        if self.epochs is not None and self.steps == _STEPS:
+            object.__setattr__(self, "steps", None)  # as where a recipe or an option names the epochs
         LOSSES.check(self.loss, self.option("loss"))
         self.check_range("tau", low=0, above=True)
         self.check_range("teacher_weight", "label_weight", low=0)

@@ -54,10 +54,12 @@ def choices(recipe: str | Path | None, overrides: Mapping[str, Any], rows: Seque
     Raises:
         ZskdError: unknown recipe or key.
     """
-    named = {key for key, value in _top(recipe, overrides).items() if value is not None}
+    top = _top(recipe, overrides)
+    named = {key for key, value in top.items() if value is not None}
     named |= {one for pair in _ALTERNATIVES if not pair[0] and named & {*pair[1:]} for one in pair[1:]}
     named |= {"student"} if "students" in named else set()
-    if "preset" in named:  # a published method has its own sizes
+    own = [row.values["preset"] for row in rows if "preset" in row.values]
+    if "preset" in named and top["preset"] not in own:  # a published method has its own sizes
         named |= {"count"}
     return {key: value for row in rows for key, value in row.values.items() if key not in named}
 
@@ -97,6 +99,9 @@ def override(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
 def _top(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return what recipe file and overrides name."""
     file = from_former_keys(read_yaml(str(recipe), RECIPES, "recipe")) if recipe is not None else {}
+    method = file.get("method")
+    if method is not None and overrides.get("method", method) != method:
+        file.pop("method_settings", None)  # another method has other settings
     check_keys(file, Recipe, source=str(recipe))
     check_keys(overrides, Recipe, source="the settings")
     return override(file, overrides)

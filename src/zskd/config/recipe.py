@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from zskd.config.checks import LAST_SEED, Config, MethodSettings, check_range
+from zskd.config.checks import LAST_SEED, Config, MethodSettings, as_fields, check_range
 from zskd.config.data import DataConfig
 from zskd.config.distillation import DistillConfig
 from zskd.config.groups import MACHINE, RUN_DETAILS
@@ -63,8 +63,8 @@ class Recipe(Config):
 
     name: Annotated[str, Parameter(group=RUN_DETAILS)] = "run"
     """Name of the run. The default of `--out` is runs/NAME."""
-    preset: PresetName = "default"
-    """Base of the settings. Most are those of a published method."""
+    preset: Annotated[PresetName, Parameter(show_default=False)] = "default"
+    """Base of the settings. Most are those of a published method. Absent: chosen for the teacher."""
     seed: int = 0
     """Seed of all random numbers."""
     method: MethodName = "zskd"
@@ -78,7 +78,7 @@ class Recipe(Config):
     method_settings: Annotated[MethodSettings, Parameter(group=RUN_DETAILS)] = field(default_factory=dict)
     """Settings of this method only: `--method-settings.spread 0.5`."""
     count: int | None = None
-    """Number of images in a transfer set, noise included. Absent: computed from `rate`."""
+    """Number of images in a transfer set, noise included. Absent: from `rate`, or chosen for the teacher."""
     rate: float | None = None
     """The same number in percent of the full training set. It is above 0 and at most 100."""
     budget: float | None = None
@@ -99,9 +99,10 @@ class Recipe(Config):
     held_out: Annotated[int | None, Parameter(group=RUN_DETAILS)] = None
     """Number of held-out images of each kind, to measure the agreement of student and teacher. Absent: as
     many as `count`, from 20 to 500."""
-    student: StudentName = "half"
+    student: Annotated[StudentName, Parameter(show_default=False)] = "half"
     """half, narrow:0.5, budget:200k, resnet8, net.py:build. The first is a copy of the teacher with half the
-    filters; `auto` shows three sizes. Arguments may follow a name: resnet8(width=0.5)."""
+    filters; `auto` shows three sizes. Arguments may follow a name: resnet8(width=0.5). Absent: chosen for the
+    teacher."""
     students: Annotated[
         tuple[StudentName, ...], Parameter(negative=(), converter=read_students, n_tokens=-1)
     ] = ()
@@ -137,6 +138,7 @@ class Recipe(Config):
     def __post_init__(self) -> None:
         """Check names and ranges."""
         super().__post_init__()
+        object.__setattr__(self, "method_settings", as_fields(self.method_settings))
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ZskdError(f"--name is {self.name!r}: it must be a plain folder name")
         METHODS.check(self.method, "--method")

@@ -259,7 +259,7 @@ GENERATOR_METHODS = Registry(
         ),
         "conditional": Entry(
             "zskd.distillation.adversarial.conditional:Conditional",
-            "images of given classes with batch-norm statistics, on which the networks disagree",
+            "images of which the teacher is certain, with its batch-norm statistics, on which both disagree",
         ),
     },
     takes_code=True,

@@ -45,9 +45,9 @@ def check_trust(values: Any, source: str, *, given: Any = None, trust: Collectio
     Raises:
         ZskdError: code is named in the file alone, and was not trusted before or was changed since.
     """
-    known = {_without_arguments(name) for name in (*trust, *_code_in(given))}
-    for name in _code_in(values):
-        plain = _without_arguments(name)
+    known = {plain_code(name) for name in (*trust, *code_in(given))}
+    for name in code_in(values):
+        plain = plain_code(name)
         if plain not in known and not is_trusted(name.partition("@")[0]):
             raise ZskdError(
                 f"{source} names the code {plain}, which would run: if you trust it, add --trust "
@@ -55,16 +55,16 @@ def check_trust(values: Any, source: str, *, given: Any = None, trust: Collectio
             )
 
 
-def _code_in(value: Any, key: str = "") -> Iterator[str]:
+def code_in(value: Any, key: str = "") -> Iterator[str]:
     """Yield the names of code in nested values; `key` is the last part of the name of the setting."""
     if isinstance(value, str) and _is_code(value, key):
         yield value
     elif isinstance(value, dict):
         yield from (
-            found for name, one in value.items() for found in _code_in(one, str(name).rpartition(".")[2])
+            found for name, one in value.items() for found in code_in(one, str(name).rpartition(".")[2])
         )
     elif isinstance(value, list | tuple):
-        yield from (found for one in value for found in _code_in(one, key))
+        yield from (found for one in value for found in code_in(one, key))
 
 
 def _is_code(text: str, key: str) -> bool:
@@ -88,6 +88,7 @@ def _without_call(text: str) -> str:
         return text
 
 
-def _without_arguments(name: str) -> str:
+def plain_code(name: str) -> str:
+    """Return a name of code without arguments, and without weights behind it."""
     found = _PLAIN.match(name)
     return found[0] if found else name

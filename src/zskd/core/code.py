@@ -15,7 +15,7 @@ import math
 import sys
 import sysconfig
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from reprlib import repr as short
 from types import ModuleType
@@ -64,6 +64,21 @@ def format_call(name: str, arguments: Mapping[str, Any]) -> str:
     """Return a name with its arguments as text, from which `parse_call` reads them again."""
     inner = ", ".join(f"{key}={_format(value)}" for key, value in arguments.items())
     return f"{name}({inner})" if inner else name
+
+
+def without_folders(value: Any) -> Any:
+    """Return a JSON value whose texts lack the folders of files, which would tell of the machine.
+
+    Of `/home/me/my code/m.py:Method(a=b/c)` the name of the file and what follows it is left.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_folders(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    path, ending, rest = value.partition(".py")
+    return path.replace("\\", "/").rpartition("/")[2] + ending + rest
 
 
 def split_names(text: str) -> list[str]:
@@ -166,7 +181,8 @@ def code_sha256(target: str) -> str | None:
     Raises:
         ZskdError: as for `import_object`.
     """
-    source = sys.modules[import_object(target).__module__].__file__
+    found = import_object(target)
+    source = sys.modules[(found.func if isinstance(found, partial) else found).__module__].__file__
     return sha256_file(Path(source)) if source else None
 
 

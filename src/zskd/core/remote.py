@@ -112,7 +112,9 @@ def upload(folder: Path, address: str, progress: Progress | None = None) -> None
     files: JsonObject = {}
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
-        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in below.parts):
+        hidden = any(part.startswith(".") for part in below.parts)
+        # the list of an artefact that was written to a folder by its address is made again
+        if path.is_file() and not path.is_symlink() and not hidden and below != Path(LIST):
             files[below.as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
     stored = parse({"format": "zskd-files/1", "files": files}, Stored, f"{folder}", "give a whole folder")
     data = (json.dumps(stored.to_json(), indent=2, ensure_ascii=False) + "\n").encode()

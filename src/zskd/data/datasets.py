@@ -280,11 +280,12 @@ def _with_validation(train: Split, test: Split, names: tuple[str, ...], data: Da
     if data.validation <= 0:
         empty = Split(train.images[:0], train.labels[:0])
         return Dataset(train, empty, test, names, full)
-    train, validation = _divide(train, data.validation)
+    advice = "give more images, or --data.validation 0 for none to choose settings by"
+    train, validation = _divide(train, data.validation, advice)
     return Dataset(train, validation, test, names, full)
 
 
-def _divide(whole: Split, second: float | int) -> tuple[Split, Split]:
+def _divide(whole: Split, second: float | int, advice: str = "give more images") -> tuple[Split, Split]:
     """Return the rest and a fixed, stratified part of `second` images (a share or a number)."""
     from sklearn.model_selection import train_test_split
 
@@ -293,7 +294,9 @@ def _divide(whole: Split, second: float | int) -> tuple[Split, Split]:
             np.arange(len(whole)), test_size=second, stratify=whole.labels.numpy(), random_state=_SPLIT_SEED
         )
     except ValueError as error:
-        raise ZskdError(f"too few images to split {second} of {len(whole)} by class: {error}") from error
+        raise ZskdError(
+            f"too few images to split {second} of {len(whole)} by class ({error}): {advice}"
+        ) from error
     return replace(whole, images=whole.images[first_rows], labels=whole.labels[first_rows]), replace(
         whole, images=whole.images[second_rows], labels=whole.labels[second_rows]
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
-from zskd.core.errors import ZskdError
-from zskd.core.files import cache_folder, make_folder
+from zskd.core.errors import ZskdError, readable_errors
+from zskd.core.files import cache_folder, make_folder, sha256_file
 
 _LAYOUT = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
 """The folder layout of torchvision, so that its downloads can be used as they are."""
@@ -35,6 +36,8 @@ _SHA256 = {
     },
 }
 """Of the packed files, whose MD5 are those that the publishers name."""
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+"""Errors that another mirror does not help against."""
 
 
 def idx_folder(name: str, given: Path | None) -> Path:
@@ -63,7 +66,12 @@ def _fill_cache(name: str) -> Path:
     import pooch  # imported here, because its HTTP libraries are slow to import
 
     pooch.get_logger().setLevel(logging.ERROR)
-    folder = make_folder(cache_folder() / _LAYOUT[name])
+    folder = cache_folder() / _LAYOUT[name]
+    if all(
+        (folder / one).is_file() and sha256_file(folder / one) == sha for one, sha in _SHA256[name].items()
+    ):
+        return folder  # which others may share without the right to write there
+    make_folder(folder)
     for file, sha256 in _SHA256[name].items():
         tried = []
         for mirror in _MIRRORS[name]:
@@ -72,6 +80,9 @@ def _fill_cache(name: str) -> Path:
                 pooch.retrieve(mirror + file, f"sha256:{sha256}", file, folder, downloader=downloader)
                 break
             except Exception as error:  # the network libraries raise many kinds
+                if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                    with readable_errors(folder, "write to"):
+                        raise
                 # pooch raises a plain ValueError for a wrong checksum
                 why = "wrong checksum" if type(error) is ValueError else type(error).__name__
                 tried.append(f"{mirror + file} ({why})")

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from zskd.core.errors import ZskdError, has_hidden, readable_errors
@@ -22,6 +22,17 @@ from zskd.data.packed import ENDINGS, Packed, Picture
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What a file may be, whatever its name: for some others Pillow starts a program (Ghostscript)."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by its EXIF orientation. Pillow's own function also writes the EXIF data
+again, which fails where they are not quite right."""
 _Kind = TypeVar("_Kind", bound=Picture)
 
 
@@ -46,8 +57,7 @@ def read_image(source: Picture, shape: tuple[int, int, int]) -> np.ndarray:
         warnings.simplefilter("ignore")  # of odd metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with _formats_told(), Image.open(stream, formats=_FORMATS) as picture:
-            ImageOps.exif_transpose(picture, in_place=True)  # phones store portraits sideways
-            converted = _in_bytes(picture).convert("L" if channels == 1 else "RGB")
+            converted = _in_bytes(_upright(picture)).convert("L" if channels == 1 else "RGB")
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(converted, dtype=np.float32) / 255
@@ -60,6 +70,12 @@ def _formats_told() -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:  # its words name the stream
         raise ValueError(f"its format is none of {', '.join(_FORMATS)}") from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Return a picture as it is to be looked at: phones store portraits sideways, and say so beside them."""
+    method = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    return picture if method is None else picture.transpose(method)
 
 
 def _in_bytes(picture: Image.Image) -> Image.Image:
@@ -186,9 +202,17 @@ def files_below(folder: Path, endings: Collection[str]) -> list[Path]:
     """Return all files below a folder with one of these endings, sorted; links to folders are followed.
 
     Files and folders whose names begin with a dot are left out.
+
+    Raises:
+        ZskdError: one of the folders cannot be read.
     """
     found, seen = list[Path](), set[tuple[int, int]]()
-    for root, folders, files in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        with readable_errors(Path(error.filename or folder), "read"):
+            raise error
+
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         place = Path(root).stat()
         if (place.st_dev, place.st_ino) in seen:  # a link back
             folders.clear()

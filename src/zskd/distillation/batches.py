@@ -175,9 +175,9 @@ class DistillationBatches:
         most, count = at_once(_PART, shape), min(_STATISTICS_IMAGES, _STATISTICS_VALUES // prod(shape))
         if self._set is None:
             (generated,) = (one for one in self._sources if isinstance(one, Generated))
-            yield from torch.split(generated.generator.images_for_statistics(count), most)
+            yield from _parts(generated.generator.images_for_statistics(count), most)
             return
-        for rows in torch.split(torch.randperm(len(self._set), generator=rng)[:count], most):
+        for rows in _parts(torch.randperm(len(self._set), generator=rng)[:count], most):
             yield to_device(self._set.images(rows), self._teacher.device)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -223,3 +223,11 @@ class DistillationBatches:
         assert self._set is not None
         stored = self._stored(torch.randint(len(self._set), (count,), generator=rng))
         return augment(stored, self._config.augment, self._teacher.spec.box, rng)
+
+
+def _parts(values: Tensor, most: int) -> Sequence[Tensor]:
+    """Split values (N, …) into parts of at most so many, nearly equal ones where the last would be a single
+    image: batch-norm may take no statistics of one."""
+    if len(values) > most and len(values) % most == 1:
+        return torch.tensor_split(values, -(-len(values) // most))
+    return torch.split(values, most)

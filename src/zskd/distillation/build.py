@@ -12,20 +12,23 @@ from torch import nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.identity import former_keys, plain
-from zskd.core.artefact import JsonObject
+from zskd.core.artefact import JsonObject, JsonValue
+from zskd.core.errors import ZskdError
 from zskd.core.files import make_folder, remove_file
 from zskd.core.passes import Passes, counting
 from zskd.core.progress import Progress
 from zskd.core.ranks import ALONE, Ranks
 from zskd.distillation.architecture import describe_student, fresh_student
-from zskd.distillation.distill import distill
+from zskd.distillation.distill import check_images, distill
 from zskd.distillation.division import check_division
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.distillation.invariance import FILE, settle_changes
 from zskd.distillation.order import in_windows
+from zskd.distillation.sources import check_generator
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, read_card, save_checkpoint
 from zskd.models.classifier import Classifier
+from zskd.models.factory import Architecture, Factory, Layers, Narrowed
 from zskd.training.curve import CURVE
 from zskd.transfer_set.dataset import TransferSet
 
@@ -57,20 +60,24 @@ def build_student(
         progress: reports every step.
 
     Raises:
-        ZskdError: unknown architecture, one that does not fit the teacher, a set of another teacher, the loss
-            diverges, or several ranks cannot divide such a training.
+        ZskdError: unknown architecture, one that does not fit the teacher, a set of another teacher or none
+            where one is needed, the loss diverges, the folder holds another student, or several ranks cannot
+            divide such a training.
     """
     progress = progress or Progress()
+    check_images(transfer_set, spec.distill, pictures)
+    pictures = {kind: one for kind, one in (pictures or {}).items() if spec.distill.pictures.shares[kind]}
     if (folder / CARD).is_file():
+        _check_finished(folder, teacher, spec, transfer_set, pictures)
         remove_file(folder / _STATE)  # of a training killed after its last step
         student = load_checkpoint(folder, model=spec.factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
     config, transfer_set = spec.distill, in_windows(transfer_set, spec.distill)
-    pictures = {kind: one for kind, one in (pictures or {}).items() if config.pictures.shares[kind]}
     if not config.needs_set and transfer_set is not None:  # the control of a generator is trained without it
         config = replace(config, generator=replace(config.generator, share=0.0))
     check_division(config, ranks)
+    check_generator(teacher, config)
     architecture = describe_student(spec.student, teacher)
     network = fresh_student(architecture, teacher, spec.seed).module
     make_folder(folder)
@@ -89,6 +96,7 @@ def build_student(
             config,
             seed=spec.seed,
             state=folder / _STATE,
+            begins_as=spec.student,
             curve=folder / CURVE,
             helper=helper,
             pictures=pictures,
@@ -118,6 +126,56 @@ def build_student(
         remove_file(folder / _STATE)
     ranks.wait()
     return student
+
+
+def _check_finished(
+    folder: Path,
+    teacher: Classifier,
+    spec: StudentSpec,
+    transfer_set: TransferSet | None,
+    pictures: Mapping[str, TransferSet],
+) -> None:
+    """Refuse a finished student that is not the one that is asked for.
+
+    Of a card of an older version, what it has is compared.
+
+    Raises:
+        ZskdError: its card tells another one, or is damaged.
+    """
+    card = read_card(folder)
+    origin, known = card.origin, card.origin.model_fields_set
+    of_set = None if transfer_set is None else transfer_set.fingerprint()
+    of_pictures = {kind: one.fingerprint() for kind, one in pictures.items()}
+    same = {
+        "teacher": origin.teacher_sha256 in (None, teacher.fingerprint()),
+        "transfer set": "transfer_set_sha256" not in known or origin.transfer_set_sha256 == of_set,
+        "set of pictures": (origin.pictures_sha256 or {}) == of_pictures,
+        "seed": origin.seed in (None, spec.seed),
+        "training": _agree(origin.distill or {}, _settings(spec.distill)),
+    }
+    other = next((what for what, holds in same.items() if not holds), None)
+    told = _told(card.architecture)
+    if other is None and told != spec.student and told != _told(describe_student(spec.student, teacher)):
+        other = "architecture"
+    if other is not None:
+        raise ZskdError(f"{folder} holds a student of another {other}: choose another folder")
+
+
+def _agree(kept: JsonValue, asked: JsonValue) -> bool:
+    """Return whether two nested values are the same where both have something."""
+    if isinstance(kept, dict) and isinstance(asked, dict):
+        return all(_agree(kept[key], asked[key]) for key in kept.keys() & asked.keys())
+    return kept == asked
+
+
+def _told(architecture: Architecture) -> object:
+    """Return what a student's name tells of its architecture: not what belongs to its teacher, nor where code
+    of the user's own is."""
+    if isinstance(architecture, Factory):
+        return Factory
+    if isinstance(architecture, Layers):
+        return architecture
+    return architecture.student if isinstance(architecture, Narrowed) else architecture.title
 
 
 def _initialised(
@@ -158,6 +216,8 @@ def passes_of(folder: Path) -> Passes | None:
 
 def generated_images(config: DistillConfig) -> int:
     """Return how many images a generator makes in a training without a transfer set."""
-    steps = config.total_steps(config.batch_size)
-    batches = -(-steps // (config.generator.student_steps if config.generator.same else 1))
-    return batches * config.batch_size
+    steps, generator = config.total_steps(config.batch_size), config.generator
+    batches = -(-steps // (generator.student_steps if generator.same else 1))
+    # of each batch but the first, some are of its pool
+    again = min(round(generator.replay * config.batch_size), generator.pool)
+    return batches * config.batch_size - (batches - 1) * again

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from zskd.config.distillation import DistillConfig
+from zskd.config.identity import plain
 from zskd.core.artefact import write_artefact
 from zskd.core.device import read_every, warn_if_slow
 from zskd.core.errors import ZskdError
@@ -54,6 +55,7 @@ def distill(
     *,
     seed: int = 0,
     state: Path | None = None,
+    begins_as: str | None = None,
     curve: Path | None = None,
     helper: bool = False,
     pictures: Mapping[str, TransferSet] | None = None,
@@ -70,7 +72,10 @@ def distill(
         transfer_set: images to train on; None where a generator makes all of them.
         config: losses, augmentation, schedule, statistics of batch-norm and generator.
         seed: of order and augmentation.
-        state: file that the training is saved to and resumed from; None: it is not saved.
+        state: file that the training is saved to and resumed from; None: it is not saved. It stays when the
+            training is done: delete it when the student is kept.
+        begins_as: identifies the student's first weights in `state`, where they are made again to resume and
+            may round otherwise; None: a hash of their values.
         curve: file that the curve of the loss is written to when the training is done; None: it is not kept.
         helper: whether a second process makes the batches, teacher's logits included, while the student is
             trained: the same student in less time where a core is free. A script that sets it needs
@@ -91,10 +96,9 @@ def distill(
     """
     config = config or DistillConfig()
     check_division(config, ranks)
+    check_images(transfer_set, config, pictures)
     if transfer_set is not None:
         _check_set(teacher, transfer_set)
-    elif config.generator.share < 1 or pictures:
-        raise ZskdError("there is no transfer set to train on: give --distill.generator.share 1")
     for one in (pictures or {}).values():
         _check_set(teacher, one)
     progress, transfer_set = progress or Progress(), in_windows(transfer_set, config)
@@ -151,6 +155,7 @@ def distill(
         if config.compile == "auto":
             compiling.before_step(step)
 
+    key = _key(teacher, classifier, begins_as, transfer_set, pictures or {}, config, seed) if state else ""
     # the teacher that a helper receives is frozen too, because it is pickled in here
     with frozen(teacher), counting("distillation", teacher=teacher), compiling, _several_images():
         fell = fit(
@@ -163,7 +168,7 @@ def distill(
             section="distill",
             helper=helper,
             state=state,
-            key=_key(teacher, classifier.module, transfer_set, pictures or {}, config, seed) if state else "",
+            key=key,
             companions=companions,
             beside=None if features is None else features.losses,
             before_step=before_step,
@@ -224,6 +229,35 @@ def choose_reading(
     return config
 
 
+def check_images(
+    transfer_set: TransferSet | None,
+    config: DistillConfig,
+    pictures: Mapping[str, TransferSet] | None = None,
+) -> None:
+    """Refuse a training without the images that it needs, before anything is made for it.
+
+    Args:
+        transfer_set: images to train on, if any.
+        config: settings.
+        pictures: of the user's, as for `distill`.
+
+    Raises:
+        ZskdError: there is no transfer set and one is needed, or pictures of another kind than "images" and
+            "few".
+    """
+    for kind in pictures or {}:
+        if kind not in config.pictures.shares:
+            raise ZskdError(f"pictures: {kind!r} is no kind: give {' or '.join(config.pictures.shares)}")
+    if transfer_set is not None:
+        return
+    if config.needs_set:
+        raise ZskdError(
+            "there is no transfer set to train on: name one (zskd synthesize makes it), or give --preset dfad"
+        )
+    if pictures:
+        raise ZskdError("pictures take a part of a transfer set's place: name one, or leave the pictures out")
+
+
 def _check_set(teacher: Classifier, transfer_set: TransferSet) -> None:
     if transfer_set.shape != teacher.spec.shape:
         raise ZskdError(
@@ -236,7 +270,8 @@ def _check_set(teacher: Classifier, transfer_set: TransferSet) -> None:
 
 def _key(
     teacher: Classifier,
-    student: nn.Module,
+    student: Classifier,
+    begins_as: str | None,
     transfer_set: TransferSet | None,
     pictures: Mapping[str, TransferSet],
     config: DistillConfig,
@@ -248,8 +283,9 @@ def _key(
             "teacher": teacher.fingerprint(),
             "transfer_set": transfer_set and transfer_set.fingerprint(),
             "pictures": {kind: one.fingerprint() for kind, one in pictures.items()},
-            "student": [[name, list(value.shape)] for name, value in student.state_dict().items()],
-            "config": repr(replace(config, images="auto")),
+            "student": [[name, list(value.shape)] for name, value in student.module.state_dict().items()],
+            "begins_as": begins_as or student.fingerprint(),
+            "config": plain(replace(config, images="auto")),
             "seed": seed,
             "versions": versions(),
             "device": teacher.device.type,

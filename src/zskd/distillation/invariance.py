@@ -99,7 +99,7 @@ def settle_changes(
 
     Args:
         teacher: run in evaluation mode; left as it is.
-        transfer_set: whose first images are changed; None where a generator makes all images.
+        transfer_set: of which evenly spaced images are changed; None where a generator makes all images.
         config: settings. With `changes: all`, or without a set, they are returned as they are.
         file: that the measurements are read from, or written to; None: they are not kept.
         seed: of the random changes.
@@ -113,7 +113,9 @@ def settle_changes(
     if file is not None and file.is_file():
         kept = read_artefact(file, AskedChanges, "what the teacher was asked", "delete it")
     if kept is None or kept.key != key:
-        images = transfer_set.images(torch.arange(min(_IMAGES, len(transfer_set))))
+        count = min(_IMAGES, len(transfer_set))
+        # evenly spaced, as the first may all be of one class
+        images = transfer_set.images(torch.arange(count) * len(transfer_set) // count)
         asked = measure_changes(teacher, images, config.augment, seed=seed)
         kept = AskedChanges(key=key, changes=tuple(asked))
         if file is not None:

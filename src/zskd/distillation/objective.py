@@ -49,6 +49,7 @@ class Objective:
         self._loss_of = LOSSES.load(config.loss)
         self._learn = learn
         self._last: Batch = ()
+        self._images = torch.empty(0)
         self._teachers: deque[Tensor] = deque(maxlen=remember)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -59,7 +60,7 @@ class Objective:
             logits, of_student = self._student(images), list[Tensor]()
         else:
             logits, of_student = features.of_student(self._student, images)
-        self._last = logits.detach(), teacher_logits
+        self._last, self._images = (logits.detach(), teacher_logits), images
         self._teachers.append(teacher_logits)
         if self._learn is not None:
             self._learn(divergences(*self._last).clamp_min(0))
@@ -78,7 +79,14 @@ class Objective:
         return {"agreement": percent_of_class(logits, teacher_logits.argmax(1))}
 
     def explain(self, ago: int) -> str | None:
-        """Return why the loss of so many steps ago is not finite, if the teacher is the reason."""
+        """Return why the loss of so many steps ago is not finite, if generator or teacher are the reason.
+
+        The last images stand for those of that step: a generator that has diverged stays so.
+        """
+        generator = self._config.generator
+        if generator.share and not bool(torch.isfinite(self._images).all()):
+            option = f"{generator.option('learning_rate')} ({generator.learning_rate:g})"
+            return f"the generator's images are not finite: lower {option}"
         if bool(torch.isfinite(self._teachers[-1 - ago]).all()):
             return None
         return "the teacher's logits are not finite: check its weights, mean and std with zskd inspect"

@@ -6,7 +6,7 @@ arXiv:1904.03626, draw from a share of the sorted images that grows (equation 1,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,7 @@ def order_of(
     batch, images = config.batch_size, len(transfer_set)
     if config.order == "by_shard":
         return Order(batch, images, seed, _by_shard(transfer_set, config, seed))
-    ranked = rank(transfer_set.column("logits"), hard_first=config.order == "hard_first")
+    ranked = rank((one["logits"] for one in transfer_set.stored()), hard_first=config.order == "hard_first")
     return Graded(Order(batch, images, seed), ranked, steps=steps)
 
 
@@ -116,12 +116,12 @@ def _by_shard(transfer_set: TransferSet, config: DistillConfig, seed: int) -> By
     return ByShard(transfer_set.shard_sizes, config.window_mb * 10**6 // image, seed)
 
 
-def rank(logits: Tensor, *, hard_first: bool) -> Tensor:
+def rank(logits: Iterable[Tensor], *, hard_first: bool) -> Tensor:
     """Return rows (N,) in the order of the teacher's confidence, the largest of its probabilities.
 
     Args:
-        logits: of the teacher (N, K).
+        logits: of the teacher, those of some images (M, K) or of one (K,) at a time.
         hard_first: whether the least confident come first.
     """
-    confidence = F.softmax(logits.double(), dim=1).amax(1)
-    return confidence.argsort(descending=not hard_first, stable=True)
+    largest = [F.softmax(part.double(), dim=-1).amax(-1).reshape(-1) for part in logits]
+    return torch.cat(largest).argsort(descending=not hard_first, stable=True)

@@ -181,6 +181,21 @@ class Pictured(Source):
         return drawn if self._change is None else augment(drawn, self._change, self._box, rng)
 
 
+def check_generator(teacher: Classifier, config: DistillConfig) -> None:
+    """Refuse a generator method that does not fit the teacher, before anything is made for it.
+
+    Args:
+        teacher: left as it is.
+        config: settings; without a generator's share in them all is well.
+
+    Raises:
+        ZskdError: unknown generator method or settings, or it reads layers that the teacher does not have.
+    """
+    generator = config.generator
+    if generator.share:
+        make_generator_method(generator.method, generator.method_settings).check_teacher(teacher)
+
+
 def make_sources(
     teacher: Classifier,
     student: Classifier,

@@ -23,6 +23,7 @@ from zskd.evaluation.membership import MembershipTest, Of, separation, tests_of_
 from zskd.evaluation.metrics import logits_of
 from zskd.evaluation.nearest import PIXELS, NearestImpressions
 from zskd.evaluation.statistics import holm
+from zskd.models.class_names import misplaced
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.dataset import TransferSet
 
@@ -170,7 +171,7 @@ def check_alike(name: str, found: _Facts, student: _Facts) -> None:
     Args:
         name: of the network.
         found: its class names and its input shape.
-        student: likewise. Other names are taken for the same classes, unless only their order differs.
+        student: likewise. Wholly other names are taken for the same classes.
 
     Raises:
         ZskdError: they are not.
@@ -179,8 +180,8 @@ def check_alike(name: str, found: _Facts, student: _Facts) -> None:
     advice = f"give a {name} with the student's classes and images"
     if len(names) != len(own_names):
         raise ZskdError(f"the {name} has {len(names)} classes and the student {len(own_names)}: {advice}")
-    if names != own_names and sorted(names) == sorted(own_names):
-        raise ZskdError(f"the {name} has the classes of the student in another order: {advice}")
+    if (moved := misplaced(own_names, names)) is not None:
+        raise ZskdError(f"the {name} has the student's class {moved} at another place: {advice}")
     if shape != own_shape:
         raise ZskdError(f"the {name} takes images of {shape} and the student of {own_shape}: {advice}")
 

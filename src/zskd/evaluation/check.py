@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+
 from zskd.core.artefact import Artefact, AtLeastOne, Name
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Labels, Logits
@@ -16,6 +18,7 @@ from zskd.evaluation.agreement import EstimateRecord
 from zskd.evaluation.metrics import logits_of
 from zskd.evaluation.roc import Area, area_under_curve
 from zskd.evaluation.statistics import Share, share_of
+from zskd.models.class_names import misplaced
 from zskd.models.classifier import Classifier
 
 Verdict = Literal["held", "not held", "open"]
@@ -107,7 +110,7 @@ def check_names(teacher: tuple[str, ...], student: tuple[str, ...]) -> None:
 
     Args:
         teacher: names of its classes.
-        student: likewise. Other names are taken for the same classes, unless only their order differs.
+        student: likewise. Wholly other names are taken for the same classes.
 
     Raises:
         ZskdError: they have not.
@@ -115,8 +118,8 @@ def check_names(teacher: tuple[str, ...], student: tuple[str, ...]) -> None:
     advice = "give a student that was distilled from this teacher"
     if len(teacher) != len(student):
         raise ZskdError(f"the student has {len(student)} classes and its teacher {len(teacher)}: {advice}")
-    if teacher != student and sorted(teacher) == sorted(student):
-        raise ZskdError(f"the student has the classes of its teacher in another order: {advice}")
+    if (name := misplaced(teacher, student)) is not None:
+        raise ZskdError(f"the student has the class {name} of its teacher at another place: {advice}")
 
 
 def check_answers(
@@ -142,6 +145,9 @@ def check_answers(
         ZskdError: as for `check_student`.
     """
     second = _positive(class_names, positive)
+    for whose, logits in (("teacher", teacher), ("student", student)):
+        if not bool(torch.isfinite(logits).all()):
+            raise ZskdError(f"an output of the {whose} is not finite: check its weights, mean and std")
     same = teacher.argmax(1) == student.argmax(1)
     agreement = share_of(int(same.sum()), len(same), exact=True)
     of_both = [

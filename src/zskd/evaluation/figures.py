@@ -40,13 +40,22 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Raises:
         ZskdError: another ending, or the folder cannot be written.
     """
-    if path.suffix.lower() not in _ENDINGS:
-        raise ZskdError(f"{path}: pictures are written as {', '.join(_ENDINGS)}; give such an ending")
+    check_ending(path)
     # no date and no random names inside, so that the same figure gives the same bytes
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
     with whole_file(path) as temporary, rc_context({"svg.hashsalt": "zskd"}):
         figure.savefig(temporary, dpi=120, bbox_inches="tight", metadata=metadata)
     return path
+
+
+def check_ending(path: Path) -> None:
+    """Check that a picture can be written to a path; before long work for it.
+
+    Raises:
+        ZskdError: another ending than those of `save_figure`.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise ZskdError(f"{path}: pictures are written as {', '.join(_ENDINGS)}; give such an ending")
 
 
 def _plain(text: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from zskd.config.sizes import Share
 from zskd.core.errors import ZskdError
 from zskd.core.types import Concentration, Similarity
 from zskd.evaluation.sanity import check_teacher
 from zskd.models import counting
+from zskd.models.batch_statistics import batch_norms
 from zskd.models.chain import build_layers
 from zskd.models.classifier import Classifier
 from zskd.models.factory import describe_half
@@ -48,7 +48,7 @@ class Inspection:
     features: int | None
     """Width D of the penultimate layer."""
     batch_norms: int
-    """Number of batch-norm layers."""
+    """Number of batch-norm layers that keep running statistics."""
     parameters: int
     multiply_adds: int
     """Of one image's forward pass."""
@@ -73,8 +73,7 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
     with frozen(teacher):
         head = teacher.find_head()
     similarity, scaled, not_similar = _similarity(head)
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    batch_norms = sum(isinstance(layer, norms) for layer in teacher.module.modules())
+    norms = len(batch_norms(teacher.module))
     multiply_adds = count_multiply_adds(teacher)
     narrow, why_not = _narrow(teacher)
     return Inspection(
@@ -82,7 +81,7 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
         head=None if isinstance(head, ZskdError) else head.name,
         head_kind=None if isinstance(head, ZskdError) else head.how,
         features=None if isinstance(head, ZskdError) else head.weight.shape[1],
-        batch_norms=batch_norms,
+        batch_norms=norms,
         parameters=teacher.parameters_count,
         multiply_adds=multiply_adds,
         similarity=similarity,
@@ -92,7 +91,7 @@ def inspect_teacher(teacher: Classifier) -> Inspection:
         warnings=(
             *why_not,
             *not_similar,
-            *_warnings(teacher, batch_norms),
+            *_warnings(teacher, norms),
             *(finding.text for finding in check_teacher(teacher)),
         ),
     )
@@ -144,13 +143,16 @@ def _narrow(teacher: Classifier) -> tuple[NarrowCopy | None, tuple[str, ...]]:
     return NarrowCopy(copy.how, parameters, counting.count_multiply_adds(copy.network, image)), ()
 
 
-def _warnings(teacher: Classifier, batch_norms: int) -> list[str]:
+def _warnings(teacher: Classifier, norms: int) -> list[str]:
     found = []
     if teacher.classes == 2:
         found.append(
             "two classes: min-max leaves each concentration at (1, 0), so that only "
             "--targets.concentration-floor gives mixed targets"
         )
-    if not batch_norms:
-        found.append("no batch-norm: methods that match its statistics (DeepInversion, CMI) cannot be used")
+    if not norms:
+        found.append(
+            "no batch-norm with running statistics: methods that match them (DeepInversion, CMI) cannot be "
+            "used"
+        )
     return found

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64, Int64
 from zskd.core.artefact import Artefact, Fraction
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Labels, Logits
-from zskd.evaluation.roc import Area, area_under_curve, chance, true_positives
+from zskd.evaluation.roc import FALSE_POSITIVES, Area, area_under_curve, chance, true_positives
 from zskd.evaluation.statistics import Share
 
 _Values = Float64[np.ndarray, "n"]
@@ -48,7 +48,8 @@ class MembershipTest(Artefact):
     @property
     def is_reversed(self) -> bool:
         """Whether others have the larger scores, by more than chance."""
-        return self.p < _SIGNIFICANT and self.area.high < 0.5
+        by_threshold = self.found is not None and self.found.low > 100 * FALSE_POSITIVES
+        return self.p < _SIGNIFICANT and self.area.area < 0.5 and not by_threshold
 
     @property
     def tells(self) -> bool:

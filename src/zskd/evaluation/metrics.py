@@ -51,7 +51,10 @@ def logits_of(classifier: Classifier, images: Images) -> Logits:
             "give images of that shape"
         )
     with frozen(classifier):
-        return logits_in_parts(classifier, images, _BATCH).cpu()
+        logits = logits_in_parts(classifier, images, _BATCH).cpu()
+    if bool(torch.isnan(logits).any()):
+        raise ZskdError("an output of the network is not a number: check its weights, mean and std")
+    return logits
 
 
 def accuracy(classifier: Classifier, split: Split) -> Share:
@@ -68,30 +71,33 @@ def accuracy(classifier: Classifier, split: Split) -> Share:
         ZskdError: there are no images, they have another shape than the classifier's input, or a label is
             not one of its classes.
     """
-    if len(split) and int(split.labels.max()) >= classifier.classes:
-        raise ZskdError(
-            f"the data has more classes than the network's {classifier.classes}: give the data set that the "
-            "network was trained for"
-        )
-    return share_of(int((predict(classifier, split.images) == split.labels).sum()), len(split))
+    return accuracies(classifier, split)[0]
 
 
 def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
     """Return the accuracy on the images of each class in percent, by class name.
 
     Args:
-        classifier: run in evaluation mode; not changed.
-        split: images (N, C, H, W) in [0, 1] and their labels (N,). A class without an image is left out.
-
-    Raises:
-        ZskdError: the images have another shape than the classifier's input.
+        classifier: as for `accuracy`, and so are the next and the errors.
+        split: a class without an image is left out.
     """
+    return accuracies(classifier, split)[1]
+
+
+def accuracies(classifier: Classifier, split: Split) -> tuple[Share, dict[str, float]]:
+    """Return `accuracy` and `accuracy_by_class`; every image goes through the network once."""
+    if len(split) and int(split.labels.max()) >= classifier.classes:
+        raise ZskdError(
+            f"the data has more classes than the network's {classifier.classes}: give the data set that the "
+            "network was trained for"
+        )
     correct = predict(classifier, split.images) == split.labels
-    return {
+    by_class = {
         name: 100 * float(correct[split.labels == k].float().mean())
         for k, name in enumerate(classifier.class_names)
         if bool((split.labels == k).any())
     }
+    return share_of(int(correct.sum()), len(split)), by_class
 
 
 def agreement(teacher: Classifier, student: Classifier, images: Images | Iterable[OfOneBatch]) -> Share:
@@ -116,5 +122,5 @@ def agreement(teacher: Classifier, student: Classifier, images: Images | Iterabl
             "that was distilled from this teacher"
         )
     parts = [images] if isinstance(images, Tensor) else images
-    same = torch.cat([predict(teacher, part) == predict(student, part) for part in parts])
-    return share_of(int(same.sum()), len(same))
+    same = [predict(teacher, part) == predict(student, part) for part in parts]
+    return share_of(sum(int(one.sum()) for one in same), sum(map(len, same)))

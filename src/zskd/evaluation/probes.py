@@ -8,6 +8,7 @@ with batch-norm have its statistics, and soft targets.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +18,10 @@ from torch import Tensor
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.config.transforms import AugmentConfig, WarpConfig
+from zskd.core.engines.base import Engine
+from zskd.core.engines.local import LocalEngine
 from zskd.core.errors import ZskdError
+from zskd.core.passes import Passes, count_elsewhere, counting, uncounted
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images, Logits
 from zskd.data.transforms import augment
@@ -26,9 +30,10 @@ from zskd.evaluation.statistics import share_of
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
+from zskd.synthesis.build import seconds_per_image
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.methods.base import make_method
-from zskd.synthesis.room import fit_spec
+from zskd.synthesis.room import fit_spec, fit_workers, in_files, shard_need
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 
@@ -102,13 +107,17 @@ class Signals:
     high; None for teachers without batch-norm."""
 
 
-def make_probes(teacher: Classifier, *, count: int | None = None) -> Probes:
+def make_probes(
+    teacher: Classifier, *, count: int | None = None, workers: int = 1, engine: Engine | None = None
+) -> Probes:
     """Make the probes of a teacher: some seconds for a small network, a minute or two for a large one.
 
     Args:
         teacher: run in evaluation mode; not changed.
         count: size of the student's transfer set, for which the probes should not cost more than the set:
             below 1,000 there are fewer probes; None: as many as the teacher's cost allows.
+        workers: processes that make them, as for `build_transfer_set`, with the same result.
+        engine: where they are; None: this machine.
 
     Returns:
         Images (N, C, H, W) inside the teacher's input box, on the CPU.
@@ -120,8 +129,7 @@ def make_probes(teacher: Classifier, *, count: int | None = None) -> Probes:
     specs = _with_statistics(share) if statistics else _class_impressions(share)
     still, moved, noise = [], [], []
     for number, spec in enumerate(specs):
-        spec = fit_spec(teacher, spec)
-        made = torch.cat([make_shard(teacher, spec, k).images for k in range(spec.shards(teacher.classes))])
+        made = _made(teacher, spec, workers, engine or LocalEngine())
         still.append(made)
         moved.append(augment(made, _MOVED, box, torch_stream(0, "probe impressions", number)))
     indices = [HELD_OUT + i for i in range(max(_FEWEST_NOISE, int(share * _NOISE)))]
@@ -138,6 +146,38 @@ def make_probes(teacher: Classifier, *, count: int | None = None) -> Probes:
         specs[0].count / (_WITH_STATISTICS if statistics else _IMPRESSIONS),
         statistics,
     )
+
+
+def _made(teacher: Classifier, spec: SetSpec, workers: int, engine: Engine) -> Images:
+    """Return the images of a spec, a batch in each task: one after the other, batches give the same."""
+    spec = fit_spec(teacher, spec)
+    spec = in_files(spec, spec.synthesis.batch_size)
+    shards = spec.shards(teacher.classes)
+    with uncounted():  # each task tells its passes, also one in this process
+        seconds = spec.count * seconds_per_image(teacher, spec) if shards > 1 and workers != 1 else 0.0
+        workers = fit_workers(teacher, spec, workers, shards=shards, seconds=seconds, engine=engine)
+        done = engine.each_done(
+            _make_one,
+            (teacher, spec),
+            range(shards),
+            workers=workers,
+            need=shard_need(teacher, spec),
+            on_progress=lambda _: None,
+        )
+        parts = dict(done)
+    for _, passes in parts.values():
+        count_elsewhere(passes)
+    return torch.cat([parts[number][0] for number in range(shards)])
+
+
+def _make_one(
+    shared: tuple[Classifier, SetSpec], number: int, on_progress: Callable[[int], None]
+) -> tuple[Images, Passes]:
+    """Return the images of one shard, and the passes for them, in a worker."""
+    teacher, spec = shared
+    with counting("evaluation", teacher=teacher) as tally:
+        shard = make_shard(teacher, spec, number, on_progress=on_progress)
+    return shard.images, tally.passes()
 
 
 def _has_statistics(teacher: Classifier) -> bool:

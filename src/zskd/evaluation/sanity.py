@@ -12,7 +12,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
@@ -204,16 +205,17 @@ def _contradiction(
 
     None if there is none, or it has no statistics or has seen no images.
     """
-    entered: list[tuple[nn.BatchNorm2d, Tensor]] = []
+    entered: list[tuple[_BatchNorm, Tensor]] = []
 
-    def enter(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
-        entered.append((layer, inputs[0]))
-        raise _Entered
+    def enter(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].ndim == 4:
+            entered.append((layer, inputs[0]))
+            raise _Entered
 
     normalised = (images - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
     with ExitStack() as undo:
         for layer in teacher.module.modules():
-            if isinstance(layer, nn.BatchNorm2d):
+            if isinstance(layer, _BatchNorm):
                 undo.enter_context(layer.register_forward_pre_hook(enter))
         for batch in torch.split(normalised, _AT_ONCE):
             with suppress(_Entered):

@@ -130,7 +130,7 @@ def prediction_interval(values: Collection[float], confidence: float = 0.95) -> 
         confidence: probability that the run lies in the interval, above 0 and below 1.
 
     Returns:
-        Lower and upper end; None for one run.
+        Lower and upper end; None for one run, and for equal values: they tell no spread.
 
     Raises:
         ZskdError: there are no values, one is not finite, or the confidence is not between 0 and 1.
@@ -138,7 +138,7 @@ def prediction_interval(values: Collection[float], confidence: float = 0.95) -> 
     if not 0 < confidence < 1:
         raise ZskdError(f"the confidence is {confidence}: give one between 0 and 1")
     summary = summarise(values)
-    if summary.deviation is None:
+    if summary.deviation is None or summary.deviation <= _ROUNDING * abs(summary.mean):
         return None
     half = _t_quantile(confidence, summary.n) * summary.deviation * math.sqrt(1 + 1 / summary.n)
     return summary.mean - half, summary.mean + half

@@ -21,6 +21,7 @@ from zskd.config.identity import identity
 from zskd.core.device import processor, use_threads
 from zskd.core.errors import readable_errors
 from zskd.core.files import make_folder, sha256_json
+from zskd.core.passes import Passes, StagePasses, sum_known
 from zskd.core.progress import Progress
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
@@ -30,7 +31,8 @@ from zskd.distillation.build import build_student, passes_of
 from zskd.distillation.spec import StudentSpec
 from zskd.evaluation.metrics import predict
 from zskd.experiment.plan import Cell
-from zskd.experiment.record import FORMAT, LEDGER, Record, pack_mask, record_path, write_record
+from zskd.experiment.record import FORMAT, Record, pack_mask, write_record
+from zskd.models.checkpoint import read_card
 from zskd.models.classifier import Classifier
 from zskd.teacher.sources import load_teacher
 from zskd.transfer_set.dataset import TransferSet
@@ -55,12 +57,16 @@ class Job:
     """Folder of its transfer set; None for the teacher itself and for generated images."""
     count: int
     """Number of training images: the first ones of the set."""
+    nested: bool
+    """Whether its images may be the beginning of a larger set."""
     set_seconds: float
     """Seconds that its images took."""
     workers: int
     """Processes of the experiment."""
-    results: Path
-    """Folder of records and ledger."""
+    record: Path
+    """File of its record."""
+    ledger: Path
+    """File that lists each use of the test set."""
     command: str
     """Command line that runs this cell again, for its record."""
 
@@ -79,10 +85,10 @@ def run_cell(job: Job, progress: Progress) -> Record:
     """
     with tracked(progress, job.cell.recipe.tensorboard, job.cell.name) as tracker:
         record = _record(job, tracker)
-        note_evaluation(job.results / LEDGER, record)
+        note_evaluation(job.ledger, record)
         tracker.note("test/accuracy", record.test_accuracy, record.student_steps)
         tracker.note("test/agreement", record.teacher_agreement, record.student_steps)
-    write_record(record_path(job.results, record.experiment, record.cell), record)
+    write_record(job.record, record)
     return record
 
 
@@ -197,8 +203,8 @@ def _facts_of_teacher(job: Job) -> dict[str, Any]:
         "method": "none",
         "augmented": False,
         "unique_images": job.count,
-        "student": recipe.teacher.network,
-        "student_steps": recipe.teacher.total_steps(job.count),
+        "student": read_card(job.teacher).architecture.title,
+        "student_steps": recipe.teacher.total_steps(job.count) if recipe.teacher.path is None else 0,
         "teacher_forwards": 0,
         "teacher_backwards": 0,
     }
@@ -206,23 +212,42 @@ def _facts_of_teacher(job: Job) -> dict[str, Any]:
 
 def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
     config, recipe = job.cell.recipe.distill, job.cell.recipe
-    steps = job.cell.student_steps(job.count if images is None else len(images))
-    backwards = 0 if images is None else sum(int(shard.steps.sum()) for shard in images)
-    distilled = steps * config.batch_size if config.teacher_weight else 0
-    # made images are stored with the teacher's logits, which real ones do not need
-    stored = len(images) if images is not None and job.cell.arm.images == "made" else 0
-    if config.generator.share:  # a generator needs the teacher's gradient too
-        taken = config.generator.warm_up + -(-steps // config.generator.student_steps)
-        backwards += taken * round(config.generator.share * config.batch_size)
+    total = passes_of_cell(job, images)
     return {
         "method": config.generator.method if images is None else images.manifest.method,
         "augmented": config.augment.changes,
         "unique_images": job.count if images is None else _unique(images),
         "student": recipe.student,
-        "student_steps": steps,
-        "teacher_forwards": backwards + distilled + stored,
-        "teacher_backwards": backwards,
+        "student_steps": job.cell.student_steps(job.count if images is None else len(images)),
+        "teacher_forwards": None if total is None else sum(one.teacher_forward for one in total.values()),
+        "teacher_backwards": None if total is None else sum(one.teacher_backward for one in total.values()),
         "passes": passes_of(job.folder / "student"),
+    }
+
+
+def passes_of_cell(job: Job, images: TransferSet | None) -> Passes | None:
+    """Return the passes for the images of a cell and for its student's training, by stage.
+
+    Args:
+        job: a cell whose student is trained.
+        images: of its training; None for generated ones. Real ones cost nothing: only made ones need the
+            teacher's logits that are stored with them.
+
+    Returns:
+        None where an older version made images or student, and did not count.
+    """
+    of_images: Passes | None = {}
+    if images is not None and job.cell.arm.images == "made":
+        of_images = _of_nested(images) if job.nested else images.manifest.passes
+    return sum_known([of_images, passes_of(job.folder / "student")])
+
+
+def _of_nested(images: TransferSet) -> Passes:
+    """Return the passes for the images themselves, whatever else their set holds."""
+    taken, none = int(images.column("steps").sum()), {"student_forward": 0, "student_backward": 0}
+    return {
+        "synthesis": StagePasses(teacher_forward=taken, teacher_backward=taken, **none),
+        "labelling": StagePasses(teacher_forward=len(images), teacher_backward=0, **none),
     }
 
 

@@ -51,9 +51,8 @@ def compare(paths: CellPaths, results: Path) -> Verdict:
     ]
     interval = prediction_interval(same) if len(same) >= ENOUGH_TO_PREDICT else None
     if interval is None:
-        return Verdict(
-            f"{accuracies}: another student; {len(same)} records are too few for a prediction interval", True
-        )
+        records = f"{len(same)} records are too few, or too alike,"
+        return Verdict(f"{accuracies}: another student; {records} for a prediction interval", True)
     inside = interval[0] <= now.test_accuracy <= interval[1]
     where = f"the 95 % prediction interval [{interval[0]:.2f}, {interval[1]:.2f}] of {len(same)} records"
     return Verdict(f"{accuracies}: another student, {'inside' if inside else 'OUTSIDE'} {where}", inside)

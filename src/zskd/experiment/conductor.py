@@ -41,7 +41,7 @@ class Conductor(Generic[Result]):
         todo: cells to run; those that are done are taken out of this list.
         sources: their data and teacher.
         out: folder of teachers, sets and students.
-        results: folder of records and ledger.
+        ledger: file that lists each use of the test set.
         work: a function of a module, which runs one cell in a worker and returns its result.
         on_done: receives each cell that is done, its result, and how much is left, in words.
         workers: as for `conduct`.
@@ -56,7 +56,7 @@ class Conductor(Generic[Result]):
         todo: list[CellPaths],
         sources: Sources,
         out: Path,
-        results: Path,
+        ledger: Path,
         work: Callable[[Job, Progress], Result],
         on_done: Callable[[CellPaths, Result, str], None],
         *,
@@ -66,7 +66,7 @@ class Conductor(Generic[Result]):
         progress: Progress,
     ) -> None:
         assert sources.data is not None
-        self._name, self._todo, self._results = name, todo, results
+        self._name, self._todo, self._ledger = name, todo, ledger
         self._work, self._on_done = work, on_done
         self._data: Dataset = sources.data
         self._command, self._progress = command, progress
@@ -196,9 +196,11 @@ class Conductor(Generic[Result]):
             teacher=paths.teacher,
             images=paths.set_folder,
             count=paths.count,
+            nested=paths.images is not None and paths.images.spec is not None and paths.images.spec.nests,
             set_seconds=share,
             workers=self._workers,
-            results=self._results,
+            record=paths.record,
+            ledger=self._ledger,
             command=self._command(paths.cell),
         )
 

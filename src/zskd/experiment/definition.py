@@ -136,6 +136,7 @@ class Experiment:
                     raise self._wrong(f"the plan must give {name} {'no' if block.rates else 'its'} rates")
             if block.seeds < 1:
                 raise self._wrong(f"seeds is {block.seeds}: it must be at least 1")
+        self._check_rates()
         if self.teachers and self.seeds > len(self.teachers):
             raise self._wrong(
                 f"the plan has {self.seeds} seeds and teachers lists {len(self.teachers)}: "
@@ -150,6 +151,17 @@ class Experiment:
         """Largest number of seeds of any arm."""
         return max(block.seeds for block in self.plan)
 
+    def compared(self) -> list[tuple[tuple[str, float | None], tuple[str, float | None]]]:
+        """Return arm and rate of both sides of each contrast; an arm without rates has none there either."""
+        rated = {arm for block in self.plan if block.rates for arm in block.arms}
+        return [
+            (
+                (one.first, one.rate),
+                (one.second, (one.second_rate or one.rate) if one.second in rated else None),
+            )
+            for one in self.contrasts
+        ]
+
     def teacher_of(self, seed: int) -> int:
         """Return the seed of the teacher for the cells of a seed."""
         return self.teachers[seed] if self.teachers else seed
@@ -161,6 +173,17 @@ class Experiment:
                 raise self._wrong(
                     f"{name!r} names files and folders: give a name without / that does not start with a dot"
                 )
+
+    def _check_rates(self) -> None:
+        """Refuse comparisons of cells that are not planned."""
+        cells = {
+            (name, rate) for block in self.plan for name in block.arms for rate in block.rates or (None,)
+        }
+        cells.add((TEACHER, None))
+        for name, rate in (side for sides in self.compared() for side in sides):
+            if (name, rate) not in cells:
+                at = "without a rate" if rate is None else f"at {rate:g} %"
+                raise self._wrong(f"a contrast has {name} {at}, which is not in the plan: give a rate of it")
 
     def _wrong(self, what: str) -> ZskdError:
         return ZskdError(f"experiment {self.name}: {what}")
@@ -212,7 +235,7 @@ def load_experiment(
 def _read(name: str) -> dict[str, Any]:
     """Return the values of an experiment, over those of the one that it is `like`.
 
-    Arms of the other one that its own plan does not name are left out.
+    Arms of the other one that its own plan does not name are left out, and the comparisons with them.
 
     Raises:
         ZskdError: a file is missing or damaged, or the other one is like a third.
@@ -232,6 +255,8 @@ def _read(name: str) -> dict[str, Any]:
     if "plan" in values and all(isinstance(one.get("arms", {}), Mapping) for one in (base, values)):
         named = _planned(values["plan"]) | values.get("arms", {}).keys()
         merged["arms"] = {arm: its for arm, its in merged.get("arms", {}).items() if arm in named}
+        for part in {"contrasts", "reported"} & base.keys() - values.keys():
+            merged[part] = [one for one in base[part] if named | {TEACHER} >= _arms_of(one)]
     return merged
 
 
@@ -240,6 +265,10 @@ def _planned(plan: Any) -> set[str]:
     blocks = [block for block in plan if isinstance(block, Mapping)] if isinstance(plan, list) else []
     lists = [block.get("arms") for block in blocks]
     return {arm for one in lists if isinstance(one, list) for arm in one if isinstance(arm, str)}
+
+
+def _arms_of(comparison: Mapping[str, Any]) -> set[str]:
+    return {comparison[side] for side in ("arm", "first", "second") if side in comparison}
 
 
 def on_twin(experiment: Experiment, twin: Twin) -> Experiment:

@@ -18,6 +18,7 @@ from zskd.data.datasets import Dataset
 from zskd.experiment.definition import Experiment
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import read_record, record_path
+from zskd.synthesis.build import hashes_of
 from zskd.synthesis.spec import SetSpec, spec_values
 from zskd.teacher.sources import Sources, open_sources
 
@@ -153,14 +154,23 @@ def states(layout: Sequence[CellPaths], out: Path) -> list[State]:
 
 def _state(paths: CellPaths, alive: bool) -> State:
     if paths.record.is_file():
-        if read_record(paths.record).key != paths.key:
-            raise ZskdError(
-                f"{paths.record} was made with other settings: move it away, or give another --results"
-            )
+        check_record(paths.record, paths.key)
         return State.DONE
     if paths.log.is_file():
         return State.FAILED
     return State.RUNNING if alive and paths.started.is_file() else State.LEFT
+
+
+def check_record(path: Path, key: str) -> None:
+    """Check that a record is of the cell with a key.
+
+    Raises:
+        ZskdError: it is missing, damaged, or was made with other settings or other code.
+    """
+    if read_record(path).key != key:
+        raise ZskdError(
+            f"{path} was made with other settings or code: move it away, or give another --results"
+        )
 
 
 def _images(cell: Cell, data: Dataset) -> Images | None:
@@ -200,6 +210,7 @@ def _resized(images: Images, count: int) -> Images:
 def _set_name(images: Images, teacher: str) -> str:
     values = {"spec": images.spec and spec_values(images.spec), "leave_out": list(images.leave_out)}
     known = values | {"seed": images.seed, "count": images.count, "teacher": teacher}
+    known |= hashes_of(images.spec) if images.spec else {}
     method = Registry.label(images.spec.method) if images.spec else "real"
     return f"{method}-{images.count}-{sha256_json(known)[:8]}"
 

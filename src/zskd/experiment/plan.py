@@ -10,12 +10,15 @@ from typing import Any
 from zskd.config.identity import identity
 from zskd.config.loading import load_recipe, override
 from zskd.config.recipe import Recipe
+from zskd.config.trust import code_in, plain_code
 from zskd.core.artefact import JsonValue
+from zskd.core.code import code_sha256
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
 from zskd.distillation.build import generated_images
 from zskd.experiment.definition import TEACHER, Arm, Experiment
 from zskd.experiment.record import Reported
+from zskd.synthesis.methods.base import make_method
 from zskd.synthesis.spec import SetSpec
 
 
@@ -70,9 +73,14 @@ class Cell:
     def key(self, count: int, sources: Mapping[str, JsonValue]) -> str:
         """Return the SHA-256 of everything that determines the cell; its name is no part.
 
+        Code of the user's own is imported for its file's hash: a changed file makes another cell.
+
         Args:
             count: number of training images, as `count` returns it.
             sources: hashes of the data and of a given teacher.
+
+        Raises:
+            ZskdError: the code or a file is missing.
         """
         values = identity(self.recipe)
         # the count stands for the rate; the others belong to runs without an experiment
@@ -84,8 +92,16 @@ class Cell:
         if self.arm.images == "none":
             for name in ("student", "distill"):
                 values.pop(name)
+        if code := {name: code_sha256(name) for name in sorted(set(map(plain_code, code_in(values))))}:
+            values["code"] = code
+        if self.arm.images == "made" and (files := self._method_files()):
+            values["files"] = files
         images = {"images": self.arm.images, "count": count, "leave_out": list(self.arm.leave_out)}
         return sha256_json(values | images | dict(sources))
+
+    def _method_files(self) -> dict[str, str]:
+        """Return the hash of what its method reads beside the teacher, by setting."""
+        return dict(make_method(self.recipe.method, self.recipe.method_settings).files())
 
 
 def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | None = None) -> list[Cell]:
@@ -131,7 +147,10 @@ def _cells(experiment: Experiment) -> Iterator[Cell]:
     # a teacher that several seeds share is measured with the first of them
     first = {experiment.teacher_of(seed): seed for seed in reversed(range(experiment.seeds))}
     for seed in sorted(first.values()):
-        yield _cell(experiment, TEACHER, teacher, None, seed)
+        cell = _cell(experiment, TEACHER, teacher, None, seed)
+        yield cell
+        if cell.recipe.teacher.path is not None:  # one that is given is the same with all seeds
+            break
     for block in experiment.plan:
         for name in block.arms:
             for rate in block.rates or (None,):

@@ -68,7 +68,8 @@ class Record(Artefact):
     student: str
     """Architecture of the student."""
     student_parameters: AtLeastOne
-    student_steps: AtLeastOne
+    student_steps: Count
+    """Of its training; 0 for a teacher that was given."""
     selection: Literal["last"]
     """Which weights are kept: those of the last step. Nothing is selected on test images."""
     test_accuracy: Percent
@@ -79,10 +80,12 @@ class Record(Artefact):
     teacher_agreement: Percent
     """Percentage of the test images for which student and teacher predict the same class."""
     reported: Reported | None
-    teacher_forwards: Count
-    """Images in all forward passes of the teacher."""
-    teacher_backwards: Count
-    """Images in all its backward passes."""
+    teacher_forwards: Count | None
+    """Images in all forward passes of the teacher, for the cell's images and for its student. None where a
+    set of an older version does not tell them. In records until 2026-11-30, candidates, searches and first
+    weights are left out."""
+    teacher_backwards: Count | None
+    """Images in all its backward passes, likewise."""
     passes: Passes | None = None
     """Passes until the student was trained, by stage, without those of its images; None in records of older
     versions."""

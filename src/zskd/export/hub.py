@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zskd.core.artefact import JsonObject
+from zskd.core.code import without_folders
 from zskd.core.files import whole_folder, write_json, write_text
 from zskd.core.types import Images
 from zskd.export.check import Comparison, check_pictures, compare
@@ -20,11 +20,13 @@ from zskd.export.templates import CARD_FILE
 from zskd.models.checkpoint import Card, Origin
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.exported import Description
+from zskd.models.factory import Architecture, Narrowed
 from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.timm import TimmNetwork
+from zskd.transfer_set.export.card import PAPER
+from zskd.transfer_set.manifest import PICTURES, REAL
 
 CONFIG, README = "config.json", "README.md"
-_PAPER = "https://arxiv.org/abs/1905.08114"
 
 
 def export_hf(
@@ -56,7 +58,7 @@ def export_hf(
         ZskdError: as `export_torch` does.
     """
     source = read_source(record(classifier))
-    description, title = Description.of(classifier), plain_title(card)
+    description, title = Description.of(classifier), plain_title(card.architecture)
     pictures = check_pictures(classifier) if images is None else images
     with whole_folder(folder) as temporary:
         write_network(source, description, title, temporary)
@@ -66,9 +68,11 @@ def export_hf(
         return compare(read, classifier, pictures, what=str(folder))
 
 
-def plain_title(card: Card) -> str:
+def plain_title(architecture: Architecture) -> str:
     """Return the name of a network without the folders of its code."""
-    return re.sub(r"[^\s:]*/", "", card.architecture.title)
+    if isinstance(architecture, Narrowed):
+        return f"{architecture.student} of {plain_title(architecture.of)}"
+    return str(without_folders(architecture.title))
 
 
 def _write_config(classifier: Classifier, card: Card, path: Path) -> None:
@@ -90,7 +94,7 @@ def _write_config(classifier: Classifier, card: Card, path: Path) -> None:
     if isinstance(card.architecture, TimmNetwork):
         _write_timm_config(classifier, card.architecture, facts, path)
     else:
-        write_json(path, {"architecture": plain_title(card), "num_classes": len(names), **facts})
+        write_json(path, {"architecture": plain_title(card.architecture), "num_classes": len(names), **facts})
 
 
 def _write_timm_config(
@@ -123,7 +127,7 @@ def _model_card(classifier: Classifier, card: Card, results: Sequence[str]) -> s
     timm = isinstance(card.architecture, TimmNetwork)
     return CARD_FILE.format(
         library="timm" if timm else "pytorch",
-        title=plain_title(card),
+        title=plain_title(card.architecture),
         parameters=f"{classifier.parameters_count:,}",
         shape="×".join(map(str, classifier.spec.shape)),
         classes=len(classifier.class_names),
@@ -141,19 +145,31 @@ def _made(origin: Origin) -> list[str]:
     words = {
         "trained": "Trained on real images, with labels.",
         "imported": "Imported from a file; how it was trained is not known here.",
-        "distilled": f"Distilled from a teacher by [zero-shot knowledge distillation]({_PAPER}).",
+        "distilled": _distilled(origin),
     }
     facts = {
         "Images of its transfer set": origin.transfer_set_images,
         "Method of the transfer set": origin.method,
         "Fingerprint of the teacher": origin.teacher_sha256,
         "Fingerprint of the transfer set": origin.transfer_set_sha256,
+        "Fingerprints of further pictures": origin.pictures_sha256
+        and ", ".join(f"{kind} {one}" for kind, one in origin.pictures_sha256.items()),
         "Seed": origin.seed,
         "Versions": origin.versions and ", ".join(f"{name} {one}" for name, one in origin.versions.items()),
-        "Settings": origin.distill and f"`{json.dumps(origin.distill)}`",
+        "Settings": origin.distill and f"`{json.dumps(without_folders(origin.distill))}`",
     }
     first = words.get(origin.how, "How it was made is not known here.")
     return [first, *(f"{name}: {value}" for name, value in facts.items() if value is not None)]
+
+
+def _distilled(origin: Origin) -> str:
+    """Return what a student learned from, a sentence."""
+    if origin.method == REAL:
+        return "Distilled from a teacher on real images."
+    if origin.method == PICTURES:
+        return "Distilled from a teacher on pictures that were given."
+    beside = "; pictures that were given were shown beside what was made" if origin.pictures_sha256 else ""
+    return f"Distilled from a teacher by [zero-shot knowledge distillation]({PAPER}){beside}."
 
 
 _NO_RESULTS = "No results are recorded beside this network. `zskd evaluate` measures them."

@@ -22,7 +22,8 @@ from zskd.evaluation.statistics import Share, share_of
 from zskd.export.check import check_ending, check_shape, network_logits
 from zskd.export.onnx import ENDING, finished, onnx_model
 from zskd.export.recording import quiet
-from zskd.models.classifier import Classifier, check_classes
+from zskd.models.class_names import check_classes
+from zskd.models.classifier import Classifier
 from zskd.models.exported import INPUT, Description, ExportedNetwork
 from zskd.models.libraries.extras import import_extra
 from zskd.transfer_set.dataset import TransferSet

@@ -88,15 +88,22 @@ import sys
 import numpy as np
 import torch
 from model import CLASS_NAMES, SHAPE, load
-from PIL import Image, ImageOps
+from PIL import Image
+
+# what turns a picture upright, by its EXIF orientation
+UPRIGHT = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2))))
 
 
 def read(path):
     """Return a picture as (1, C, H, W) in [0, 1], resized to the network's input."""
     channels, height, width = SHAPE
     with Image.open(path, formats=("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")) as picture:
-        ImageOps.exif_transpose(picture, in_place=True)
-        if picture.mode.startswith("I"):  # 16 bits
+        turn = UPRIGHT.get(picture.getexif().get(0x0112))
+        if turn is not None:
+            picture = picture.transpose(turn)
+        if picture.mode == "F":  # fractions
+            picture = Image.fromarray(np.asarray(picture) * 255)
+        elif picture.mode.startswith("I"):  # 16 bits
             picture = Image.fromarray(np.asarray(picture, dtype=np.float32) / 257)
         picture = picture.convert("L" if channels == 1 else "RGB")
         if picture.size != (width, height):

@@ -23,11 +23,12 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         stored: the tensors of the file.
+        least: numbers that may be made even so: those of the network that a smaller copy is cut from.
     """
 
-    def __init__(self, stored: Iterable[Tensor]) -> None:
+    def __init__(self, stored: Iterable[Tensor], *, least: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._left = _TIMES * sum(one.numel() for one in stored) + _BESIDE
+        self._left = max(least, _TIMES * sum(one.numel() for one in stored) + _BESIDE)
 
     def __torch_dispatch__(
         self,

@@ -37,6 +37,7 @@ from zskd.core.versions import versions
 from zskd.models.allocation import Allocations
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import (
+    MOST_PARAMETERS,
     Architecture,
     Factory,
     Layers,
@@ -108,7 +109,8 @@ class Origin(Artefact):
     def lines(self) -> list[str]:
         """Return for people, a line each, what was read from a file, and what nobody told of its input."""
         read = [f"read {self.taken}"] if self.taken else []
-        told = ((name, (self.facts or {}).get(name, "")) for name in ("shape", "mean", "std"))
+        facts = self.facts or {}
+        told = ((name, facts.get(name, "")) for name in ("shape", "mean", "std", "transform_input"))
         return read + [f"note: {name} {origin}" for name, origin in told if origin.startswith(NOT_KNOWN)]
 
 
@@ -229,10 +231,9 @@ def load_checkpoint(folder: Path, *, model: str | None = None) -> tuple[Classifi
     architecture = card.architecture if model is None else _with_code(card.architecture, model)
     tensors = read_tensors(weights)
     # the user's own code, and the converter of ONNX files, build what they like
-    limit = (
-        Allocations(tensors.values()) if isinstance(innermost(architecture), _DESCRIBED) else nullcontext()
-    )
-    with limit:
+    described = isinstance(innermost(architecture), _DESCRIBED)
+    least = MOST_PARAMETERS if isinstance(architecture, Narrowed) else 0
+    with Allocations(tensors.values(), least=least) if described else nullcontext():
         module = build(architecture, run_code=model is not None, folder=folder)
     load_weights(module, tensors, weights)
     classifier = Classifier(

@@ -6,6 +6,7 @@ of the project normalises images.
 
 from __future__ import annotations
 
+import copy as copying
 import hashlib
 import math
 from dataclasses import dataclass
@@ -19,37 +20,24 @@ from zskd.core.errors import ZskdError
 from zskd.core.passes import count_pass
 from zskd.core.rng import keep_global_rng
 from zskd.core.types import Features, HeadWeight, Images, Logits
+from zskd.models.class_names import check_names
 from zskd.models.fusion import HowRun, fuse_layers, is_exported
 from zskd.models.head import Head
 from zskd.models.libraries.extras import Declarations
 from zskd.models.output import Output
-from zskd.models.preparation import check_names, copied, different_images, in_single_precision, set_layout
+from zskd.models.preparation import (
+    copied,
+    different_images,
+    in_single_precision,
+    set_layout,
+    without_graphs,
+)
 from zskd.models.reading import Reading
 
 if TYPE_CHECKING:
     from zskd.models.factory import Architecture
 else:  # `factory` is above this file
     Architecture = Any
-
-
-def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
-    """Check that classifier and data have the same classes.
-
-    Args:
-        classifier: any.
-        names: class names of the data.
-
-    Raises:
-        ZskdError: another number of classes, or the same names in another order.
-    """
-    own = classifier.class_names
-    if len(own) != len(names):
-        raise ZskdError(
-            f"the network has {len(own)} classes and the data {len(names)}: choose data with the same classes"
-        )
-    if own != names and sorted(own) == sorted(names):
-        ours, its = ", ".join(own), ", ".join(names)
-        raise ZskdError(f"the network's classes are {ours}, but the data has them in another order: {its}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +286,13 @@ class Classifier(nn.Module):
             self.training,
             self.architecture,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Classifier:
+        """Copy as `copied` does."""
+        rebuilt, arguments = self.__reduce__()
+        memo.update(without_graphs(self.module))
+        made: Classifier = rebuilt(*copying.deepcopy(arguments, memo))
+        return made
 
     def __dir__(self) -> list[str]:
         """Leave out what raises an error where there is no head: torch.jit.trace reads every name."""

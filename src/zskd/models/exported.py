@@ -10,13 +10,15 @@ import torch
 from pydantic import Field
 
 from zskd.core.artefact import Artefact, ClassNames, Sha256, Shape, parse
-from zskd.core.errors import ZskdError, one_line, readable_errors
+from zskd.core.errors import ZskdError
+from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images, Logits
 from zskd.models.classifier import Classifier
 from zskd.models.libraries.extras import import_extra
 
 INPUT, OUTPUT = "images", "logits"
 """Names of the input and the output of an exported network."""
+_ADVICE: Final = "give a file that zskd export wrote"
 _KEY: Final = "zskd"
 """Key of the metadata of an ONNX file whose value describes the network, as JSON."""
 
@@ -67,13 +69,15 @@ class ExportedNetwork:
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # errors are raised as well
         if isinstance(source, Path):
-            with readable_errors(source, "read"):
-                source = source.read_bytes()
-        try:
+            with opened(source) as stream:
+                source = stream.read()
+        with one_line_errors(f"onnxruntime cannot run {name}", _ADVICE):
             self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime raises many kinds
-            raise ZskdError(f"onnxruntime cannot run {name} ({one_line(error)[:150]})") from error
         self.description = _described(self._session.get_modelmeta().custom_metadata_map, name)
+        with one_line_errors(f"{name} is not what it says of itself", _ADVICE):
+            logits = self(torch.rand(2, *self.shape))
+            if logits.shape != (2, len(self.class_names)):
+                raise ValueError(f"it returns {tuple(logits.shape)} for two images")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -106,11 +110,10 @@ def _described(metadata: dict[str, str], name: str) -> Description:
     Raises:
         ZskdError: nothing, or something else than `zskd export` writes.
     """
-    advice = "give a file that zskd export wrote"
     try:
         values = json.loads(metadata.get(_KEY, ""))
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise ZskdError(f"{name} does not tell its classes and the shape of its images: {advice}")
-    return parse(values, Description, f"the description in {name}", advice)
+        raise ZskdError(f"{name} does not tell its classes and the shape of its images: {_ADVICE}")
+    return parse(values, Description, f"the description in {name}", _ADVICE)

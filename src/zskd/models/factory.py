@@ -17,10 +17,11 @@ from zskd.config.checks import suggestion
 from zskd.config.registry import ARCHITECTURES
 from zskd.core.artefact import Artefact, AtLeastOne, JsonValue, Sha256
 from zskd.core.code import format_call, import_object, is_code, parse_call
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.errors import ZskdError
 from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.core.trust import is_trusted, remember
 from zskd.models.chain import build_layers, read_layers
+from zskd.models.libraries.arguments import construct
 from zskd.models.libraries.describe import describe_library
 from zskd.models.libraries.onnx import OnnxNetwork
 from zskd.models.libraries.timm import TimmNetwork
@@ -29,8 +30,8 @@ from zskd.models.libraries.transformers import TransformersNetwork
 from zskd.models.narrow.chain import narrow
 from zskd.models.narrow.changes import Changes, apply_changes
 
-_MOST_PARAMETERS = 10**9
-"""Largest number of parameters of a built-in network."""
+MOST_PARAMETERS = 10**9
+"""Largest number of parameters of a built-in network, and of any network that a card names a copy of."""
 
 
 class Named(Artefact):
@@ -169,7 +170,8 @@ def build(architecture: Architecture, *, run_code: bool, folder: Path | None = N
                     f"is new or was changed: if you trust it, add --model {shlex.quote(factory)}"
                 )
             remember(factory)
-            return _call_factory(factory)
+            name, arguments = parse_call(factory)
+            return construct(factory, import_object(name), arguments)
         case Layers(layers=layers):
             return build_layers(layers)
         case Narrowed(of=of, changes=changes):
@@ -199,7 +201,7 @@ def check_named(named: Named) -> None:
             count = sum(values.numel() for values in _build_named(named).parameters())
     except (OverflowError, RuntimeError, TypeError):  # the size of a tensor has too many digits
         count = None
-    if count is None or count > _MOST_PARAMETERS:
+    if count is None or count > MOST_PARAMETERS:
         number = "too many" if count is None else f"{count:,}"
         name = parse_call(named.name)[0]
         raise ZskdError(f"{name} would have {number} parameters: choose smaller arguments or images")
@@ -224,19 +226,6 @@ def _build_named(named: Named) -> nn.Module:
         why = first["msg"].replace("Input should", "it should")
         raise ZskdError(f"{name}: {first['loc'][0]} is {short(first['input'])}: {why}") from None
     return network
-
-
-def _call_factory(target: str) -> nn.Module:
-    """Import `package.module:factory` or `file.py:factory` and call it with the arguments in its name."""
-    name, arguments = parse_call(target)
-    factory = import_object(name)
-    try:
-        built = factory(**arguments)
-    except Exception as error:  # the user's own code may fail in any way
-        raise ZskdError(f"cannot build a network with {target}: {one_line(error)}") from error
-    if not isinstance(built, nn.Module):
-        raise ZskdError(f"{target} returned a {type(built).__name__}, not a torch.nn.Module")
-    return built
 
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -176,9 +176,12 @@ class _Search:
             )
         left = [one for one in possible if classes in (None, one.classes)] or possible
         if len(left) > 1:
-            heads = {one: self.head(one) for one in left}
-            left = [one for one in left if not self._is_feature(one, heads.values())]
-            left = [one for one in left if isinstance(heads[one], Head)]
+            found = {one: self.head(one) for one in left}
+            left = [one for one in left if not self._is_feature(one, found.values())]
+            heads = {one: head for one in left if isinstance(head := found[one], Head)}
+            left = sorted(heads, key=lambda one: one.kind != "logits")
+            if all(_same(head, heads[left[0]]) for head in heads.values()):  # logits, and their softmax
+                left = left[:1]
         if len(left) != 1:
             raise ZskdError(
                 f"the network returns {described}, and several of these can be its class scores: name its "
@@ -304,6 +307,12 @@ def _same_order(logits: Tensor, values: Tensor) -> bool:
     """
     steps = logits.gather(1, values.argsort(1)).diff(dim=1)
     return logits.shape[1] > 2 and bool((steps >= 0).all()) and bool((steps > 0).double().mean() > 0.5)
+
+
+def _same(one: Head, other: Head) -> bool:
+    """Whether two outputs come from the same map with the same class vectors."""
+    same_map = (one.size, one.place) == (other.size, other.place)
+    return same_map and torch.allclose(one.weight, other.weight, rtol=1e-3)
 
 
 def _described_scale(scale: Tensor) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy as copying
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from zskd.core.errors import ZskdError, has_hidden, one_line
+from zskd.core.errors import ZskdError, one_line
 from zskd.core.types import Images
 from zskd.models.modes import in_mode
 
@@ -22,12 +25,8 @@ def copied(module: nn.Module) -> nn.Module:
     Raises:
         ZskdError: it cannot be copied.
     """
-    # a weight that a hook computes from others (weight norm) is part of a graph; the hook computes it again
-    hooks = [(layer, hook) for layer in module.modules() for hook in layer._forward_pre_hooks.values()]
-    values = [vars(layer).get(getattr(hook, "name", ""), None) for layer, hook in hooks]
-    computed = {id(value): value.detach().clone() for value in values if isinstance(value, Tensor)}
     try:
-        return copying.deepcopy(module, computed)
+        return copying.deepcopy(module, without_graphs(module))
     except Exception as error:  # the user's network may raise any exception
         raise ZskdError(
             f"the network cannot be copied ({one_line(error)}): use Classifier(network, copy=False), which "
@@ -35,12 +34,50 @@ def copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
+def without_graphs(module: nn.Module) -> dict[int, Any]:
+    """Return the tensors of a network that are part of a graph, copied without it, by identity for a copy.
+
+    torch does not copy those: activations that the forward pass keeps, and weights that a hook computes from
+    others (weight norm) and will compute again.
+    """
+    copies: dict[int, Any] = {}
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            if value.grad_fn is not None:
+                copies[id(value)] = value.detach().clone()
+        elif isinstance(value, Mapping):
+            add(list(value.values()))
+        elif isinstance(value, list | tuple):
+            for one in value:
+                add(one)
+
+    for layer in module.modules():
+        add(vars(layer))
+    return copies
+
+
+def check_sizes(module: nn.Module) -> None:
+    """Check that the sizes of all weights are known; those of lazy layers are not before a first image.
+
+    Raises:
+        ZskdError: a layer is lazy.
+    """
+    for name, layer in module.named_modules():
+        if any(is_lazy(value) for value in (*layer.parameters(False), *layer.buffers(False))):
+            raise ZskdError(
+                f"the layer {name or 'of the network'} does not know its size yet ({type(layer).__name__}): "
+                "let one image go through the network where it is built"
+            )
+
+
 def in_single_precision(module: nn.Module) -> nn.Module:
     """Return the module itself, converted to float32.
 
     Raises:
-        ZskdError: a weight is too large for it.
+        ZskdError: a weight is too large for it, or has no size yet.
     """
+    check_sizes(module)
     others = [
         (name, value)
         for name, value in (*module.named_parameters(), *module.named_buffers())
@@ -77,16 +114,3 @@ def different_images(shape: tuple[int, int, int], box: tuple[float, float]) -> I
     coarse = torch.rand(_PROBES // 2, channels, min(4, height), min(4, width), generator=rng)
     images = torch.cat([noise, F.interpolate(coarse, size=(height, width))])
     return low + (high - low) * images
-
-
-def check_names(names: tuple[str, ...], classes: int) -> None:
-    """Check the names of the classes, which stand in cards, tables and terminals.
-
-    Raises:
-        ZskdError: not one for each class, or one is empty or has control characters.
-    """
-    for name in names:
-        if not name or has_hidden(name):
-            raise ZskdError(f"the class name {name!r} is empty or has control characters: change it")
-    if len(names) != classes:
-        raise ZskdError(f"{len(names)} class names for {classes} classes of the network")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 from torch import fx, nn
@@ -15,7 +17,24 @@ def trace(module: nn.Module) -> fx.Graph:
     Raises:
         Exception: whatever the user's forward pass raises when it is traced.
     """
-    return _Tracer().trace(module)
+    with _left_as_it_is(module):
+        return _Tracer().trace(module)
+
+
+@contextmanager
+def _left_as_it_is(module: nn.Module) -> Iterator[None]:
+    """Put back what a forward pass keeps in its modules: while it is traced, these are no tensors."""
+    places = [one for layer in module.modules() for one in (vars(layer), *vars(layer).values())]
+    held = [(one, copy(one)) for one in places if isinstance(one, dict | list)]
+    try:
+        yield
+    finally:
+        for one, before in held:
+            one.clear()
+            if isinstance(one, dict):
+                one.update(before)
+            else:
+                one.extend(before)
 
 
 class _Tracer(fx.Tracer):

@@ -180,9 +180,11 @@ def _spots(
     features = np.concatenate(
         [_features(teacher, one) for one in (impressions.images(rows), test.images[numbers])]
     )
+    if features.shape[1] < 2:  # there is no plane
+        return (), 0.0
     plane = PCA(2, svd_solver="full").fit(features)
     places = plane.transform(features)
-    places = places / np.abs(places).max(0)
+    places = places / np.abs(places).max(0).clip(min=np.finfo(places.dtype).tiny)
     classes = torch.cat([impressions.labels[rows], test.labels[numbers]]).tolist()
     spots = (
         Spot(round(float(x), 3), round(float(y), 3), k, place >= len(rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zskd.config.loading import load_recipe
@@ -13,7 +13,8 @@ from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.data.datasets import load_data
 from zskd.models.checkpoint import load_checkpoint
-from zskd.models.classifier import Classifier, check_classes
+from zskd.models.class_names import check_classes
+from zskd.models.classifier import Classifier
 from zskd.report.behaviour import Behaviour, measure_behaviour
 from zskd.report.gallery import Impression, make_gallery
 from zskd.report.page import write_page
@@ -99,7 +100,9 @@ def read_run(
     images = TransferSet(folder / "sets" / arm) if (folder / "sets" / arm).is_dir() else None
     gallery: tuple[Impression, ...] = ()
     if images is None:
-        missing.append("There is no gallery: a generator made the images while the student learned.")
+        deleted = arm in metrics.sets
+        why = "the set was deleted" if deleted else "a generator made the images while the student learned"
+        missing.append(f"There is no gallery: {why}.")
     else:
         gallery = make_gallery(teacher, student, images, _spec(images, trust, missing), progress)
     behaviour = _behaviour(folder, data_dir, teacher, student, images, missing)
@@ -144,7 +147,7 @@ def _behaviour(
         )
         return None
     try:
-        data = load_data(config, teacher.spec.shape)
+        data = load_data(replace(config, validation=0.0), teacher.spec.shape)
         check_classes(teacher, data.class_names)
     except ZskdError as error:
         missing.append(f"The run's data cannot be read ({error}): name its folder with --data-dir.")

@@ -19,7 +19,6 @@ from pydantic import Field
 
 from zskd.config.engines import open_engine
 from zskd.config.recipe import Recipe
-from zskd.config.synthesis import SynthesisConfig
 from zskd.core.artefact import (
     Artefact,
     AtLeastOne,
@@ -42,8 +41,9 @@ from zskd.distillation.students import time_students, trained_together, training
 from zskd.models.classifier import Classifier
 from zskd.run.arms import execution
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, images_that_fit, least_count, steps_that_fit
-from zskd.synthesis.build import open_writer, seconds_per_image, settle_spec, time_shards
-from zskd.synthesis.room import fit_workers, in_batches, in_files, possible_workers
+from zskd.synthesis.build import image_seconds, open_writer, settle_spec, time_shards
+from zskd.synthesis.cost import Cost
+from zskd.synthesis.room import fit_workers, has_usual_shards, in_batches, in_files, possible_workers
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST, ShardEntry
@@ -161,43 +161,50 @@ class Budget:
         some = next(iter(fitted.values())).spec
         fewest = least_count(some, classes)
         # an upper bound: the first images are slower than all others
-        rough = sum(seconds_per_image(teacher, one.spec) for one in fitted.values())
-        small, size = rough * len(some.indices(0, classes)) > time_left, None
+        rough = {folder: image_seconds(teacher, one.spec) for folder, one in fitted.items()}
+        first, size = some.indices(0, classes), None
+        small = Cost.total(rough.values()).of(some, classes, first) * len(first) > time_left
         if small and possible_workers(teacher, self._recipe.workers, engine) > 1 and _may_be_shorter(specs):
             size = math.lcm(*(in_batches(one.spec) for one in fitted.values()))
             specs = {folder: in_files(spec, size) for folder, spec in specs.items()}
             fitted = {folder: settled.in_files(size) for folder, settled in fitted.items()}
             some = next(iter(fitted.values())).spec
+        asked = self._recipe.workers or engine.cores()
         workers = min(
             fit_workers(
-                teacher,
-                one.spec,
-                self._recipe.workers or engine.cores(),
-                shards=one.spec.shards(classes),
-                seconds=rough * one.spec.count,
-                engine=engine,
+                teacher, one.spec, asked, shards=one.spec.shards(classes), seconds=math.inf, engine=engine
             )
             for one in fitted.values()
         )
         engine.start(workers)
-        pieces, seconds = {}, {}
+        pieces, costs = {}, {}
         for folder, settled in fitted.items():
             piece = settled.sized(fewest).spec if small and size is None else settled.spec
             numbers = range(min(workers, piece.shards(classes)))
             made = time_shards(teacher, piece, folder, numbers, engine=engine)
             pieces[folder] = _Piece(piece, {number: entry for number, (_, entry) in made.items()})
+            optimised = sum(piece.planned(piece.indices(number, classes), classes) for number in numbers)
             spent = sum(one for one, _ in made.values())
-            seconds[folder.name] = spent / pieces[folder].images(classes)
+            costs[folder] = rough[folder].measured(spent, pieces[folder].images(classes), optimised)
         if some.targets.order == "interleaved":  # images that exist cost no more time
             fewest = max(fewest, min(piece.images(classes) for piece in pieces.values()))
+        cost = Cost.total(costs.values())
         count = images_that_fit(
-            some, sum(seconds.values()), time_left, classes=classes, workers=workers, fewest=fewest
+            some,
+            cost.plain,
+            time_left,
+            optimising=cost.optimising,
+            classes=classes,
+            workers=workers,
+            fewest=fewest,
         )
         kept = {
             folder: piece.kept(folder, fitted[folder].sized(count).spec, classes)
             for folder, piece in pieces.items()
         }
         chosen = {"count": count} if size is None else {"count": count, "shard_size": size}
+        some = replace(some, count=count)
+        seconds = {folder.name: one.of(some, classes) for folder, one in costs.items()}
         budget = self._write(**chosen, seconds_per_image=seconds)
         for folder, entries in kept.items():
             spec = replace(specs[folder], count=count)
@@ -320,11 +327,9 @@ def _may_be_shorter(specs: Mapping[Path, SetSpec]) -> bool:
     Their size is neither given nor that of a row, and the images of a shard fill a batch: none stays noise
     beside others that are optimised.
     """
-    default = SynthesisConfig()
     return all(
-        spec.targets.order != "rows"
-        and spec.synthesis.shard_size == default.shard_size > spec.synthesis.batch_size
-        and not spec.synthesis.shard_mb
+        has_usual_shards(spec)
+        and spec.synthesis.shard_size > spec.synthesis.batch_size
         and not (spec.optimises and spec.synthesis.noise_share)
         for spec in specs.values()
     )

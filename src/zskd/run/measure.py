@@ -22,7 +22,7 @@ from zskd.distillation.build import generated_images
 from zskd.distillation.invariance import AskedChange
 from zskd.evaluation.agreement import estimate_agreement
 from zskd.evaluation.gain import Cost, Gain, measure_costs
-from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement
+from zskd.evaluation.metrics import accuracies, accuracy, agreement
 from zskd.evaluation.probes import Probes, make_probes
 from zskd.models.classifier import Classifier
 from zskd.run.arms import Arm, Trainee, execution, plan_students, student_spec
@@ -78,7 +78,9 @@ def held_out_specs(recipe: Recipe, teacher: Classifier) -> dict[str, SetSpec]:
         seed=recipe.seed,
         first_index=HELD_OUT,
         targets=replace(recipe.targets, order="interleaved"),
-        synthesis=replace(recipe.synthesis, noise_share=0.0, carry_images=False, carry_moments=False),
+        synthesis=replace(
+            recipe.synthesis, noise_share=0.0, missed="keep", carry_images=False, carry_moments=False
+        ),
     )
     specs = {"impressions": impressions}
     for name, control in CONTROLS.items():
@@ -135,10 +137,11 @@ def measure_run(
     Raises:
         ZskdError: the test images have another shape or more classes than the teacher.
     """
-    main, data = arms[0].spec, sources.data
+    count, data = _count(arms[0], sets), sources.data
     planned = plan_students(recipe, arms)
     with counting("evaluation", teacher=teacher) as tally:
-        probes = make_probes(teacher, count=None if main is None else main.count)
+        engine = open_engine(recipe.engine)
+        probes = make_probes(teacher, count=count, workers=recipe.workers, engine=engine)
         results = {
             one.name: _results(
                 recipe,
@@ -148,6 +151,7 @@ def measure_run(
                 held_out,
                 probes,
                 data,
+                _count(one.arm, sets),
                 _of_arm(sets.get(one.arm.set_name), trained[one.name]),
             )
             for one in planned
@@ -158,7 +162,7 @@ def measure_run(
     return RunMetrics(
         run=recipe.name,
         preset=recipe.preset,
-        student_steps=student_spec(recipe).steps(None if main is None else main.count),
+        student_steps=student_spec(recipe).steps(count),
         data=recipe.data.label,
         accuracy="measured" if data else NOT_MEASURED,
         teacher=TeacherMetrics(
@@ -194,9 +198,9 @@ def _results(
     held_out: Mapping[str, TransferSet],
     probes: Probes,
     data: Dataset | None,
+    count: int | None,
     passes: Passes | None,
 ) -> ArmMetrics:
-    spec = trainee.arm.spec
     agrees = {
         name: agreement(teacher, student, torch.cat([shard.images for shard in images]))
         for name, images in held_out.items()
@@ -204,10 +208,11 @@ def _results(
     return ArmMetrics(
         arm=trainee.arm.name,
         title=trainee.arm.title,
-        count=generated_images(recipe.distill) if spec is None else spec.count,
+        count=generated_images(recipe.distill) if count is None else count,
         agreement=agrees,
         estimated_agreement=estimate_agreement(teacher, student, probes).record(),
         parameters=student.parameters_count,
+        sha256=student.fingerprint(),
         passes=passes,
         **_accuracies(student, data),
     )
@@ -246,6 +251,15 @@ def _of_run(
     )
 
 
+def _count(arm: Arm, sets: Mapping[str, TransferSet]) -> int | None:
+    """Return the number of images in an arm's set, without those that were dropped; None without a set."""
+    if arm.spec is None:
+        return None
+    made = sets.get(arm.set_name)
+    dropped = None if made is None else made.manifest.dropped
+    return arm.spec.count - (dropped or 0)
+
+
 def _of_arm(made: TransferSet | None, trained: Passes | None) -> Passes | None:
     """Return the passes for a set and for the training on it."""
     return sum_known([trained] if made is None else [made.manifest.passes, trained])
@@ -254,10 +268,8 @@ def _of_arm(made: TransferSet | None, trained: Passes | None) -> Passes | None:
 def _accuracies(classifier: Classifier, data: Dataset | None) -> dict[str, Any]:
     if data is None:
         return {}
-    found: dict[str, Any] = {
-        "test_accuracy": accuracy(classifier, data.test),
-        "test_accuracy_by_class": accuracy_by_class(classifier, data.test),
-    }
+    test, by_class = accuracies(classifier, data.test)
+    found: dict[str, Any] = {"test_accuracy": test, "test_accuracy_by_class": by_class}
     if len(data.validation):
         found["validation_accuracy"] = accuracy(classifier, data.validation)
     return found

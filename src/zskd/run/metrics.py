@@ -82,6 +82,8 @@ class ArmMetrics(Artefact):
     estimated_agreement: EstimateRecord | None = None
     """With the teacher on real images, estimated without any; absent in files of older versions."""
     parameters: AtLeastOne
+    sha256: Sha256 | None = None
+    """Fingerprint of its weights; absent in files of older versions."""
     passes: Passes | None = None
     """Through teacher and student for its set and its training, by stage; absent in files of older versions,
     and where a part was made by one."""

@@ -18,6 +18,7 @@ from zskd.core.passes import StagePasses, teacher_passes
 from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
 from zskd.run.arms import Arm, plan_students, trained_as
+from zskd.run.pictures import passes_of_pictures
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
 from zskd.synthesis.room import of_size
 from zskd.synthesis.settling import some_impressions
@@ -40,14 +41,17 @@ class PassBudget:
     """Of each student."""
     students: int
     """Passes for the steps of all students."""
+    pictures: int = 0
+    """Passes for a look at the user's pictures and for their labels, at most."""
 
     @property
     def words(self) -> str:
         """What will be done."""
         images = "" if self.count is None else f"{self.count:,} images in each set ({self.sets:,} at most), "
+        pictures = f"the pictures ({self.pictures:,} at most), " if self.pictures else ""
         return (
-            f"{self.limit:,} passes of the teacher allow {images}{self.steps:,} steps of each student "
-            f"({self.students:,})"
+            f"{self.limit:,} passes of the teacher allow {images}{pictures}{self.steps:,} steps of each "
+            f"student ({self.students:,})"
         )
 
 
@@ -64,7 +68,7 @@ def within_passes(recipe: Recipe, teacher: Classifier, arms: Sequence[Arm]) -> t
     """
     specs = list({arm.set_name: arm.spec for arm in arms if arm.spec is not None}.values())
     trainings = [trained_as(one) for one in plan_students(recipe, arms)]
-    plan = plan_passes(recipe, teacher, specs, trainings)
+    plan = plan_passes(recipe, teacher, specs, trainings, pictures=passes_of_pictures(recipe, teacher))
     if plan.count is not None:
         recipe = replace(recipe, count=plan.count, rate=None)
     return with_steps(recipe, plan.steps), plan
@@ -76,7 +80,12 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
 
 
 def plan_passes(
-    recipe: Recipe, teacher: Classifier, specs: Sequence[SetSpec], trainings: Sequence[DistillConfig]
+    recipe: Recipe,
+    teacher: Classifier,
+    specs: Sequence[SetSpec],
+    trainings: Sequence[DistillConfig],
+    *,
+    pictures: int = 0,
 ) -> PassBudget:
     """Choose the number of images and of steps: a quarter of the passes for the sets, the rest for the steps.
 
@@ -87,12 +96,18 @@ def plan_passes(
         teacher: for its classes and the size of its images; trained or not.
         specs: of the full sets.
         trainings: of the students.
+        pictures: passes for the user's pictures, at most.
 
     Raises:
-        ZskdError: the limit is too small.
+        ZskdError: the limit is too small, or sets no number of steps.
     """
     assert recipe.passes is not None
     limit, count, sets = recipe.passes, None, 0
+    if not any(_reads_teacher(one) for one in trainings):
+        raise ZskdError(
+            "--passes sets no number of steps, because a step takes no pass of the teacher: leave it out and "
+            "give --distill.steps, or give a --distill.teacher-weight above 0"
+        )
     if specs:
         fewest = least_count(specs[0], teacher.classes)
 
@@ -105,21 +120,22 @@ def plan_passes(
         least, most = takes(fewest), takes(specs[0].count)
     else:
         least = most = 0
-    steps = steps_within(trainings, limit - sets)
+    steps = steps_within(trainings, limit - sets - pictures)
     if steps < FEWEST_STEPS:
-        learning = sum(training_passes(one, FEWEST_STEPS) for one in trainings)
+        learning = pictures + sum(training_passes(one, FEWEST_STEPS) for one in trainings)
         needed = max(least + learning, min(most + learning, ceil(learning / (1 - FOR_SETS))))
         raise ZskdError(
             f"--passes {limit} allows {max(0, steps)} steps, and a student needs at least {FEWEST_STEPS}: "
             f"give --passes {needed} or more"
         )
-    return PassBudget(limit, count, sets, steps, sum(training_passes(one, steps) for one in trainings))
+    students = sum(training_passes(one, steps) for one in trainings)
+    return PassBudget(limit, count, sets, steps, students, pictures)
 
 
 def correct_steps(
     plan: PassBudget, sets: Mapping[str, TransferSet], trainings: Sequence[DistillConfig], progress: Progress
 ) -> int:
-    """Return the steps of each student: as planned, or fewer where the sets took more than was known before.
+    """Return the steps of each student: as planned, or as many as fit with what sets and pictures took.
 
     Args:
         plan: from `plan_passes`.
@@ -131,16 +147,17 @@ def correct_steps(
         ZskdError: nothing is left for the students.
     """
     taken = sum(teacher_passes(one.manifest.passes or {}) for one in sets.values())
-    if taken <= plan.sets:
-        return plan.steps
-    steps = steps_within(trainings, plan.limit - taken)
+    steps = steps_within(trainings, plan.limit - max(plan.sets, taken))
+    if steps == plan.steps:
+        return steps
     if steps < FEWEST_STEPS:
         needed = taken + sum(training_passes(one, FEWEST_STEPS) for one in trainings)
         raise ZskdError(
             f"the sets took {taken:,} passes, and --passes {plan.limit} leaves {max(0, steps)} steps: "
             f"give --passes {needed} or more"
         )
-    progress.log(f"passes: the sets took {taken:,} instead of {plan.sets:,}, which leaves {steps:,} steps")
+    foreseen = plan.sets + plan.pictures
+    progress.log(f"passes: the sets took {taken:,} instead of {foreseen:,}, which leaves {steps:,} steps")
     return steps
 
 
@@ -161,16 +178,22 @@ def set_passes(teacher: Classifier, spec: SetSpec) -> int:
         total += 2 * spec.asks_about_flips * question.count  # as they are, and mirrored
     for number in range(spec.shards(classes)):
         indices = spec.indices(number, classes)
-        optimised = (
-            sum(entry_of(teacher, spec, index).optimised for index in indices) if spec.optimises else 0
-        )
-        begun = ceil(optimised / spec.own_method.images_per_start)
+        begun = _starts(teacher, spec, indices, optimised=True) if spec.optimises else 0
         total += spec.own_method.passes_of_start(spec.synthesis) * _filled(begun, spec.synthesis.batch_size)
         total += _filled(len(indices), spec.synthesis.batch_size)
         if spec.synthesis.candidates > 1:
-            starts = ceil(len(indices) / spec.own_method.images_per_start)
+            starts = _starts(teacher, spec, indices, optimised=False)
             total += spec.synthesis.candidates * _filled(starts, spec.synthesis.batch_size)
     return total
+
+
+def _starts(teacher: Classifier, spec: SetSpec, indices: range, *, optimised: bool) -> int:
+    """Return how many start images a shard begins with, or how many of them are those of optimised images."""
+    together = spec.own_method.images_per_start
+    if together == 1:
+        return spec.planned(indices, teacher.classes) if optimised else len(indices)
+    of_these = [i for i in indices if not optimised or entry_of(teacher, spec, i).optimised]
+    return len({index // together for index in of_these})
 
 
 def _filled(images: int, batch: int) -> int:
@@ -192,6 +215,11 @@ def training_passes(config: DistillConfig, steps: int) -> int:
     return training_counts(config, steps).teacher
 
 
+def _reads_teacher(config: DistillConfig) -> bool:
+    """Whether each step reads the teacher's outputs or features of its images, and not labels alone."""
+    return bool(config.teacher_weight or config.features.weight)
+
+
 def training_counts(config: DistillConfig, steps: int) -> StagePasses:
     """Return the passes of so many training steps, generator and image bank included.
 
@@ -203,7 +231,7 @@ def training_counts(config: DistillConfig, steps: int) -> StagePasses:
         steps: of the student.
     """
     batch, generator, bank = config.batch_size, config.generator, config.image_bank
-    asked = steps * batch if config.teacher_weight or config.features.weight else 0
+    asked = steps * batch if _reads_teacher(config) else 0
     both = warm_up = 0  # forward and backward through both networks, or through the teacher alone
     if generator.share:
         images = round(generator.share * batch)

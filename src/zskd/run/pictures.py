@@ -10,7 +10,7 @@ from zskd.core.progress import Progress
 from zskd.data.folder import class_of_each
 from zskd.data.pictures import find_pictures
 from zskd.models.classifier import Classifier
-from zskd.synthesis.given import build_picture_set
+from zskd.synthesis.given import build_picture_set, picture_passes
 from zskd.transfer_set.dataset import TransferSet
 
 _FEW = 20
@@ -32,7 +32,7 @@ def picture_sets(
         ZskdError: a folder is missing or has no picture that can be read, or there are too many to be few,
             or a few pictures have no label where the settings read labels.
     """
-    most = {"images": recipe.distill.pictures.count, "few": _FEW * teacher.classes}
+    most = _most(recipe, teacher)
     labelled = {"images": False, "few": recipe.distill.label_weight > 0}
     if recipe.few is not None:
         _check_few(recipe.few, teacher.class_names, labelled=labelled["few"])
@@ -48,6 +48,25 @@ def picture_sets(
         )
         for kind, source in recipe.picture_folders.items()
     }
+
+
+def passes_of_pictures(recipe: Recipe, teacher: Classifier) -> int:
+    """Return the passes of the teacher for the sets of the recipe's pictures, at most.
+
+    Args:
+        recipe: as for `picture_sets`.
+        teacher: for its classes and the size of its images; trained or not.
+
+    Raises:
+        ZskdError: a folder is missing, or has no picture.
+    """
+    most = _most(recipe, teacher)
+    return sum(picture_passes(teacher, one, most[kind]) for kind, one in recipe.picture_folders.items())
+
+
+def _most(recipe: Recipe, teacher: Classifier) -> dict[str, int]:
+    """Return the largest number of pictures of each kind."""
+    return {"images": recipe.distill.pictures.count, "few": _FEW * teacher.classes}
 
 
 def _check_few(source: Path, class_names: tuple[str, ...], *, labelled: bool) -> None:

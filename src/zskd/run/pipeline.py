@@ -25,6 +25,7 @@ from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.build import passes_of
 from zskd.distillation.invariance import FILE, read_changes, settle_changes
+from zskd.distillation.sources import check_generator
 from zskd.distillation.students import make_students
 from zskd.evaluation.sanity import log_findings
 from zskd.evaluation.sizes import log_sizes
@@ -80,6 +81,7 @@ def run_recipe(
         sources = sources or open_sources(recipe)
         for student in recipe.every_student:
             fresh_student(describe_student(student, sources.model), sources.model, recipe.seed)
+        check_generator(sources.model, recipe.distill)
         claim_folder(recipe, folder, sources.hashes)
         # the metrics are the last file of a run: with them it is finished
         if (folder / METRICS).is_file() and is_whole(folder, progress):
@@ -174,7 +176,7 @@ class _Run:
         if sources.card is None:
             _check_teacher(teacher, self.arms, self._progress)
         if has_similarity(teacher):
-            write_similarity(teacher, self._folder / SIMILARITY)
+            write_similarity(teacher, self._folder / SIMILARITY, self._progress)
         return teacher
 
     def sets(self, teacher: Classifier) -> dict[str, TransferSet]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zskd.evaluation.agreement import EstimateRecord
 from zskd.run.arms import folder_name
+from zskd.run.folder import SOURCES
 from zskd.run.metrics import METRICS, ArmMetrics, RunMetrics, read_metrics
 
 
@@ -21,27 +22,36 @@ def recorded_run(checkpoint: Path) -> RunMetrics | None:
     folder = checkpoint.resolve()
     run = folder.parent if folder.name == "teacher" else folder.parent.parent
     known = folder.name == "teacher" or folder.parent.name == "students"
-    return read_metrics(run / METRICS) if known and (run / METRICS).is_file() else None
+    # other programs write a metrics.json, too
+    of_run = known and all((run / one).is_file() for one in (METRICS, SOURCES))
+    return read_metrics(run / METRICS) if of_run else None
 
 
-def results_of(student: Path, metrics: RunMetrics) -> ArmMetrics | None:
+def results_of(student: Path, metrics: RunMetrics, sha256: str | None = None) -> ArmMetrics | None:
     """Return the results of a student of a run; None for a folder that the metrics do not know.
 
     Args:
         student: folder of its checkpoint.
         metrics: of the run.
+        sha256: fingerprint of the network that is in the folder now, which results must be about; None: any.
     """
     students: dict[str, ArmMetrics] = {arm.arm: arm for arm in metrics.arms}
     for one in metrics.sizes[1:]:  # the first is that of the main arm
         students[folder_name(f"{one.arm}@{one.student}", students)] = one
-    return students.get(student.resolve().name)
+    found = students.get(student.resolve().name)
+    if found is not None and None not in (sha256, found.sha256) and found.sha256 != sha256:
+        return None  # another network has taken its place
+    return found
 
 
-def recorded_estimate(student: Path, *, teacher_sha256: str | None = None) -> EstimateRecord | None:
+def recorded_estimate(
+    student: Path, *, sha256: str | None = None, teacher_sha256: str | None = None
+) -> EstimateRecord | None:
     """Return the estimate without data in the metrics of a student's run; None where there is none.
 
     Args:
         student: folder of its checkpoint.
+        sha256: as for `results_of`.
         teacher_sha256: fingerprint of the teacher that it must be about; None: that of the run.
 
     Raises:
@@ -50,5 +60,5 @@ def recorded_estimate(student: Path, *, teacher_sha256: str | None = None) -> Es
     metrics = recorded_run(student)
     if metrics is None or teacher_sha256 not in (None, metrics.teacher.sha256):
         return None
-    found = results_of(student, metrics)
+    found = results_of(student, metrics, sha256)
     return None if found is None else found.estimated_agreement

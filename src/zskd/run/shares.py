@@ -41,7 +41,14 @@ def least_count(spec: SetSpec, classes: int) -> int:
 
 
 def images_that_fit(
-    spec: SetSpec, seconds_per_image: float, seconds: float, *, classes: int, workers: int, fewest: int
+    spec: SetSpec,
+    seconds_per_image: float,
+    seconds: float,
+    *,
+    classes: int,
+    workers: int,
+    fewest: int,
+    optimising: float = 0.0,
 ) -> int:
     """Return the number of images that can be made in a given time: whole shards, unless it is below one.
 
@@ -52,12 +59,15 @@ def images_that_fit(
         classes: number K of the teacher's classes.
         workers: processes that make shards in parallel.
         fewest: smallest number of images to return.
+        optimising: seconds more of each image that is optimised.
     """
 
     def takes(count: int) -> float:
         part = replace(spec, count=count)
         turns = math.ceil(part.shards(classes) / workers)
-        return seconds_per_image * min(count, turns * part.shard_size(classes))
+        images = min(count, turns * part.shard_size(classes))
+        # of as many optimised images as the first ones have: a set has no larger share of them
+        return seconds_per_image * images + optimising * part.planned(range(images), classes)
 
     choice = counts_to_choose(spec, classes, fewest)
     return choice[max(0, bisect_right(choice, seconds, key=takes) - 1)]

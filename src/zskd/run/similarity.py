@@ -9,11 +9,14 @@ from pydantic import Field, model_validator
 
 from zskd.core.artefact import Artefact, ClassNames, write_artefact
 from zskd.core.errors import ZskdError
+from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.similarity import class_similarity, concentration
 
 SIMILARITY = "similarity.json"
+_MOST_CLASSES = 1000
+"""Classes of a file that a run writes: two numbers for each pair of classes are in the memory together."""
 _Cosine = Annotated[float, Field(ge=-1 - 1e-9, le=1 + 1e-9)]
 _Scaled = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]
 
@@ -59,14 +62,19 @@ def similarity_of(teacher: Classifier) -> SimilarityFile:
     )
 
 
-def write_similarity(teacher: Classifier, path: Path) -> None:
-    """Write class names, class similarity and concentration as JSON.
+def write_similarity(teacher: Classifier, path: Path, progress: Progress | None = None) -> None:
+    """Write class names, class similarity and concentration as JSON, of up to 1,000 classes.
 
     Args:
         teacher: not changed.
         path: of the file; replaced as a whole.
+        progress: receives a line where it is not written.
 
     Raises:
         ZskdError: the head gives no class similarity, or the file cannot be written.
     """
+    if teacher.classes > _MOST_CLASSES:
+        if progress is not None:
+            progress.log(f"{path.name} is not written: it would be large for {teacher.classes:,} classes")
+        return
     write_artefact(path, similarity_of(teacher))

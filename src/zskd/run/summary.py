@@ -34,11 +34,12 @@ def summary_lines(metrics: RunMetrics, *, styled: bool = False) -> list[str]:
     return lines + notes(metrics)
 
 
-def checkpoint_results(checkpoint: Path) -> list[str]:
+def checkpoint_results(checkpoint: Path, sha256: str | None = None) -> list[str]:
     """Return what was measured of a network of a run, a sentence each; none for any other network.
 
     Args:
         checkpoint: folder of the teacher, or of a student.
+        sha256: fingerprint of the network that is in it now, which the results must be about; None: any.
 
     Raises:
         ZskdError: the metrics of the run are damaged.
@@ -47,8 +48,10 @@ def checkpoint_results(checkpoint: Path) -> list[str]:
     if metrics is None:
         return []
     if checkpoint.resolve().name == "teacher":
+        if sha256 not in (None, metrics.teacher.sha256):
+            return []
         return _measured(metrics.data, metrics.teacher.test_accuracy)
-    found = results_of(checkpoint, metrics)
+    found = results_of(checkpoint, metrics, sha256)
     if found is None:
         return []
     agreement = [

@@ -11,6 +11,7 @@ from zskd.core.reading import one_line_errors
 from zskd.core.tensors import read_tensors
 from zskd.models.checkpoint import CARD, WEIGHTS, check_finite, load_checkpoint, read_card
 from zskd.models.factory import Layers, Named, innermost
+from zskd.models.libraries.onnx import OnnxNetwork
 from zskd.synthesis.spec import check_spec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST
@@ -78,7 +79,10 @@ def _verify_checkpoint(folder: Path) -> None:
     card, weights = read_card(folder), folder / WEIGHTS
     if sha256_file(weights) != card.weights_sha256:
         raise ZskdError(f"{weights} was changed after its card was written: make the checkpoint again")
-    if isinstance(innermost(card.architecture), Named | Layers):
+    inner = innermost(card.architecture)
+    if isinstance(inner, OnnxNetwork):
+        inner.read(folder)
+    if isinstance(inner, Named | Layers):
         load_checkpoint(folder)
     else:
         check_finite(read_tensors(weights), weights)

@@ -27,6 +27,7 @@ from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
+from zskd.synthesis.cost import Cost
 from zskd.synthesis.outcome import outcome_of
 from zskd.synthesis.room import fit_spec, fit_workers, resolve, shard_need, storage_of, workers_bytes
 from zskd.synthesis.settling import Settled, settle
@@ -126,13 +127,8 @@ def open_writer(teacher: Classifier, spec: SetSpec, settled: Settled, folder: Pa
         ZskdError: the folder holds a set of another spec.
     """
     resolved = resolve(teacher, spec, settled.spec)
-    # another version of the user's own code makes another set
-    code = {name: code_sha256(name) for name in (spec.method, spec.synthesis.start) if is_code(name)}
     provenance = Provenance(spec=spec_values(spec), teacher_sha256=teacher.fingerprint(), resolved=resolved)
-    if code:
-        provenance = provenance.model_copy(update={"code": code})
-    if files := dict(spec.own_method.files()):
-        provenance = provenance.model_copy(update={"files": files})
+    provenance = provenance.model_copy(update=hashes_of(spec))
     return Writer(
         folder,
         provenance,
@@ -140,6 +136,19 @@ def open_writer(teacher: Classifier, spec: SetSpec, settled: Settled, folder: Pa
         shape=teacher.spec.shape,
         asked=settled.asked,
     )
+
+
+def hashes_of(spec: SetSpec) -> dict[str, dict[str, str | None]]:
+    """Return the hashes of what a set depends on beside its spec and its teacher; empty where that is all.
+
+    Another version of the user's own code (`code`), or of what the method reads (`files`), makes another set.
+
+    Raises:
+        ZskdError: code or file are missing.
+    """
+    code = {name: code_sha256(name) for name in (spec.method, spec.synthesis.start) if is_code(name)}
+    found: dict[str, dict[str, str | None]] = {"code": code, "files": dict(spec.own_method.files())}
+    return {kind: hashes for kind, hashes in found.items() if hashes}
 
 
 def make_shards(
@@ -285,7 +294,13 @@ def _announce(
 def seconds_per_image(
     teacher: Classifier, spec: SetSpec, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Return the core seconds of one image of a set whose images use all their steps, estimated from a few.
+    """Return the core seconds of one image of a set, the mean over all; the arguments are those of
+    `image_seconds`."""
+    return image_seconds(teacher, spec, clock).of(spec, teacher.classes)
+
+
+def image_seconds(teacher: Classifier, spec: SetSpec, clock: Callable[[], float] = time.perf_counter) -> Cost:
+    """Return the core seconds of images that use all their steps, estimated from a few of the first shard.
 
     Args:
         teacher: as for `build_transfer_set`.
@@ -298,12 +313,12 @@ def seconds_per_image(
     _time_images(teacher, spec, few, clock)
     of_image = _time_images(teacher, spec, few, clock)
     if not optimised:
-        return of_image
+        return Cost(of_image, 0.0)
     batch = optimised[: config.batch_size]
     _time_step(teacher, spec, batch, 1, clock)
     # a batch has the same size, however few images are in it
     of_batch = config.steps * _time_step(teacher, spec, batch, min(3, config.steps), clock)
-    return of_image + ceil(len(optimised) / config.batch_size) * of_batch / len(indices)
+    return Cost(of_image, ceil(len(optimised) / config.batch_size) * of_batch / len(optimised))
 
 
 def _time_images(

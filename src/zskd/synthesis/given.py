@@ -24,7 +24,7 @@ from zskd.data.packed import Picture
 from zskd.data.pictures import find_pictures, hash_pictures
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.synthesis.room import storage_of
+from zskd.synthesis.room import in_files_as_begun, storage_of
 from zskd.synthesis.shard import label
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import PICTURES, Provenance
@@ -97,6 +97,21 @@ def build_picture_set(
     return TransferSet(folder)
 
 
+def picture_passes(teacher: Classifier, source: Path, count: int) -> int:
+    """Return the passes for a set of pictures at most: a look at each candidate, and labels in full batches.
+
+    Args:
+        teacher: for the size of its images.
+        source: as for `build_picture_set`; nothing of it is read but its list of pictures.
+        count: as there.
+
+    Raises:
+        ZskdError: there is no such source, or no picture in it.
+    """
+    found, batch = len(find_pictures(source)), at_once(_BATCH, teacher.spec.shape)
+    return min(found, _DRAWN * count) + math.ceil(min(found, count) / batch) * batch
+
+
 @dataclass(frozen=True)
 class _Candidates:
     """Readable pictures, as the teacher sees them."""
@@ -160,7 +175,8 @@ def _write(
     """Write the shards that are missing; the first one lists the passes for the choice of all pictures."""
     config = SynthesisConfig(batch_size=at_once(_BATCH, teacher.spec.shape))
     storage = storage_of(config, teacher.spec.shape)
-    for number, chosen in enumerate(torch.split(rows, config.shard_size)):
+    size = in_files_as_begun(config, teacher.spec.shape, len(rows), writer.done)
+    for number, chosen in enumerate(torch.split(rows, size)):
         if number in writer.done:
             continue
         read = (read_image(files[row], teacher.spec.shape) for row in chosen.tolist())

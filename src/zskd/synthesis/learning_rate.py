@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.passes import counting
 from zskd.core.progress import Progress
@@ -91,6 +92,6 @@ def try_rate(teacher: Classifier, question: SetSpec, rate: float, progress: Prog
     with progress.task(f"impressions with learning rate {rate:g}", spec.count, "images") as task:
         shard = make_shard(teacher, spec, 0, on_progress=task.advance)
     images, targets = shard.images.to(teacher.device), shard.targets.to(teacher.device)
-    with frozen(teacher), counting("synthesis", teacher=teacher):
+    with frozen(teacher), use_threads(1), counting("synthesis", teacher=teacher):
         value = objective_value(teacher, spec.objective, images, targets, config)
     return Tried(rate, shard, value)

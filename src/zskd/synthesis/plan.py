@@ -72,3 +72,17 @@ def plan_entry(
     edges = np.cumsum(config.priors)
     anchor = int(np.searchsorted(edges[:-1], (index + 0.5) * _GOLDEN % 1, side="right"))
     return PlanEntry(number, anchor, beta, not noise)
+
+
+def optimised_before(
+    index: int, *, count: int, classes: int, config: TargetsConfig, noise_share: float
+) -> int:
+    """Return how many images before a position are to be optimised; arguments are those of `plan_entry`."""
+    if config.order == "rows":
+        size = row_size(count, classes, config)
+        rows, within = divmod(index, size)
+        return rows * (size - int(size * noise_share)) + within - int(within * noise_share)
+    turn, within = divmod(index, classes)
+    noise_before = int(turn * noise_share)
+    noise = int((turn + 1) * noise_share) > noise_before
+    return (turn - noise_before) * classes + (0 if noise else within)

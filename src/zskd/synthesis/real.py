@@ -19,6 +19,7 @@ from zskd.core.types import Labels
 from zskd.data.datasets import Split
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
+from zskd.synthesis.room import in_files_as_begun
 from zskd.synthesis.shard import label
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import REAL, Provenance
@@ -72,8 +73,9 @@ def build_real_set(
         shape=teacher.spec.shape,
     )
     config = SynthesisConfig(batch_size=at_once(_BATCH, teacher.spec.shape))
+    size = in_files_as_begun(config, teacher.spec.shape, count, writer.done)
     with frozen(teacher), torch.no_grad():
-        for number, chosen in enumerate(torch.split(rows, config.shard_size)):
+        for number, chosen in enumerate(torch.split(rows, size)):
             if number not in writer.done and not writer.complete:
                 labels, steps = split.labels[chosen], torch.zeros(len(chosen), dtype=torch.int32)
                 no_targets = torch.zeros(len(chosen), teacher.classes)

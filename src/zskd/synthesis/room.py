@@ -7,6 +7,7 @@ number of processes never changes them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.inversion.objective import divergence_and_gradient
 from zskd.synthesis.spec import SetSpec
-from zskd.transfer_set.manifest import MANIFEST, Resolved, read_manifest
+from zskd.transfer_set.manifest import MANIFEST, Resolved, ShardEntry, read_manifest
 from zskd.transfer_set.shard import Shard
 from zskd.transfer_set.storage import Storage
 
@@ -32,6 +33,8 @@ START_SECONDS = 3.0
 """About what the first worker processes take to start: they import torch."""
 _SHARE = 0.5
 """Largest share of the free memory that is used: libraries allocate some of their own."""
+_LITTLE = 0.125
+"""A batch that takes less than this share of what network and images take is not halved: that is slower."""
 _BATCHES = 4
 """Batches in a shard of large images."""
 _COPIES = 8
@@ -42,8 +45,9 @@ def fit_spec(teacher: Classifier, spec: SetSpec, folder: Path | None = None) -> 
     """Return a spec with the batch, the shard size and the storage that a set is made with.
 
     A set that was begun is continued as it was begun. For a new one, the default batch is less for large
-    images on a CPU, where larger batches are no faster, and shards are smaller; any batch is halved until it
-    fits into half of the free memory.
+    images on a CPU, where larger batches are no faster, and shards are smaller. What takes more than half of
+    the free memory is halved: shards of the default size while they take more than the batch, and the batch
+    while that is of use.
 
     Args:
         teacher: on the device that the images are made on.
@@ -55,12 +59,18 @@ def fit_spec(teacher: Classifier, spec: SetSpec, folder: Path | None = None) -> 
     """
     if folder is not None and (folder / MANIFEST).is_file():
         return as_made(spec, read_manifest(folder).resolved)
+    shards_may_shrink = has_usual_shards(spec)
     spec = of_size(teacher, spec)
-    need = worker_bytes(teacher, spec)
-    free = available_memory(teacher.device)
-    while need > _SHARE * free and spec.synthesis.batch_size > 1:
-        spec = _with(spec, batch_size=spec.synthesis.batch_size // 2)
-        need = worker_bytes(teacher, spec)
+    lane, free = _lane_bytes(teacher, spec), available_memory(teacher.device)
+    while (need := sum(needs := _needs(teacher, spec, lane))) > _SHARE * free:
+        _, of_batch, of_images = needs
+        lanes, images, full = spec.synthesis.batch_size, spec.synthesis.shard_size, in_batches(spec)
+        if shards_may_shrink and of_images > of_batch and min(images, spec.count) > full:
+            spec = in_files(spec, max(full, images // 2 // full * full))
+        elif lanes > 1 and (need > free or of_batch > _LITTLE * (need - of_batch)):
+            spec = _with(spec, batch_size=lanes // 2)
+        else:
+            break
     if need > free:
         raise ZskdError(
             f"synthesis of one image at a time, {spec.shard_size(teacher.classes):,} in a file, needs "
@@ -175,10 +185,15 @@ def workers_bytes(teacher: Classifier, made: SetSpec, workers: int) -> int:
 
 def worker_bytes(teacher: Classifier, spec: SetSpec) -> int:
     """Return the bytes that one process needs to make a shard: of the network, the batch and the images."""
+    return sum(_needs(teacher, spec, _lane_bytes(teacher, spec)))
+
+
+def _needs(teacher: Classifier, spec: SetSpec, lane: int) -> tuple[int, int, int]:
+    """Return the bytes of the network, of a batch with so many for each image, and of a shard's images."""
     images = min(spec.shard_size(teacher.classes), spec.count)
-    weights: int = sum(value.nbytes for value in teacher.module.state_dict().values())
-    image = 4 * teacher.spec.shape[0] * teacher.spec.shape[1] * teacher.spec.shape[2]
-    return weights + spec.synthesis.batch_size * _lane_bytes(teacher, spec) + _COPIES * images * image
+    weights = sum(value.nbytes for value in teacher.module.state_dict().values())
+    image = 4 * math.prod(teacher.spec.shape)
+    return weights, spec.synthesis.batch_size * lane, _COPIES * images * image
 
 
 def _lane_bytes(teacher: Classifier, spec: SetSpec) -> int:
@@ -205,14 +220,44 @@ def of_size(teacher: Classifier, spec: SetSpec) -> SetSpec:
     with images instead of megabytes in a file."""
     shape, config, default = teacher.spec.shape, spec.synthesis, SynthesisConfig()
     lanes, size = config.batch_size, config.shard_size
-    if is_large(shape):
-        if lanes == default.batch_size and teacher.device.type == "cpu":
-            lanes = at_once(lanes, shape)
-        size = _BATCHES * lanes if size == default.shard_size else size
+    if lanes == default.batch_size and teacher.device.type == "cpu":
+        lanes = at_once(lanes, shape)
+    if size == default.shard_size:
+        size = images_in_file(size, lanes, shape)
     spec = _with(spec, storage=storage_of(config, shape), batch_size=lanes)
     if config.shard_mb:
         size = _images_in(config.shard_mb * 10**6, teacher, spec)
     return in_files(spec, size)
+
+
+def has_usual_shards(spec: SetSpec) -> bool:
+    """Whether nobody has chosen how many images a file has."""
+    config, default = spec.synthesis, SynthesisConfig()
+    usual = config.shard_size == default.shard_size and not config.shard_mb
+    return usual and spec.targets.order != "rows"
+
+
+def images_in_file(usual: int, lanes: int, shape: tuple[int, int, int]) -> int:
+    """Return how many images of a shape a file has: the usual number, or four batches of large ones."""
+    return _BATCHES * lanes if is_large(shape) else usual
+
+
+def in_files_as_begun(
+    config: SynthesisConfig, shape: tuple[int, int, int], count: int, begun: Mapping[int, ShardEntry]
+) -> int:
+    """Return how many images each file has of a set that is written as it is given, not synthesised.
+
+    Args:
+        config: the usual number, and the batch.
+        shape: of the images.
+        count: of images.
+        begun: files that are there, which an earlier version may have made of the usual number.
+    """
+    sizes = (images_in_file(config.shard_size, config.batch_size, shape), config.shard_size)
+    fits = (
+        size for size in sizes if all(one.count == min(size, count - size * k) for k, one in begun.items())
+    )
+    return next(fits, sizes[0])
 
 
 def _images_in(most: int, teacher: Classifier, spec: SetSpec) -> int:

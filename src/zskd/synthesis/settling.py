@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from zskd.core.device import use_threads
 from zskd.core.passes import Passes, counting
 from zskd.core.progress import Progress
 from zskd.core.types import Images
@@ -81,8 +82,8 @@ def settle(teacher: Classifier, spec: SetSpec, progress: Progress | None = None)
 
 def some_impressions(spec: SetSpec) -> SetSpec:
     """Return the spec of the held-out impressions, made without flips, that the teacher is asked about."""
-    config = spec.synthesis
-    count = min(_IMAGES, config.batch_size)
+    config, together = spec.synthesis, spec.own_method.images_per_start
+    count = max(together, min(_IMAGES, config.batch_size) // together * together)
     config = replace(
         config,
         changes="all",
@@ -104,7 +105,7 @@ def share_mirrored(teacher: Classifier, images: Images) -> float:
         images: (N, C, H, W).
     """
     images = images.to(teacher.device)
-    with frozen(teacher), counting("labelling", teacher=teacher):
+    with frozen(teacher), use_threads(1), counting("labelling", teacher=teacher):
         answers, of_mirrored = (logits_in_parts(teacher, one, len(one)) for one in (images, images.flip(3)))
     return float((answers.argmax(1) == of_mirrored.argmax(1)).double().mean())
 

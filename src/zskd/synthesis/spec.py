@@ -15,7 +15,7 @@ from zskd.core.code import is_code
 from zskd.core.errors import ZskdError
 from zskd.synthesis.inversion.objective import Objective
 from zskd.synthesis.methods.base import Method, make_method
-from zskd.synthesis.plan import row_size
+from zskd.synthesis.plan import optimised_before, row_size
 from zskd.transfer_set.manifest import PICTURES, REAL
 
 HELD_OUT = 1 << 40
@@ -100,6 +100,20 @@ class SetSpec(Config):
         first = number * self.shard_size(classes)
         return range(first, min(first + self.shard_size(classes), self.count))
 
+    def planned(self, indices: range, classes: int) -> int:
+        """Return how many of some consecutive images are to be optimised, whatever the method."""
+        first, end = (
+            optimised_before(
+                index,
+                count=self.count,
+                classes=classes,
+                config=self.targets,
+                noise_share=self.synthesis.noise_share,
+            )
+            for index in (indices.start, indices.stop)
+        )
+        return end - first
+
     @property
     def searches_rate(self) -> bool:
         """Whether the learning rate is searched before the set is made."""
@@ -109,7 +123,8 @@ class SetSpec(Config):
     def asks_about_flips(self) -> bool:
         """Whether the teacher is asked about mirrored impressions before the set is made."""
         config = self.synthesis
-        return config.changes == "by_teacher" and config.warp.flip > 0 and self.optimises
+        asked = config.changes == "by_teacher" and config.warp.flip > 0
+        return asked and self.optimises and self.own_method.by_objective
 
     @property
     def optimises(self) -> bool:
@@ -153,6 +168,7 @@ def spec_values(spec: SetSpec) -> dict[str, Any]:
         ("shard_mb", 0),
         ("precision", "float32"),
         ("changes", "all"),
+        ("learning_rate_search", 0),
     ):  # than the first manifests
         if values["synthesis"][newer] == absent:
             values["synthesis"] = {key: one for key, one in values["synthesis"].items() if key != newer}

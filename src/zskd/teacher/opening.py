@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from zskd.config.training import DEFAULT_NETWORK
+from zskd.core.code import format_call
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
-from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, load_weights
+from zskd.models.checkpoint import CARD, Card, Origin, StoredCard, load_checkpoint, load_weights
 from zskd.models.classifier import Classifier
+from zskd.models.libraries.transformers import ReversedChannels
 from zskd.teacher.golden import check_golden
 from zskd.teacher.named.facts import Found, Given, settle
-from zskd.teacher.named.source import Source, parse_source
+from zskd.teacher.named.source import Source, is_there, parse_source
 from zskd.teacher.weights.matching import Fitted, fit_weights
 from zskd.teacher.weights.reading import WeightsFile, read_weights
+from zskd.teacher.weights.refusal import Advice
+
+_MOST_SHOWN = 6
+"""Values of one option that a message shows."""
 
 
 def open_teacher(
@@ -41,7 +50,7 @@ def open_teacher(
             user's own code: the factory that may run.
         weights: place of the copy to take, in a file with several; absent: `fit_weights` chooses.
         shape: channels, height and width of its input. This and the next values hold against those of the
-            source; a checkpoint folder has its own.
+            source; those of a checkpoint folder they must equal.
         mean: subtracted from pixels in [0, 1], one value or one per channel.
         std: divides them then.
         box: least and largest value of a valid pixel.
@@ -54,25 +63,58 @@ def open_teacher(
         `origin.facts` where shape, mean, std and class names come from.
 
     Raises:
-        ZskdError: no such file or network, unreadable or non-finite weights, weights of another network, or
-            golden pairs that disagree.
+        ZskdError: no such file or network, unreadable or non-finite weights, weights of another network,
+            other values than a checkpoint has, or golden pairs that disagree.
     """
     parsed = parse_source(str(source))
-    if parsed.kind == "path" and (Path(parsed.name) / CARD).is_file():
+    given = Given(
+        shape=shape, mean=mean, std=std, box=box, class_names=class_names, head=head, weights=weights
+    )
+    if parsed.kind == "path" and is_there(Path(parsed.name) / CARD):
         if weights is not None:
             raise ZskdError(f"{source} is a checkpoint of zskd with one network: leave out --weights")
         classifier, card = load_checkpoint(Path(parsed.name), model=model)
+        _check_given(source, given, card)
         checked = check_golden(classifier.freeze(), golden) if golden else card.golden
         return classifier.freeze(), Card(architecture=card.architecture, origin=card.origin, golden=checked)
-    if parsed.kind == "path" and not Path(parsed.name).exists():
+    if parsed.kind == "path" and not is_there(parsed.name):
         raise ZskdError(
             f"there is no file or folder {parsed.name}: give a checkpoint, weights, or a name such as "
             "timm:resnet18 or my_net.py:build@weights.pt (docs/your-teacher.md)"
         )
-    given = Given(
-        shape=shape, mean=mean, std=std, box=box, class_names=class_names, head=head, weights=weights
-    )
-    return _open(_with_weights(parsed, model), given, golden)
+    other = "name the right one " + ("with --model" if parsed.kind == "path" else "before the @")
+    return _open(_with_weights(parsed, model), given, golden, other)
+
+
+def _check_given(source: str | Path, given: Given, card: StoredCard) -> None:
+    """Check that what the user tells of a checkpoint is what its card says.
+
+    Raises:
+        ZskdError: it is something else.
+    """
+    own, channels = card.input, card.input.shape[0]
+    values = {"shape": own.shape, "mean": own.mean, "std": own.std, "box": own.box}
+    for name, held in {**values, "class_names": card.class_names, "head": card.head}.items():
+        told = getattr(given, name)
+        if told != getattr(Given(), name) and _each(told, channels) != _each(held, channels):
+            has = "no named head" if held is None else f"{name.replace('_', ' ')} {_typed(held)}"
+            option = f"--{name.replace('_', '-')}"
+            raise ZskdError(
+                f"{source} is a checkpoint with {has}: import its weights again with {option} "
+                f"{_typed(told)}, or leave out {option}"
+            )
+
+
+def _each(value: Any, channels: int) -> Any:
+    """Return a value that may be told once for all channels as if it had been told for each."""
+    return tuple(value) * channels if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def _typed(value: Any) -> str:
+    """Return a value as a user types it, and of many only the first."""
+    parts = [value] if isinstance(value, str) else value
+    first = shlex.join(one if isinstance(one, str) else f"{one:.9g}" for one in parts[:_MOST_SHOWN])
+    return first + " …" * (len(parts) > _MOST_SHOWN)
 
 
 def _with_weights(source: Source, model: str | None) -> Source:
@@ -90,14 +132,16 @@ def _with_weights(source: Source, model: str | None) -> Source:
     return replace(network, weights=Path(source.name))
 
 
-def _open(source: Source, given: Given, golden: Path | None) -> tuple[Classifier, Card]:
+def _open(source: Source, given: Given, golden: Path | None, other: str) -> tuple[Classifier, Card]:
     found = find_network(source, given)
     settled = settle(found.facts, given)
     file, fitted = found.file, None
     if source.weights is not None:
         file = file or read_weights(source.weights)
-        fitted = fit_weights(found.module, file, given.weights)
-        load_weights(found.module, fitted.tensors, file.path)
+        # the names in a file are those inside of our own wrapper
+        own = found.module.network if isinstance(found.module, ReversedChannels) else found.module
+        fitted = fit_weights(own, file, given.weights, Advice(other, partial(_for, source, given)))
+        load_weights(own, fitted.tensors, file.path)
     elif given.weights is not None:
         raise ZskdError(f"{source.text} has no file of weights: leave out --weights {given.weights}")
     classifier = Classifier(
@@ -107,6 +151,16 @@ def _open(source: Source, given: Given, golden: Path | None) -> tuple[Classifier
     checked = check_golden(classifier, golden, epsilon=fitted.epsilon if fitted else 0.0) if golden else None
     origin = _origin(source, file, fitted, settled.origins)
     return classifier, Card(architecture=found.architecture, origin=origin, golden=checked)
+
+
+def _for(source: Source, given: Given, classes: int) -> str:
+    """Return how the user names the network of a source for another number of classes."""
+    if source.kind in ("timm", "torchvision"):
+        arguments = source.arguments | {"num_classes": classes}
+        return f"write {format_call(f'{source.kind}:{source.name}', arguments)}"
+    if source.kind == "built-in" and given.class_names is not None:
+        return f"give {classes} names with --class-names instead of {len(given.class_names)}, or none"
+    return f"name a network for {classes} classes"
 
 
 def find_network(source: Source, given: Given) -> Found:

@@ -29,7 +29,7 @@ _PROGRAM = """\
 {imports}
 {network}
 net.eval()
-mean, std = {mean}, {std}  # those of your program
+mean, std = {mean}, {std}  # write those of your program here, or a mistake stays unseen
 x = torch.rand({images}, {shape})  # better: some of your own pictures, with pixels in [0, 1]
 with torch.no_grad():
     logits = net((x - mean) / std)

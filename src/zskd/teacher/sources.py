@@ -20,7 +20,8 @@ from zskd.core.versions import versions
 from zskd.data.datasets import Dataset, load_data
 from zskd.data.pictures import hash_pictures
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
-from zskd.models.classifier import Classifier, InputSpec, check_classes
+from zskd.models.class_names import check_classes
+from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, build, describe, fresh_weights
 from zskd.teacher.named.source import parse_source
 from zskd.teacher.opening import open_teacher

@@ -11,7 +11,8 @@ from zskd.config.training import FitConfig
 from zskd.core.device import read_every, to_device
 from zskd.core.progress import Progress
 from zskd.data.datasets import Dataset
-from zskd.models.classifier import Classifier, check_classes
+from zskd.models.class_names import check_classes
+from zskd.models.classifier import Classifier
 from zskd.training.batches import Batch
 from zskd.training.loop import fit, percent_of_class
 

@@ -77,22 +77,25 @@ class Batches(Dataset[Batch]):
         return self._prepare(self._order.rows(step), torch_stream(self._seed, "step", step))
 
 
-class _CountedBatches(Dataset[tuple[Batch, Tally]]):
-    """Batches with the passes that each of them took, for another process."""
+class _CountedBatches(Dataset[tuple[Batch | ZskdError, Tally]]):
+    """Batches with the passes that each of them took, for another process: it returns its one-line errors."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
 
-    def __getitem__(self, step: int) -> tuple[Batch, Tally]:
+    def __getitem__(self, step: int) -> tuple[Batch | ZskdError, Tally]:
         with counting() as tally:
-            return self._batches[step], tally
+            try:
+                return self._batches[step], tally
+            except ZskdError as error:
+                return error, tally
 
 
 def prepared(batches: Batches, steps: range, helper: bool) -> abc.Generator[Batch, None, None]:
     """Yield the batches of the steps in order, prepared by a helper process or in this one.
 
     Raises:
-        ZskdError: the helper was killed.
+        ZskdError: the helper was killed, or a batch cannot be made.
     """
     if not helper:
         yield from map(batches.__getitem__, steps)
@@ -110,6 +113,8 @@ def prepared(batches: Batches, steps: range, helper: bool) -> abc.Generator[Batc
     )
     try:
         for batch, tally in loader:
+            if isinstance(batch, ZskdError):  # the loader would put its traceback into the message
+                raise batch
             count_elsewhere(tally.passes())
             yield tuple(batch)  # the loader yields lists
     except (RuntimeError, EOFError, OSError) as error:

@@ -79,7 +79,7 @@ def fit(
         section: name of the group of settings, for messages.
         helper: whether a second process prepares the batches, with as many threads as this one.
         state: file to save the state to after every pass, and to resume from.
-        key: identifies the training; a state with another key is ignored.
+        key: identifies the training; a state with another key is replaced, which a line tells.
         companions: modules that `prepare` changes, saved and restored together; not with a helper.
         beside: further weights of `batch_loss`, trained in place by the same loss and settings, without `l2`.
         before_step: called with the number of each step, from 0, when its batch is ready; may change modes
@@ -110,6 +110,11 @@ def fit(
     threads = None if ranks.several else torch.get_num_threads()
     before = load_state(state, key, learners, threads=threads) if state else Done()
     check_same_steps(len(before.losses), ranks)
+    if state is not None and state.is_file() and not before.losses:
+        progress.log(
+            f"{section}: the training begun in {state.parent} was made with other settings, images, threads "
+            "or versions: it begins anew"
+        )
     done, share = len(before.losses), ranks.share(config.batch_size)
     losses = Losses(before.losses, ranks, share)
     save_every = max(_SAVE_STEPS, images // config.batch_size)

@@ -1,6 +1,6 @@
 """The optimisers of `OPTIMISERS`: functions (parameters, learning rate) → optimiser.
 
-The state of an optimiser is saved with the weights, so its `state_dict()` must hold it as tensors.
+The state of an optimiser is saved with the weights, so its `state_dict()` must hold it as tensors or numbers.
 """
 
 from __future__ import annotations

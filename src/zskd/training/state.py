@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zskd.core.artefact import Artefact, parse
+from zskd.core.errors import ZskdError
 from zskd.core.files import whole_file
 from zskd.core.passes import Passes
 from zskd.core.reading import one_line_errors
@@ -25,6 +27,10 @@ class _Counted(Artefact):
 
 
 _LOSSES = "losses"
+_Numbers = dict[str, float | None]
+_GROUP = "group "
+"""Begins the names of what an optimiser keeps for a group of parameters; others begin with a parameter's
+number."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +53,18 @@ def save_state(path: Path, key: str, learners: Companions, done: Done, *, thread
         threads: of the training, which change its rounding; None: they do not matter to it.
 
     Raises:
-        ZskdError: the file cannot be written.
+        ZskdError: the file cannot be written, or an optimiser keeps more than tensors and numbers.
     """
     tensors = {_LOSSES: torch.tensor(done.losses, dtype=torch.float64)}
+    numbers: dict[str, _Numbers] = {}
     for owner, (module, optimiser) in learners.items():
         prefix = f"{owner}/" if owner else ""
         tensors |= {f"{prefix}weights/{name}": value for name, value in module.state_dict().items()}
-        state = {} if optimiser is None else optimiser.state_dict()["state"]
-        for i, moments in state.items():
-            tensors |= {f"{prefix}moments/{i}/{name}": value for name, value in moments.items()}
+        if optimiser is not None:
+            moments, numbers[owner] = _taken_apart(optimiser)
+            tensors |= {f"{prefix}moments/{name}": value for name, value in moments.items()}
     metadata = {"key": key, "passes": _Counted(passes=done.passes).model_dump_json()}
+    metadata["numbers"] = json.dumps(numbers)
     # channels-last weights are stored contiguously; the memory layout does not change the values
     with whole_file(path) as temporary:
         save_tensors(
@@ -91,6 +99,7 @@ def _restore_all(path: Path, key: str, learners: Companions, threads: int | None
     same = threads is None or metadata.get("threads", str(threads)) == str(threads)
     if metadata.get("key") != key or not same:
         return Done()
+    numbers = json.loads(metadata.get("numbers", "{}"))
     for owner, (module, optimiser) in learners.items():
         own = _under(f"{owner}/", tensors) if owner else tensors
         weights = _under("weights/", own)
@@ -98,7 +107,7 @@ def _restore_all(path: Path, key: str, learners: Companions, threads: int | None
             raise ValueError("it has weights of another network")
         set_state(module, weights)
         if optimiser is not None:
-            _restore(optimiser, _under("moments/", own))
+            _restore(optimiser, _under("moments/", own), numbers.get(owner, {}))
     what = f"{path}, the state of a training,"
     counted = parse(json.loads(metadata["passes"]), _Counted, what, "delete it")
     losses = tensors[_LOSSES]
@@ -111,15 +120,51 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _restore(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
-    """Restore the moments of an optimiser; keys are <number of the parameter>/<name of the moment>."""
+def _taken_apart(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], _Numbers]:
+    """Return what an optimiser keeps, by <number of the parameter>/<name>: tensors, and numbers beside them.
+
+    Raises:
+        ZskdError: it keeps anything else.
+    """
+    tensors: dict[str, Tensor] = {}
+    numbers: _Numbers = {}
+    for number, own in optimiser.state_dict()["state"].items():
+        for name, value in own.items() if isinstance(number, int) else [("", own)]:
+            if name and isinstance(value, Tensor):
+                tensors[f"{number}/{name}"] = value
+            elif name and (value is None or isinstance(value, int | float)):
+                numbers[f"{number}/{name}"] = value
+            else:
+                raise ZskdError(
+                    f"the optimiser {type(optimiser).__name__} keeps {name or number} in its state, which "
+                    "cannot be saved: let it keep tensors and numbers for each parameter, or choose another"
+                )
+    for number, group in enumerate(optimiser.param_groups):
+        for name, value in group.items():
+            if name == "lr":  # each step sets it
+                continue
+            if isinstance(value, Tensor):
+                tensors[f"{_GROUP}{number}/{name}"] = value
+            elif isinstance(value, int | float) and value != optimiser.defaults.get(name):
+                numbers[f"{_GROUP}{number}/{name}"] = value
+    return tensors, numbers
+
+
+def _restore(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor], numbers: _Numbers) -> None:
+    """Restore what `_taken_apart` returned of an optimiser."""
     parameters = [one for group in optimiser.param_groups for one in group["params"]]
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in saved.items():
-        number, _, field = name.partition("/")
-        # a fused optimiser needs moments in the memory layout of their parameter
-        parameter = parameters[int(number)]
-        like = parameter if value.shape == parameter.shape else value
-        copy = torch.empty_like(like, requires_grad=False).copy_(value)
-        moments.setdefault(int(number), {})[field] = copy
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+    moments: dict[int, dict[str, Any]] = {}
+    state = optimiser.state_dict() | {"state": moments}
+    for name, value in [*saved.items(), *numbers.items()]:
+        owner, _, field = name.partition("/")
+        if owner.startswith(_GROUP):
+            state["param_groups"][int(owner.removeprefix(_GROUP))][field] = value
+            continue
+        restored: Any = value
+        if isinstance(value, Tensor):
+            # a fused optimiser needs moments in the memory layout of their parameter
+            parameter = parameters[int(owner)]
+            like = parameter if value.shape == parameter.shape else value
+            restored = torch.empty_like(like, requires_grad=False).copy_(value)
+        moments.setdefault(int(owner), {})[field] = restored
+    optimiser.load_state_dict(state)

@@ -122,8 +122,13 @@ class Writer:
 
     def _continue(self, manifest: Manifest) -> None:
         self._asked = manifest.asked
+        for shard in manifest.shards:
+            path = self._folder / shard.file
+            if path.is_file() and sha256_file(path) == shard.sha256:
+                self.done[int(path.stem.split("-")[1])] = shard
+        self.complete = manifest.complete and len(self.done) == len(manifest.shards)
         stored, now = manifest.to_json(), self._provenance.to_json()
-        if not manifest.complete:  # the missing shards must be made as the stored ones were
+        if not self.complete:  # the missing shards must be made as the stored ones were
             now |= {"versions": dict(versions()), "processor": dict(processor())}
         for key, value in now.items():
             if stored.get(key) != value:
@@ -132,8 +137,3 @@ class Writer:
                     f"{self._folder} holds a transfer set made with another {what}: choose another folder, "
                     "or delete this one"
                 )
-        for shard in manifest.shards:
-            path = self._folder / shard.file
-            if path.is_file() and sha256_file(path) == shard.sha256:
-                self.done[int(path.stem.split("-")[1])] = shard
-        self.complete = manifest.complete and len(self.done) == len(manifest.shards)

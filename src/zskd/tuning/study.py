@@ -199,7 +199,7 @@ class _Search:
             list(todo),
             self._sources,
             self._folder,
-            self._folder,
+            self._folder / LEDGER,
             run_trial,
             done,
             workers=recipe.workers,

@@ -7,13 +7,12 @@ from functools import lru_cache
 from zskd.config.data import DataConfig
 from zskd.config.recipe import Recipe
 from zskd.core.artefact import Artefact, AtLeastOne, Percent, Seconds, Sha256
-from zskd.core.passes import Passes, sum_known
+from zskd.core.passes import Passes
 from zskd.core.progress import Progress
 from zskd.core.tensorboard import tracked
 from zskd.data.datasets import Split, load_data
-from zskd.distillation.build import passes_of
 from zskd.evaluation.metrics import accuracy, agreement
-from zskd.experiment.cell import Job, timed, train_cell
+from zskd.experiment.cell import Job, passes_of_cell, timed, train_cell
 from zskd.experiment.definition import Arm
 from zskd.experiment.plan import Cell
 
@@ -67,7 +66,6 @@ def run_trial(job: Job, progress: Progress) -> Measured:
         steps = job.cell.student_steps(job.count if made.images is None else len(made.images))
         tracker.note("validation/agreement", agreed.percent, steps)
         tracker.note("validation/accuracy", correct.percent, steps)
-    of_set = {} if made.images is None else made.images.manifest.passes
     return Measured(
         agreement=agreed.percent,
         accuracy=correct.percent,
@@ -75,7 +73,7 @@ def run_trial(job: Job, progress: Progress) -> Measured:
         student_sha256=made.student.fingerprint(),
         parameters=made.student.parameters_count,
         seconds=round(job.set_seconds + clock.seconds["student"], 1),
-        passes=sum_known([of_set, passes_of(job.folder / "student")]),
+        passes=passes_of_cell(job, made.images),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
@@ -23,6 +23,7 @@ class Need:
     gpus: int = 0
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs numbered tasks. The bytes that they make do not depend on the engine."""
 

@@ -9,6 +9,7 @@ student.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Generator, Tensor, nn
@@ -26,6 +27,8 @@ from zskd.training.state import Companions
 
 _LANES = 250
 """Images optimised at the same time, fewer of large ones."""
+_MOST_BYTES = 2**29
+"""Of the images of a bank."""
 Draw = Callable[[int, Generator], Images]
 """(count, random numbers) → images to start from (count, C, H, W)."""
 
@@ -35,6 +38,7 @@ class _Bank(nn.Module):
 
     def __init__(self, size: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
+        size = max(1, min(size, _MOST_BYTES // prod(shape)))
         self.images: Tensor
         self.turn: Tensor
         """Batches so far."""
@@ -98,12 +102,11 @@ class ImageBank:
         rng = torch_stream(self._seed, "round", number)
         starts = self._draw(min(config.images, len(bank.images)), rng)
         low, high = self._networks[1].spec.box
-        made = torch.cat(
-            [self._maximise_loss(batch) for batch in torch.split(starts, at_once(_LANES, starts.shape))]
-        )
-        rows = (int(bank.made) + torch.arange(len(made))) % len(bank.images)
-        bank.images[rows] = ((made - low) * (255 / (high - low))).round().to("cpu", torch.uint8)
-        bank.made += len(made)
+        for batch in torch.split(starts, at_once(_LANES, starts.shape)):
+            made = self._maximise_loss(batch)
+            rows = (int(bank.made) + torch.arange(len(made))) % len(bank.images)
+            bank.images[rows] = ((made - low) * (255 / (high - low))).round().to("cpu", torch.uint8)
+            bank.made += len(made)
 
     def _maximise_loss(self, starts: Images) -> Images:
         """Take steps that increase the student's loss, for each image on its own."""

@@ -117,7 +117,7 @@ def _fit(
     """Fit all layers, and take the statistics of batch-norm layers again."""
 
     def done(sweep: Sequence[Place]) -> None:
-        work.spend(plan.passes(sweep) + sum(map(plan.fit, sweep)))
+        work.spend(plan.passes + sum(map(plan.fit, sweep)))
 
     with by_batch(student):
         repair(teacher, student, plan.sweeps, cut.outputs, parts, rng, done)

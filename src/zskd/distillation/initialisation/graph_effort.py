@@ -59,7 +59,8 @@ class GraphPlan:
         most = min(rows, place.inputs)
         return rows * place.inputs * (most * place.groups + place.outputs) + place.groups * most**3 // 3
 
-    def passes(self, sweep: Sequence[Place]) -> int:
+    @property
+    def passes(self) -> int:
         """Multiply-adds of the student's passes of one sweep, at most."""
         return self.images * self.costs.student
 
@@ -71,7 +72,7 @@ class GraphPlan:
     @property
     def total(self) -> int:
         """All of it."""
-        sweeps = sum(self.passes(sweep) + sum(map(self.fit, sweep)) for sweep in self.sweeps)
+        sweeps = sum(self.passes + sum(map(self.fit, sweep)) for sweep in self.sweeps)
         return self.choice + max(1, len(self.rules)) * (self.attempt + sweeps)
 
 

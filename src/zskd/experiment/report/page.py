@@ -33,13 +33,8 @@ def records_of(experiment: Experiment, results: Path) -> Records:
 
 
 def comparisons_of(experiment: Experiment) -> list[Comparison]:
-    """Return the planned comparisons of an experiment; an arm without rates has none there either."""
-    rated = {arm for block in experiment.plan if block.rates for arm in block.arms}
-    return [
-        Comparison((one.first, one.rate), (one.second, one.second_rate or rate))
-        for one in experiment.contrasts
-        for rate in [one.rate if one.second in rated else None]
-    ]
+    """Return the planned comparisons of an experiment."""
+    return [Comparison(*sides) for sides in experiment.compared()]
 
 
 def main_rate(records: Records) -> float | None:
@@ -59,9 +54,12 @@ def sections(records: Records, experiment: Experiment) -> list[tuple[str, str]]:
             f"at {teacher.test_accuracy:.1f} %."
         )
     seeded, shared = "teacher, images and student", ""
-    if experiment.teachers:
-        teachers = len({record.teacher_sha256 for record in records})
-        seeded, shared = "images and student", f" Seeds share teachers: there are {teachers}."
+    teachers = len({record.teacher_sha256 for record in records})
+    if experiment.teachers or (teachers == 1 and experiment.seeds > 1):
+        seeded, shared = (
+            "images and student",
+            " Seeds share teachers: there " + ("is 1." if teachers == 1 else f"are {teachers}."),
+        )
     parts = [
         (
             "Test accuracy",

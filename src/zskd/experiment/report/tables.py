@@ -59,10 +59,6 @@ class Records:
         """Return the name of an arm in tables."""
         return self._titles.get(arm, arm)
 
-    def any_of(self, arm: str) -> Record:
-        """Return one record of an arm, for values that all of them share."""
-        return next(group[seed] for (one, _), group in self._groups.items() if one == arm for seed in group)
-
 
 def accuracies(group: Group) -> dict[int, float]:
     """Return test accuracy in percent by seed."""
@@ -149,8 +145,8 @@ def cost_table(records: Records, rate: float) -> str:
                 records.title(arm),
                 f"{mean('unique_images'):,.0f}",
                 f"{group[0].student_steps:,}",
-                f"{mean('teacher_forwards') / 1e6:.2f}",
-                f"{mean('teacher_backwards') / 1e6:.2f}",
+                _millions(group, "teacher_forwards"),
+                _millions(group, "teacher_backwards"),
                 f"{mean('set_seconds'):,.0f}",
                 f"{mean('wall_seconds') - mean('set_seconds'):,.0f}",
             ]
@@ -160,6 +156,12 @@ def cost_table(records: Records, rate: float) -> str:
     return markdown_table(head, rows)
 
 
+def _millions(group: Sequence[Record], fact: str) -> str:
+    """Return the mean of a number of passes, in millions; a dash where a record does not know it."""
+    known = [getattr(record, fact) for record in group]
+    return _NONE if None in known else f"{sum(known) / len(known) / 1e6:.2f}"
+
+
 def provenance(records: Records) -> str:
     """Return date, hardware, versions and commits of the records, in one paragraph."""
     every = list(records)
@@ -167,11 +169,11 @@ def provenance(records: Records) -> str:
     def all_of(values: Iterable[object]) -> str:
         return ", ".join(sorted({str(value) for value in values}))
 
-    students = (records.any_of(arm) for arm in records.arms)
-    first = next((one for one in students if one.method != "none"), None)  # the teacher's come first
+    sizes = sorted({one.student_parameters for one in every if one.method != "none"})
     facts = (
         f"{len(every)} records of {all_of(r.date for r in every)}",
-        *([] if first is None else [f"student with {first.student_parameters:,} parameters"]),
+        *([f"student with {sizes[0]:,} parameters"] if len(sizes) == 1 else []),
+        *([f"students with {sizes[0]:,} to {sizes[-1]:,} parameters"] if len(sizes) > 1 else []),
         "weights of the last step",
         f"{all_of(r.cpu for r in every)}, {all_of(r.workers for r in every)} cells in parallel",
         f"{all_of(r.threads for r in every)} thread each",

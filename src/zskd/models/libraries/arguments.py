@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from zskd.core.artefact import JsonObject
 from zskd.core.errors import ZskdError, one_line
 
 _WEIGHTS = frozenset(
@@ -34,17 +33,17 @@ def check_arguments(title: str, arguments: Collection[str]) -> None:
         raise ZskdError(f"{title}: {wrong[0]} is no argument of a network: name a file of weights after @")
 
 
-def construct(title: str, build: Callable[..., Any], arguments: JsonObject) -> nn.Module:
-    """Call a constructor of a library with arguments from a card; lists become tuples.
+def construct(title: str, build: Callable[..., Any], arguments: Mapping[str, Any]) -> nn.Module:
+    """Call a constructor with arguments as they are.
 
     Raises:
         ZskdError: it refuses the arguments, or does not return a network.
     """
     try:
-        network = build(**{key: plain(value) for key, value in arguments.items()})
+        network = build(**arguments)
     except ZskdError:
         raise
-    except Exception as error:  # a library refuses arguments with many kinds of exception
+    except Exception as error:  # a library, or the user's own code, may fail in any way
         raise ZskdError(f"cannot build {title}: {one_line(error)[:200]}") from error
     if not isinstance(network, nn.Module):
         raise ZskdError(f"{title} returned a {type(network).__name__}, not a torch.nn.Module")

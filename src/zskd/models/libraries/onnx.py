@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from zskd.core.artefact import Artefact, Sha256
-from zskd.core.errors import ZskdError, one_line, readable_errors
+from zskd.core.errors import ZskdError, one_line
+from zskd.core.reading import opened
 from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.onnx_layers import convert_with_layers
 from zskd.models.modes import in_mode
@@ -45,14 +46,22 @@ class OnnxNetwork(Artefact):
         Raises:
             ZskdError: the file is missing, is not the one of the card, or cannot be converted.
         """
+        return ConvertedOnnx(self.read(folder), str(folder / ONNX))
+
+    def read(self, folder: Path) -> bytes:
+        """Return the bytes of the ONNX file of a checkpoint folder.
+
+        Raises:
+            ZskdError: the file is missing, or is not the one of the card.
+        """
         path = folder / ONNX
         if not path.is_file():
             raise ZskdError(f"{path} is missing: copy the whole folder again")
-        with readable_errors(path, "read"):
-            model = path.read_bytes()
+        with opened(path) as stream:
+            model = stream.read()
         if hashlib.sha256(model).hexdigest() != self.onnx_sha256:
             raise ZskdError(f"{path} is not the file of its card: copy the whole folder again")
-        return ConvertedOnnx(model, str(path))
+        return model
 
 
 class ConvertedOnnx(nn.Module):
@@ -86,17 +95,19 @@ class ConvertedOnnx(nn.Module):
             if not self._takes_any_batch():
                 self.network, self.batch = as_exported, self.file_batch
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the first output (N, …) of images (N, C, H, W), as the ONNX file takes them."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the output (N, …) of images (N, C, H, W), as the file takes them; several as a tuple."""
         if self.batch is None:
-            return self._run(images)
-        parts = torch.split(images, self.batch)
-        return torch.cat([self._run(filled(part, self.batch))[: len(part)] for part in parts])
+            outputs = self._run(images)
+        else:
+            parts = [self._run(filled(part, self.batch)) for part in torch.split(images, self.batch)]
+            outputs = tuple(torch.cat(one)[: len(images)] for one in zip(*parts, strict=True))
+        return outputs[0] if len(outputs) == 1 else outputs
 
-    def _run(self, images: Tensor) -> Tensor:
+    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(images.permute(0, 2, 3, 1) if self.channels_last else images)
-        found: Tensor = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        return found
+        found = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        return tuple(one for one in found if one.ndim and one.is_floating_point())
 
     def _takes_any_batch(self) -> bool:
         """Return whether two images give the same outputs together as alone; True for unknown sizes."""
@@ -106,8 +117,9 @@ class ConvertedOnnx(nn.Module):
         images = torch.rand(2, *sizes, generator=torch.Generator().manual_seed(0))
         with torch.no_grad(), in_mode(self.network, training=False):
             try:
-                alone = torch.cat([self._run(images[i : i + 1]) for i in range(2)])
-                return bool(torch.allclose(self._run(images), alone, rtol=1e-3, atol=1e-4))
+                alone = zip(*(self._run(images[i : i + 1]) for i in range(2)), strict=True)
+                pairs = zip(self._run(images), map(torch.cat, alone), strict=True)
+                return all(torch.allclose(one, other, rtol=1e-3, atol=1e-4) for one, other in pairs)
             except Exception:  # operators refuse a wrong shape with many kinds of exception
                 return False
 

@@ -8,7 +8,7 @@ from torch import nn
 from zskd.config.checks import suggestion
 from zskd.core.artefact import Artefact, JsonObject
 from zskd.core.errors import ZskdError
-from zskd.models.libraries.arguments import check_arguments, construct
+from zskd.models.libraries.arguments import check_arguments, construct, plain
 from zskd.models.libraries.extras import import_extra
 
 
@@ -38,7 +38,7 @@ class TimmNetwork(Artefact):
         return construct(
             self.title,
             lambda **given: timm.create_model(self.timm, pretrained=False, **given),
-            self.arguments,
+            plain(self.arguments),
         )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from zskd.config.checks import suggestion
 from zskd.core.artefact import Artefact, JsonObject
 from zskd.core.errors import ZskdError
-from zskd.models.libraries.arguments import check_arguments, construct
+from zskd.models.libraries.arguments import check_arguments, construct, plain
 from zskd.models.libraries.extras import import_extra
 
 SLOW_WEIGHTS: Final = ("googlenet", "inception_v3")
@@ -43,7 +43,7 @@ class TorchvisionNetwork(Artefact):
         return construct(
             self.title,
             lambda **given: make_model(self.torchvision, weights=None, **given),
-            self.arguments,
+            plain(self.arguments),
         )
 
 

@@ -13,8 +13,9 @@ from zskd.models.chain import in_a_row, read_layers
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, Layers, Narrowed
 from zskd.models.narrow.changes import find_changes
+from zskd.models.narrow.checks import Read
 from zskd.models.narrow.depth import drop_blocks
-from zskd.models.narrow.plan import CannotCut
+from zskd.models.narrow.plan import CannotCut, read_logits
 from zskd.models.narrow.search import narrow_network
 from zskd.models.preparation import copied
 
@@ -76,7 +77,7 @@ def narrow(
         return smaller
     if shape is None:
         raise ZskdError("the shape of the images is not known: give shape=(3, 224, 224) or a Classifier")
-    return _copy(network, probes(InputSpec(shape=shape), network), share, kind)[0]
+    return _copy(network, probes(InputSpec(shape=shape), network), share, kind, read_logits)[0]
 
 
 def copy_teacher(teacher: Classifier, size: Share) -> Copy:
@@ -90,7 +91,8 @@ def copy_teacher(teacher: Classifier, size: Share) -> Copy:
         ZskdError: no such copy can be made; the message names another student.
     """
     of, network = _described(teacher)
-    made, how = _copy(network, probes(teacher.spec, network), size.share, size.kind)
+    read = _reader(teacher) if network is teacher.module else read_logits
+    made, how = _copy(network, probes(teacher.spec, network), size.share, size.kind, read)
     architecture = None
     if of is not None:
         architecture = Narrowed(student=size.name, of=of, changes=find_changes(network, made))
@@ -122,14 +124,24 @@ def _described(teacher: Classifier) -> tuple[Architecture | None, nn.Module]:
         return None, teacher.module
 
 
-def _copy(network: nn.Module, images: Tensor, share: float, kind: ShareKind) -> tuple[nn.Module, str]:
+def _reader(teacher: Classifier) -> Read:
+    """Return what reads the class scores of a teacher and its copies, which may be among several outputs."""
+    returned = teacher.returned
+    if returned.part is None:
+        return read_logits
+    return lambda network, images: returned.values(network(images), len(images))
+
+
+def _copy(
+    network: nn.Module, images: Tensor, share: float, kind: ShareKind, read: Read
+) -> tuple[nn.Module, str]:
     """Return a copy, and what is missing, in words."""
     try:
         if kind == "depth":
-            made = drop_blocks(network, images, share)
+            made = drop_blocks(network, images, share, read)
             count = len(find_changes(network, made).dropped)
             return made, f"{count} residual block{'s' * (count != 1)}"
-        cut = narrow_network(network, images, share, kind)
+        cut = narrow_network(network, images, share, kind, read=read)
     except CannotCut as error:
         raise CannotCut(f"no {kind}:{share:g} of this network can be made, because {error}") from error
     return cut.network, cut.how

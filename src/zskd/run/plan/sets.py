@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +14,9 @@ from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
 from zskd.run.passes import set_passes
 from zskd.run.shares import least_count
-from zskd.synthesis.build import make_shards, seconds_per_image, settle_spec
-from zskd.synthesis.room import shard_need
+from zskd.synthesis.build import image_seconds, make_shards, settle_spec
+from zskd.synthesis.cost import Cost
+from zskd.synthesis.room import fit_workers, shard_need
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.manifest import ShardEntry
 
@@ -51,7 +53,7 @@ def sample_set(
         spec: of the set.
         folder: for temporary files.
         seconds: that a shard may take; otherwise one of a smaller set is made, or images of a few steps.
-        workers: that are busy at the same time.
+        workers: that are busy at the same time; fewer where the memory is too small.
         engine: where they are.
 
     Raises:
@@ -60,21 +62,24 @@ def sample_set(
     started = time.perf_counter()
     settled = settle_spec(teacher, spec, folder, Progress())
     made, classes = settled.spec, teacher.classes
-    most = seconds_per_image(teacher, made)
+    cost = image_seconds(teacher, made)
     serial = time.perf_counter() - started
+    workers = fit_workers(teacher, made, workers, shards=workers, seconds=math.inf, engine=engine)
     smaller = replace(made, count=least_count(made, classes))
-    fits = [one for one in (made, smaller) if most * len(one.indices(0, classes)) <= seconds]
+    firsts = [(one, one.indices(0, classes)) for one in (made, smaller)]
+    fits = [one for one, first in firsts if cost.of(one, classes, first) * len(first) <= seconds]
     sample = fits[0] if fits else few_steps(made, classes)
-    images = len(sample.indices(0, classes))
     alone, entry = _shard_seconds(teacher, sample, folder, 1, engine)
     busy = _shard_seconds(teacher, sample, folder, workers, engine)[0] if workers > 1 else alone
-    of_image = alone / images if fits else most
+    of_image = (_measured(cost, alone, sample, classes) if fits else cost).of(made, classes)
     sizes = [len(made.indices(number, classes)) for number in range(made.shards(classes))]
     durations = tuple(of_image * size for size in sizes)
     if fits:
         counted = sum(one.teacher for one in (entry.passes or {}).values())
         asked = sum(one.teacher for one in (settled.asked or {}).values())
-        passes = asked + sum(round(counted * size / images) for size in sizes)
+        each = _measured(_passes_of_image(sample, entry, classes), counted, sample, classes)
+        of_image = each.of(made, classes)
+        passes = asked + sum(round(of_image * size) for size in sizes)
     else:
         passes = set_passes(teacher, spec)
     return Sampled(
@@ -86,6 +91,20 @@ def sample_set(
         memory=shard_need(teacher, made).memory,
         at_most=not fits,
     )
+
+
+def _measured(cost: Cost, total: float, sample: SetSpec, classes: int) -> Cost:
+    """Return the cost of images, where those of the first shard of a sample took so much."""
+    first = sample.indices(0, classes)
+    return cost.measured(total, len(first), sample.planned(first, classes))
+
+
+def _passes_of_image(spec: SetSpec, entry: ShardEntry, classes: int) -> Cost:
+    """Return the passes of an image for labels and candidates, and whether there are any for steps."""
+    labels = sum(one.teacher for stage, one in (entry.passes or {}).items() if stage == "labelling")
+    candidates = spec.synthesis.candidates if spec.synthesis.candidates > 1 else 0
+    plain = labels * (1 + candidates / spec.own_method.images_per_start)
+    return Cost(plain / len(spec.indices(0, classes)), float(spec.optimises))
 
 
 def few_steps(spec: SetSpec, classes: int, *, count: int | None = None) -> SetSpec:
@@ -120,7 +139,7 @@ def _timed_shard(
     """Make the first shard in a folder of this worker; return its seconds and its entry."""
     teacher, spec, folder = shared
     first: Sequence[int] = (0,)
-    seconds_per_image(teacher, spec)  # the first steps of a process are slow
+    image_seconds(teacher, spec)  # the first steps of a process are slow
     started = time.perf_counter()
     ((_, entry),) = make_shards(
         teacher,

@@ -75,6 +75,8 @@ class _Trial:
         self._teacher, self._trained = sources.model, True
         self._multiply_adds = count_multiply_adds(sources.model)
         self._sets: dict[str, TransferSet] = {}
+        self._traced: SetSpec | None = None
+        """Of the main arm's set, as it is made."""
         self._trace_seconds = 0.0
         """Of the trace of the first impression, where it is too long to be measured."""
 
@@ -123,8 +125,9 @@ class _Trial:
         )
         like = few_steps(found.spec, self._teacher.classes, count=count)
         self._sets[name] = build_transfer_set(self._teacher, like, folder / "like", workers=1)
-        if found.at_most and spec == self._arms[0].spec:
-            self._trace_seconds = _trace_seconds(found, self._teacher.classes)
+        if spec == self._arms[0].spec:
+            self._traced = None if found.at_most else found.spec
+            self._trace_seconds = _trace_seconds(found, self._teacher.classes) if found.at_most else 0.0
         return Part(
             stage=stage,
             serial=found.serial,
@@ -182,8 +185,7 @@ class _Trial:
                 trained=dict.fromkeys(students),
                 recipe_sha256=_NO_HASH,
             )
-        traced = None if self._trace_seconds else arms[0].spec
-        draw_run(self._folder, metrics, teacher, sets, traced)
+        draw_run(self._folder, metrics, teacher, sets, self._traced)
         passes = all_in("evaluation", tally.passes())["evaluation"]
         each = [count_multiply_adds(one) for one in students.values()]
         of_students = passes.student_forward * sum(each) // len(each)

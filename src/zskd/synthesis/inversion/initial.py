@@ -123,7 +123,9 @@ def _field(streams: Streams, shape: Shape, grids: tuple[int, ...], *, power: int
             torch.from_numpy(grid), size=(height, width), mode="bilinear", align_corners=False
         )
         noise += weight**power * enlarged
-    mean, deviation = noise.mean((1, 2, 3), keepdim=True), noise.std((1, 2, 3), keepdim=True)
+    single = shape == (1, 1, 1)  # whose unbiased deviation is 0/0
+    mean = noise.mean((1, 2, 3), keepdim=True)
+    deviation = noise.std((1, 2, 3), keepdim=True, correction=0 if single else 1)
     return noise - mean, deviation.clamp_min(1e-6)
 
 

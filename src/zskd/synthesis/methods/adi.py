@@ -20,7 +20,8 @@ from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
 from zskd.core.types import TargetsArray
 from zskd.models.checkpoint import load_checkpoint, read_card
-from zskd.models.classifier import Classifier, check_classes
+from zskd.models.class_names import check_classes
+from zskd.models.classifier import Classifier
 from zskd.synthesis.dirichlet import one_hot
 from zskd.synthesis.inversion.objective import Objective
 from zskd.synthesis.inversion.terms import Disagreement

@@ -19,6 +19,7 @@ from scipy.special import logit, softmax
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
+from zskd.core.passes import uncounted
 from zskd.core.rng import numpy_stream
 from zskd.core.types import ClassValues, ClassVectors, TargetsArray
 from zskd.models.classifier import Classifier
@@ -178,5 +179,5 @@ def _features_are_rectified(teacher: Classifier) -> bool:
     images = draw_initial(
         "uniform", list(range(_PROBES)), seed=0, shape=teacher.spec.shape, box=teacher.spec.box
     )
-    with torch.no_grad():
+    with torch.no_grad(), uncounted():
         return bool((teacher.features(images.to(teacher.device)) >= 0).all())

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+
 from zskd.core.code import format_call
 from zskd.core.errors import ZskdError
 from zskd.models.factory import build, describe
 from zskd.teacher.named.facts import Facts, Found, Given, assumed
 from zskd.teacher.named.source import Source
+from zskd.teacher.weights.fits import Table
 from zskd.teacher.weights.reading import read_weights
+from zskd.teacher.weights.stored import StoredTensor
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 def find(source: Source, given: Given) -> Found:
     """Build a built-in network for the weights of a source, with random weights.
 
-    Its first four-dimensional tensor tells the channels, and the rows of its last matrix are the classes,
-    unless they are given. Without a shape, images of 32×32 are assumed.
+    Channels and classes are those that the weights in the file are for, unless they are given. Without a
+    shape, images of 32×32 are assumed.
 
     Raises:
         ZskdError: no weights are named, wrong arguments, or a shape that the network does not accept.
@@ -22,12 +30,37 @@ def find(source: Source, given: Given) -> Found:
     if source.weights is None:
         raise ZskdError(f"{source.text} has no trained weights: name them, as in {source.text}@weights.pth")
     file = read_weights(source.weights)
-    shapes = [one.shape for one in file.largest(given.weights).values()]
-    matrices = [shape[0] for shape in shapes if len(shape) == 2]
-    channels = next((shape[1] for shape in shapes if len(shape) == 4), 1)
-    classes = len(given.class_names) if given.class_names else matrices[-1] if matrices else 10
-    shape = given.shape or (channels, 32, 32)
     name = format_call(source.name, source.arguments)
+    stored = Table("", file.largest(given.weights)).tensors  # also where weights are held in two parts
+
+    def told(*, of: str, else_: int) -> int:
+        one, other = (_sketch(name, **{of: number}) for number in (2, 3))
+        return _size_in(stored, one, other) or else_
+
+    shape = given.shape or (told(of="channels", else_=1), 32, 32)
+    classes = len(given.class_names) if given.class_names else told(of="classes", else_=10)
     architecture = describe(name, shape=shape, classes=classes)
     module = build(architecture, run_code=False)
     return Found(module, architecture, Facts(shape=assumed(shape)), file=file)
+
+
+def _sketch(name: str, *, channels: int = 3, classes: int = 10) -> Shapes:
+    """Return the shapes of a network's weights by name, without memory for them."""
+    with torch.device("meta"):
+        network = build(describe(name, shape=(channels, 32, 32), classes=classes), run_code=False)
+    return {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
+def _size_in(stored: Mapping[str, StoredTensor], one: Shapes, other: Shapes) -> int | None:
+    """Return the number, 2 in one network and 3 in another, that a file's weights are for; None: not told.
+
+    The names of the file have parts before those of the network; the shortest that ends alike is that of the
+    layer.
+    """
+    for name, shape in one.items():
+        for dim, (size, another) in enumerate(zip(shape, other[name], strict=True)):
+            ending = (key for key in stored if key == name or key.endswith(f".{name}"))
+            key = min(ending, key=len, default=None)
+            if size != another and key is not None and len(stored[key].shape) == len(shape):
+                return stored[key].shape[dim] // (another - size)  # a flattened image has many of each
+    return None

@@ -81,6 +81,11 @@ def assumed(shape: tuple[int, int, int]) -> Fact[tuple[int, int, int]]:
     return Fact(shape, f"{NOT_KNOWN}{'×'.join(map(str, shape))} is assumed")
 
 
+def of_weights(origin: str, *, assumed: bool) -> str:
+    """Return the origin of a value of a library's weights; for a file of the user's own it is assumed."""
+    return f"{NOT_KNOWN}that of {origin} is assumed" if assumed else origin
+
+
 def settle(facts: Facts, given: Given) -> Settled:
     """Choose the value of each fact: the user's, else the library's, else a default that the card calls
     unknown.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ class Source:
     """File of weights behind the @."""
 
 
+def is_there(path: str | Path) -> bool:
+    """Return whether there is such a file or folder, also of a text that is too long for a name."""
+    return os.path.exists(path)  # noqa: PTH110  Path.exists() fails for such a text
+
+
 def parse_source(text: str) -> Source:
     """Return the parts of what a user typed for a teacher.
 
@@ -46,13 +52,13 @@ def parse_source(text: str) -> Source:
         text: `timm:NAME`, `timm:hf-hub:OWNER/NAME`, `timm:local-dir:FOLDER`, `torchvision:NAME`, `hf:FOLDER`,
             `onnx:FILE`, `file.py:factory`, `package.module:factory`, each with `(key=value, …)` and
             `@weights` where they make sense; a built-in name, `resnet20@net.th`; or a path. A path to an
-            `.onnx` file and a folder with `config.json` need no prefix.
+            `.onnx` file and a folder of transformers or timm need no prefix.
 
     Raises:
         ZskdError: the text cannot be read, or arguments or weights stand where none belong.
     """
     kind, colon, rest = text.partition(":")
-    if Path(text).exists():
+    if is_there(text):
         return _path(text)
     if not colon:
         return _builtin(text) or _path(text)
@@ -62,7 +68,7 @@ def parse_source(text: str) -> Source:
         case "timm" | "torchvision":
             return _named(text, kind, _NAME.fullmatch(rest))
         case "hf":
-            folder, at_sign, weights = (rest, "", "") if Path(rest).exists() else rest.partition("@")
+            folder, at_sign, weights = (rest, "", "") if is_there(rest) else rest.partition("@")
             return Source(text, "hf", folder, {}, Path(weights) if at_sign else None)
         case "onnx":
             return Source(text, "onnx", rest, {})
@@ -89,13 +95,14 @@ def _builtin(text: str) -> Source | None:
 
 
 def _path(text: str) -> Source:
-    """Return the source of a path without prefix."""
+    """Return the source of a path without prefix. A script may write a `config.json` of its own."""
     path = Path(text)
     if path.suffix == ".onnx":
         return Source(text, "onnx", text, {})
-    if path.is_dir() and not (path / "card.json").is_file() and (path / "config.json").is_file():
+    if is_there(path / "config.json") and not is_there(path / "card.json"):
         config = read_json(path / "config.json", "the configuration of a network")
-        if "pretrained_cfg" in config or "architecture" in config:
+        if "pretrained_cfg" in config or ("architecture" in config and "model_type" not in config):
             return Source(text, "timm", f"local-dir:{text}", {})
-        return Source(text, "hf", text, {})
+        if "model_type" in config:
+            return Source(text, "hf", text, {})
     return Source(text, "path", text, {})

@@ -13,7 +13,7 @@ from zskd.core.errors import ZskdError, one_line
 from zskd.models.libraries.arguments import check_arguments, plain
 from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.timm import TimmNetwork, check_name
-from zskd.teacher.named.facts import Fact, Facts, Found, as_json
+from zskd.teacher.named.facts import Fact, Facts, Found, as_json, of_weights
 from zskd.teacher.named.source import Source
 
 _CFG = "timm pretrained_cfg"
@@ -30,7 +30,7 @@ def find(source: Source) -> Found:
     place = next((one for one in ("local-dir", "hf-hub", "hf_hub") if source.name.startswith(f"{one}:")), "")
     if place:
         config, name, saved = _read_config(place, source)
-        known = saved | {"num_classes": config.get("num_classes", 1000)}
+        known = _input(config, name) | saved | {"num_classes": config.get("num_classes", 1000)}
     else:
         name = source.name.partition(".")[0]
         check_name(name)
@@ -41,7 +41,9 @@ def find(source: Source) -> Found:
     arguments = known | source.arguments
     architecture = TimmNetwork(timm=name, arguments=as_json(arguments))
     if source.weights is not None:
-        return Found(architecture.build(), architecture, _facts(config, arguments))
+        # a tag tells whose weights are in the file
+        facts = _facts(config, arguments, assumed=source.name == name)
+        return Found(architecture.build(), architecture, facts)
     told = config.get("num_classes", 1000)
     if arguments.get("num_classes", told) != told:
         raise ZskdError(
@@ -78,6 +80,17 @@ def _read_config(place: str, source: Source) -> tuple[dict[str, Any], str, dict[
     return dict(config), name, dict(arguments or {})
 
 
+def _input(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the arguments by which timm makes a network for the inputs of a pretrained_cfg of its own."""
+    size, usual = tuple(config.get("input_size") or ()), tuple(_registered(name).get("input_size") or ())
+    found: dict[str, Any] = {}
+    if size[:1] != usual[:1]:
+        found["in_chans"] = size[0]
+    if config.get("fixed_input_size") and size[1:] != usual[1:]:
+        found["img_size"] = size[1:]
+    return found if size else {}
+
+
 def _registered(name: str) -> dict[str, Any]:
     """Return the pretrained_cfg of a name with or without tag; empty if timm has none."""
     from timm.models import get_pretrained_cfg
@@ -89,11 +102,12 @@ def _registered(name: str) -> dict[str, Any]:
     return found.to_dict() if found else {}
 
 
-def _facts(config: dict[str, Any], arguments: dict[str, Any]) -> Facts:
+def _facts(config: dict[str, Any], arguments: dict[str, Any], *, assumed: bool = False) -> Facts:
     """Return what a pretrained_cfg tells, after the arguments of the network."""
     name, weights = config.get("architecture"), config.get("tag")
     tag = f" of {name}.{weights}" if name and weights else ""
-    size, told = config.get("input_size"), _CFG + tag
+    origin = of_weights(_CFG + tag, assumed=assumed)
+    size, told = config.get("input_size"), _CFG + tag if config.get("fixed_input_size") else origin
     changed = arguments.get("img_size")
     if size and changed:
         height, width = (changed, changed) if isinstance(changed, int) else changed
@@ -105,16 +119,18 @@ def _facts(config: dict[str, Any], arguments: dict[str, Any]) -> Facts:
     fits = bool(mean and std and len(mean) in (1, colours))
     return Facts(
         shape=Fact((size[0], size[1], size[2]), told) if size else None,
-        mean=Fact(tuple(map(float, mean or ())), _CFG + tag) if fits else None,
-        std=Fact(tuple(map(float, std or ())), _CFG + tag) if fits else None,
-        class_names=_class_names(config, arguments),
+        mean=Fact(tuple(map(float, mean or ())), origin) if fits else None,
+        std=Fact(tuple(map(float, std or ())), origin) if fits else None,
+        class_names=_class_names(config, arguments, assumed),
     )
 
 
-def _class_names(config: dict[str, Any], arguments: dict[str, Any]) -> Fact[tuple[str, ...]] | None:
+def _class_names(
+    config: dict[str, Any], arguments: dict[str, Any], assumed: bool
+) -> Fact[tuple[str, ...]] | None:
     labels = config.get("label_names")
     if not labels or len(labels) != arguments.get("num_classes", config.get("num_classes")):
         return None
     told = config.get("label_descriptions") or {}
-    origin = f"{_CFG} label_{'descriptions' if told else 'names'}"
+    origin = of_weights(f"{_CFG} label_{'descriptions' if told else 'names'}", assumed=assumed)
     return Fact(tuple(str(told.get(label, label)) for label in labels), origin)

@@ -6,14 +6,16 @@ Facts come from its weights: the size, mean and std of their `transforms()`, and
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from zskd.config.checks import suggestion
 from zskd.core.errors import ZskdError, one_line
+from zskd.models.checkpoint import NOT_KNOWN
 from zskd.models.libraries.arguments import check_arguments, plain
 from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.torchvision import SLOW_WEIGHTS, TorchvisionNetwork, check_name, make_model
-from zskd.teacher.named.facts import Fact, Facts, Found, as_json
+from zskd.teacher.named.facts import Fact, Facts, Found, as_json, of_weights
 from zskd.teacher.named.source import Source
 
 _WITH_WEIGHTS: Final = {"transform_input": True, "aux_logits": False}
@@ -28,15 +30,19 @@ def find(source: Source) -> Found:
     """
     check_name(source.name)
     arguments = dict(source.arguments)
-    weights = _choose_weights(source.name, arguments.pop("weights", None))
+    wanted = arguments.pop("weights", None)
+    weights = _choose_weights(source.name, wanted)
     check_arguments(source.text, arguments)
-    if source.weights is not None and source.name in SLOW_WEIGHTS:
+    others = {}
+    if source.weights is not None and source.name in SLOW_WEIGHTS and "transform_input" not in arguments:
         # as with torchvision's own weights, whose mean and std are taken
         arguments = {"transform_input": True} | arguments
+        others["transform_input"] = f"{NOT_KNOWN}True is assumed, as for torchvision's own weights"
     architecture = TorchvisionNetwork(torchvision=source.name, arguments=as_json(arguments))
     if source.weights is not None:
         module = architecture.build()
-        return Found(module, architecture, _facts(weights, arguments))
+        facts = replace(_facts(weights, arguments, assumed=wanted is None), others=others)
+        return Found(module, architecture, facts)
     try:
         module = make_model(source.name, weights=weights, **plain(arguments))
     except Exception as error:  # no network, a full disk, an argument that contradicts the weights
@@ -61,14 +67,16 @@ def _choose_weights(name: str, wanted: Any) -> Any:
     return weights[wanted]
 
 
-def _facts(weights: Any, arguments: dict[str, Any]) -> Facts:
-    preset, origin = weights.transforms(), f"torchvision {type(weights).__name__}.{weights.name}"
+def _facts(weights: Any, arguments: dict[str, Any], *, assumed: bool = False) -> Facts:
+    preset, name = weights.transforms(), f"torchvision {type(weights).__name__}.{weights.name}"
+    origin = of_weights(name, assumed=assumed)
     size = preset.crop_size[0]
     categories = tuple(map(str, weights.meta.get("categories", ())))
     same = len(categories) == arguments.get("num_classes", len(categories))
+    names = Fact(categories, of_weights(f"{name} categories", assumed=assumed))
     return Facts(
         shape=Fact((3, size, size), origin),
         mean=Fact(tuple(map(float, preset.mean)), origin),
         std=Fact(tuple(map(float, preset.std)), origin),
-        class_names=Fact(categories, f"{origin} categories") if categories and same else None,
+        class_names=names if categories and same else None,
     )

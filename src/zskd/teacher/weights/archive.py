@@ -18,7 +18,7 @@ import torch
 
 from zskd.core.reading import parse_json
 from zskd.teacher.weights.gather import Candidates, gather
-from zskd.teacher.weights.numpy_objects import plain_dtype, torch_dtype
+from zskd.teacher.weights.numpy_objects import is_plain, torch_dtype
 from zskd.teacher.weights.pickles import read_inside_archive
 from zskd.teacher.weights.stored import Region, StoredTensor, check_layout, extent, read_view, row_strides
 from zskd.teacher.weights.torch_objects import obstacle
@@ -214,13 +214,19 @@ def _unpacked(archive: Archive, name: str) -> bytes:
 
 
 def _read_arrays(archive: Archive) -> Contents:
-    """Read an `.npz`: every record is an array with a header."""
-    tensors = {name.removesuffix(".npy"): _array(archive, name) for name in archive.records}
-    return Contents("NumPy archive", {"": tensors} if tensors else {})
+    """Read an `.npz`: every record is an array with a header. Names of classes may lie beside the weights."""
+    arrays = {name.removesuffix(".npy"): _array(archive, name) for name in archive.records}
+    tensors = {name: array for name, array in arrays.items() if array is not None}
+    if not tensors:
+        raise ValueError(
+            "it is a NumPy archive with no array of plain numbers: save the weights with "
+            "numpy.savez(file, **named_arrays)"
+        )
+    return Contents("NumPy archive", {"": tensors})
 
 
-def _array(archive: Archive, name: str) -> StoredTensor:
-    """Read the header of an array."""
+def _array(archive: Archive, name: str) -> StoredTensor | None:
+    """Read the header of an array; None: it holds no plain numbers."""
     try:
         with zipfile.ZipFile(archive._stream) as whole, whole.open(name) as stream:
             version = np.lib.format.read_magic(stream)
@@ -231,7 +237,8 @@ def _array(archive: Archive, name: str) -> StoredTensor:
             )
             shape, by_columns, dtype = reader(stream)
             start = stream.tell()
-        plain_dtype(dtype.str)
+        if not is_plain(dtype.str):
+            return None
         check_layout(shape, shape, 0)
         kind = torch_dtype(dtype)
     except Exception as error:  # damaged zip, deflate stream or header

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -81,18 +81,27 @@ def find_fits(table: Table, wanted: Wanted) -> list[Fit]:
 
 
 def _in_parts(table: Table, wanted: Wanted, by_prefix: Mapping[str, Found]) -> list[Fit]:
-    """Return the only copy whose parts lie under several prefixes (`backbone.conv1`, `head.fc`)."""
+    """Return the only copy whose parts lie under several prefixes (`backbone.conv1`, `head.fc`).
+
+    Of several places of a part (`backbone.bn1`, `backbone.layer1.0.bn1`), it is the one beside most others.
+    """
     found: Found = {}
     prefixes: dict[str, None] = {}
     groups: dict[str, list[str]] = defaultdict(list)
     for name in wanted.plain:
         groups[name.partition(".")[0]].append(name)
-    for names in groups.values():
-        places = [prefix for prefix, there in by_prefix.items() if not absent(there, wanted, names)]
-        if len(places) != 1:
+    places = [
+        [prefix for prefix, there in by_prefix.items() if not absent(there, wanted, names)]
+        for names in groups.values()
+    ]
+    parts_at = Counter(prefix for there in places for prefix in there)
+    for names, there in zip(groups.values(), places, strict=True):
+        most = max((parts_at[prefix] for prefix in there), default=0)
+        best = [prefix for prefix in there if parts_at[prefix] == most]
+        if len(best) != 1:
             return []
-        prefixes[places[0]] = None
-        found |= {name: by_prefix[places[0]][name] for name in names if name in by_prefix[places[0]]}
+        prefixes[best[0]] = None
+        found |= {name: by_prefix[best[0]][name] for name in names if name in by_prefix[best[0]]}
     if _strangers(table, wanted, ("",), found, ()):
         return []
     return [Fit(table, tuple(prefixes), found, _dropped(table, found))]

@@ -14,7 +14,7 @@ from zskd.core.errors import ZskdError, one_line
 from zskd.teacher.weights.fits import Fit, Table, find_fits
 from zskd.teacher.weights.names import COUNTER, WRAPPERS, Wanted, plain_name
 from zskd.teacher.weights.reading import WeightsFile
-from zskd.teacher.weights.refusal import label, refuse
+from zskd.teacher.weights.refusal import Advice, label, refuse
 from zskd.teacher.weights.stored import StoredTensor
 
 _AVERAGED = re.compile(r"(?:^|[._-])(?:ema|swa|averag|shadow|teacher)|EMA|Ema|SWA")
@@ -24,6 +24,7 @@ _BEST = re.compile(r"(?:^|[._-])best", re.IGNORECASE)
 OPTIMISER = re.compile(r"(?:^|[._-])(?:optim|opt(?:$|[._-])|exp_avg|momentum|grad)", re.IGNORECASE)
 """Keys of the state of an optimiser, which may have the names and shapes of the network, too."""
 _MOST_TOLD = 4
+_ADVICE = Advice()
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Fitted:
     """Relative spacing of the coarsest floating-point type that was read (`torch.finfo(…).eps`)."""
 
 
-def fit_weights(module: nn.Module, file: WeightsFile, weights: str | None = None) -> Fitted:
+def fit_weights(
+    module: nn.Module, file: WeightsFile, weights: str | None = None, advice: Advice = _ADVICE
+) -> Fitted:
     """Find the network in a file.
 
     Every dictionary of tensors of the file is tried. A copy fits when all tensors of the network are there,
@@ -57,6 +60,7 @@ def fit_weights(module: nn.Module, file: WeightsFile, weights: str | None = None
         module: the network; it is not changed.
         file: from `read_weights`.
         weights: place of another copy in the file.
+        advice: how the user names another network.
 
     Raises:
         ZskdError: no copy fits, there is no such place, or values are not finite; the message says how near
@@ -65,7 +69,7 @@ def fit_weights(module: nn.Module, file: WeightsFile, weights: str | None = None
     wanted = Wanted.of(module)
     fits = _find(file, wanted, weights)
     if not fits:
-        refuse(file, wanted, weights)
+        refuse(file, wanted, weights, advice)
     fit, *others = sorted(fits, key=_rank)
     return _take(fit, others, file, wanted, weights)
 

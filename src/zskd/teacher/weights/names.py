@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from zskd.models.preparation import check_sizes
+
 WRAPPERS = frozenset(
     (
         "module",  # DataParallel, DistributedDataParallel, AveragedModel
@@ -50,7 +52,12 @@ class Wanted:
 
     @classmethod
     def of(cls, module: nn.Module) -> Wanted:
-        """Return what a module wants."""
+        """Return what a module wants.
+
+        Raises:
+            ZskdError: the size of a weight is not known yet.
+        """
+        check_sizes(module)
         own: dict[str, Tensor] = module.state_dict()
         plain = plain_names(own)
         groups: dict[tuple[object, ...], list[str]] = {}

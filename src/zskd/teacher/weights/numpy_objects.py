@@ -36,13 +36,18 @@ class NumpyType(Built):
         return plain_dtype(self.code)
 
 
+def is_plain(code: str) -> bool:
+    """Return whether the code of a type, such as `<f4`, stands for plain numbers."""
+    return _NUMBER.fullmatch(code) is not None
+
+
 def plain_dtype(code: str) -> np.dtype[Any]:
     """Return the type of a code such as `<f4`.
 
     Raises:
         ValueError: it is no plain number.
     """
-    if not _NUMBER.fullmatch(code):
+    if not is_plain(code):
         raise ValueError("an array holds no plain numbers")
     return np.dtype(code)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import NoReturn
 
 from zskd.core.errors import ZskdError
@@ -52,7 +53,17 @@ _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 """Blocks of each layer, and whether they have three convolutions -> number of layers."""
 
 
-def refuse(file: WeightsFile, wanted: Wanted, weights: str | None) -> NoReturn:
+@dataclass(frozen=True)
+class Advice:
+    """How the user names another network, for the end of a message."""
+
+    other: str = "name the right one with --model"
+    """One of another architecture."""
+    classes: Callable[[int], str] = "build the network for {} classes".format
+    """The same for another number of classes."""
+
+
+def refuse(file: WeightsFile, wanted: Wanted, weights: str | None, advice: Advice) -> NoReturn:
     """Say why no copy fits.
 
     Raises:
@@ -67,11 +78,24 @@ def refuse(file: WeightsFile, wanted: Wanted, weights: str | None) -> NoReturn:
     if why:
         raise ZskdError(f"{file.path} {why}")
     near = nearest((Table(key, file.candidates[key]) for key in chosen), wanted)
+    distance = _distance(near, wanted, len(names))
+    if near is not None and (classes := _classes(near, wanted)) is not None:
+        raise ZskdError(f"{file.path} is for {classes} classes ({distance}): {advice.classes(classes)}")
     looks = _family(names)
     raise ZskdError(
-        f"{file.path} belongs to another architecture ({_distance(near, wanted, len(names))})"
-        f"{f'; its names look like {looks}' if looks else ''}: name the right one with --model"
+        f"{file.path} belongs to another architecture ({distance})"
+        f"{f'; its names look like {looks}' if looks else ''}: {advice.other}"
     )
+
+
+def _classes(near: Near, wanted: Wanted) -> int | None:
+    """Return the number of classes of a file that differs from the network in this alone; None: in others."""
+    if near.missing or near.extra or list(wanted.plain)[-1] not in near.wrong:
+        return None
+    pairs = [(near.table.tensors[name].shape, wanted.shape(plain)) for plain, name in near.wrong.items()]
+    same = all(one and other and one[1:] == other[1:] for one, other in pairs)
+    rows = {(one[0], other[0]) for one, other in pairs} if same else set()
+    return next(iter(rows))[0] if len(rows) == 1 else None
 
 
 def _no_network(file: WeightsFile, keys: list[str], names: list[str]) -> str | None:
@@ -128,7 +152,8 @@ def _family(names: Iterable[str]) -> str | None:
         len(set(re.findall(rf"(?:^|\.)layer{n}\.(\d+)\.conv1\.", joined, re.MULTILINE))) for n in range(1, 5)
     )
     number = _RESNETS.get((blocks, ".conv3." in joined))
-    if number:
+    last = re.search(r"(?:^|\.)fc\.", joined, re.MULTILINE)
+    if number and last and ".shortcut." not in joined:
         return f"a ResNet-{number} of torchvision or timm"
     for family, patterns in _FAMILIES:
         if all(re.search(pattern, joined, re.MULTILINE) for pattern in patterns):

@@ -11,11 +11,12 @@ from typing import Final
 import yaml
 
 from zskd.core.artefact import JsonObject, JsonValue
+from zskd.core.code import without_folders
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import PICTURES, REAL, Manifest
 
 README = "README.md"
-_PAPER = "https://arxiv.org/abs/1905.08114"
+PAPER = "https://arxiv.org/abs/1905.08114"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def dataset_card(transfer_set: TransferSet, found: Sequence[Column], read: str, 
         columns="\n".join(f"| `{one.name}` | {one.words} |" for one in found),
         read=read,
         made="\n".join(f"- {line}" for line in _made(transfer_set)),
-        settings=_without_folders(json.dumps(manifest.spec, sort_keys=True)),
+        settings=json.dumps(without_folders(manifest.spec), sort_keys=True),
         limits=_LIMITS.get(manifest.method, _MADE_LIMITS),
     )
 
@@ -97,16 +98,11 @@ def _how(manifest: Manifest) -> str:
         return "Real images with their labels; the targets are the teacher's outputs."
     if manifest.method == PICTURES:
         return "Pictures that were given; the targets are the teacher's outputs."
-    method = re.sub(r"[^\w.:-]", "", _without_folders(manifest.method))
+    method = re.sub(r"[^\w.:-]", "", without_folders(manifest.method))
     return (
         "Made from the teacher alone, without any of its training data, by the method "
-        f"`{method}` for [zero-shot knowledge distillation]({_PAPER})."
+        f"`{method}` for [zero-shot knowledge distillation]({PAPER})."
     )
-
-
-def _without_folders(text: str) -> str:
-    """Return a text without the folders of the user's files, which would tell of the machine."""
-    return re.sub(r"[^\s:\"]*/", "", text)
 
 
 _MADE_LABEL = "the class that the image was made for"

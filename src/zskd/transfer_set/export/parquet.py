@@ -49,7 +49,10 @@ def export_parquet(teacher: Classifier, transfer_set: TransferSet, folder: Path)
         (temporary / "data").mkdir()
         for number, some in by_file(samples(teacher, transfer_set), IN_ONE_FILE):
             path = temporary / "data" / f"train-{number:05d}.parquet"
-            with parquet.ParquetWriter(path, schema, use_dictionary=["label"]) as writer:
+            with (  # the file is opened here: pyarrow cannot take a path that is no text in UTF-8
+                path.open("wb") as stream,
+                parquet.ParquetWriter(stream, schema, use_dictionary=["label"]) as writer,
+            ):
                 for _, group in by_file(some, _ROWS):
                     rows = [
                         {

@@ -1,0 +1,61 @@
+"""Names of classes: whether they can be written, and whether two lists of them mean the same classes."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+from zskd.core.errors import ZskdError, has_hidden
+
+if TYPE_CHECKING:
+    from zskd.models.classifier import Classifier
+
+
+def check_names(names: tuple[str, ...], classes: int) -> None:
+    """Check the names of the classes, which stand in cards, tables and terminals.
+
+    Raises:
+        ZskdError: not one for each class, or one is empty or has control characters.
+    """
+    for name in names:
+        if not name or has_hidden(name):
+            raise ZskdError(f"the class name {name!r} is empty or has control characters: change it")
+    if len(names) != classes:
+        raise ZskdError(f"{len(names)} class names for {classes} classes of the network")
+
+
+def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
+    """Check that classifier and data have the same classes.
+
+    Args:
+        classifier: any.
+        names: class names of the data. Wholly other names are taken for the same classes.
+
+    Raises:
+        ZskdError: another number of classes, or one of them stands at another place.
+    """
+    own = classifier.class_names
+    if len(own) != len(names):
+        raise ZskdError(
+            f"the network has {len(own)} classes and the data {len(names)}: choose data with the same classes"
+        )
+    if (name := misplaced(own, names)) is not None:
+        ours, its = ", ".join(own), ", ".join(names)
+        raise ZskdError(
+            f"the network's classes are {ours}, but the data has {name} at another place: {its}; choose data "
+            "with the same classes"
+        )
+
+
+def misplaced(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
+    """Return a class that stands at another place in another list of as many; None where there is none.
+
+    Letters that are written in two ways (é, and e with an accent) are the same. Numbers from 0 are the names
+    of classes that nobody named: beside other names, they mean nothing.
+    """
+    ours, theirs = ([unicodedata.normalize("NFC", one) for one in names] for names in (own, others))
+    numbers = [str(k) for k in range(len(ours))]
+    if set(ours) != set(theirs) and numbers in (ours, theirs):
+        return None
+    pairs = zip(own, ours, theirs, strict=True)
+    return next((name for name, one, other in pairs if one != other and one in theirs), None)
