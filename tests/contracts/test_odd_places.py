@@ -122,9 +122,16 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
         (tmp_path / "closed").chmod(0o700)
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ZskdError, match="cannot read .*gone"):
-        files_below(tmp_path / "gone", (".png",))
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").touch()
+
+    def refused(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    assert files_below(tmp_path, (".png",)) == [tmp_path / "a.png"]
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(ZskdError, match="cannot read .*Permission denied"):
+        files_below(tmp_path, (".png",))
 
 
 def test_few_training_images_do_not_matter_for_a_test(

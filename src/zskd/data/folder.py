@@ -209,6 +209,8 @@ def files_below(folder: Path, endings: Collection[str]) -> list[Path]:
     found, seen = list[Path](), set[tuple[int, int]]()
 
     def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return  # callers tell what they need instead
         with readable_errors(Path(error.filename or folder), "read"):
             raise error
 
