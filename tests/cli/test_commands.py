@@ -253,7 +253,19 @@ def test_verbs_on_files(
     quick = ("--synthesis.steps", 3, "--quiet")
     made = ok("synthesize", teacher, "--count", 60, "--out", "set", "--recipe", "digits", *quick)
     assert made.startswith("60 images in set")
-    ok("synthesize", teacher, "--rate", 5, "--method", "noise", "--out", "noise", "--quiet")
+    ok(
+        "synthesize",
+        teacher,
+        "--rate",
+        5,
+        "--data.name",
+        "digits",
+        "--method",
+        "noise",
+        "--out",
+        "noise",
+        "--quiet",
+    )
     short = ("--distill.steps", 5, "--distill.start", "random", "--quiet")
     distilled = ok("distill", teacher, "set", "--out", "student", *short)
     assert "35,820" in distilled
