@@ -112,16 +112,6 @@ def test_pictures_are_turned_upright_whatever_else_is_beside_them(orientation: i
         np.testing.assert_array_equal(read_image(path, shape)[0], expected)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
-    (tmp_path / "closed").mkdir(mode=0)
-    try:
-        with pytest.raises(ZskdError, match="cannot read .*closed"):
-            files_below(tmp_path, (".png",))
-    finally:
-        (tmp_path / "closed").chmod(0o700)
-
-
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").touch()
 
