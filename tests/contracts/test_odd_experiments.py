@@ -14,17 +14,21 @@ from zskd.cli.main import main as run
 from zskd.config.loading import choices
 from zskd.config.recipe import Recipe
 from zskd.config.rule import TeacherFacts, choose
+from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.data.datasets import Dataset
 from zskd.evaluation.check import check_answers
 from zskd.evaluation.membership import separation
 from zskd.evaluation.metrics import agreement
 from zskd.evaluation.statistics import prediction_interval
+from zskd.experiment.cell import _of_nested
 from zskd.experiment.definition import load_experiment
 from zskd.experiment.plan import Cell, plan_cells
 from zskd.experiment.record import LEDGER, read_record
 from zskd.models.classifier import Classifier
 from zskd.run.recorded import recorded_estimate, recorded_run
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
 
 PLAN: dict[str, Any] = {
     "name": "tiny",
@@ -122,6 +126,21 @@ def test_records_count_all_passes_of_the_teacher(done: Path) -> None:
     assert record.teacher_forwards == record.count + of_student > record.count == 26
     teacher = read_record(done / "results" / "tiny" / "teacher-0.json")
     assert (teacher.student, teacher.teacher_forwards) == ("lenet5", 0)
+
+
+def test_the_search_for_a_learning_rate_costs_passes_too(teacher: Classifier, tmp_path: Path) -> None:
+    """Also of a set whose beginnings are sets, of which each image tells its own steps."""
+    config = SynthesisConfig(steps=2, batch_size=4, learning_rate_search=1, noise_share=0.0)
+    spec = SetSpec(method="class_impressions", count=4, synthesis=config)
+    assert spec.nests
+    images = build_transfer_set(teacher, spec, tmp_path)
+    asked = images.manifest.asked
+    assert asked is not None
+    assert sum(one.teacher_forward for one in asked.values()) > 0
+    found = _of_nested(images)
+    for stage, own in (("synthesis", int(images.column("steps").sum())), ("labelling", 4)):
+        before = asked[stage].teacher_forward if stage in asked else 0
+        assert found[stage].teacher_forward == before + own
 
 
 def cells(file: Path) -> list[Cell]:

@@ -21,7 +21,7 @@ from zskd.config.identity import identity
 from zskd.core.device import processor, use_threads
 from zskd.core.errors import readable_errors
 from zskd.core.files import make_folder, sha256_json
-from zskd.core.passes import Passes, StagePasses, sum_known
+from zskd.core.passes import Passes, StagePasses, sum_known, sum_passes
 from zskd.core.progress import Progress
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
@@ -243,12 +243,14 @@ def passes_of_cell(job: Job, images: TransferSet | None) -> Passes | None:
 
 
 def _of_nested(images: TransferSet) -> Passes:
-    """Return the passes for the images themselves, whatever else their set holds."""
+    """Return the passes for the steps and labels of the images themselves, and for what the teacher was asked
+    before, whatever else their set holds."""
     taken, none = int(images.column("steps").sum()), {"student_forward": 0, "student_backward": 0}
-    return {
+    of_images = {
         "synthesis": StagePasses(teacher_forward=taken, teacher_backward=taken, **none),
         "labelling": StagePasses(teacher_forward=len(images), teacher_backward=0, **none),
     }
+    return sum_passes([images.manifest.asked or {}, of_images])
 
 
 def _unique(images: TransferSet) -> int:
