@@ -203,6 +203,9 @@ def test_a_killed_search_goes_on_to_the_same_journal_whichever_trial_ends_first(
     journal = (tmp_path / "tuning.jsonl").stat().st_mtime_ns
     assert search(recipe, tmp_path).best == found.best
     assert (tmp_path / "tuning.jsonl").stat().st_mtime_ns == journal
+    # nor is the best forgotten by a command that asks for fewer trials
+    assert search(recipe, tmp_path, trials=1) == found
+    assert (tmp_path / "best.yaml").read_bytes() == (told[0] / "best.yaml").read_bytes()
     assert len((tmp_path / "results" / "ledger.jsonl").read_text().splitlines()) == 1
 
 

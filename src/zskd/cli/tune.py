@@ -92,7 +92,7 @@ def tune(
     tell = Teller(json)
     tell.table(_table(found, value))
     tell.line("")
-    for line in _sentences(found, value):
+    for line in _sentences(found, value, trust.trust):
         tell.line(line)
     tell.document(
         {
@@ -125,13 +125,14 @@ def _table(found: Found, value: str) -> Table:
     return Table(["settings", "trial", "agreement, %", "accuracy, %", "time"], rows, bold=(0,))
 
 
-def _sentences(found: Found, value: str) -> list[str]:
-    """Return what the table means."""
+def _sentences(found: Found, value: str, trusted: tuple[str, ...]) -> list[str]:
+    """Return what the table means, and the command that uses it."""
     from zskd.evaluation.statistics import share_of
 
     best, of = found.best, found.best.measured
     assert of is not None
     share = share_of(round(getattr(of, value) * of.images / 100), of.images)
+    trust = [word for code in trusted for word in ("--trust", code)]
     failed = sum(trial.measured is None for trial in found.trials)
     lines = [f"{failed} of {len(found.trials)} trials failed"] if failed else []
     return [
@@ -139,5 +140,5 @@ def _sentences(found: Found, value: str) -> list[str]:
         f"best: trial {best.number} of {len(found.trials)}, {value} {share} validation images; no test image "
         "was read",
         "It was chosen on these images, so that its value there is too high. To train and test it once:",
-        f"  zskd run {shlex.quote(str(found.recipe))}",
+        f"  {shlex.join(['zskd', 'run', str(found.recipe), *trust])}",
     ]

@@ -265,8 +265,8 @@ class _Search:
         self._progress.log(f"trial {number}: {told}{beside}; {done} of {self._trials} done{left}")
 
     def found(self) -> Found:
-        """Return what was found, when all rounds are over."""
-        trials = [self._journal.trials[number] for number in range(self._trials)]
+        """Return what was found when all rounds are over, in all trials: there may have been more before."""
+        trials = [self._journal.trials[number] for number in sorted(self._journal.trials)]
         best = _best(trials)
         assert best is not None, "a search without any success ends in its first round"
         return Found(trials, best, self._folder / BEST)
