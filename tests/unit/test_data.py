@@ -518,7 +518,10 @@ def test_trees_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         own(tmp_path / "hole")
     tree(tmp_path / "differ" / "train")
     tree(tmp_path / "differ" / "test", classes=("cat", "dog"))
-    with pytest.raises(ZskdError, match=r"differ/test has other class folders than expected: elk"):
+    with pytest.raises(ZskdError, match=r"differ/test lacks the class folders elk$"):
+        own(tmp_path / "differ")
+    (tmp_path / "differ" / "test" / "ape").mkdir()
+    with pytest.raises(ZskdError, match=r"lacks the class folders elk and has folders of no class: ape$"):
         own(tmp_path / "differ")
     tree(tmp_path / "few", 1)
     with pytest.raises(ZskdError, match="too few images to split"):

@@ -148,13 +148,17 @@ def _experiment(
 def _records(
     name: str, twin: Twin | None, results: Path, trust: tuple[str, ...]
 ) -> tuple[Experiment, Records]:
+    from zskd.core.progress import default_progress
     from zskd.experiment.definition import load_experiment, on_twin
-    from zskd.experiment.report.page import records_of
+    from zskd.experiment.report.page import records_of, tell_of_others
 
     experiment = load_experiment(name, trust=trust)
     if twin:
         experiment = on_twin(experiment, twin)
-    return experiment, records_of(experiment, results)
+    records = records_of(experiment, results)
+    if (line := tell_of_others(records, experiment)) is not None:
+        default_progress().log(line)
+    return experiment, records
 
 
 def _values(subject: str, twin: Twin | None, results: Path, trust: tuple[str, ...]) -> JsonObject:

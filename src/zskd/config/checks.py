@@ -58,7 +58,9 @@ class Config:
         adapter = _adapter(hint)
         try:
             if isinstance(value, bool) and not _fits(adapter, value):
-                raise ZskdError(f"{cls.option(name)} is {value}: it should be a number, not true or false")
+                numeric = _fits(adapter, 1) or _fits(adapter, 0.5)
+                why = "a number" if numeric else 'another value; in YAML, a text such as "no" is in quotes'
+                raise ZskdError(f"{cls.option(name)} is {value}: it should not be true or false, but {why}")
             if _is_too_large(value):
                 raise ZskdError(f"{cls.option(name)} is an integer of more than 64 bits: give a smaller one")
             return adapter.validate_python(value)

@@ -103,7 +103,7 @@ class NetworkConfig(Config):
     head: Annotated[str | None, _short("head")] = None
     """Dotted name of the last linear layer. Absent: found automatically."""
     golden: Annotated[Path | None, _short("golden")] = None
-    """File with `inputs` and the original `logits` for them. `zskd golden SOURCE` prints how to make it."""
+    """File with `inputs` and the original `logits`. `zskd golden SOURCE --shape 3 32 32` prints how."""
 
     def __post_init__(self) -> None:
         """Check the name of the architecture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from reprlib import repr as short
@@ -21,6 +22,9 @@ _MOST = 20_000
 """Values of a file, those that it names again (`*name`) counted each time."""
 _LARGEST, _LONGEST = 1 << 20, 2000
 """Bytes of a file, and characters of one text in it; numbers of many digits take long to read."""
+
+_SIXTIES = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+"""Numbers as YAML 1.1 writes times, 1:30:00: few who write one mean 5400."""
 
 
 class _Loader(_READER):  # type: ignore[misc]
@@ -124,6 +128,10 @@ def _check_structure(yaml_text: str) -> None:
             begun.append((anchor, values))
         elif isinstance(event, yaml.ScalarEvent):
             sizes[anchor] = 1
+            if event.implicit[0] and _SIXTIES.fullmatch(event.value):
+                raise ValueError(
+                    f"{short(event.value)} is a number to the base 60: write it in quotes, or as usual"
+                )
         values += isinstance(event, yaml.NodeEvent)
         if len(begun) > _DEEPEST or values > _MOST:
             raise ValueError(f"it has more than {_MOST:,} values, or more than {_DEEPEST} levels")

@@ -97,7 +97,7 @@ def download(address: str, progress: Progress | None = None) -> Path:
     return folder
 
 
-def upload(folder: Path, address: str, progress: Progress | None = None) -> None:
+def upload(folder: str | Path, address: str, progress: Progress | None = None) -> None:
     """Write all files of a folder to an address; hidden ones and links are left out.
 
     Args:
@@ -109,6 +109,7 @@ def upload(folder: Path, address: str, progress: Progress | None = None) -> None
         ZskdError: the address is none, another artefact is there, or it cannot be written to.
     """
     store, root = _store(address)
+    folder = Path(folder)
     files: JsonObject = {}
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)

@@ -239,8 +239,10 @@ def read_folder(
     """
     found = class_folders(root)
     if found != names:
-        odd = sorted(set(found) ^ set(names))
-        raise ZskdError(f"{root} has other class folders than expected: {', '.join(odd)}")
+        lacking, more = sorted(set(names) - set(found)), sorted(set(found) - set(names))
+        lacks = [f"lacks the class folders {', '.join(lacking)}"] if lacking else []
+        has = [f"has folders of no class: {', '.join(more)}"] if more else []
+        raise ZskdError(f"{root} {' and '.join(lacks + has)}")
     files = [(path, label) for label, name in enumerate(names) for path in pictures_below(root / name)]
     labels = np.array([label for _, label in files], dtype=np.int64)
     empty = [name for label, name in enumerate(names) if not (labels == label).any()]

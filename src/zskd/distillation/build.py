@@ -40,7 +40,7 @@ def build_student(
     teacher: Classifier,
     spec: StudentSpec,
     transfer_set: TransferSet | None,
-    folder: Path,
+    folder: str | Path,
     *,
     helper: bool = False,
     pictures: Mapping[str, TransferSet] | None = None,
@@ -64,7 +64,7 @@ def build_student(
             where one is needed, the loss diverges, the folder holds another student, or several ranks cannot
             divide such a training.
     """
-    progress = progress or Progress()
+    folder, progress = Path(folder), progress or Progress()
     check_images(transfer_set, spec.distill, pictures)
     pictures = {kind: one for kind, one in (pictures or {}).items() if spec.distill.pictures.shares[kind]}
     if (folder / CARD).is_file():

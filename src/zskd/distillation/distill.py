@@ -54,9 +54,9 @@ def distill(
     config: DistillConfig | None = None,
     *,
     seed: int = 0,
-    state: Path | None = None,
+    state: str | Path | None = None,
     begins_as: str | None = None,
-    curve: Path | None = None,
+    curve: str | Path | None = None,
     helper: bool = False,
     pictures: Mapping[str, TransferSet] | None = None,
     ranks: Ranks = ALONE,
@@ -167,7 +167,7 @@ def distill(
             seed=seed,
             section="distill",
             helper=helper,
-            state=state,
+            state=Path(state) if state else None,
             key=key,
             companions=companions,
             beside=None if features is None else features.losses,
@@ -181,7 +181,7 @@ def distill(
         )
         statistics.at_end()
     if curve is not None and ranks.first:
-        write_artefact(curve, fell)
+        write_artefact(Path(curve), fell)
     return classifier.freeze()
 
 

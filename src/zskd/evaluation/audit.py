@@ -20,7 +20,7 @@ from zskd.core.artefact import Artefact, Fraction
 from zskd.core.errors import ZskdError
 from zskd.core.types import Labels, Logits, OfOneBatch
 from zskd.evaluation.membership import MembershipTest, Of, separation, tests_of_networks
-from zskd.evaluation.metrics import logits_of
+from zskd.evaluation.metrics import checked_labels, logits_of
 from zskd.evaluation.nearest import PIXELS, NearestImpressions
 from zskd.evaluation.statistics import holm
 from zskd.models.class_names import misplaced
@@ -155,10 +155,10 @@ def audit_student(
     near = None if impressions is None else NearestImpressions(impressions, teacher, student.spec.shape)
     of_members, of_others = (show(torch.split(images, _BATCH), asked, near) for images in (members, others))
     if labels is not None:
-        for images, own in zip((members, others), labels, strict=True):
-            if len(own) != len(images) or not 0 <= int(own.min()) <= int(own.max()) < student.classes:
-                raise ZskdError(f"labels are 0 to {student.classes - 1}, one for each image: give such")
-        of_members, of_others = replace(of_members, labels=labels[0]), replace(of_others, labels=labels[1])
+        of_members, of_others = (
+            replace(shown, labels=checked_labels(own, len(images), student.classes))
+            for shown, own, images in zip((of_members, of_others), labels, (members, others), strict=True)
+        )
     return audit_shown(of_members, of_others)
 
 

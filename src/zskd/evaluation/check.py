@@ -15,7 +15,7 @@ from zskd.core.artefact import Artefact, AtLeastOne, Name
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Labels, Logits
 from zskd.evaluation.agreement import EstimateRecord
-from zskd.evaluation.metrics import logits_of
+from zskd.evaluation.metrics import checked_labels, logits_of
 from zskd.evaluation.roc import Area, area_under_curve
 from zskd.evaluation.statistics import Share, share_of
 from zskd.models.class_names import misplaced
@@ -97,8 +97,8 @@ def check_student(
         estimate: of the agreement on real images, to be judged.
 
     Raises:
-        ZskdError: there are no images, they have another shape than the networks' input, the networks have
-            different classes, or `positive` is not the name of one of two classes.
+        ZskdError: there are no images, they or their labels do not fit, the networks have different classes,
+            or `positive` is not the name of one of two classes.
     """
     check_names(teacher.class_names, student.class_names)
     answers = logits_of(teacher, images), logits_of(student, images)
@@ -148,6 +148,8 @@ def check_answers(
     for whose, logits in (("teacher", teacher), ("student", student)):
         if not bool(torch.isfinite(logits).all()):
             raise ZskdError(f"an output of the {whose} is not finite: check its weights, mean and std")
+    if labels is not None:
+        labels = checked_labels(labels, len(teacher), len(class_names))
     same = teacher.argmax(1) == student.argmax(1)
     agreement = share_of(int(same.sum()), len(same), exact=True)
     of_both = [

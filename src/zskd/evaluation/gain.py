@@ -18,6 +18,7 @@ from pydantic import Field
 
 from zskd.core.artefact import Artefact, AtLeastOne, Count
 from zskd.core.device import use_threads
+from zskd.core.errors import ZskdError
 from zskd.core.memory import available_memory, bytes_per_image, is_large
 from zskd.core.passes import uncounted
 from zskd.core.tables import Table
@@ -85,6 +86,9 @@ def measure_gain(teacher: Classifier, student: Classifier, *, seconds: float = 2
         teacher: not changed.
         student: not changed; untrained, it costs the same.
         seconds: that each network is timed for, at most; a pass is never cut short.
+
+    Raises:
+        ZskdError: the seconds are negative.
     """
     of_teacher, of_student = measure_costs((teacher, student), seconds=seconds)
     return Gain(teacher=of_teacher, student=of_student)
@@ -121,6 +125,8 @@ def measure_latency(
         seconds: that each network is timed for, at most; a pass is never cut short.
         most: images of the larger batch; there are fewer where a pass takes long.
     """
+    if not seconds >= 0:  # also for NaN
+        raise ZskdError(f"seconds is {seconds}: give 0 or more")
     with torch.inference_mode(), use_threads(1), uncounted():
         share = seconds / len(BATCHES)
         times = [_in_turns(networks, _images(spec, 1), share)]

@@ -11,12 +11,14 @@ from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Labels, Logits, OfOneBatch
 from zskd.data.datasets import Split
 from zskd.evaluation.statistics import Share, share_of
-from zskd.models.classifier import Classifier
+from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
 
 _BATCH = 500
 """Images per forward pass, fewer of large ones."""
+_OVERSHOOT = 0.5
+"""Taken on both sides of [0, 1]: augmented pixels lie beyond it, and real ones beyond a narrower box."""
 
 
 def predict(classifier: Classifier, images: Images) -> Labels:
@@ -30,7 +32,7 @@ def predict(classifier: Classifier, images: Images) -> Labels:
         Class indices (N,), 0 to K − 1, on the CPU.
 
     Raises:
-        ZskdError: the images have another shape than the classifier's input.
+        ZskdError: the images have another shape than the classifier's input, or pixels of another kind.
     """
     return logits_of(classifier, images).argmax(1)
 
@@ -43,18 +45,71 @@ def logits_of(classifier: Classifier, images: Images) -> Logits:
         images: (N, C, H, W) in [0, 1], of the classifier's input size; on any device.
 
     Raises:
-        ZskdError: the images have another shape than the classifier's input.
+        ZskdError: the images have another shape than the classifier's input, or pixels of another kind.
     """
-    if tuple(images.shape[1:]) != classifier.spec.shape:
-        raise ZskdError(
-            f"the images are {tuple(images.shape[1:])}, and the network takes {classifier.spec.shape}: "
-            "give images of that shape"
-        )
+    images = _checked_images(images, classifier.spec)
     with frozen(classifier):
         logits = logits_in_parts(classifier, images, _BATCH).cpu()
     if bool(torch.isnan(logits).any()):
         raise ZskdError("an output of the network is not a number: check its weights, mean and std")
     return logits
+
+
+def _checked_images(images: object, spec: InputSpec) -> Images:
+    """Return images in single precision.
+
+    Raises:
+        ZskdError: they are no tensor of the shape of the spec, or their pixels are far from its box.
+    """
+    if not isinstance(images, Tensor):
+        raise ZskdError(
+            f"the images are a {type(images).__name__}: give a float tensor, as torch.from_numpy(x).float()"
+        )
+    if tuple(images.shape[1:]) != spec.shape:
+        raise ZskdError(
+            f"the images are {tuple(images.shape[1:])}, and the network takes {spec.shape}: "
+            "give images of that shape"
+        )
+    box = f"{spec.box[0]:g} to {spec.box[1]:g}"
+    if not images.is_floating_point():
+        raise ZskdError(f"the images are {images.dtype}: give float pixels from {box}")
+    images = images.float()
+    if images.numel():
+        least, most = map(float, torch.aminmax(images))
+        if not -_OVERSHOOT <= least <= most <= 1 + _OVERSHOOT:  # also for NaN
+            raise ZskdError(
+                f"the pixels are {least:g} to {most:g}, and the network takes {box}: give such, without mean "
+                "and std, which the network applies"
+            )
+    return images
+
+
+def checked_labels(labels: object, images: int, classes: int) -> Labels:
+    """Return labels (N,) on the CPU, int64.
+
+    Args:
+        labels: what is given as the class of each image.
+        images: their number N.
+        classes: of the network, K.
+
+    Raises:
+        ZskdError: they are no tensor of N whole numbers from 0 to K − 1.
+    """
+    if (
+        not isinstance(labels, Tensor)
+        or labels.is_floating_point()
+        or labels.shape != (images,)
+        or (images and int(labels.min()) < 0)
+    ):
+        raise ZskdError(
+            f"labels are 0 to {classes - 1}, one for each image, in a tensor of integers: give such"
+        )
+    if images and int(labels.max()) >= classes:
+        raise ZskdError(
+            f"labels are 0 to {classes - 1}, and the data has more classes than the network's {classes}: give "
+            "the data set that the network was trained for"
+        )
+    return labels.cpu().long()
 
 
 def accuracy(classifier: Classifier, split: Split) -> Share:
@@ -68,8 +123,8 @@ def accuracy(classifier: Classifier, split: Split) -> Share:
         Percent, with its 95 % Wilson interval.
 
     Raises:
-        ZskdError: there are no images, they have another shape than the classifier's input, or a label is
-            not one of its classes.
+        ZskdError: there are no images, they do not fit as for `predict`, or there is not one label for each,
+            which is one of the classes.
     """
     return accuracies(classifier, split)[0]
 
@@ -86,18 +141,14 @@ def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
 
 def accuracies(classifier: Classifier, split: Split) -> tuple[Share, dict[str, float]]:
     """Return `accuracy` and `accuracy_by_class`; every image goes through the network once."""
-    if len(split) and int(split.labels.max()) >= classifier.classes:
-        raise ZskdError(
-            f"the data has more classes than the network's {classifier.classes}: give the data set that the "
-            "network was trained for"
-        )
-    correct = predict(classifier, split.images) == split.labels
+    labels = checked_labels(split.labels, len(split.images), classifier.classes)
+    correct = predict(classifier, split.images) == labels
     by_class = {
-        name: 100 * float(correct[split.labels == k].float().mean())
+        name: 100 * float(correct[labels == k].float().mean())
         for k, name in enumerate(classifier.class_names)
-        if bool((split.labels == k).any())
+        if bool((labels == k).any())
     }
-    return share_of(int(correct.sum()), len(split)), by_class
+    return share_of(int(correct.sum()), len(labels)), by_class
 
 
 def agreement(teacher: Classifier, student: Classifier, images: Images | Iterable[OfOneBatch]) -> Share:
@@ -113,8 +164,8 @@ def agreement(teacher: Classifier, student: Classifier, images: Images | Iterabl
         Percent, with its 95 % Wilson interval.
 
     Raises:
-        ZskdError: there are no images, they have another shape than the networks' input, or the networks have
-            different numbers of classes.
+        ZskdError: there are no images, they do not fit as for `predict`, or the networks have different
+            numbers of classes.
     """
     if student.classes != teacher.classes:
         raise ZskdError(

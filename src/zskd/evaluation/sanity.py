@@ -108,6 +108,7 @@ def _findings(teacher: Classifier) -> Iterator[Finding]:
         return
     yield from _of_answers(logits)
     yield from _of_repeats(teacher, noise["smooth"][:8])
+    yield from _of_gradients(teacher, noise["smooth"][:2])
     yield from _of_statistics(teacher)
 
 
@@ -162,6 +163,20 @@ def _of_repeats(teacher: Classifier, images: Images) -> Iterator[Finding]:
             "the teacher's logits for an image depend on the other images of its batch"
             f"{_where(teacher, images, 'mixed')}: use running statistics (track_running_stats=True) in "
             "evaluation mode"
+        )
+
+
+def _of_gradients(teacher: Classifier, images: Images) -> Iterator[Finding]:
+    """Look whether the logits tell how to change an image."""
+    leaf = images.to(teacher.device).requires_grad_(True)
+    with torch.enable_grad():
+        logits = teacher(leaf)
+        value = logits.square().sum()
+        found = torch.autograd.grad(value, leaf, allow_unused=True) if value.requires_grad else (None,)
+    if found[0] is None or not bool(found[0].any()):
+        yield Finding(
+            "no gradient of the teacher's logits reaches its images, so that none can be optimised: take "
+            "torch.no_grad, detach and rounding out of its forward pass, or give --method noise"
         )
 
 

@@ -45,14 +45,16 @@ class Comparison:
         )
 
 
-def check_ending(path: Path, ending: str) -> None:
-    """Check that a file name ends as those of its format do.
+def check_ending(path: str | Path, ending: str) -> Path:
+    """Return the path of a file whose name ends as those of its format do.
 
     Raises:
         ZskdError: it does not.
     """
+    path = Path(path)
     if path.suffix != ending:
         raise ZskdError(f"{path} does not end in {ending}: give a file name that does")
+    return path
 
 
 def check_pictures(classifier: Classifier, transfer_set: TransferSet | None = None) -> Images:

@@ -19,7 +19,7 @@ MODEL, WEIGHTS, CONSTANTS, EXAMPLE = "model.py", "model.safetensors", "constants
 
 
 def export_torch(
-    classifier: Classifier, folder: Path, *, title: str = "A network", images: Images | None = None
+    classifier: Classifier, folder: str | Path, *, title: str = "A network", images: Images | None = None
 ) -> Comparison:
     """Write a network as a folder that needs only torch and safetensors, for any number of images.
 
@@ -43,7 +43,7 @@ def export_torch(
     """
     source = read_source(record(classifier))
     pictures = check_pictures(classifier) if images is None else images
-    with whole_folder(folder) as temporary:
+    with whole_folder(Path(folder)) as temporary:
         write_network(source, Description.of(classifier), title, temporary)
         read = runpy.run_path(str(temporary / MODEL))["load"]()
         return compare(read, classifier, pictures, what=str(folder))

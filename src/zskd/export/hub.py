@@ -32,7 +32,7 @@ CONFIG, README = "config.json", "README.md"
 def export_hf(
     classifier: Classifier,
     card: Card,
-    folder: Path,
+    folder: str | Path,
     *,
     results: Sequence[str] = (),
     images: Images | None = None,
@@ -60,7 +60,7 @@ def export_hf(
     source = read_source(record(classifier))
     description, title = Description.of(classifier), plain_title(card.architecture)
     pictures = check_pictures(classifier) if images is None else images
-    with whole_folder(folder) as temporary:
+    with whole_folder(Path(folder)) as temporary:
         write_network(source, description, title, temporary)
         _write_config(classifier, card, temporary / CONFIG)
         write_text(temporary / README, _model_card(classifier, card, results))

@@ -68,7 +68,7 @@ class Quantised:
 
 
 def export_onnx_int8(
-    classifier: Classifier, transfer_set: TransferSet, path: Path, *, seconds: float = 2.0
+    classifier: Classifier, transfer_set: TransferSet, path: str | Path, *, seconds: float = 2.0
 ) -> Quantised:
     """Write a network as an ONNX file with 8-bit integers, and compare it with float32.
 
@@ -89,7 +89,7 @@ def export_onnx_int8(
         ZskdError: the extra is not installed, the set has other classes, another shape or only one image, the
             path does not end in .onnx or cannot be written, or the network cannot be exported or quantised.
     """
-    check_ending(path, ENDING)
+    path = check_ending(path, ENDING)
     calibration, others = _rows(classifier, transfer_set)
     original = onnx_model(classifier)
     model = _quantised(original, Description.of(classifier, "int8"), _batches(transfer_set, calibration))

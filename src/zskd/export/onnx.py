@@ -19,7 +19,7 @@ from zskd.models.libraries.extras import import_extra
 ENDING = ".onnx"
 
 
-def export_onnx(classifier: Classifier, path: Path, *, images: Images | None = None) -> Comparison:
+def export_onnx(classifier: Classifier, path: str | Path, *, images: Images | None = None) -> Comparison:
     """Write a network as an ONNX file: input `images` (N, C, H, W) in [0, 1], output `logits` (N, K).
 
     N is open, the normalisation is inside, and the metadata tell the class names, the shape of the images and
@@ -38,7 +38,7 @@ def export_onnx(classifier: Classifier, path: Path, *, images: Images | None = N
         ZskdError: the extra is not installed, the path does not end in .onnx or cannot be written, the
             network cannot be exported, or the file's logits differ by more than rounding.
     """
-    check_ending(path, ENDING)
+    path = check_ending(path, ENDING)
     model = onnx_model(classifier)
     pictures = check_pictures(classifier) if images is None else images
     comparison = compare(ExportedNetwork(model), classifier, pictures, what=str(path))

@@ -19,7 +19,7 @@ DESCRIPTION = "zskd.json"
 _ENDING = ".pt2"
 
 
-def export_pt2(classifier: Classifier, path: Path, *, images: Images | None = None) -> Comparison:
+def export_pt2(classifier: Classifier, path: str | Path, *, images: Images | None = None) -> Comparison:
     """Write a network as `torch.export.save` does, for any number of images, with its normalisation.
 
     The archive is read back and compared with the network before the file is written. `torch.export.load`
@@ -37,7 +37,7 @@ def export_pt2(classifier: Classifier, path: Path, *, images: Images | None = No
         ZskdError: the path does not end in .pt2 or cannot be written, the network cannot be exported, or the
             file's logits differ by more than rounding.
     """
-    check_ending(path, _ENDING)
+    path = check_ending(path, _ENDING)
     program = record(classifier)
     pictures = check_pictures(classifier) if images is None else images
     description = Description.of(classifier).model_dump_json()

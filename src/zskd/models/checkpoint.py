@@ -176,7 +176,7 @@ class StoredCard(Card):
     versions: Versions | None = None
 
 
-def save_checkpoint(classifier: Classifier, card: Card, folder: Path) -> Path:
+def save_checkpoint(classifier: Classifier, card: Card, folder: str | Path) -> Path:
     """Write a checkpoint: first the weights, then the card, which makes it valid.
 
     Args:
@@ -190,7 +190,7 @@ def save_checkpoint(classifier: Classifier, card: Card, folder: Path) -> Path:
     Raises:
         ZskdError: the folder cannot be written to.
     """
-    make_folder(folder)
+    folder = make_folder(Path(folder))
     if isinstance(innermost(card.architecture), OnnxNetwork) and isinstance(classifier.module, ConvertedOnnx):
         with whole_file(folder / ONNX) as temporary:
             temporary.write_bytes(classifier.module.model)
@@ -213,7 +213,7 @@ def save_checkpoint(classifier: Classifier, card: Card, folder: Path) -> Path:
     return folder
 
 
-def load_checkpoint(folder: Path, *, model: str | None = None) -> tuple[Classifier, StoredCard]:
+def load_checkpoint(folder: str | Path, *, model: str | None = None) -> tuple[Classifier, StoredCard]:
     """Read a checkpoint and return the classifier with its card.
 
     Args:
@@ -224,8 +224,8 @@ def load_checkpoint(folder: Path, *, model: str | None = None) -> tuple[Classifi
         ZskdError: files are missing, damaged or do not belong together, weights are not finite, or the
             network needs a factory that is not given.
     """
-    card = read_card(folder)
-    weights = folder / WEIGHTS
+    folder = Path(folder)
+    card, weights = read_card(folder), folder / WEIGHTS
     if sha256_file(weights) != card.weights_sha256:
         raise ZskdError(f"{weights} is not the file of its card: copy the whole folder again")
     architecture = card.architecture if model is None else _with_code(card.architecture, model)

@@ -62,8 +62,9 @@ class ExportedNetwork:
             `zskd export` did not write it.
     """
 
-    def __init__(self, source: Path | bytes, *, threads: int = 1) -> None:
+    def __init__(self, source: str | Path | bytes, *, threads: int = 1) -> None:
         runtime = import_extra("onnxruntime")
+        source = Path(source) if isinstance(source, str) else source
         name = str(source) if isinstance(source, Path) else "the exported network"
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads

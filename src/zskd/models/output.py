@@ -108,10 +108,10 @@ def answer_of(module: nn.Module, probe: Tensor) -> Any:
         with torch.no_grad(), in_mode(module, training=False):
             return module(probe)
     except Exception as error:  # the user's forward pass may raise any exception
-        shape = tuple(probe.shape[1:])
+        shape = ", ".join(map(str, probe.shape[1:]))
         raise ZskdError(
-            f"the network cannot take an input of {shape} (channels, height, width): give its input shape "
-            f"with --shape ({one_line(error)})"
+            f"the network cannot take an input of ({shape}) ({one_line(error)}): check --shape (channels, "
+            f"height, width), or give a network that takes nothing but a batch (N, {shape}) of float32"
         ) from error
 
 
@@ -125,7 +125,7 @@ def possible_outputs(answer: Any, count: int, computed: Sequence[Tensor] | None 
     """
     found = []
     for name, part in _parts(answer).items():
-        values = _rows(part, count)
+        values = rows_of(part, count)
         if values is not None:
             found.append(Output(name, _kind(values, computed or ()), values.shape[1]))
     return found
@@ -138,7 +138,7 @@ def first_rows(answer: Any, count: int) -> Tensor:
         ZskdError: there is none.
     """
     for part in _parts(answer).values():
-        if (values := _rows(part, count)) is not None:
+        if (values := rows_of(part, count)) is not None:
             return values
     raise ZskdError(f"the network returned {describe_answer(answer)} and no class scores of {count} images")
 
@@ -181,7 +181,7 @@ def _part(answer: Any, name: int | str | None) -> Any:
     return getattr(answer, name, None)
 
 
-def _rows(part: Tensor, count: int) -> Tensor | None:
+def rows_of(part: Tensor, count: int) -> Tensor | None:
     """Return (N, K) values of a tensor (N,), (N, K) or (N, K, 1, 1); None for another."""
     if not part.is_floating_point() or part.ndim == 0 or len(part) != count or not part.numel():
         return None

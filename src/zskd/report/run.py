@@ -47,13 +47,13 @@ class RunReport:
 
 
 def report_run(
-    folder: Path,
-    out: Path | None = None,
+    folder: str | Path,
+    out: str | Path | None = None,
     *,
     model: str | None = None,
     student_model: str | None = None,
     trust: Collection[str] = (),
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the page about a finished run and return its path.
@@ -73,11 +73,16 @@ def report_run(
     Raises:
         ZskdError: the folder holds no finished run, or one of its files is damaged.
     """
-    progress = progress or Progress()
+    folder, progress = Path(folder), progress or Progress()
     found = read_run(
-        folder, model=model, student_model=student_model, trust=trust, data_dir=data_dir, progress=progress
+        folder,
+        model=model,
+        student_model=student_model,
+        trust=trust,
+        data_dir=None if data_dir is None else Path(data_dir),
+        progress=progress,
     )
-    return write_page("run.html", out or folder / REPORT, report=found)
+    return write_page("run.html", Path(out or folder / REPORT), report=found)
 
 
 def read_run(

@@ -51,12 +51,12 @@ _SHOWN = 64
 
 def run_recipe(
     recipe: Recipe,
-    folder: Path,
+    folder: str | Path,
     *,
     sources: Sources | None = None,
     progress: Progress | None = None,
     command: str | None = None,
-    powercap: Path = POWERCAP,
+    powercap: str | Path = POWERCAP,
 ) -> RunMetrics:
     """Run a recipe in a folder, or continue an interrupted run, and return its metrics.
 
@@ -72,7 +72,7 @@ def run_recipe(
     Raises:
         ZskdError: the folder is in use or belongs to another recipe, or a stage fails.
     """
-    progress = progress or Progress()
+    folder, progress = Path(folder), progress or Progress()
     with (
         folder_lock(folder),
         use_threads(recipe.threads),
@@ -87,7 +87,7 @@ def run_recipe(
         if (folder / METRICS).is_file() and is_whole(folder, progress):
             return read_metrics(folder / METRICS)
         log_sizes(recipe.every_student, sources.model, progress)
-        run = _Run(recipe, folder, sources, progress, tracker, Meter(powercap))
+        run = _Run(recipe, folder, sources, progress, tracker, Meter(Path(powercap)))
         teacher = run.teacher()
         sets = run.sets(teacher)
         students = run.students(teacher, sets)

@@ -35,7 +35,7 @@ class Whole:
         return f"{self.folder}: {what}"
 
 
-def verify_folder(folder: Path) -> list[str]:
+def verify_folder(folder: str | Path) -> list[str]:
     """Verify a transfer set, a checkpoint, or all of them in the folder of a run.
 
     Args:
@@ -47,7 +47,7 @@ def verify_folder(folder: Path) -> list[str]:
     Raises:
         ZskdError: as for `verified`.
     """
-    return [str(one) for one in verified(folder)]
+    return [str(one) for one in verified(Path(folder))]
 
 
 def verified(folder: Path) -> list[Whole]:
@@ -66,7 +66,11 @@ def verified(folder: Path) -> list[Whole]:
     if (folder / CARD).is_file():
         _verify_checkpoint(folder)
         return [Whole(folder, None)]
-    inside = sorted({found.parent for mark in (MANIFEST, CARD) for found in folder.glob(f"**/{mark}")})
+    marks = sorted(found for mark in (MANIFEST, CARD) for found in folder.glob(f"**/{mark}"))
+    for found in marks:
+        if not found.is_file():
+            raise ZskdError(f"{found} is no file: make what its folder holds again")
+    inside = sorted({found.parent for found in marks})
     if not inside:
         raise ZskdError(
             f"{folder} holds neither a transfer set nor a checkpoint: give the folder of one, or of a run"

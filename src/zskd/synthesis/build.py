@@ -42,7 +42,7 @@ from zskd.transfer_set.writer import Writer
 def build_transfer_set(
     teacher: Classifier,
     spec: SetSpec,
-    folder: Path,
+    folder: str | Path,
     *,
     workers: int = 1,
     engine: Engine | None = None,
@@ -64,7 +64,7 @@ def build_transfer_set(
         ZskdError: the teacher does not allow the method, the folder holds a set of another spec, disk or
             memory are too small, a loss is not finite, or the teacher cannot be sent to another process.
     """
-    progress, engine = progress or Progress(), engine or LocalEngine()
+    folder, progress, engine = Path(folder), progress or Progress(), engine or LocalEngine()
     with frozen(teacher):
         spec.own_method.check_teacher(teacher)
     settled = settle_spec(teacher, spec, folder, progress)

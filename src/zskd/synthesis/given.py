@@ -40,8 +40,8 @@ _DRAWN = 4
 
 def build_picture_set(
     teacher: Classifier,
-    source: Path,
-    folder: Path,
+    source: str | Path,
+    folder: str | Path,
     *,
     count: int = 20_000,
     seed: int = 0,
@@ -72,7 +72,7 @@ def build_picture_set(
         ZskdError: there is no picture that can be read, a picture has no label of the teacher's, or the
             folder holds another set.
     """
-    progress = progress or Progress()
+    source, folder, progress = Path(source), Path(folder), progress or Progress()
     if count < 1:
         raise ZskdError(f"count is {count}: give at least 1 picture")
     files = find_pictures(source, scratch=folder)

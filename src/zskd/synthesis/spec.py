@@ -13,7 +13,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
 from zskd.core.code import is_code
 from zskd.core.errors import ZskdError
-from zskd.synthesis.inversion.objective import Objective
+from zskd.synthesis.inversion.objective import Objective, as_objective
 from zskd.synthesis.methods.base import Method, make_method
 from zskd.synthesis.plan import optimised_before, row_size
 from zskd.transfer_set.manifest import PICTURES, REAL
@@ -67,7 +67,7 @@ class SetSpec(Config):
     @property
     def objective(self) -> Objective:
         """What the optimisation of an image minimises."""
-        return self.own_method.objective(self.synthesis)
+        return as_objective(self.own_method.objective(self.synthesis))
 
     @property
     def couples(self) -> bool:

@@ -52,9 +52,9 @@ def trace_impression(
         progress: as there.
 
     Raises:
-        ZskdError: no image of the set is optimised, or the method makes them in its own way.
+        ZskdError: as there, or no image of the set is optimised.
     """
-    _check(spec)
+    _check(spec, [index], frames)
     found = (
         each
         for each in chain(range(index, spec.count), range(index))
@@ -92,9 +92,10 @@ def trace_impressions(
         Traces by index.
 
     Raises:
-        ZskdError: no image of the set is optimised, or the method makes them in its own way.
+        ZskdError: the set's images are not optimised, the method makes them in its own way, an index is not
+            in the set, or there are fewer than 2 frames.
     """
-    _check(spec)
+    _check(spec, indices, frames)
     wanted = [index for index in indices if entry_of(teacher, spec, index).optimised]
     if not wanted:
         return {}
@@ -146,13 +147,18 @@ def _made_again(spec: SetSpec, followed: Sequence[int], count: int) -> Sequence[
     return range(first, min((followed[-1] // lanes + 1) * lanes, count))
 
 
-def _check(spec: SetSpec) -> None:
+def _check(spec: SetSpec, indices: Sequence[int], frames: int) -> None:
     if not spec.optimises:
         raise ZskdError("the images of this set are not optimised: give a set with optimised images to trace")
     if not spec.own_method.by_objective:
         raise ZskdError(
             f"images of --method {spec.method} take no steps towards a target: give a set of another method"
         )
+    for index in indices:
+        if not 0 <= index < spec.count:
+            raise ZskdError(f"index is {index}: {spec.count} images were made, from 0 to {spec.count - 1}")
+    if frames < 2:
+        raise ZskdError(f"frames is {frames}: give at least 2")
 
 
 def _frames(

@@ -6,6 +6,7 @@ Without data, only these can reveal a wrong mean or standard deviation.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from zskd.core.types import Logits
 from zskd.models.checkpoint import Golden
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.models.output import Output, two_classes
+from zskd.models.output import Output, rows_of, two_classes
 
 _GOLDEN_TOLERANCE = 1e-3
 """Largest difference of two logits, relative to the largest golden logit, that counts as agreement."""
@@ -34,7 +35,8 @@ def check_golden(classifier: Classifier, path: Path, *, epsilon: float = 0.0) ->
     Args:
         classifier: any; its modes are restored.
         path: `.safetensors` or `.npz` with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K): what the
-            network returned, or the logits of a network that ends in a softmax.
+            network returned (of a tuple or a mapping, the class scores alone; also (N,) or (N, K, 1, 1)), or
+            the logits of a network that ends in a softmax.
         epsilon: relative spacing of the type of number in which the weights were stored.
 
     Raises:
@@ -76,7 +78,7 @@ def _meanings(recorded: Tensor, output: Output) -> Iterator[Logits]:
     if two_classes(recorded).shape[1] == output.classes:
         yield two_classes(recorded)
     if recorded.shape[1] == output.width:
-        yield output.logits(recorded, len(recorded))
+        yield replace(output, part=None).logits(recorded, len(recorded))  # the part alone is recorded
 
 
 def _difference(found: Logits, expected: Logits, output: Output) -> tuple[float, float]:
@@ -96,9 +98,14 @@ def _read_golden(path: Path) -> dict[str, Tensor]:
             pairs = {key: torch.from_numpy(one) for key, one in arrays.items()}
     else:
         pairs = read_tensors(path)
-    shapes = {key: pairs[key].ndim for key in ("inputs", "logits") if key in pairs}
-    if shapes != {"inputs": 4, "logits": 2} or not len(pairs["inputs"]):
-        raise ZskdError(f"{path} must hold `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K), N at least 1")
-    if any(pairs[key].is_complex() or not bool(torch.isfinite(pairs[key]).all()) for key in shapes):
+    found = [pairs[key] for key in ("inputs", "logits") if key in pairs]
+    if any(one.is_complex() or not bool(torch.isfinite(one).all()) for one in found):
         raise ZskdError(f"{path}: inputs and logits must be real, finite numbers")
-    return {key: pairs[key].float() for key in shapes}
+    several = len(found) == 2 and found[0].ndim == 4
+    rows = rows_of(found[1].float(), len(found[0])) if several else None
+    if rows is None:
+        raise ZskdError(
+            f"{path} must hold `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K), N at least 1; it holds "
+            f"{' and '.join(str(tuple(one.shape)) for one in found) or 'neither'}"
+        )
+    return {"inputs": found[0].float(), "logits": rows}

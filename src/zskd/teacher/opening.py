@@ -37,7 +37,7 @@ def open_teacher(
     box: tuple[float, float] = (0.0, 1.0),
     class_names: tuple[str, ...] | None = None,
     head: str | None = None,
-    golden: Path | None = None,
+    golden: str | Path | None = None,
 ) -> tuple[Classifier, Card]:
     """Open a trained network and check it. Nothing that a file names is imported or run.
 
@@ -66,7 +66,7 @@ def open_teacher(
         ZskdError: no such file or network, unreadable or non-finite weights, weights of another network,
             other values than a checkpoint has, or golden pairs that disagree.
     """
-    parsed = parse_source(str(source))
+    parsed, golden = parse_source(str(source)), Path(golden) if golden else None
     given = Given(
         shape=shape, mean=mean, std=std, box=box, class_names=class_names, head=head, weights=weights
     )

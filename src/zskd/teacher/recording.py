@@ -32,7 +32,7 @@ net.eval()
 mean, std = {mean}, {std}  # write those of your program here, or a mistake stays unseen
 x = torch.rand({images}, {shape})  # better: some of your own pictures, with pixels in [0, 1]
 with torch.no_grad():
-    logits = net((x - mean) / std)
+    logits = net((x - mean) / std)  # where it returns more, the logits alone: net(...)[0], net(...).logits
 np.savez({out!r}, inputs=x.numpy(), logits=logits.numpy())
 """
 

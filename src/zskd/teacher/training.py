@@ -23,7 +23,7 @@ def train_teacher(
     config: FitConfig,
     *,
     seed: int,
-    state: Path | None = None,
+    state: str | Path | None = None,
     key: str = "",
     progress: Progress | None = None,
 ) -> Classifier:
@@ -71,7 +71,7 @@ def train_teacher(
         images=len(split),
         seed=seed,
         section="teacher",
-        state=state,
+        state=Path(state) if state else None,
         key=key,
         watch=watch,
         read_every=read_every(device),

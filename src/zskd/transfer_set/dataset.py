@@ -43,7 +43,8 @@ class TransferSet:
             is smaller than `first`.
     """
 
-    def __init__(self, folder: Path, *, verify: bool = True, first: int | None = None) -> None:
+    def __init__(self, folder: str | Path, *, verify: bool = True, first: int | None = None) -> None:
+        folder = Path(folder)
         self.folder, self._first = folder, first
         if verify:
             verify_transfer_set(folder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zskd.core.files import write_text
+from zskd.config.identity import identity
+from zskd.core.files import sha256_json, write_text
 from zskd.evaluation.figures import save_figure
 from zskd.evaluation.statistics import sampling_error
 from zskd.experiment.definition import TEACHER, Experiment
+from zskd.experiment.plan import plan_cells
 from zskd.experiment.record import read_records
 from zskd.experiment.report.curves import curves_figure
 from zskd.experiment.report.tables import (
@@ -30,6 +32,22 @@ def records_of(experiment: Experiment, results: Path) -> Records:
     """
     titles = {TEACHER: TEACHER} | {name: arm.title for name, arm in experiment.arms.items()}
     return Records(read_records(results, experiment.name), titles)
+
+
+def tell_of_others(records: Records, experiment: Experiment) -> str | None:
+    """Return a line about records whose settings are not those of the experiment now; None if there are none.
+
+    Hashes of data, teachers and code are not compared, which `zskd reproduce` does: they need the data.
+    """
+    planned = {cell.name: sha256_json(identity(cell.recipe)) for cell in plan_cells(experiment)}
+    others = sorted(one.cell for one in records if planned.get(one.cell) != one.recipe_sha256)
+    if not others:
+        return None
+    named = ", ".join((*others[:3], "…") if len(others) > 3 else others)
+    return (
+        f"warning: {len(others)} of {len(records)} records were made with other settings than "
+        f"{experiment.name} has now, or by an older version: {named}"
+    )
 
 
 def comparisons_of(experiment: Experiment) -> list[Comparison]:

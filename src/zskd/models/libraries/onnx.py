@@ -105,7 +105,8 @@ class ConvertedOnnx(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _run(self, images: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.network(images.permute(0, 2, 3, 1) if self.channels_last else images)
+        inputs = images.permute(0, 2, 3, 1) if self.channels_last else images
+        outputs = nn.Module.__call__(self.network, inputs)  # torch.fx's own prints what it raises
         found = outputs if isinstance(outputs, tuple | list) else (outputs,)
         return tuple(one for one in found if one.ndim and one.is_floating_point())
 

@@ -71,7 +71,7 @@ def apply_changes(network: nn.Module, changes: Changes) -> nn.Module:
     """
     for name in changes.dropped:
         _drop(network, name)
-    modules, tensors = dict(network.named_modules()), dict(_tensors(network))
+    modules, tensors = dict(network.named_modules(remove_duplicate=False)), dict(_tensors(network))
     for name, values in changes.attributes.items():
         for key, new in values.items():
             old = vars(modules[name]).get(key) if name in modules else None
@@ -84,6 +84,8 @@ def apply_changes(network: nn.Module, changes: Changes) -> nn.Module:
         if value is None or not _is_smaller(tuple(shape), tuple(value.shape)):
             raise _damaged(f"{name} cannot have the shape {tuple(shape)}")
         owner, _, own = name.rpartition(".")
+        if getattr(modules[owner], own) is not value:
+            continue  # a module of two names has it already
         owners.setdefault(owner, {})[own] = value
         new_value = value.new_zeros(shape)
         if isinstance(value, nn.Parameter):

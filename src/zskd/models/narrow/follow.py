@@ -6,7 +6,7 @@ over, as plain tensors of indices. Whether it is right, `checks` finds out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,13 +27,20 @@ from zskd.models.narrow.tracing import Entered, dependency_graph, find_sums
 from zskd.models.preparation import copied
 
 
-def find_groups(network: nn.Module, image: Tensor, *, training: bool = False) -> Groups:
+def find_groups(
+    network: nn.Module,
+    image: Tensor,
+    *,
+    training: bool = False,
+    read: Callable[[nn.Module, Tensor], Tensor] | None = None,
+) -> Groups:
     """Return the groups of channels of a network that can be cut; those of input and logits cannot.
 
     Args:
         network: left as it is.
         image: one normalised image (1, C, H, W).
         training: whether to follow what the network does in training mode, where it has further outputs.
+        read: reads the class scores, if other outputs, whose channels could not be cut, are left out.
 
     Raises:
         ZskdError: its channels cannot be followed.
@@ -42,7 +49,7 @@ def find_groups(network: nn.Module, image: Tensor, *, training: bool = False) ->
     for value in network.parameters():
         value.requires_grad_(value.is_floating_point())
     try:
-        found, every = _all_groups(dependency_graph(network, (image,), training), network)
+        found, every = _all_groups(dependency_graph(network, (image,), training, read), network)
         found = repeat_members(found, network)
     except Exception as error:  # the user's network and the tracing may raise any exception
         found, every = _between_shuffles(network, image) or list(_inside_children(network, image)), False

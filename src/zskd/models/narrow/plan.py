@@ -16,6 +16,7 @@ from zskd.models.narrow.checks import EXACT, Read, difference, is_sound
 from zskd.models.narrow.cut import Scope, chosen, cut_channels
 from zskd.models.narrow.follow import find_groups
 from zskd.models.narrow.groups import Group, Groups
+from zskd.models.narrow.tracing import returns_several
 from zskd.models.output import first_rows
 from zskd.models.preparation import copied
 
@@ -63,9 +64,11 @@ def plan_cut(network: nn.Module, images: Tensor, read: Read = read_logits) -> Pl
     twin = with_random_weights(network, images)
     why = "none of its channels can be cut alone"
     last: Groups | None = None
-    for training in (False, True):
+    # the channels of features that are returned beside the scores may be cut, if nothing else reads them
+    scores = ((False, read),) if returns_several(twin, images[:1]) else ()
+    for training, followed in (*scores, (False, None), (True, None)):
         try:
-            groups = find_groups(network, images[:1], training=training)
+            groups = find_groups(network, images[:1], training=training, read=followed)
         except ZskdError as error:
             why = str(error)
             continue

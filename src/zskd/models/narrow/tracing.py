@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,13 +16,27 @@ from zskd.core.rng import keep_global_rng
 from zskd.models.narrow.groups import LAYERS, NORMS
 
 
-def dependency_graph(network: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Any:
-    """Return torch-pruning's dependency graph."""
+def dependency_graph(
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    training: bool,
+    read: Callable[[nn.Module, Tensor], Tensor] | None = None,
+) -> Any:
+    """Return torch-pruning's dependency graph.
+
+    Args:
+        network: changed: it is put into training or evaluation mode.
+        inputs: of one image.
+        training: which mode.
+        read: reads the one output that is followed; None: all outputs are.
+    """
     import torch_pruning
 
     def run(module: nn.Module, given: tuple[Tensor, ...]) -> Any:
         module.train(training)
         with CallLayers(module):
+            if read is not None:
+                return _tensors(read(module, *given))
             return _tensors(module(*(one.repeat(2, 1, 1, 1) if training else one for one in given)))
 
     with torch.enable_grad(), warnings.catch_warnings(), keep_global_rng():
@@ -76,6 +92,18 @@ class Entered(nn.Module):
     def forward(self, *given: Tensor) -> Any:
         """Return what the module returns."""
         return self.module(*(one * mark for one, mark in zip(given, self.marks, strict=True)))
+
+
+def returns_several(network: nn.Module, image: Tensor) -> bool:
+    """Return whether a network returns more tensors than its class scores, such as its features.
+
+    Args:
+        network: in evaluation mode.
+        image: normalised (1, C, H, W).
+    """
+    with torch.enable_grad(), keep_global_rng(), suppress(Exception):  # what it raises is told later
+        return len(_tensors(network(image.clone().requires_grad_()))) > 1
+    return False
 
 
 def _tensors(answer: Any) -> list[Tensor]:

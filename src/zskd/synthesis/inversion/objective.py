@@ -13,6 +13,7 @@ from collections.abc import Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from reprlib import repr as short
 from typing import ClassVar, final
 
 import torch
@@ -151,10 +152,27 @@ class Objective:
         """Return the weighted value of each term for each image (N,), by the name of the term's class."""
         found: dict[str, PerSample] = {}
         for weight, term in self.terms:
-            value = term(forward)
-            name = type(term).__name__
+            value, name = term(forward), type(term).__name__
+            if value.shape != forward.images.shape[:1]:  # a mean of the batch would depend on its size
+                raise ZskdError(
+                    f"the term {name} returned values of shape {tuple(value.shape)}: it must return one for "
+                    f"each image, {tuple(forward.images.shape[:1])}"
+                )
             found[name] = found.get(name, 0) + (value if weight == 1 else weight * value)
         return found
+
+
+def as_objective(found: object) -> Objective:
+    """Return what the `objective` of a method returned; a term alone has weight 1.
+
+    Raises:
+        ZskdError: it is something else.
+    """
+    if isinstance(found, Objective | Term):
+        return Objective() + found
+    raise ZskdError(
+        f"the objective of the method is {short(found)}: return a sum of terms, such as match_targets(config)"
+    )
 
 
 @final
@@ -220,7 +238,9 @@ def divergence_and_gradient(
             teacher, objective, leaf, inputs, targets, active, config, memory=memory, holding=holding
         )
         loss = torch.stack([value.sum() for value in objective.values(forward).values()]).sum()
-        found = torch.autograd.grad(loss, leaf, allow_unused=True) if loss.requires_grad else (None,)
+        # terms of the pixels alone would give a gradient, and images that owe the teacher nothing
+        reached = loss.requires_grad and forward.logits.requires_grad
+        found = torch.autograd.grad(loss, leaf, allow_unused=True) if reached else (None,)
     if (gradient := found[0]) is None:
         raise ZskdError(
             "synthesis: no gradient reaches the images, because the teacher's forward pass runs without any: "

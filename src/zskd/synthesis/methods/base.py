@@ -17,7 +17,7 @@ from zskd.core.types import Images, TargetsArray
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
-from zskd.synthesis.inversion.objective import Objective
+from zskd.synthesis.inversion.objective import Objective, Term, as_objective
 from zskd.synthesis.plan import PlanEntry
 
 
@@ -78,8 +78,8 @@ class Method(Config, ABC):
         return {}
 
     @abstractmethod
-    def objective(self, config: SynthesisConfig) -> Objective:
-        """Return what the optimisation of an image minimises: a sum of terms.
+    def objective(self, config: SynthesisConfig) -> Objective | Term:
+        """Return what the optimisation of an image minimises: a sum of terms, or one.
 
         Args:
             config: temperature and penalties.
@@ -115,7 +115,7 @@ class Method(Config, ABC):
             Images inside the teacher's input box (N, C, H, W), and the steps that each took (N,), int32. An
             image must not depend on the others, unless the objective says that it does.
         """
-        return invert(teacher, batch, config, self.objective(config), on_progress=on_progress)
+        return invert(teacher, batch, config, as_objective(self.objective(config)), on_progress=on_progress)
 
 
 def make_method(name: str, settings: Mapping[str, Any]) -> Method:

@@ -85,7 +85,9 @@ def compare(network: ConvertedOnnx, shape: tuple[int, int, int], path: Path) -> 
             inputs = inputs.permute(0, 2, 3, 1) if network.channels_last else inputs
             runs.append(session.run(None, {name: np.ascontiguousarray(inputs.numpy())}))
     except Exception as error:  # the runtime raises many kinds
-        raise ZskdError(f"onnxruntime cannot run {path} ({one_line(error)[:150]})") from error
+        advice = ": it may take only as many images as its export had: export it again with one image"
+        advice = advice if network.batch else ""
+        raise ZskdError(f"onnxruntime cannot run {path} ({one_line(error)[:150]}){advice}") from error
     outputs = (one for one in zip(*runs, strict=True) if one[0].ndim and one[0].dtype.kind == "f")
     expected = [torch.from_numpy(np.concatenate(one)[: len(images)]) for one in outputs]
     with torch.no_grad(), in_mode(network, training=False):

@@ -20,7 +20,7 @@ load_dataset("FOLDER", split="train")  # with targets and logits
 ImageFolder("FOLDER")  # pictures and classes only"""
 
 
-def export_imagefolder(teacher: Classifier, transfer_set: TransferSet, folder: Path) -> Path:
+def export_imagefolder(teacher: Classifier, transfer_set: TransferSet, folder: str | Path) -> Path:
     """Write `<folder>/<class>/<row>.png` in 8 bits, `metadata.jsonl` and a dataset card.
 
     `torchvision.datasets.ImageFolder` opens the folder, and `load_dataset` of Hugging Face `datasets`, which
@@ -41,6 +41,7 @@ def export_imagefolder(teacher: Classifier, transfer_set: TransferSet, folder: P
     Raises:
         ZskdError: another teacher, the folder is not empty, or the images are neither grey nor RGB.
     """
+    folder = Path(folder)
     check_samples(teacher, transfer_set)
     names = folder_names(transfer_set.class_names)
     with whole_folder(folder) as temporary, readable_errors(folder, "write"):

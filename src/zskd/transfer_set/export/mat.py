@@ -15,7 +15,7 @@ _LARGEST = 2**32 - 1024
 """Bytes of an array in a MATLAB 5 file, with some for its header."""
 
 
-def export_mat(transfer_set: TransferSet, path: Path) -> Path:
+def export_mat(transfer_set: TransferSet, path: str | Path) -> Path:
     """Write a MATLAB file in the layout of the reproduction.
 
     It holds `train_images` (N, H, W, C), float32 in 0–255 and not rounded, and `train_labels` (N, K), the
@@ -34,6 +34,7 @@ def export_mat(transfer_set: TransferSet, path: Path) -> Path:
     """
     from scipy.io import savemat
 
+    path = Path(path)
     if path.suffix != ".mat":
         raise ZskdError(f"{path} does not end in .mat: give a file name that does")
     if 4 * len(transfer_set) * math.prod(transfer_set.shape) >= _LARGEST:

@@ -21,7 +21,7 @@ _READ = """from datasets import load_dataset
 load_dataset("FOLDER", split="train")"""
 
 
-def export_parquet(teacher: Classifier, transfer_set: TransferSet, folder: Path) -> Path:
+def export_parquet(teacher: Classifier, transfer_set: TransferSet, folder: str | Path) -> Path:
     """Write `<folder>/data/train-NNNNN.parquet`, up to 10,000 images in each, and a dataset card.
 
     Columns: `image`, PNG files in 8 bits; `label`, class numbers with the names of the classes; `target`, y
@@ -43,6 +43,7 @@ def export_parquet(teacher: Classifier, transfer_set: TransferSet, folder: Path)
     arrow = import_extra("pyarrow")
     from pyarrow import parquet
 
+    folder = Path(folder)
     check_samples(teacher, transfer_set)
     schema = _schema(arrow, transfer_set.class_names)
     with whole_folder(folder) as temporary, readable_errors(folder, "write"):

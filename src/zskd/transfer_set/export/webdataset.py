@@ -21,7 +21,7 @@ files = "FOLDER/train-{000000..000000}.tar"
 webdataset.WebDataset(files, shardshuffle=False).decode("pil").to_tuple("png", "cls", "json")"""
 
 
-def export_webdataset(teacher: Classifier, transfer_set: TransferSet, folder: Path) -> Path:
+def export_webdataset(teacher: Classifier, transfer_set: TransferSet, folder: str | Path) -> Path:
     """Write `<folder>/train-NNNNNN.tar`, up to 10,000 images in each, and a dataset card.
 
     Each image is a sample of three files: `ROW.png` in 8 bits; `ROW.cls`, the class number; and `ROW.json`
@@ -38,6 +38,7 @@ def export_webdataset(teacher: Classifier, transfer_set: TransferSet, folder: Pa
     Raises:
         ZskdError: another teacher, the folder is not empty, or the images are neither grey nor RGB.
     """
+    folder = Path(folder)
     check_samples(teacher, transfer_set)
     with whole_folder(folder) as temporary, readable_errors(folder, "write"):
         number = 0

@@ -1,0 +1,170 @@
+"""Wrong input of the public Python API is refused in one line; folders and files may be given as text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import zskd
+
+SPEC = zskd.InputSpec(shape=(1, 4, 4))
+SET = zskd.SetSpec(count=8, synthesis=zskd.SynthesisConfig(steps=3, batch_size=4))
+SHORT = zskd.DistillConfig(steps=2, batch_size=4)
+FUNCTIONS = [name for name in zskd.__all__ if inspect.isfunction(getattr(zskd, name))]
+
+
+def network(seed: int, spec: zskd.InputSpec = SPEC) -> zskd.Classifier:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 3, bias=False))
+    module[1].weight.data = torch.randn(3, 16, generator=torch.Generator().manual_seed(seed))
+    return zskd.Classifier(module, spec=spec).freeze()
+
+
+TEACHER, STUDENT = network(0), network(1)
+IMAGES = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the check of annotations that only tests have, in a folder of its own."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.chdir(tmp_path)
+
+
+MEASURES: dict[str, Callable[[Any], object]] = {
+    "predict": lambda images: zskd.predict(TEACHER, images),
+    "accuracy": lambda images: zskd.accuracy(TEACHER, zskd.Split(images, LABELS)),
+    "agreement": lambda images: zskd.agreement(TEACHER, STUDENT, images),
+    "check_student": lambda images: zskd.check_student(TEACHER, STUDENT, images, LABELS),
+}
+"""Functions that measure on images; `audit_student` takes the same way."""
+WRONG: dict[str, tuple[Any, str]] = {
+    "bytes": ((IMAGES * 255).byte(), "are torch.uint8: give float pixels from 0 to 1"),
+    "0 to 255": (IMAGES * 255, "and the network takes 0 to 1"),
+    "normalised": ((IMAGES - 0.5) / 0.2, "without mean and std"),
+    "not a number": (IMAGES / 0 * 0, "pixels are nan"),
+    "numpy": (IMAGES.numpy(), r"are a ndarray: give a float tensor, as torch\.from_numpy\(x\)"),
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize(("images", "message"), WRONG.values(), ids=WRONG)
+def test_pixels_of_another_kind_are_refused(
+    measure: Callable[[Any], object], images: object, message: str
+) -> None:
+    with pytest.raises(zskd.ZskdError, match=message):
+        measure(images)
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_other_precisions_and_a_small_overshoot_are_taken(measure: Callable[[Any], object]) -> None:
+    wanted = measure(IMAGES)
+    for images in (IMAGES.double(), IMAGES.double().half(), IMAGES.bfloat16()):
+        assert str(measure(images)) == str(measure(images.float()))
+    assert str(measure(IMAGES.double())) == str(wanted)
+    measure(1.6 * IMAGES - 0.3)
+
+
+def test_real_pixels_outside_of_a_narrow_box_are_taken() -> None:
+    narrow = network(0, replace(SPEC, box=(0.0, 0.3)))
+    assert torch.equal(zskd.predict(narrow, IMAGES), zskd.predict(TEACHER, IMAGES))
+    with pytest.raises(zskd.ZskdError, match=r"the network takes 0 to 0\.3"):
+        zskd.predict(narrow, 255 * IMAGES)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS[:4], LABELS[:1], LABELS.tolist(), LABELS.float(), LABELS + 77, LABELS - 1, LABELS[:, None]],
+    ids=["too few", "one", "a list", "floats", "beyond the classes", "negative", "a column"],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Any) -> None:
+    with pytest.raises(zskd.ZskdError, match="labels are 0 to 2, "):
+        zskd.check_student(TEACHER, STUDENT, IMAGES, labels)
+    with pytest.raises(zskd.ZskdError, match="labels are 0 to 2, "):
+        zskd.accuracy(TEACHER, zskd.Split(IMAGES, labels))
+
+
+def test_labels_of_other_whole_numbers_count_alike() -> None:
+    found = zskd.check_student(TEACHER, STUDENT, IMAGES, LABELS)
+    assert zskd.check_student(TEACHER, STUDENT, IMAGES, LABELS.byte()) == found
+
+
+@pytest.mark.parametrize(("index", "frames"), [(-1, 8), (8, 8), (0, 1), (0, 0)])
+def test_a_trace_that_is_not_there_is_refused(index: int, frames: int) -> None:
+    with pytest.raises(zskd.ZskdError, match="from 0 to 7" if frames == 8 else "give at least 2"):
+        zskd.trace_impression(TEACHER, SET, index, frames=frames)
+    with pytest.raises(zskd.ZskdError, match="from 0 to 7" if frames == 8 else "give at least 2"):
+        zskd.trace_impressions(TEACHER, SET, [1, index], frames=frames)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_a_negative_time_is_refused(seconds: float) -> None:
+    with pytest.raises(zskd.ZskdError, match="seconds is"):
+        zskd.measure_gain(TEACHER, STUDENT, seconds=seconds)
+
+
+@pytest.fixture
+def made() -> zskd.TransferSet:
+    return zskd.build_transfer_set(TEACHER, SET, "made")
+
+
+def test_a_transfer_set_is_given_as_text(made: zskd.TransferSet) -> None:
+    assert zskd.TransferSet("made").folder == made.folder == Path("made")
+    assert zskd.verify_folder("made")
+    assert zskd.export_mat(made, "set.mat") == Path("set.mat")
+    assert zskd.export_imagefolder(TEACHER, made, "pictures") == Path("pictures")
+
+
+def test_a_student_is_given_as_text(made: zskd.TransferSet) -> None:
+    spec = zskd.StudentSpec(student="mlp(widths=(4,))", distill=SHORT)
+    student = zskd.build_student(TEACHER, spec, made, "student")
+    loaded, card = zskd.load_checkpoint("student")
+    assert zskd.save_checkpoint(loaded, card, "copy") == Path("copy")
+    assert zskd.load_checkpoint("copy")[0].fingerprint() == student.fingerprint()
+    zskd.distill(TEACHER, loaded.module, made, SHORT, state="state", curve="curve.json")
+    assert Path("curve.json").is_file()
+
+
+def test_an_upload_is_given_as_text() -> None:
+    Path("folder").mkdir()
+    Path("folder/file").write_text("text")
+    address = Path("uploaded").resolve().as_uri()
+    zskd.upload("folder", address)
+    assert Path("uploaded/file").read_text() == "text"
+
+
+def test_pictures_are_given_as_text() -> None:
+    Path("pictures").mkdir()
+    Image.fromarray(np.full((4, 4), 77, np.uint8)).save("pictures/a.png")
+    assert len(zskd.build_picture_set(TEACHER, "pictures", "given")) == 1
+
+
+def test_files_given_as_text_are_refused_in_words() -> None:
+    Path("file").touch()
+    refused: dict[str, Callable[[], object]] = {
+        "does not end in .onnx": lambda: zskd.export_onnx(STUDENT, "a.bin"),
+        "does not end in .pt2": lambda: zskd.export_pt2(STUDENT, "a.bin"),
+        "holds no finished run": lambda: zskd.report_run("nothing"),
+        "cannot create the folder file": lambda: zskd.run_recipe(zskd.load_recipe("digits"), "file"),
+        "there is no file no.onnx": lambda: zskd.ExportedNetwork("no.onnx"),
+    }
+    for message, call in refused.items():
+        with pytest.raises(zskd.ZskdError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "TransferSet", "ExportedNetwork"])
+def test_every_path_may_be_text(name: str) -> None:
+    for one in inspect.signature(inspect.unwrap(getattr(zskd, name))).parameters.values():
+        if "Path" in str(one.annotation):
+            assert "str | Path" in str(one.annotation), one
