@@ -4,8 +4,9 @@
 
 The file has `base`, settings of a recipe that all trials share; `trials`, by name, the settings that each one
 changes; `seeds`, how many of each; `data`, a list of digits, mnist, twins of it (such as permuted) and filled
-(MNIST's digits blurred and textured); and `records`, the file that gets one line per trial. A trial that has
-a line there is not run. Start one process per core: each skips the trials that another process runs.
+(MNIST's digits blurred and textured); `tasks`, by name, settings between base and trials, if all trials are
+run for several teachers; and `records`, the file that gets one line per trial. A trial that has a line there
+is not run. Start one process per core: each skips the trials that another process runs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -101,10 +103,10 @@ def main() -> None:
 
 def _trials(path: Path) -> Iterator[dict[str, Any]]:
     plan = yaml.safe_load(path.read_text())
-    for seed in range(plan["seeds"]):
-        for data in plan["data"]:
-            for name, changes in plan["trials"].items():
-                yield {"name": name, "data": data, "seed": seed, "settings": merge(plan["base"], changes)}
+    for seed, data, task in product(range(plan["seeds"]), plan["data"], plan.get("tasks", {"": {}}).values()):
+        for name, changes in plan["trials"].items():
+            settings = merge(merge(plan["base"], task), changes)
+            yield {"name": name, "data": data, "seed": seed, "settings": settings}
 
 
 def _next_trial(path: Path, records: Path, out: Path) -> dict[str, Any] | None:

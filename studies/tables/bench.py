@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from records import RESULTS, read_lines
-from zskd.evaluation.statistics import Difference, Summary, compare_paired, summarise
+from tables.common import in_words
+from zskd.evaluation.statistics import Difference, compare_paired, summarise
 from zskd.experiment.definition import experiment_names, load_experiment
 from zskd.experiment.report.page import records_of
 from zskd.experiment.report.tables import Group, Records, accuracies, markdown_table, provenance
@@ -39,9 +40,9 @@ def _row(title: str, group: Group, best: Group) -> tuple[str, ...]:
     return (
         title,
         f"{records[0].count:,}",
-        _words(summarise([one.teacher_agreement for one in records])),
-        _words(summarise(of_arm.values())),
-        "–" if below is None or group is best else _words(below),
+        in_words(summarise([one.teacher_agreement for one in records])),
+        in_words(summarise(of_arm.values())),
+        "–" if below is None or group is best else in_words(below),
         f"{sum(one.wall_seconds for one in records) / len(records) / 60:.1f}",
     )
 
@@ -103,10 +104,6 @@ def about(name: str) -> str:
         f"n = {one.test_images:,} test images; ± is the standard deviation over seeds, a number without it "
         f"is of one seed. {provenance(records)}"
     )
-
-
-def _words(found: Summary) -> str:
-    return f"{found.mean:.1f}" + (f" ± {found.deviation:.1f} (n = {found.n})" if found.n > 1 else "")
 
 
 def _records(name: str) -> Records:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from records import RESULTS, Line, read_lines
+from tables.common import in_words
 from zskd.evaluation.figures import save_figure
 from zskd.evaluation.statistics import Summary, compare_paired, summarise
 from zskd.experiment.report.tables import markdown_table
@@ -107,7 +108,7 @@ def carry() -> str:
                 f"{first.lines[0]['images']:,}",
                 f"{first.passes / 1000:,.0f}",
                 f"{first.minutes:.1f}",
-                *("–" if row is None else _words(row.agreement) for row in found.values()),
+                *("–" if row is None else in_words(row.agreement, count=False) for row in found.values()),
             )
         )
     head = (
@@ -237,10 +238,6 @@ def _title(arm: str) -> str:
 
 def _lines() -> list[Line]:
     return read_lines(RESULTS / "carry.json")
-
-
-def _words(found: Summary) -> str:
-    return f"{found.mean:.1f}" + (f" ± {found.deviation:.1f}" if found.n > 1 else "")
 
 
 CARRY_TABLES: dict[str, Callable[[], str]] = {

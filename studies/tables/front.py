@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from records import RESULTS
-from tables.common import shown_picture
+from tables.common import in_words, shown_picture
 from zskd.core.tables import markdown_table
 from zskd.evaluation.figures import save_figure
 from zskd.evaluation.statistics import Summary, summarise
@@ -136,17 +136,13 @@ def front() -> str:
                     f"{found.task.network}, {found.task.data}",
                     f"{found.teacher:.1f}",
                     f"{student.parameters / found.teacher_parameters:.0%}".replace("%", " %"),
-                    "–" if student.real is None else _words(student.real),
-                    _words(student.control),
-                    _words(student.made),
+                    "–" if student.real is None else in_words(student.real, count=False),
+                    in_words(student.control, count=False),
+                    in_words(student.made, count=False),
                 )
             )
     head = ("teacher", "its accuracy", "size of the student", "of real images", "best control", "**no data**")
     return markdown_table(head, rows)
-
-
-def _words(found: Summary) -> str:
-    return f"{found.mean:.1f}" + (f" ± {found.deviation:.1f}" if found.n > 1 else "")
 
 
 def about() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from records import RESULTS, ROOT, read_appended, read_lines
-from tables.common import TITLES
+from tables.common import TITLES, in_words
 from zskd.config.loading import load_recipe
 from zskd.config.yaml import merge
 from zskd.core.tables import markdown_table
@@ -115,14 +115,33 @@ def chains() -> str:
     lines = read_appended(RESULTS / "tuning" / "grey-batch-norm.jsonl")
     rows = []
     for name, changes in plan["trials"].items():
-        settings = merge(plan["base"], changes)
-        (line,) = (one for one in lines if one["settings"] == settings)
-        seen = f"{line['images_seen'] / 1e6:.2f}"
-        rows.append((name, seen, f"{line['agreement']:.1f}", f"{line['accuracy']:.1f}"))
+        found = _with_settings(lines, merge(plan["base"], changes))
+        shown = (in_words(summarise([one[what] for one in found])) for what in ("agreement", "accuracy"))
+        rows.append((name, f"{found[0]['images_seen'] / 1e6:.2f}", *shown))
     head = ("preset and change", "10⁶ images seen", "agreement", "accuracy")
-    commits = ", ".join(sorted({str(line["commit"])[:8] for line in lines}))
-    words = f"Teacher {lines[0]['teacher']:.1f} %, one seed; 6,000 held-out images; commits {commits}."
+    words = f"Teacher {lines[0]['teacher']:.1f} %; 6,000 held-out images; {_made(lines)}"
     return f"{markdown_table(head, rows)}\n\n{words}"
+
+
+def fresh_pictures() -> str:
+    """Agreement for each trial and task of studies/fresh-pictures.yaml; – where it was not run."""
+    plan = yaml.safe_load((ROOT / "studies" / "fresh-pictures.yaml").read_text(encoding="utf-8"))
+    lines = read_appended(RESULTS / "tuning" / "fresh-pictures.jsonl")
+    bases, rows = [merge(plan["base"], task) for task in plan["tasks"].values()], []
+    for name, changes in plan["trials"].items():
+        each = [_with_settings(lines, merge(base, changes)) for base in bases]
+        shown = (in_words(summarise([one["agreement"] for one in found])) if found else "–" for found in each)
+        rows.append((name, *shown))
+    return f"{markdown_table(('trial', *plan['tasks']), rows)}\n\n{_made(lines)}"
+
+
+def _with_settings(lines: list[dict[str, Any]], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    return [line for line in lines if line["settings"] == settings]
+
+
+def _made(lines: list[dict[str, Any]]) -> str:
+    commits = ", ".join(sorted({str(line["commit"])[:8] for line in lines}))
+    return f"± is the standard deviation over seeds, a number without it is of one seed; commits {commits}."
 
 
 def tuned() -> str:
@@ -155,5 +174,6 @@ SEARCH_TABLES: dict[str, Callable[[], str]] = {
     "better-ablation": ablation,
     "better-minutes": minutes,
     "chains": chains,
+    "fresh-pictures": fresh_pictures,
     "tuning": tuned,
 }

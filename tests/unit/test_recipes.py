@@ -183,7 +183,9 @@ def test_a_preset_that_is_like_another_changes_only_what_it_names() -> None:
     maps = {"rotation": 17.5, "scale": (0.81, 1.23), "shift": 0.07, "shear": 0.21, "outside": "reflection"}
     assert other.distill.augment == replace(one.distill.augment, **maps)  # type: ignore[arg-type]
     assert replace(other, preset=one.preset, distill=one.distill) == one
-    assert replace(other.distill, augment=one.distill.augment) == one.distill
+    assert (other.distill.fresh.share, other.distill.fresh.start) == (0.25, "shapes")
+    same = replace(other.distill, augment=one.distill.augment, fresh=one.distill.fresh)
+    assert same == one.distill
 
 
 @pytest.mark.parametrize("name", preset_names())
