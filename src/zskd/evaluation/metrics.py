@@ -106,8 +106,8 @@ def checked_labels(labels: object, images: int, classes: int) -> Labels:
         )
     if images and int(labels.max()) >= classes:
         raise ZskdError(
-            f"labels are 0 to {classes - 1}, and the data has more classes than the network's {classes}: give "
-            "the data set that the network was trained for"
+            f"labels are 0 to {classes - 1}, and the data has more classes than the network's {classes}: "
+            "give the data set that the network was trained for"
         )
     return labels.cpu().long()
 
