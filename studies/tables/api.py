@@ -52,7 +52,7 @@ def _about(name: str) -> str:
         return {"REGISTRIES": "Every name that an option takes.", "__version__": "The version."}[name]
     first = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
     sentence = re.split(r"(?<=\.) (?=[A-Z])", first)[0]
-    return re.sub(":$", ".", sentence).replace("|", "\\|")
+    return re.sub(":$", ".", sentence)
 
 
 API_TABLES: dict[str, Callable[[], str]] = {"api": api}

@@ -72,6 +72,9 @@ def _narrowest(head: str, *cells: str) -> int:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown: a heading, and rows of as many cells."""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    """Return a table in Markdown: a heading, and rows of as many cells, in which `|` stands for itself."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+    return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)])

@@ -16,6 +16,7 @@ from zskd.distillation.losses import divergences
 from zskd.models.classifier import Classifier
 from zskd.training.batches import Batch
 from zskd.training.loop import percent_of_class
+from zskd.training.losses import checked_loss
 
 Learn = Callable[[Tensor], None]
 """Receives a number for each image of a batch."""
@@ -66,7 +67,8 @@ class Objective:
             self._learn(divergences(*self._last).clamp_min(0))
         parts = []
         if config.teacher_weight:
-            parts.append(self._loss_of(logits, teacher_logits, config) * config.teacher_weight)
+            own = self._loss_of(logits, teacher_logits, config)
+            parts.append(checked_loss(own, f"--distill.loss {config.loss}") * config.teacher_weight)
         if config.label_weight:
             parts.append(F.cross_entropy(logits, labels) * config.label_weight)
         if features is not None:

@@ -47,6 +47,13 @@ def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
         )
 
 
+def places(own: tuple[str, ...], others: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Return the place of each of some other names among one's own; None where they are not the same."""
+    ours, theirs = ([unicodedata.normalize("NFC", one) for one in names] for names in (own, others))
+    same = len(ours) == len(theirs) and set(ours) == set(theirs)
+    return tuple(map(ours.index, theirs)) if same else None
+
+
 def misplaced(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
     """Return a class that stands at another place in another list of as many; None where there is none.
 

@@ -16,13 +16,14 @@ from torch import nn
 from zskd.config.checks import suggestion
 from zskd.config.registry import ARCHITECTURES
 from zskd.core.artefact import Artefact, AtLeastOne, JsonValue, Sha256
-from zskd.core.code import format_call, import_object, is_code, parse_call
+from zskd.core.code import format_call, is_code, parse_call
 from zskd.core.errors import ZskdError
 from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.core.trust import is_trusted, remember
 from zskd.models.chain import build_layers, read_layers
 from zskd.models.libraries.arguments import construct
 from zskd.models.libraries.describe import describe_library
+from zskd.models.libraries.extras import import_network
 from zskd.models.libraries.onnx import OnnxNetwork
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.models.libraries.torchvision import TorchvisionNetwork
@@ -171,7 +172,7 @@ def build(architecture: Architecture, *, run_code: bool, folder: Path | None = N
                 )
             remember(factory)
             name, arguments = parse_call(factory)
-            return construct(factory, import_object(name), arguments)
+            return construct(factory, import_network(name), arguments)
         case Layers(layers=layers):
             return build_layers(layers)
         case Narrowed(of=of, changes=changes):

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -195,6 +196,9 @@ def _rate(passes: int, started: float) -> str:
 
 def _optimiser(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     made: torch.optim.Optimizer = OPTIMISERS.load(config.optimiser)(module.parameters(), config.learning_rate)
+    closure = signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ZskdError(f"the optimiser {config.optimiser} needs a closure: give one whose step() needs none")
     return made
 
 

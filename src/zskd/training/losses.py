@@ -1,13 +1,18 @@
-"""The losses of a training, read in groups: to read a number from a device waits for all work given to it."""
+"""The losses of a training, checked where they are of somebody's own code, and read in groups.
+
+To read a number from a device waits for all work given to it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from reprlib import repr as short
 
 import torch
 from torch import Tensor
 
+from zskd.core.errors import ZskdError
 from zskd.core.ranks import Ranks
 
 
@@ -50,3 +55,23 @@ class Losses:
     def last(self) -> float:
         """The last loss that is known; not a number before the first."""
         return self.known[-1] if self.known else math.nan
+
+
+def checked_loss(loss: object, whose: str) -> Tensor:
+    """Return a loss that somebody's own code computed.
+
+    Raises:
+        ZskdError: it is no single number, or nothing can be learned from it.
+    """
+    if not isinstance(loss, Tensor) or loss.ndim or not _learns(loss):
+        what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{short(loss)}"
+        without = " without a gradient" if isinstance(loss, Tensor) and not _learns(loss) else ""
+        raise ZskdError(
+            f"{whose} is {what}{without}: it must be one number with a gradient, such as the mean over the "
+            "images"
+        )
+    return loss
+
+
+def _learns(loss: Tensor) -> bool:
+    return loss.requires_grad or not torch.is_grad_enabled()

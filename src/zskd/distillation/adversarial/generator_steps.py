@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zskd.config.distillation import GeneratorConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.device import to_device
+from zskd.core.errors import ZskdError
 from zskd.core.rng import keep_global_rng, numpy_stream, seed_global_rng, torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
@@ -25,6 +26,7 @@ from zskd.models.classifier import Classifier
 from zskd.models.factory import fresh_weights
 from zskd.models.modes import in_mode
 from zskd.training.loop import rate_at
+from zskd.training.losses import checked_loss
 from zskd.training.state import Companions
 
 
@@ -190,6 +192,7 @@ class AdversarialGenerator:
 
     def _step(self, loss: Tensor, rate: float) -> None:
         """Take one step of the optimiser, and let the average follow."""
+        loss = checked_loss(loss, f"the loss of --distill.generator.method {self._config.method}")
         parameters = list(self._generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
@@ -225,4 +228,12 @@ class AdversarialGenerator:
         latents = to_device(torch.randn(count, self._config.latent, generator=rng), self._teacher.device)
         drawn = numpy_stream(self._seed, f"{whose} targets", step)
         targets = self._method.targets(count, self._teacher.classes, drawn)
-        return latents, None if targets is None else to_device(targets, self._teacher.device)
+        if targets is None:
+            return latents, None
+        targets = torch.as_tensor(targets, dtype=torch.float32)  # NumPy's are taken as well
+        if targets.shape != (count, self._teacher.classes):
+            raise ZskdError(
+                f"targets of --distill.generator.method {self._config.method} are {tuple(targets.shape)}: "
+                f"give one row for each image, {(count, self._teacher.classes)}"
+            )
+        return latents, to_device(targets, self._teacher.device)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from zskd.core.code import import_object
 from zskd.core.errors import ZskdError, one_line
 
 EXTRAS: Final = {
@@ -56,6 +57,21 @@ def import_extra(library: str) -> ModuleType:
             f"{library} cannot be imported ({one_line(error)}): install the build that belongs to torch "
             f"{torch.__version__}"
         ) from error
+
+
+def import_network(target: str) -> Any:
+    """Import code of the user's own that builds a network, as `import_object` does.
+
+    Raises:
+        ZskdError: as there.
+    """
+    try:
+        return import_object(target)
+    except ZskdError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+    import_extra("torchvision")  # with what its wheel lacks; the code imports it itself
+    return import_object(target)
 
 
 class Declarations:

@@ -7,11 +7,12 @@ import inspect
 from torch import nn
 
 from zskd.config.training import DEFAULT_SHAPE
-from zskd.core.code import code_sha256, format_call, import_object
+from zskd.core.code import code_sha256, format_call
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.trust import remember
 from zskd.models.factory import Factory
 from zskd.models.libraries.arguments import construct
+from zskd.models.libraries.extras import import_network
 from zskd.teacher.named.facts import Fact, Facts, Found, assumed
 from zskd.teacher.named.source import Source
 
@@ -22,7 +23,7 @@ def find(source: Source) -> Found:
     Raises:
         ZskdError: it cannot be imported, does not take the arguments, fails, or returns no network.
     """
-    factory = import_object(source.name)
+    factory = import_network(source.name)
     _check_arguments(source, factory)
     module = construct(source.name, factory, source.arguments)
     name = format_call(source.name, source.arguments)

@@ -106,7 +106,8 @@ def settle(facts: Facts, given: Given) -> Settled:
     shape = choose("shape", None, "")
     if shape is None:
         raise ZskdError(
-            "the size of the network's images is not known: give --shape, such as --shape 3 224 224"
+            "the size of the network's images is not known: give --shape, such as --shape 3 224 224; where a "
+            "command has no such option, make a checkpoint first with zskd teacher import"
         )
     mean = choose("mean", (0.0,), "0, that is, pixels in [0, 1] as they are")
     std = choose("std", (1.0,), "1, that is, pixels in [0, 1] as they are")
