@@ -68,7 +68,8 @@ class Objective:
         parts = []
         if config.teacher_weight:
             own = self._loss_of(logits, teacher_logits, config)
-            parts.append(checked_loss(own, f"--distill.loss {config.loss}") * config.teacher_weight)
+            own = checked_loss(own, f"--distill.loss {config.loss}", learns=logits.requires_grad)
+            parts.append(own * config.teacher_weight)
         if config.label_weight:
             parts.append(F.cross_entropy(logits, labels) * config.label_weight)
         if features is not None:

@@ -57,21 +57,21 @@ class Losses:
         return self.known[-1] if self.known else math.nan
 
 
-def checked_loss(loss: object, whose: str) -> Tensor:
+def checked_loss(loss: object, whose: str, *, learns: bool = True) -> Tensor:
     """Return a loss that somebody's own code computed.
 
+    Args:
+        loss: what the code returned.
+        whose: its name, for messages.
+        learns: whether the network that it is of can be trained.
+
     Raises:
-        ZskdError: it is no single number, or nothing can be learned from it.
+        ZskdError: it is no single number, or has no gradient though the network learns.
     """
-    if not isinstance(loss, Tensor) or loss.ndim or not _learns(loss):
-        what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{short(loss)}"
-        without = " without a gradient" if isinstance(loss, Tensor) and not _learns(loss) else ""
-        raise ZskdError(
-            f"{whose} is {what}{without}: it must be one number with a gradient, such as the mean over the "
-            "images"
-        )
-    return loss
-
-
-def _learns(loss: Tensor) -> bool:
-    return loss.requires_grad or not torch.is_grad_enabled()
+    if isinstance(loss, Tensor) and not loss.ndim and loss.requires_grad >= learns:
+        return loss
+    what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else short(loss)
+    without = " without a gradient" if isinstance(loss, Tensor) and not loss.requires_grad else ""
+    raise ZskdError(
+        f"{whose} is {what}{without}: it must be one number with a gradient, such as the mean over the images"
+    )
