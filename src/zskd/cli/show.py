@@ -125,8 +125,6 @@ def show_filmstrip(
     if manifest.teacher_sha256 != classifier.fingerprint():
         raise ZskdError(f"{transfer_set} was made with another teacher: name the folder of its teacher")
     spec = as_made(read_spec(manifest.spec, trusted=trust), manifest.resolved)
-    if not 0 <= index < spec.count:
-        raise ZskdError(f"--index is {index}: {spec.count} images were made, from 0 to {spec.count - 1}")
     if dict(spec.own_method.files()) != (manifest.files or {}):
         raise ZskdError(f"{transfer_set} was made with another student than its settings name: make it again")
     figure = trace_figure(classifier, spec, index, default_progress())

@@ -49,7 +49,7 @@ def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
 
 def places(own: tuple[str, ...], others: tuple[str, ...]) -> tuple[int, ...] | None:
     """Return the place of each of some other names among one's own; None where they are not the same."""
-    ours, theirs = ([unicodedata.normalize("NFC", one) for one in names] for names in (own, others))
+    ours, theirs = _composed(own), _composed(others)
     same = len(ours) == len(theirs) and set(ours) == set(theirs)
     return tuple(map(ours.index, theirs)) if same else None
 
@@ -60,9 +60,13 @@ def misplaced(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
     Letters that are written in two ways (é, and e with an accent) are the same. Numbers from 0 are the names
     of classes that nobody named: beside other names, they mean nothing.
     """
-    ours, theirs = ([unicodedata.normalize("NFC", one) for one in names] for names in (own, others))
+    ours, theirs = _composed(own), _composed(others)
     numbers = [str(k) for k in range(len(ours))]
     if set(ours) != set(theirs) and numbers in (ours, theirs):
         return None
     pairs = zip(own, ours, theirs, strict=True)
     return next((name for name, one, other in pairs if one != other and one in theirs), None)
+
+
+def _composed(names: tuple[str, ...]) -> list[str]:
+    return [unicodedata.normalize("NFC", name) for name in names]

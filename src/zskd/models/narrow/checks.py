@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,11 +11,9 @@ from zskd.core.rng import keep_global_rng
 from zskd.models.modes import in_mode
 from zskd.models.narrow.cut import Cut
 from zskd.models.narrow.groups import LAYERS, Side, width_of
-from zskd.models.narrow.tracing import CallLayers
+from zskd.models.narrow.tracing import CallLayers, Read
 from zskd.models.preparation import copied
 
-Read = Callable[[nn.Module, Tensor], Tensor]
-"""Returns the logits (N, K) of a network for normalised images."""
 EXACT = 1e-3
 """Largest difference of logits of a right copy, relative to their spread."""
 

@@ -13,10 +13,10 @@ from zskd.models.chain import in_a_row, read_layers
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, Layers, Narrowed
 from zskd.models.narrow.changes import find_changes
-from zskd.models.narrow.checks import Read
 from zskd.models.narrow.depth import drop_blocks
 from zskd.models.narrow.plan import CannotCut, read_logits
 from zskd.models.narrow.search import narrow_network
+from zskd.models.narrow.tracing import Read
 from zskd.models.preparation import copied
 
 _LARGE = 128 * 128

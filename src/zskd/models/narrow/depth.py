@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from zskd.models.counting import count_multiply_adds
 from zskd.models.modes import in_mode
 from zskd.models.narrow.changes import drop_block
-from zskd.models.narrow.checks import Read, is_sound
+from zskd.models.narrow.checks import is_sound
 from zskd.models.narrow.plan import CannotCut, read_logits
+from zskd.models.narrow.tracing import Read
 from zskd.models.preparation import copied
 
 

@@ -6,7 +6,7 @@ over, as plain tensors of indices. Whether it is right, `checks` finds out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,16 +23,12 @@ from zskd.models.narrow.members import (
     repeat_members,
 )
 from zskd.models.narrow.parting import Parted
-from zskd.models.narrow.tracing import Entered, dependency_graph, find_sums
+from zskd.models.narrow.tracing import Entered, Read, dependency_graph, find_sums
 from zskd.models.preparation import copied
 
 
 def find_groups(
-    network: nn.Module,
-    image: Tensor,
-    *,
-    training: bool = False,
-    read: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    network: nn.Module, image: Tensor, *, training: bool = False, read: Read | None = None
 ) -> Groups:
     """Return the groups of channels of a network that can be cut; those of input and logits cannot.
 

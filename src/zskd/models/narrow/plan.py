@@ -12,11 +12,11 @@ from torch import Generator, Tensor, nn
 from zskd.core.errors import ZskdError
 from zskd.core.rng import keep_global_rng
 from zskd.models.modes import in_mode
-from zskd.models.narrow.checks import EXACT, Read, difference, is_sound
+from zskd.models.narrow.checks import EXACT, difference, is_sound
 from zskd.models.narrow.cut import Scope, chosen, cut_channels
 from zskd.models.narrow.follow import find_groups
 from zskd.models.narrow.groups import Group, Groups
-from zskd.models.narrow.tracing import returns_several
+from zskd.models.narrow.tracing import Read, returns_several
 from zskd.models.output import first_rows
 from zskd.models.preparation import copied
 

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from zskd.config.sizes import ShareKind
 from zskd.models.counting import count_multiply_adds
-from zskd.models.narrow.checks import EXACT, Read, difference, is_sound
+from zskd.models.narrow.checks import EXACT, difference, is_sound
 from zskd.models.narrow.cut import Cut, Scope, cut_channels, words
 from zskd.models.narrow.groups import Groups
 from zskd.models.narrow.plan import CannotCut, Plan, plan_cut, read_logits
+from zskd.models.narrow.tracing import Read
 from zskd.models.preparation import copied
 
 _STEPS = 10

@@ -15,12 +15,12 @@ from torch.overrides import TorchFunctionMode
 from zskd.core.rng import keep_global_rng
 from zskd.models.narrow.groups import LAYERS, NORMS
 
+Read = Callable[[nn.Module, Tensor], Tensor]
+"""Returns the logits (N, K) of a network for normalised images."""
+
 
 def dependency_graph(
-    network: nn.Module,
-    inputs: tuple[Tensor, ...],
-    training: bool,
-    read: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    network: nn.Module, inputs: tuple[Tensor, ...], training: bool, read: Read | None = None
 ) -> Any:
     """Return torch-pruning's dependency graph.
 
