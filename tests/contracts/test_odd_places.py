@@ -25,7 +25,7 @@ from zskd.data.folder import files_below, read_image
 from zskd.export.onnx import export_onnx
 from zskd.models.chain import read_layers
 from zskd.models.checkpoint import Card, Origin, save_checkpoint
-from zskd.models.class_names import check_classes, misplaced
+from zskd.models.class_names import check_classes, misplaced, places
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.exported import ExportedNetwork
 from zskd.models.factory import Layers
@@ -39,7 +39,7 @@ SPEC = InputSpec(shape=(1, 8, 8))
 
 def classifier(names: tuple[str, ...] | None = None) -> Classifier:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, len(names or "abc")))
     return Classifier(network.eval(), spec=SPEC, class_names=names).freeze()
 
 
@@ -79,7 +79,12 @@ def test_letters_written_in_two_ways_are_one() -> None:
 
 def test_numbers_that_nobody_gave_are_no_names() -> None:
     assert misplaced(("0", "1", "2"), ("1", "2", "3")) is None
-    assert misplaced(tuple(map(str, range(11))), tuple(sorted(map(str, range(11))))) == "2"
+    numbers = tuple(map(str, range(11)))
+    assert misplaced(numbers, tuple(sorted(numbers))) == "2"
+    assert places(numbers, tuple(sorted(numbers))) is None, "whose order this is, nobody can tell"
+    assert places(tuple(sorted(numbers)), numbers) == (0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 2)
+    with pytest.raises(ZskdError, match="--teacher.class-names"):
+        check_classes(classifier(numbers), tuple(sorted(numbers)))
 
 
 # -- pictures

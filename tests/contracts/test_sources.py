@@ -209,6 +209,52 @@ def test_classes_in_another_order_are_refused(teacher: Classifier) -> None:
         check_classes(teacher, ("cat", "dog"))
 
 
+def test_data_are_read_in_the_order_of_the_network_s_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder sorts its classes by name; a network has them in any order."""
+    monkeypatch.chdir(tmp_path)
+    names = ("ant", "bee", "cat")
+    pictures(tmp_path / "a", 0, names)
+    torch.manual_seed(0)
+    network = ARCHITECTURES.load("lenet5")(size=16, classes=3)
+    weights = network.state_dict()
+    order = [2, 0, 1]
+    moved = {key: value[order] if len(value) == 3 else value for key, value in weights.items()}
+    found = []
+    for file, kept, its in (
+        ("plain", weights, names),
+        ("moved", moved, tuple(names[k] for k in order)),
+    ):
+        save_file({key: value.clone() for key, value in kept.items()}, f"{file}.safetensors")
+        command = [
+            "run",
+            "my-teacher",
+            "--teacher.path",
+            f"{file}.safetensors",
+            "--teacher.class-names",
+            *its,
+        ]
+        command += [
+            "--data.name",
+            "folder",
+            "--data-dir",
+            "a",
+            "--data.validation",
+            "0",
+            *SMALL,
+            "--out",
+            file,
+        ]
+        assert run(command) == 0
+        metrics = json.loads(Path(file, "metrics.json").read_text())
+        found.append(metrics["teacher"]["test_accuracy_by_class"])
+    plain, other = found
+    assert list(other) == [names[k] for k in order]
+    assert plain == {name: other[name] for name in names}
+    assert len(set(plain.values())) > 1, "which class is which must matter"
+
+
 def test_the_record_of_a_finished_run_does_not_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,13 +51,10 @@ def evaluate(
         estimate: Estimate the agreement on real images.
         json: Print the results as JSON.
     """
-    import torch
-
     from zskd.core.files import write_json
     from zskd.data.datasets import load_data
     from zskd.evaluation.metrics import accuracies, agreement
     from zskd.models.checkpoint import load_checkpoint
-    from zskd.models.class_names import check_classes, places
     from zskd.run.measure import NOT_MEASURED
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
@@ -74,12 +71,7 @@ def evaluate(
         tell.line(NOT_MEASURED)
     else:
         # the test images are the same, also where the others are too few to be divided
-        loaded = load_data(replace(data, validation=0.0), student.spec.shape)
-        test = loaded.test
-        if (order := places(student.class_names, loaded.class_names)) is not None:
-            test = replace(test, labels=torch.tensor(order)[test.labels])
-        else:
-            check_classes(student, loaded.class_names)
+        test = load_data(replace(data, validation=0.0), student.spec.shape).for_classes_of(student).test
         measured, by_class = accuracies(student, test)
         found |= {"test_accuracy": asdict(measured), "test_accuracy_by_class": by_class}
         tell.line(f"test accuracy  {measured}")

@@ -20,6 +20,8 @@ from zskd.data.colour_digits import PAIRS, coloured, paired, textured
 from zskd.data.download import idx_folder
 from zskd.data.folder import class_folders, read_folder
 from zskd.data.idx import read_idx
+from zskd.models.class_names import check_classes, places
+from zskd.models.classifier import Classifier
 
 _SPLIT_SEED = 0
 """Fixed, so that the same images are test and validation images in every run."""
@@ -64,6 +66,23 @@ class Dataset:
             digest.update(split.images.contiguous().numpy().data)
             digest.update(split.labels.contiguous().numpy().data)
         return digest.hexdigest()
+
+    def for_classes_of(self, classifier: Classifier) -> Dataset:
+        """Return the images with the numbers that a network gives to their classes.
+
+        Raises:
+            ZskdError: the network has other classes.
+        """
+        order = places(classifier.class_names, self.class_names)
+        if order is None:
+            check_classes(classifier, self.class_names)
+        if order is None or order == tuple(range(len(order))):
+            return self
+        number = torch.tensor(order)
+        train, validation, test = (
+            replace(split, labels=number[split.labels]) for split in (self.train, self.validation, self.test)
+        )
+        return Dataset(train, validation, test, classifier.class_names, self.train_size)
 
 
 def load_data(data: DataConfig, shape: tuple[int, int, int], *, test: bool = True) -> Dataset:

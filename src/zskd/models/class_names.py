@@ -42,16 +42,26 @@ def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
     if (name := misplaced(own, names)) is not None:
         ours, its = ", ".join(own), ", ".join(names)
         raise ZskdError(
-            f"the network's classes are {ours}, but the data has {name} at another place: {its}; choose data "
-            "with the same classes"
+            f"the network's classes are {ours}, but the data has {name} at another place: {its}; "
+            + (_TWO_ORDERS if _unnamed(own) else "choose data with the same classes")
         )
 
 
+_TWO_ORDERS = (
+    "if it learned from these folders in this order, say so with --teacher.class-names; if they are its own "
+    "numbers, write all with as many digits (00, 01, ...)"
+)
+
+
 def places(own: tuple[str, ...], others: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Return the place of each of some other names among one's own; None where they are not the same."""
+    """Return the place of each of some other names among one's own; None where they are not the same.
+
+    Numbers that nobody gave tell nothing about another order: some programs read folders 0, 1, 10, 2 in this
+    one, and others by number.
+    """
     ours, theirs = _composed(own), _composed(others)
     same = len(ours) == len(theirs) and set(ours) == set(theirs)
-    return tuple(map(ours.index, theirs)) if same else None
+    return tuple(map(ours.index, theirs)) if same and (ours == theirs or not _unnamed(own)) else None
 
 
 def misplaced(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
@@ -61,8 +71,7 @@ def misplaced(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
     of classes that nobody named: beside other names, they mean nothing.
     """
     ours, theirs = _composed(own), _composed(others)
-    numbers = [str(k) for k in range(len(ours))]
-    if set(ours) != set(theirs) and numbers in (ours, theirs):
+    if set(ours) != set(theirs) and (_unnamed(own) or _unnamed(others)):
         return None
     pairs = zip(own, ours, theirs, strict=True)
     return next((name for name, one, other in pairs if one != other and one in theirs), None)
@@ -70,3 +79,8 @@ def misplaced(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
 
 def _composed(names: tuple[str, ...]) -> list[str]:
     return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def _unnamed(names: tuple[str, ...]) -> bool:
+    """Tell whether the names are those of classes that nobody named."""
+    return names == tuple(str(k) for k in range(len(names)))

@@ -13,7 +13,6 @@ from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.data.datasets import load_data
 from zskd.models.checkpoint import load_checkpoint
-from zskd.models.class_names import check_classes
 from zskd.models.classifier import Classifier
 from zskd.report.behaviour import Behaviour, measure_behaviour
 from zskd.report.gallery import Impression, make_gallery
@@ -152,8 +151,7 @@ def _behaviour(
         )
         return None
     try:
-        data = load_data(replace(config, validation=0.0), teacher.spec.shape)
-        check_classes(teacher, data.class_names)
+        data = load_data(replace(config, validation=0.0), teacher.spec.shape).for_classes_of(teacher)
     except ZskdError as error:
         missing.append(f"The run's data cannot be read ({error}): name its folder with --data-dir.")
         return None

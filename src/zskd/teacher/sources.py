@@ -20,7 +20,6 @@ from zskd.core.versions import versions
 from zskd.data.datasets import Dataset, load_data
 from zskd.data.pictures import hash_pictures
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
-from zskd.models.class_names import check_classes
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, build, describe, fresh_weights
 from zskd.teacher.named.source import parse_source
@@ -111,7 +110,6 @@ def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
     hashes: dict[str, str] = {}
     if recipe.data.name != "none":
         data = load_data(recipe.data, shape, test=test)
-        hashes["data_sha256"] = data.fingerprint()
     for kind, folder in recipe.picture_folders.items():
         hashes[f"{kind}_sha256"] = hash_pictures(folder)
     if given:
@@ -121,7 +119,8 @@ def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
         assert data is not None
         model, card = fresh_teacher(recipe, data), None
     if data is not None:
-        check_classes(model, data.class_names)
+        data = data.for_classes_of(model)
+        hashes["data_sha256"] = data.fingerprint()
     model.to(device).rewrite = recipe.rewrite
     return Sources(data, model, card, SourceHashes(**hashes))
 
