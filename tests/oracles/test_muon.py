@@ -21,6 +21,14 @@ def test_a_matrix_keeps_its_directions_and_nearly_loses_their_lengths(shape: tup
     assert lengths.max() / lengths.min() >= turned.diagonal().max() / turned.diagonal().min() - 1e-4
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-18, 1e-22, 1e-25, 1e-30, 1e-38, 1e-42])
+def test_a_gradient_that_is_nearly_nothing_does_no_harm(size: float) -> None:
+    """Its norm is 0 in float32 from 1e-23 on, though its entries are not."""
+    made = orthogonal(torch.full((3, 4), size))
+    assert made.isfinite().all()
+    assert made.abs().max() <= 1.25
+
+
 def test_a_step_does_not_depend_on_the_size_of_the_gradient() -> None:
     """At any scale of the loss the weights change in the same way."""
     ends = []

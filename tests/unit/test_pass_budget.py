@@ -1,11 +1,14 @@
 """What stays within a budget of passes: counted beforehand, the same on every machine, and never exceeded."""
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import Lines
 from zskd.cli.main import main
@@ -165,3 +168,16 @@ def test_a_student_is_trained_within_its_passes(
     assert teacher_passes(made) == 112 * 8
     assert main([*command, "--passes", "700", "--out", str(tmp_path / "other")]) == 2
     assert "allows 87 steps, and a student needs at least 100" in capsys.readouterr().err
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for number in range(20):
+        pixels = rng.integers(0, 256, (4, 4), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+    command += ["--passes", "1.2k", "--images", str(tmp_path / "pictures"), "--distill.pictures.count", "20"]
+    assert main([*command, "--out", str(tmp_path / "third")]) == 0
+    told = capsys.readouterr().err
+    looks = int(re.findall(r"the pictures \((\d+) at most\)", told)[0])
+    assert looks >= 20
+    made = read_card(tmp_path / "third").origin.passes
+    assert made is not None
+    assert 1200 - 8 < teacher_passes(made) + looks <= 1200

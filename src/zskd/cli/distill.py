@@ -53,8 +53,8 @@ def distill(
     *,
     out: Annotated[Place, Parameter(group=OUTPUT)],
     recipe: str | None = None,
-    preset: PresetName = "default",
-    student: StudentName = "half",
+    preset: Annotated[PresetName, Parameter(show_default=False)] = "default",
+    student: Annotated[StudentName, Parameter(show_default=False)] = "half",
     seed: int = 0,
     threads: Annotated[int, Parameter(group=MACHINE)] = 0,
     distill: DistillConfig = DistillConfig(),  # noqa: B008
@@ -76,8 +76,9 @@ def distill(
         transfer_set: Folder of the transfer set; absent where a generator makes all images.
         out: Folder of the student. All three may be addresses (s3://bucket/set).
         recipe: Recipe with the settings.
-        preset: Base of the settings.
-        student: half, a built-in network, budget:200k, auto, or file.py:factory.
+        preset: Base of the settings. Absent: chosen for the teacher.
+        student: half, narrow:0.5, budget:200k, auto, a built-in network, or file.py:factory. Absent: chosen
+            for the teacher.
         seed: Seed of weights, order and augmentation.
         threads: Threads; 0: half of the cores. The other half prepares the batches.
         distill: Training of the student.
@@ -215,6 +216,7 @@ def _within_budget(
     """Return the recipe with the number of steps that minutes or passes allow; as it is without a limit."""
     from zskd.config.identity import identity
     from zskd.core.files import sha256_json
+    from zskd.core.passes import teacher_passes
     from zskd.run.arms import student_spec
     from zskd.run.budget import Budget
     from zskd.run.passes import plan_passes
@@ -227,7 +229,8 @@ def _within_budget(
         specs, sets = {"student": student_spec(recipe)}, {"student": transfer_set}
         recipe = spending.fit_steps(recipe, specs, sets, pictures)
     if recipe.passes is not None:
-        plan = plan_passes(recipe, teacher, [], [recipe.distill])
+        spent = sum(teacher_passes(one.manifest.passes or {}) for one in pictures.values())
+        plan = plan_passes(recipe, teacher, [], [recipe.distill], pictures=spent)
         progress.log(f"passes: {plan.words}")
         recipe = replace(recipe, distill=replace(recipe.distill, steps=plan.steps, epochs=None))
     return recipe

@@ -111,8 +111,14 @@ class Settings:
             parsed: the settings of the command: field of `Recipe` -> value.
 
         Raises:
-            ZskdError: the recipe cannot be read, or names code that the user has not named.
+            ZskdError: the recipe cannot be read, names code that the user has not named, or is missing where
+                its code is trusted.
         """
+        if recipe is None and trust.trust:
+            raise ZskdError(
+                "--trust names code that a recipe file may run: give --recipe FILE; code in the card of a "
+                "checkpoint is named with --model"
+            )
         parsed |= vars(machine) if machine else {}
         self._recipe, self._known = recipe, tuple(parsed)
         self._overrides: dict[str, Any] = {}

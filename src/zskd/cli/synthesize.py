@@ -35,8 +35,8 @@ def synthesize(
     *,
     out: Annotated[Place, Parameter(group=OUTPUT)],
     recipe: str | None = None,
-    preset: PresetName = "default",
-    method: MethodName = "zskd",
+    preset: Annotated[PresetName, Parameter(show_default=False)] = "default",
+    method: Annotated[MethodName, Parameter(show_default=False)] = "zskd",
     method_settings: Annotated[MethodSettings, Parameter(group=RUN_DETAILS)] = {},  # noqa: B006
     count: int | None = None,
     rate: float | None = None,
@@ -57,10 +57,10 @@ def synthesize(
         teacher: Checkpoint folder.
         out: Folder of the set, or an address (s3://bucket/set).
         recipe: Recipe with the settings.
-        preset: Base of the settings.
-        method: Synthesis method: a name, or file.py:Name for your own.
+        preset: Base of the settings. Absent: chosen for the teacher.
+        method: Synthesis method: a name, or file.py:Name for your own. Absent: that of the preset.
         method_settings: Settings of this method only.
-        count: Number of images in the set.
+        count: Number of images in the set. Absent: from rate, or chosen for the teacher.
         rate: The same in percent of the training set of --data.name.
         seed: Seed of all random numbers.
         targets: Soft targets.

@@ -67,8 +67,9 @@ class Recipe(Config):
     """Base of the settings. Most are those of a published method. Absent: chosen for the teacher."""
     seed: int = 0
     """Seed of all random numbers."""
-    method: MethodName = "zskd"
-    """Method of the transfer set, or file.py:Name. The set is that of the main arm."""
+    method: Annotated[MethodName, Parameter(show_default=False)] = "zskd"
+    """Method of the transfer set, or file.py:Name. The set is that of the main arm. Absent: that of the
+    preset."""
     images: Annotated[Path | None, Parameter(group=RUN_DETAILS)] = None
     """Unlabelled pictures to train the student on as well: a folder, Parquet or WebDataset files. Sub-folders
     are read, too. Another arm is trained without them."""

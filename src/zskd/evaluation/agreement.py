@@ -33,8 +33,8 @@ _USEFUL = 60.0
 _LOST = 65.0
 """The same with batch-norm: disagreement on impressions with statistics, in percent, above which it is."""
 USELESS = (
-    "Warning: this student is likely useless on real images: give it more steps and images (--distill.steps, "
-    "--count), or choose a larger --student"
+    "Warning: this student is likely useless on real images: give it more steps and images, or choose a "
+    "larger student (in zskd run: --distill.steps, --count, --student)"
 )
 UNSEEN = "The teacher's own errors cannot be seen: where it is wrong, agreement with it is an error too."
 
@@ -234,8 +234,8 @@ def _by_statistics(
     worst, found, best = (100 - one for one in agreement)
     reason = (
         f"the student differs from its teacher on {found:.0f} % of impressions with the statistics of its "
-        f"batch-norm, and on real images {of_data.least:g} to {of_data.most:g} times as often, depending on "
-        f"the data ({', '.join(of_data.data)})"
+        f"batch-norm, and on real images probably {of_data.least:g} to {of_data.most:g} times as often, "
+        f"depending on the data ({', '.join(of_data.data)})"
     )
     weakest = weakest_classes(signals.by_class, class_names)
     low, high = max(0.0, 100 - of_data.most * worst), 100 - of_data.least * best

@@ -176,7 +176,8 @@ def _of_gradients(teacher: Classifier, images: Images) -> Iterator[Finding]:
     if found[0] is None or not bool(found[0].any()):
         yield Finding(
             "no gradient of the teacher's logits reaches its images, so that none can be optimised: take "
-            "torch.no_grad, detach and rounding out of its forward pass, or give --method noise"
+            "torch.no_grad, detach and rounding out of its forward pass, or take noise for images "
+            "(zskd run --method noise)"
         )
 
 

@@ -228,7 +228,7 @@ def sampling_error(percent: float, n: int) -> float:
     """Return the half width of the 95 % interval due to a sample of n test images alone, in points.
 
     Normal approximation 1.96·√(p(1 − p)/n): a rule of thumb, 0 at 0 and 100 %. The interval of a measured
-    share is that of `share`.
+    share is that of `share_of`.
 
     Args:
         percent: accuracy, 0 to 100.

@@ -210,7 +210,8 @@ class _Search:
             )
         return ZskdError(
             "no linear layer of the network alone determines its output, but class similarity and features "
-            f"need one: name its head with --head, or give --method class_impressions; {candidates}"
+            "need one: name its head where it is opened (--head of zskd run and teacher import), or make "
+            f"images that need none (--method class_impressions); {candidates}"
         )
 
     def _is_feature(self, output: Output, heads: Iterable[Head | ZskdError]) -> bool:

@@ -32,7 +32,7 @@ def class_similarity(head_weight: HeadWeight) -> Similarity:
         bad = int(np.flatnonzero(~np.isfinite(norms) | (norms == 0))[0])
         raise ZskdError(
             f"the weight vector of class {bad} in the last layer is zero or not finite: give another "
-            "teacher, or --head"
+            "teacher, or name its head where it is opened (--head of zskd run and teacher import)"
         )
     unit = weight / norms
     similarity = np.clip(unit @ unit.T, -1, 1)

@@ -77,7 +77,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """
     a, b, c = _QUINTIC
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + 1e-30)
+    # of entries below 1e-23 the norm is 0 in float32: their step becomes tiny instead of infinite
+    wide = wide / wide.norm().clamp_min(1e-20)
     for _ in range(_ITERATIONS):
         gram = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)

@@ -1,7 +1,8 @@
 """DFAD: the generator maximises the difference of the student's logits from the teacher's.
 
-Fang, Song, Shen, Wang, Chen, Song: "Data-Free Adversarial Distillation", 2019, arXiv:1912.11006. Every
-setting of their MNIST program is in recipes/presets/dfad.yaml.
+Fang, Song, Shen, Wang, Chen, Song: "Data-Free Adversarial Distillation", 2019, arXiv:1912.11006. The
+settings of their MNIST program are in recipes/presets/dfad.yaml; its weight decay is for all parameters, ours
+for those of matrices and convolutions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """ZSKT: the generator maximises the divergence of the student's output from the teacher's.
 
 Micaelli, Storkey: "Zero-shot Knowledge Transfer via Adversarial Belief Matching", NeurIPS 2019,
-arXiv:1905.09768. Every setting of their program is in recipes/presets/zskt.yaml.
+arXiv:1905.09768. The settings of their program are in recipes/presets/zskt.yaml; it also limits the norm of
+all gradients to 5, which is left out here.
 """
 
 from __future__ import annotations

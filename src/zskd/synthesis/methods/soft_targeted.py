@@ -132,7 +132,8 @@ def feature_model(teacher: Classifier) -> FeatureModel:
     bias = teacher.head_bias.numpy().astype(np.float64)
     if not np.isfinite(weight).all() or not np.isfinite(bias).all():
         raise ZskdError(
-            "the weights of the teacher's last layer are not finite: give another teacher, or --head"
+            "the weights of the teacher's last layer are not finite: give another teacher, or name its head "
+            "where it is opened (--head of zskd run and teacher import)"
         )
     weight = weight - weight.mean(axis=0)
     rectified = _features_are_rectified(teacher)
