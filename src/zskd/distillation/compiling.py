@@ -23,6 +23,7 @@ from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.core.types import Images
 from zskd.models.classifier import Classifier
 from zskd.models.running import running
+from zskd.models.sound_gradients import is_affected
 
 _LEAST_SECONDS = 120.0
 """Least time of the steps that are left: where each then takes a quarter less, half a minute of compiling has
@@ -103,6 +104,10 @@ class Compiling:
         networks = [one for one in self._networks if one.runs_whole and not self._reads_layers]
         if not networks:
             return "networks are not compiled: their layers are read, or --no-rewrite is given"
+        if is_affected(self._networks[-1]):
+            return (
+                "networks are not compiled: strided convolutions of few channels have no right gradients then"
+            )
         spec, device = networks[0].spec, networks[0].device
         images = torch.rand(self._batch, *spec.shape, generator=torch_stream(0, "compile", 0))
         images = to_device(images.clamp(*spec.box), device)

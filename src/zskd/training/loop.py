@@ -30,6 +30,7 @@ from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.ranks import ALONE, Ranks
 from zskd.core.rng import keep_global_rng, seed_global_rng
+from zskd.models.sound_gradients import sound_gradients
 from zskd.training.batches import Batch, Batches, Order, Prepare, RowOrder, prepared
 from zskd.training.curve import Curve, curve_of
 from zskd.training.division import all_passes, average, check_same_steps, count_others, dropout_of
@@ -125,6 +126,7 @@ def fit(
         keep_global_rng(),
         counting() as tally,
         computing_in(config.precision),
+        sound_gradients(*trained.values()),
         progress.task(section, total, "steps", done=done) as task,
         closing(prepared(batches, range(done, total), helper)) as upcoming,
     ):

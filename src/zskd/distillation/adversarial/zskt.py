@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import final
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from zskd.distillation.adversarial.base import GeneratorBatch, GeneratorMethod
+from zskd.distillation.losses import divergences
 
 
 @final
@@ -21,9 +21,4 @@ class ZSKT(GeneratorMethod):
 
     def loss(self, batch: GeneratorBatch) -> Tensor:
         """Return −KL(T ‖ S) at τ = 1, averaged over images, in nats, at most 0  (equation 1)."""
-        return -F.kl_div(
-            F.log_softmax(batch.student.logits, dim=1),
-            F.log_softmax(batch.teacher.logits, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
+        return -divergences(batch.student.logits, batch.teacher.logits).mean()

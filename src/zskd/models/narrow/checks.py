@@ -13,6 +13,7 @@ from zskd.models.narrow.cut import Cut
 from zskd.models.narrow.groups import LAYERS, Side, width_of
 from zskd.models.narrow.tracing import CallLayers, Read
 from zskd.models.preparation import copied
+from zskd.models.sound_gradients import sound_gradients
 
 EXACT = 1e-3
 """Largest difference of logits of a right copy, relative to their spread."""
@@ -29,7 +30,7 @@ def is_sound(network: nn.Module, images: Tensor, read: Read) -> bool:
     network = copied(network)
     network.requires_grad_(True)
     try:
-        with keep_global_rng(), torch.enable_grad():
+        with keep_global_rng(), torch.enable_grad(), sound_gradients(network):
             for training in (False, True):
                 with in_mode(network, training=training):
                     logits = read(network, images)
