@@ -13,8 +13,8 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import teacher_of_student
-from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller
+from zskd.cli.pairs import note_other_teacher, teacher_of_student
+from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller, print_error, without_labels
 from zskd.core.errors import ZskdError
 from zskd.core.tables import WIDTH, Table
 
@@ -81,7 +81,7 @@ def audit(
     from zskd.models.opened import open_network
 
     network = open_network(student, model=model)
-    of_teacher = teacher_of_student(teacher, teacher_model, model) if teacher else None
+    of_teacher = teacher_of_student(teacher, teacher_model, model, network) if teacher else None
     networks = _networks(network, of_teacher, open_network(reference, model=model) if reference else None)
     groups = _groups(members, others, (of_teacher or network).class_names)
     near = _nearest(transfer_set, of_teacher, network.shape) if transfer_set else None
@@ -106,18 +106,32 @@ def _networks(student: Opened, teacher: Classifier | None, reference: Opened | N
     networks["student"] = student.logits
     if reference is not None:
         check_alike("reference", (reference.class_names, reference.shape), own)
+        audited = [one.fingerprint() for one in (teacher, student.classifier) if one is not None]
+        if reference.classifier is not None and reference.classifier.fingerprint() in audited:
+            raise ZskdError(
+                "the reference is a network that is audited: give one that none of the pictures trained, or "
+                "leave --reference out"
+            )
         networks["reference"] = reference.logits
     return networks
 
 
 def _groups(members: Path, others: Path, names: tuple[str, ...]) -> tuple[_Group, _Group]:
     """Return the pictures of both folders, with their classes where both have folders of classes."""
+    from zskd.core.files import sha256_file
     from zskd.data.pictures import labelled_files
 
     of_members, of_others = (labelled_files(folder, names) for folder in (members, others))
-    if {one.resolve() for one in of_members[0]} & {one.resolve() for one in of_others[0]}:
+    for folder, (files, labels) in ((members, of_members), (others, of_others)):
+        if labels is None and any(path.parent != folder for path in files):
+            print_error(without_labels(folder, names))
+    contents = {sha256_file(path): path for path in of_members[0]}
+    shared = [(contents[key], path) for path in of_others[0] if (key := sha256_file(path)) in contents]
+    if shared:
+        one, other = shared[0]
         raise ZskdError(
-            f"{members} and {others} share files: give members and others in folders of their own"
+            f"{members} and {others} share {len(shared)} pictures, such as {one} and {other}: leave those "
+            "out of one of them, as no test can tell them apart"
         )
     if (of_members[1] is None) != (of_others[1] is None):
         with_classes, without = (others, members) if of_members[1] is None else (members, others)
@@ -132,7 +146,10 @@ def _nearest(folder: Path, teacher: Classifier | None, shape: tuple[int, int, in
     from zskd.evaluation.nearest import NearestImpressions
     from zskd.transfer_set.dataset import TransferSet
 
-    return NearestImpressions(TransferSet(folder), teacher, shape)
+    made = TransferSet(folder)
+    if teacher is not None:
+        note_other_teacher(made.manifest.teacher_sha256, teacher, f"{folder} was made with")
+    return NearestImpressions(made, teacher, shape)
 
 
 def _shown(

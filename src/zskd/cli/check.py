@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import teacher_of_student
-from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller, print_error
+from zskd.cli.pairs import teacher_of_student
+from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller, print_error, without_labels
 from zskd.core.errors import ZskdError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def check(
     from zskd.models.opened import open_network
 
     network = open_network(student, model=model)
-    of_teacher = teacher_of_student(teacher, teacher_model, model)
+    of_teacher = teacher_of_student(teacher, teacher_model, model, network)
     check_names(of_teacher.class_names, network.class_names)
     files, labels = _labelled_files(folder, of_teacher.class_names)
     tell, broken = Teller(json), Broken()
@@ -89,7 +89,7 @@ def _labelled_files(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], T
 
     files, labels = labelled_files(folder, names)
     if labels is None:
-        print_error(f"without labels: no folder in {folder} is named after a class ({', '.join(names[:5])})")
+        print_error(without_labels(folder, names))
     return files, labels
 
 

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import is_given
+from zskd.cli.pairs import note_other_teacher
 from zskd.cli.places import Place, local
 from zskd.cli.telling import Json, Teller
 from zskd.config.data import DataConfig
@@ -65,6 +66,8 @@ def evaluate(
     teacher_network = load_checkpoint(local(teacher), model=teacher_model or model)[0] if teacher else None
     if transfer_set is not None and teacher_network is None:
         raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
+    if teacher_network is not None:
+        note_other_teacher(card.origin.teacher_sha256, teacher_network, "this student was distilled from")
     found: dict[str, object] = {}
     tell = Teller(json)
     if data.name == "none":
@@ -80,7 +83,9 @@ def evaluate(
             found["test_agreement"] = asdict(agreed)
             tell.line(f"agreement with the teacher on test images  {agreed}")
     if transfer_set is not None and teacher_network is not None:
-        images = (shard.images for shard in TransferSet(local(transfer_set)))
+        made = TransferSet(local(transfer_set))
+        note_other_teacher(made.manifest.teacher_sha256, teacher_network, f"{transfer_set} was made with")
+        images = (shard.images for shard in made)
         agreed = agreement(teacher_network, student, images)
         found["set_agreement"] = asdict(agreed)
         tell.line(f"agreement with the teacher on {transfer_set}  {agreed}")

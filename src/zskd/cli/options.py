@@ -188,24 +188,6 @@ def ready_teacher(source: Path, model: str | None, recipe: Recipe) -> Classifier
     return teacher
 
 
-def teacher_of_student(source: str | Path, own: str | None, of_student: str | None) -> Classifier:
-    """Return the teacher that a student is compared with, frozen.
-
-    Args:
-        source: a checkpoint folder, or another source.
-        own: network or factory of the teacher, as typed for it.
-        of_student: that of the student, which holds for a teacher that does not name its network.
-
-    Raises:
-        ZskdError: as `open_teacher` does.
-    """
-    from zskd.teacher.named.source import parse_source
-    from zskd.teacher.opening import open_teacher
-
-    unnamed = parse_source(str(source)).kind == "path"
-    return open_teacher(source, model=own or (of_student if unnamed else None))[0].freeze()
-
-
 def print_line(text: str) -> None:
     """Print one line of a result on standard output."""
     print(text, file=sys.stdout, flush=True)

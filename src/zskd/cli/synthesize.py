@@ -126,8 +126,8 @@ def synthesize(
         )
     if found.mean_kl is not None and found.anchor_match is not None:
         tell.line(
-            f"of the optimised: mean KL {found.mean_kl:.4f}, {100 * found.anchor_match:.1f} % predicted as "
-            f"their class; {found.missed:,} missed their target, {found.dropped:,} of them were dropped"
+            f"of the optimised: mean KL {abs(found.mean_kl):.4f}, {100 * found.anchor_match:.1f} % predicted "
+            f"as their class; {found.missed:,} missed their target, {found.dropped:,} of them were dropped"
         )
     counts = {key: value for key, value in asdict(found).items() if value is not None}
     classes = {"predicted": predicted and list(predicted), "predicted_entropy": entropy}

@@ -33,6 +33,11 @@ def print_error(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def without_labels(folder: Path, names: tuple[str, ...]) -> str:
+    """Return the line that pictures have no labels, because no folder has the name of a class."""
+    return f"without labels: no folder in {folder} is named after a class ({', '.join(names[:5])})"
+
+
 class Teller:
     """Prints lines as they come; with `as_json` nothing but the document at the end.
 

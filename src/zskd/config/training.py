@@ -99,7 +99,8 @@ class NetworkConfig(Config):
     box: Annotated[tuple[float, float], _short("box")] = (0.0, 1.0)
     """Least and largest pixel value of a valid image. Both are inside [0, 1]."""
     class_names: Annotated[tuple[str, ...] | None, _short("class-names")] = None
-    """One name per class. Absent: the names of the data, or numbers."""
+    """One name per class. Absent: as the source tells, or numbers; of a teacher to be trained, those of the
+    data."""
     head: Annotated[str | None, _short("head")] = None
     """Dotted name of the last linear layer. Absent: found automatically."""
     golden: Annotated[Path | None, _short("golden")] = None

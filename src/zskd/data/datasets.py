@@ -108,6 +108,14 @@ def load_data(data: DataConfig, shape: tuple[int, int, int], *, test: bool = Tru
     )
 
 
+def test_folder(data: DataConfig) -> Path | None:
+    """Return the folder that the test images of class folders are read from; None for other data."""
+    if data.name != "folder" or data.dir is None:
+        return None
+    root = Path(data.dir)
+    return next((root / name for name in ("test", "val") if (root / name).is_dir()), root)
+
+
 def _none_of(split: Split) -> Split:
     return Split(split.images[:0], split.labels[:0])
 
@@ -223,9 +231,9 @@ def _load_folder(data: DataConfig, shape: tuple[int, int, int], test: bool) -> D
     if not root.is_dir():
         raise ZskdError(f"there is no folder {root}: give --data-dir a folder with one sub-folder per class")
     train_root = root / "train"
-    test_root = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    has_split = train_root.is_dir() and test_root is not None
-    if train_root.is_dir() != (test_root is not None):
+    test_root = test_folder(data)
+    has_split = train_root.is_dir() and test_root != root
+    if train_root.is_dir() != (test_root != root):
         raise ZskdError(f"{root} needs both train/ and test/ (or val/), or neither and one folder per class")
     names = class_folders(train_root if has_split else root)
     if len(names) < 2:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zskd.config.registry import START_IMAGES
+from zskd.core.code import is_code
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images
 
@@ -33,7 +34,7 @@ def draw_start_images(kind: str, streams: Streams, shape: Shape, box: Box, *, op
         option: that names the kind, for messages.
 
     Raises:
-        ZskdError: unknown kind, or code that returns another shape or type.
+        ZskdError: unknown kind, or code that returns another shape, type or range.
     """
     draw: StartImage = START_IMAGES.load(kind)
     drawn = draw(streams, shape, box)
@@ -41,5 +42,11 @@ def draw_start_images(kind: str, streams: Streams, shape: Shape, box: Box, *, op
         what = f"{drawn.dtype} {tuple(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
         raise ZskdError(
             f"{option} {kind} returned {what}: it must return float32 images of {(len(streams), *shape)}"
+        )
+    low, high = box
+    if is_code(kind) and not bool(((drawn >= low) & (drawn <= high)).all()):
+        raise ZskdError(
+            f"{option} {kind} returned pixels from {float(drawn.min()):g} to {float(drawn.max()):g}: they "
+            f"must be in the box, from {low:g} to {high:g}"
         )
     return drawn

@@ -184,9 +184,16 @@ def _images(cell: Cell, data: Dataset) -> Images | None:
 
 
 def _check_size(cell: Cell, images: Images | None, data: Dataset) -> None:
-    """Refuse to draw more real images than there are."""
+    """Refuse to draw more real images than there are, and to leave out classes that do not exist."""
     if images is None or images.spec is not None:
         return
+    last = len(data.class_names) - 1
+    for label in images.leave_out:
+        if not 0 <= label <= last:
+            raise ZskdError(
+                f"{cell.name} leaves out class {label}, and the classes have the numbers 0 to {last}: "
+                "correct leave_out"
+            )
     left_out = torch.isin(data.train.labels, torch.tensor(images.leave_out, dtype=torch.int64))
     there = len(data.train) - int(left_out.sum())
     if images.count > there:

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.passes import uncounted
 from zskd.models.classifier import Classifier
+from zskd.models.modes import by_plain_operations
 
 _KEPT = ("val", "tensor_meta")
 """What a recorded operation tells of itself beyond its arguments; the rest are places in source files."""
@@ -59,7 +60,7 @@ def _by_bytecode(network: Classifier) -> nn.Module:
 
 def _recorded(network: nn.Module, shape: tuple[int, int, int], *, strict: bool = False) -> ExportedProgram:
     shapes = ({0: torch.export.Dim("batch")},)
-    with uncounted(), quiet(), torch.no_grad():
+    with uncounted(), quiet(), by_plain_operations(), torch.no_grad():
         return torch.export.export(network, (torch.zeros(2, *shape),), dynamic_shapes=shapes, strict=strict)
 
 

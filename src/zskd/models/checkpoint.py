@@ -214,7 +214,7 @@ def save_checkpoint(classifier: Classifier, card: Card, folder: str | Path) -> P
 
 
 def load_checkpoint(folder: str | Path, *, model: str | None = None) -> tuple[Classifier, StoredCard]:
-    """Read a checkpoint and return the classifier with its card.
+    """Read a checkpoint and return the classifier, in evaluation mode, with its card.
 
     Args:
         folder: the checkpoint's folder.
@@ -240,6 +240,7 @@ def load_checkpoint(folder: str | Path, *, model: str | None = None) -> tuple[Cl
         module, spec=card.input.spec(), class_names=card.class_names, head=card.head, copy=False
     )
     classifier.architecture = architecture
+    classifier.eval()
     return classifier, card
 
 

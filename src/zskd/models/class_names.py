@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,17 @@ def misplaced(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
         return None
     pairs = zip(own, ours, theirs, strict=True)
     return next((name for name, one, other in pairs if one != other and one in theirs), None)
+
+
+def unused_names(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
+    """Return the names of others, as typed, which classes that nobody named could have; None if none."""
+    if not _unnamed(own) or _unnamed(others) or len(own) != len(others):
+        return None
+    return shlex.join(others[:_MOST_SHOWN]) + (" …" if len(others) > _MOST_SHOWN else "")
+
+
+_MOST_SHOWN = 12
+"""Names of classes in a message."""
 
 
 def _composed(names: tuple[str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from zskd.models.modes import frozen
+from zskd.models.modes import by_plain_operations, frozen
 
 
 def count_multiply_adds(network: nn.Module, image: Tensor) -> int:
@@ -18,11 +18,6 @@ def count_multiply_adds(network: nn.Module, image: Tensor) -> int:
         image: normalised (1, C, H, W), on the network's device.
     """
     counter = FlopCounterMode(display=False)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)  # its one operation would not be counted
-        with frozen(network), sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
-            network(image)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with frozen(network), by_plain_operations(), sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
+        network(image)
     return int(counter.get_total_flops()) // 2

@@ -29,6 +29,7 @@ from zskd.distillation.sources import check_generator
 from zskd.distillation.students import make_students
 from zskd.evaluation.sanity import log_findings
 from zskd.evaluation.sizes import log_sizes
+from zskd.models.class_names import unused_names
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.run.arms import Arm, execution, plan_arms, plan_students, trained_as
@@ -175,6 +176,11 @@ class _Run:
             teacher = make_teacher(recipe, sources, self._folder / "teacher", of_teacher)
         if sources.card is None:
             _check_teacher(teacher, self.arms, self._progress)
+        elif names := sources.data and unused_names(teacher.class_names, sources.data.class_names):
+            self._progress.log(
+                "note: the teacher's classes have no names, which reports, exports and checks would use: if "
+                f"the data has the same in the same order, give --teacher.class-names {names}"
+            )
         if has_similarity(teacher):
             write_similarity(teacher, self._folder / SIMILARITY, self._progress)
         return teacher

@@ -197,7 +197,7 @@ def _summary(source: Path, found: _Candidates, kept: Tensor, classes: int) -> st
     """One line about the pictures that are kept: how many, and how evenly the teacher sees them."""
     counts = torch.bincount(found.predicted[kept], minlength=classes)
     share = counts[counts > 0] / counts.sum()
-    entropy = float(-(share * share.log()).sum()) / math.log(len(counts))
+    entropy = abs(float((share * share.log()).sum())) / math.log(len(counts))
     return (
         f"pictures: {len(kept):,} of {len(found.rows):,} in {source} are kept; the teacher sees "
         f"{int((counts > 0).sum())} of {len(counts)} classes in them, from {int(counts.min()):,} to "

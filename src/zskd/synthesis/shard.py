@@ -28,6 +28,9 @@ from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.shard import Shard
 from zskd.transfer_set.storage import round_to
 
+_ROUNDING = 1e-3
+"""Largest difference of a sum of probabilities from 1."""
+
 
 def make_shard(
     teacher: Classifier, spec: SetSpec, number: int, *, on_progress: Callable[[int], None] | None = None
@@ -118,7 +121,7 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
         indices: positions of the images in the set: those of a whole shard where `spec.needs_shard`.
 
     Raises:
-        ZskdError: the method's targets or the start images have another shape or type than they must.
+        ZskdError: the method's targets or the start images have another shape, type or range than they must.
     """
     config, method = spec.synthesis, spec.own_method
     entries = [entry_of(teacher, spec, index) for index in indices]
@@ -128,6 +131,12 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
         raise ZskdError(
             f"--method {spec.method} returned {targets.dtype} targets {tuple(targets.shape)}: they must be "
             f"float32 of {(len(entries), teacher.classes)}"
+        )
+    on_simplex = (targets >= 0).all(1) & ((targets.sum(1) - 1).abs() < _ROUNDING)
+    if method.optimises and not bool(on_simplex.all()):
+        raise ZskdError(
+            f"--method {spec.method} returned targets that are no probabilities: each row must be at least "
+            "0, with the sum 1"
         )
     starts = _starts(teacher, spec, indices)
     if config.pixels == "project":

@@ -49,7 +49,7 @@ class SetSpec(Config):
         if self.couples and self.synthesis.tolerance:
             raise ZskdError(
                 f"--synthesis.tolerance must be 0 with --method {self.method}: its objective couples the "
-                "images of a batch, and all of them take the same steps"
+                "images of a batch, and all of them take the same steps (a preset of the method has 0)"
             )
 
         shared = self.own_method.images_per_start

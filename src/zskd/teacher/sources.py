@@ -17,7 +17,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.files import remove_file, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.versions import versions
-from zskd.data.datasets import Dataset, load_data
+from zskd.data.datasets import Dataset, load_data, test_folder
 from zskd.data.pictures import hash_pictures
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
@@ -111,6 +111,7 @@ def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
     if recipe.data.name != "none":
         data = load_data(recipe.data, shape, test=test)
     for kind, folder in recipe.picture_folders.items():
+        _check_apart(kind, folder, test_folder(recipe.data))
         hashes[f"{kind}_sha256"] = hash_pictures(folder)
     if given:
         model, card = given
@@ -123,6 +124,18 @@ def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
         hashes["data_sha256"] = data.fingerprint()
     model.to(device).rewrite = recipe.rewrite
     return Sources(data, model, card, SourceHashes(**hashes))
+
+
+def _check_apart(kind: str, pictures: Path, test: Path | None) -> None:
+    """Refuse to show a student the images that it is tested on."""
+    if test is None:
+        return
+    shown, tested = pictures.resolve(), test.resolve()
+    if shown.is_relative_to(tested) or tested.is_relative_to(shown):
+        raise ZskdError(
+            f"--{kind} {pictures} has test images of --data-dir: a student that was shown them would be "
+            "tested on what it has seen; give other pictures"
+        )
 
 
 def open_network(recipe: Recipe) -> Classifier:

@@ -166,7 +166,7 @@ class Manifest(Artefact):
 def class_entropy(counts: Sequence[int]) -> float:
     """Return the entropy of the shares of K ≥ 2 classes, relative to its largest value ln K: 0 to 1."""
     shares = [count / sum(counts) for count in counts if count]
-    return min(1.0, -sum(share * math.log(share) for share in shares) / math.log(len(counts)))
+    return min(1.0, abs(sum(share * math.log(share) for share in shares)) / math.log(len(counts)))
 
 
 def read_manifest(folder: Path) -> Manifest:

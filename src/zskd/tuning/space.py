@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from decimal import Decimal
@@ -107,8 +108,13 @@ def read_space(file: Path | None, over: Sequence[str], *, trust: Collection[str]
         values = parse_yaml(read_bytes(file, "a file of settings to search", _LARGEST), str(file))
         check_trust(values, str(file), trust=trust)
         space |= {str(key): _of_file(str(key), value, str(file)) for key, value in values.items()}
+    typed = Counter(text.partition("=")[0] for text in over)
     for text in over:
         key, equals, value = text.partition("=")
+        if typed[key] > 1:
+            raise ZskdError(
+                f"--over {short(key)} is given {typed[key]} times: give one range or all its choices"
+            )
         if not equals:
             raise ZskdError(f"--over {short(text)} has no values: write {key}=LOW..HIGH, or {key}=A,B")
         space[key] = _typed(key, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from zskd.teacher.named.source import Source
 
 _TOLERANCE = 1e-3
 """Largest difference from onnxruntime, relative to its largest output, that counts as agreement."""
+_OF_INTEGERS = re.compile(r"QuantizeLinear|^QLinear|Integer$")
+"""Operators of quantised networks."""
 
 
 def find(source: Source, shape: tuple[int, int, int] | None) -> Found:
@@ -32,6 +35,7 @@ def find(source: Source, shape: tuple[int, int, int] | None) -> Found:
     """
     path = Path(source.name)
     model = _read(path)
+    _check_not_quantised(model, path)
     network = ConvertedOnnx(model, str(path))
     architecture = OnnxNetwork(onnx_sha256=hashlib.sha256(model).hexdigest())
     sizes = [own or (shape[i] if shape else None) for i, own in enumerate(network.shape)]
@@ -60,6 +64,16 @@ def _read(path: Path) -> bytes:
         raise ZskdError(
             f"{path} is no complete ONNX file of at most 2 GiB ({one_line(error)[:150]})"
         ) from error
+
+
+def _check_not_quantised(model: bytes, path: Path) -> None:
+    """Refuse networks of integers, whose outputs differ from those of any network of floats."""
+    graph = import_extra("onnx").load_model_from_string(model).graph
+    found = sorted({node.op_type for node in graph.node if _OF_INTEGERS.search(node.op_type)})
+    if found:
+        raise ZskdError(
+            f"{path} holds a quantised network ({', '.join(found)}): give the network before quantisation"
+        )
 
 
 def compare(network: ConvertedOnnx, shape: tuple[int, int, int], path: Path) -> str:
@@ -94,7 +108,10 @@ def compare(network: ConvertedOnnx, shape: tuple[int, int, int], path: Path) -> 
         try:
             answer = network(images)
         except Exception as error:  # converted operators raise many kinds
-            raise ZskdError(f"{path}: the converted network fails ({one_line(error)[:150]})") from error
+            raise ZskdError(
+                f"{path}: the converted network fails ({one_line(error)[:150]}): export it with another "
+                "opset, or give the code of the network with its weights (net.py:build@weights.pt)"
+            ) from error
     worst = 0.0
     for found, meant in zip(answer if isinstance(answer, tuple) else (answer,), expected, strict=True):
         difference = float((found - meant).abs().max()) if found.shape == meant.shape else float("inf")

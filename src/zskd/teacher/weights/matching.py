@@ -21,6 +21,8 @@ _AVERAGED = re.compile(r"(?:^|[._-])(?:ema|swa|averag|shadow|teacher)|EMA|Ema|SW
 """Keys of averaged copies: model_ema, state_dict_ema, ema_state_dict, modelEMA, averaged_model, shadow; and
 of the teacher in self-distillation (mean teacher, DINO), which is an average of the student."""
 _BEST = re.compile(r"(?:^|[._-])best", re.IGNORECASE)
+_UNTRAINED = re.compile(r"(?:^|[._-])(?:init|initial|pretrained)(?:[._-]|$)", re.IGNORECASE)
+"""Keys of copies from before the training, which are taken last."""
 OPTIMISER = re.compile(r"(?:^|[._-])(?:optim|opt(?:$|[._-])|exp_avg|momentum|grad)", re.IGNORECASE)
 """Keys of the state of an optimiser, which may have the names and shapes of the network, too."""
 _MOST_TOLD = 4
@@ -54,7 +56,7 @@ def fit_weights(
 
     Several copies: an averaged one (EMA, SWA, the teacher beside a student) is taken first, because training
     scripts evaluate and publish it (timm prefers `state_dict_ema` too), then one called best, then the first
-    of the file. The summary names the others.
+    of the file; one from before the training (init_state_dict) last. The summary names the others.
 
     Args:
         module: the network; it is not changed.
@@ -90,12 +92,13 @@ def _find(file: WeightsFile, wanted: Wanted, weights: str | None) -> list[Fit]:
     return [fit for fit in fits if weights == fit.address] or [fit for fit in fits if weights == fit.key]
 
 
-def _rank(fit: Fit) -> tuple[bool, bool]:
+def _rank(fit: Fit) -> tuple[bool, bool, bool]:
     """Order of preference; equal ones keep the order of the file."""
     # MMEngine saves the average as state_dict, and the raw weights, with a counter `steps`, as ema_state_dict
     if fit.table.key.endswith("ema_state_dict") and "steps" in fit.table.original.values():
-        return True, True
-    return not _AVERAGED.search(fit.address), not _BEST.search(fit.address)
+        return False, True, True
+    untrained = _UNTRAINED.search(fit.address) is not None
+    return untrained, not _AVERAGED.search(fit.address), not _BEST.search(fit.address)
 
 
 def _take(fit: Fit, others: Sequence[Fit], file: WeightsFile, wanted: Wanted, given: str | None) -> Fitted:
