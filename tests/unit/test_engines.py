@@ -21,8 +21,10 @@ from zskd.core.engines.local import LocalEngine
 from zskd.core.engines.node import Parcel, Units
 from zskd.core.engines.ray import RayEngine
 from zskd.core.errors import ZskdError
+from zskd.distillation import execution as of_students
 from zskd.distillation.execution import Execution
 from zskd.models.classifier import Classifier
+from zskd.run.arms import execution
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.room import shard_need, worker_bytes
 from zskd.synthesis.spec import SetSpec
@@ -107,6 +109,28 @@ def test_units_of_a_repeated_task_replace_those_before() -> None:
 def test_a_shard_needs_one_thread_and_the_measured_memory(teacher: Classifier, small_spec: SetSpec) -> None:
     need = shard_need(teacher, small_spec)
     assert need == Need(threads=1, memory=PROCESS_BYTES + worker_bytes(teacher, small_spec), gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "helped"),
+    [
+        ({}, True),
+        ({"fresh": {"share": 0.5}}, True),
+        ({"generator": {"share": 0.5}}, False),
+        ({"image_bank": {"share": 0.5}}, False),
+        ({"replay": {"share": 0.5}}, False),
+    ],
+)
+def test_cores_are_kept_for_helpers_where_there_can_be_one(
+    settings: dict[str, object], helped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_students, "usable_cores", lambda: 8)
+    recipe = load_recipe("digits", {"distill": settings, "threads": 0})
+    how = execution(recipe)
+    assert [how.threads_of_each(students) for students in (1, 2, 3, 16)] == (
+        [4, 2, 1, 1] if helped else [8, 4, 2, 1]
+    )
+    assert how.has_room_for_helper(2, 2) == helped
 
 
 class Recorded(LocalEngine):

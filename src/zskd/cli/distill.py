@@ -80,7 +80,7 @@ def distill(
         student: half, narrow:0.5, budget:200k, auto, a built-in network, or file.py:factory. Absent: chosen
             for the teacher.
         seed: Seed of weights, order and augmentation.
-        threads: Threads; 0: half of the cores. The other half prepares the batches.
+        threads: Threads; 0: half of the cores. The other half prepares the batches. With a generator: all.
         distill: Training of the student.
         budget: Minutes for the student; they set the number of steps.
         passes: Teacher passes for the student, 200k; they set the number of steps on any machine.

@@ -223,6 +223,11 @@ class DistillConfig(FitConfig):
         """Whether the student is trained on images of a transfer set."""
         return self.generator.share < 1
 
+    @property
+    def follows_student(self) -> bool:
+        """Whether images depend on the student's weights, so that no helper process can make them."""
+        return bool(self.generator.share or self.image_bank.share or self.replay.share)
+
     def __post_init__(self) -> None:
         """Check the loss, its temperature and weights, and shares and weights together."""
         super().__post_init__()

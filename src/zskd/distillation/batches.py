@@ -112,7 +112,7 @@ class DistillationBatches:
         others = sum(len(part) for part in parts)
         if others < len(rows):
             parts.append(self._stored(rows[others:]))
-        if self.follow_student:
+        if self._config.follows_student:
             self._last = parts
         images = augment(torch.cat(parts), config.augment, teacher.spec.box, rng)
         labels = to_device(self._labels(rows, parts), teacher.device)
@@ -136,11 +136,6 @@ class DistillationBatches:
                 labels[begin : begin + len(part)] = source.labels
             begin += len(part)
         return labels
-
-    @property
-    def follow_student(self) -> bool:
-        """Whether the images depend on the student in training."""
-        return any(source.follows_student for source in self._sources)
 
     @property
     def learns(self) -> bool:
@@ -195,7 +190,7 @@ class DistillationBatches:
     def fits_helper(self) -> bool:
         """Whether a helper process can make the batches: they do not depend on the student, the teacher is on
         the CPU and can be pickled, and shared memory has room."""
-        if self._set is None or self.follow_student:
+        if self._set is None or self._config.follows_student:
             return False
         batch = self._config.batch_size
         features = 0 if self._features is None else self._features.bytes_of_teacher(batch)

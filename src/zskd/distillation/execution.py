@@ -23,6 +23,8 @@ class Execution:
     """Folder for TensorBoard's event files."""
     engine: Engine = field(default_factory=LocalEngine)
     """Where the workers are."""
+    helpers: bool = True
+    """Whether the students can have helper processes, for which half of the cores are kept."""
 
     def side_by_side(self, teacher: Classifier, students: int) -> int:
         """Return how many students are trained at the same time; if several, each in its own process."""
@@ -32,10 +34,12 @@ class Execution:
     def threads_of_each(self, students: int) -> int:
         """Return the threads that each student is trained with: as set, or half its share of the cores.
 
-        The other half is for the helper process that makes its batches. The number does not depend on the
-        number of workers, because the student's bytes depend on it.
+        The other half is for the helper process that makes its batches; where there can be none, its threads
+        are all of its share. The number does not depend on the number of workers, because the student's bytes
+        depend on it.
         """
-        return self.threads or max(1, usable_cores() // (2 * students))
+        processes = 2 if self.helpers else 1
+        return self.threads or max(1, usable_cores() // (processes * students))
 
     def has_room_for_helper(self, students: int = 1, workers: int = 1) -> bool:
         """Whether each student in training can have a helper process on cores of its own.
@@ -44,6 +48,6 @@ class Execution:
             students: in all.
             workers: how many of them are trained at the same time.
         """
-        if self.workers == 1 or not self.engine.here:
+        if self.workers == 1 or not self.engine.here or not self.helpers:
             return False
         return usable_cores() // workers >= 2 * self.threads_of_each(students)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Generator, Tensor
@@ -48,8 +48,6 @@ class Source(ABC):
         companions: modules that change with the batches, by their names in the state file.
     """
 
-    follows_student: ClassVar[bool] = False
-    """Whether the images depend on the student's weights, so that no helper process can make them."""
     learns: bool = False
     """Whether `learn` is of use."""
     labels: Labels | None = None
@@ -82,8 +80,6 @@ class Source(ABC):
 class Generated(Source):
     """Images of an adversarial generator."""
 
-    follows_student: ClassVar[bool] = True
-
     def __init__(self, generator: AdversarialGenerator, share: float) -> None:
         super().__init__(share, generator.companions)
         self.generator, self.learns = generator, generator.learns
@@ -101,8 +97,6 @@ class Generated(Source):
 @final
 class Banked(Source):
     """Images of an adversarial image bank; none in its first phase."""
-
-    follows_student: ClassVar[bool] = True
 
     def __init__(self, bank: ImageBank, share: float) -> None:
         super().__init__(share, bank.companions)
@@ -142,7 +136,6 @@ class Fresh(Source):
 class Replayed(Source):
     """Difficult images of earlier batches; none before the first."""
 
-    follows_student: ClassVar[bool] = True
     learns = True
 
     def __init__(self, teacher: Classifier, config: DistillConfig) -> None:

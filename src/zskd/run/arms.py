@@ -98,6 +98,7 @@ def execution(recipe: Recipe) -> Execution:
         workers=recipe.workers,
         tensorboard=recipe.tensorboard,
         engine=open_engine(recipe.engine),
+        helpers=not recipe.distill.follows_student,
     )
 
 
