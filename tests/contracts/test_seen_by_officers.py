@@ -1,6 +1,7 @@
 """What people met who want evidence, who bring the files of others, and who write methods of their own."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,13 @@ def test_copies_among_members_and_others_are_refused(
     code, _, err = told(capsys, "audit", student, "--members", members, "--others", members)
     assert code == 2
     assert "share 24 pictures" in err
+
+
+def test_an_audit_does_not_wait_for_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student = checkpoint(tmp_path / "student")
+    members, others = pictures(tmp_path / "members", 1), pictures(tmp_path / "others", 2)
+    os.mkfifo(members / "benign" / "pipe.png")
+    assert told(capsys, "audit", student, "--members", members, "--others", others)[0] == 0
 
 
 def test_what_is_audited_is_no_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

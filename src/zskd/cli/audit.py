@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -118,17 +119,15 @@ def _networks(student: Opened, teacher: Classifier | None, reference: Opened | N
 
 def _groups(members: Path, others: Path, names: tuple[str, ...]) -> tuple[_Group, _Group]:
     """Return the pictures of both folders, with their classes where both have folders of classes."""
-    from zskd.core.files import sha256_file
     from zskd.data.pictures import labelled_files
 
     of_members, of_others = (labelled_files(folder, names) for folder in (members, others))
     for folder, (files, labels) in ((members, of_members), (others, of_others)):
         if labels is None and any(path.parent != folder for path in files):
             print_error(without_labels(folder, names))
-    contents = {sha256_file(path): path for path in of_members[0]}
-    shared = [(contents[key], path) for path in of_others[0] if (key := sha256_file(path)) in contents]
-    if shared:
-        one, other = shared[0]
+    in_members, in_others = (_by_content(files) for files, _ in (of_members, of_others))
+    if shared := [key for key in in_others if key in in_members]:
+        one, other = in_members[shared[0]], in_others[shared[0]]
         raise ZskdError(
             f"{members} and {others} share {len(shared)} pictures, such as {one} and {other}: leave those "
             "out of one of them, as no test can tell them apart"
@@ -140,6 +139,18 @@ def _groups(members: Path, others: Path, names: tuple[str, ...]) -> tuple[_Group
             "neither"
         )
     return of_members, of_others
+
+
+def _by_content(files: list[Path]) -> dict[str, Path]:
+    """Return files by their SHA-256, without those that cannot be read, which are told of later."""
+    from zskd.core.files import sha256_file
+
+    found = dict[str, Path]()
+    for path in files:
+        if path.is_file():
+            with suppress(ZskdError):
+                found.setdefault(sha256_file(path), path)
+    return found
 
 
 def _nearest(folder: Path, teacher: Classifier | None, shape: tuple[int, int, int]) -> NearestImpressions:
