@@ -199,14 +199,14 @@ def test_half_precision_weights_are_used_in_single(tmp_path: Path) -> None:
         open_teacher(tmp_path / "int.safetensors", model="lenet5")
 
 
-def test_classes_in_another_order_are_refused(teacher: Classifier) -> None:
-    names = teacher.class_names
-    check_classes(teacher, names)
-    check_classes(teacher, tuple("abcdefghij"))
+def test_classes_in_another_order_are_refused() -> None:
+    names = tuple("0123456789")
+    check_classes(names, names)
+    check_classes(names, tuple("abcdefghij"))
     with pytest.raises(ZskdError, match="the data has 0 at another place"):
-        check_classes(teacher, names[::-1])
+        check_classes(names, names[::-1])
     with pytest.raises(ZskdError, match="10 classes and the data 2"):
-        check_classes(teacher, ("cat", "dog"))
+        check_classes(names, ("cat", "dog"))
 
 
 def test_data_are_read_in_the_order_of_the_network_s_classes(

@@ -127,6 +127,8 @@ def _groups(members: Path, others: Path, names: tuple[str, ...]) -> tuple[_Group
             print_error(without_labels(folder, names))
     in_members, in_others = (_by_content(files) for files, _ in (of_members, of_others))
     if shared := [key for key in in_others if key in in_members]:
+        for key in shared[1:]:
+            print_error(f"{in_members[key]} is {in_others[key]}")
         one, other = in_members[shared[0]], in_others[shared[0]]
         raise ZskdError(
             f"{members} and {others} share {len(shared)} pictures, such as {one} and {other}: leave those "
@@ -142,13 +144,13 @@ def _groups(members: Path, others: Path, names: tuple[str, ...]) -> tuple[_Group
 
 
 def _by_content(files: list[Path]) -> dict[str, Path]:
-    """Return files by their SHA-256, without those that cannot be read, which are told of later."""
+    """Return files by their SHA-256, but those that are empty or cannot be read, which are told of later."""
     from zskd.core.files import sha256_file
 
     found = dict[str, Path]()
     for path in files:
-        if path.is_file():
-            with suppress(ZskdError):
+        with suppress(ZskdError, OSError):
+            if path.stat().st_size:
                 found.setdefault(sha256_file(path), path)
     return found
 

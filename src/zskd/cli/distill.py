@@ -80,7 +80,8 @@ def distill(
         student: half, narrow:0.5, budget:200k, auto, a built-in network, or file.py:factory. Absent: chosen
             for the teacher.
         seed: Seed of weights, order and augmentation.
-        threads: Threads; 0: half of the cores. The other half prepares the batches. With a generator: all.
+        threads: Threads; 0: half of the cores. The other half prepares the batches. Beside a generator, an
+            image bank or replay: all.
         distill: Training of the student.
         budget: Minutes for the student; they set the number of steps.
         passes: Teacher passes for the student, 200k; they set the number of steps on any machine.

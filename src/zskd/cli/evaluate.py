@@ -74,7 +74,8 @@ def evaluate(
         tell.line(NOT_MEASURED)
     else:
         # the test images are the same, also where the others are too few to be divided
-        test = load_data(replace(data, validation=0.0), student.spec.shape).for_classes_of(student).test
+        loaded = load_data(replace(data, validation=0.0), student.spec.shape)
+        test = loaded.for_classes(student.class_names).test
         measured, by_class = accuracies(student, test)
         found |= {"test_accuracy": asdict(measured), "test_accuracy_by_class": by_class}
         tell.line(f"test accuracy  {measured}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zskd.cli.telling import print_error
 from zskd.core.errors import ZskdError
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def teacher_of_student(source: Path, own: str | None, of_student: str | None, student: Opened) -> Classifier:
-    """Return the teacher that a student is compared with, frozen; a line tells if it is not its own.
+    """Return the teacher that a student is compared with, frozen.
 
-    A source that is no checkpoint takes shape, mean, std, box and class names from the student.
+    A line tells of a checkpoint that is not the student's own teacher. Another source takes shape, mean, std
+    and class names from the student, where it does not tell them.
 
     Args:
         source: a checkpoint folder, or another source.
@@ -28,25 +30,29 @@ def teacher_of_student(source: Path, own: str | None, of_student: str | None, st
         ZskdError: as `open_teacher` does, or neither source nor student tells mean and std.
     """
     from zskd.models.checkpoint import CARD, NOT_KNOWN
-    from zskd.teacher.named.source import parse_source
+    from zskd.teacher.named.facts import Fact, Facts
+    from zskd.teacher.named.source import is_there, parse_source
     from zskd.teacher.opening import open_teacher
 
-    unnamed = parse_source(str(source)).kind == "path"
-    facts: dict[str, Any] = {}
-    if not (source / CARD).is_file():
-        facts = {"shape": student.shape, "class_names": student.class_names}
-        if student.classifier is not None:
-            spec = student.classifier.spec
-            facts |= {"mean": spec.mean, "std": spec.std, "box": spec.box}
-    teacher, card = open_teacher(source, model=own or (of_student if unnamed else None), **facts)
-    told = card.origin.facts or {}
-    if facts and any(told.get(name, "").startswith(NOT_KNOWN) for name in ("mean", "std")):
+    of_path = parse_source(str(source)).kind == "path"
+    model = own or (of_student if of_path else None)
+    if is_there(source / CARD):
+        teacher = open_teacher(source, model=model)[0]
+        if student.card is not None:
+            note_other_teacher(student.card.origin.teacher_sha256, teacher, "this student was distilled from")
+        return teacher.freeze()
+    told = "that of its student"
+    otherwise = Facts(shape=Fact(student.shape, told), class_names=Fact(student.class_names, told))
+    if student.classifier is not None:
+        spec = student.classifier.spec
+        otherwise = replace(otherwise, mean=Fact(spec.mean, told), std=Fact(spec.std, told))
+    teacher, card = open_teacher(source, model=model, otherwise=otherwise)
+    facts = card.origin.facts or {}
+    if any(facts.get(name, "").startswith(NOT_KNOWN) for name in ("mean", "std")):
         raise ZskdError(
             f"nobody tells which mean and std {source} takes, and an ONNX file does not, either: make a "
             "checkpoint of it first with zskd teacher import"
         )
-    if student.card is not None:
-        note_other_teacher(student.card.origin.teacher_sha256, teacher, "this student was distilled from")
     return teacher.freeze()
 
 

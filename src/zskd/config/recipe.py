@@ -112,7 +112,8 @@ class Recipe(Config):
     the controls are trained with it."""
     threads: Annotated[int, Parameter(group=MACHINE)] = 0
     """Threads of each training; 0: its share of the cores. Parallel trainings and their helper processes
-    share them; with a generator there are no helpers. A shard always uses one thread."""
+    share them; beside a generator, an image bank or replay there are no helpers. A shard always uses one
+    thread."""
     workers: Annotated[int, Parameter(group=MACHINE)] = 0
     """Number of parallel processes; 0 for one per core. They make shards and students; 1 starts no other
     process. The results are the same for any number."""

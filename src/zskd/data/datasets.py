@@ -21,7 +21,6 @@ from zskd.data.download import idx_folder
 from zskd.data.folder import class_folders, read_folder
 from zskd.data.idx import read_idx
 from zskd.models.class_names import check_classes, places
-from zskd.models.classifier import Classifier
 
 _SPLIT_SEED = 0
 """Fixed, so that the same images are test and validation images in every run."""
@@ -67,22 +66,22 @@ class Dataset:
             digest.update(split.labels.contiguous().numpy().data)
         return digest.hexdigest()
 
-    def for_classes_of(self, classifier: Classifier) -> Dataset:
-        """Return the images with the numbers that a network gives to their classes.
+    def for_classes(self, names: tuple[str, ...]) -> Dataset:
+        """Return the images with the numbers that a network with these class names gives to their classes.
 
         Raises:
             ZskdError: the network has other classes.
         """
-        order = places(classifier.class_names, self.class_names)
+        order = places(names, self.class_names)
         if order is None:
-            check_classes(classifier, self.class_names)
+            check_classes(names, self.class_names)
         if order is None or order == tuple(range(len(order))):
             return self
         number = torch.tensor(order)
         train, validation, test = (
             replace(split, labels=number[split.labels]) for split in (self.train, self.validation, self.test)
         )
-        return Dataset(train, validation, test, classifier.class_names, self.train_size)
+        return Dataset(train, validation, test, names, self.train_size)
 
 
 def load_data(data: DataConfig, shape: tuple[int, int, int], *, test: bool = True) -> Dataset:

@@ -13,6 +13,8 @@ from zskd.core.code import is_code
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images
 
+_ROUNDING = 1e-4
+"""Beyond the box, which float32 may round a pixel to."""
 Streams = list[np.random.Generator]
 """One stream of random numbers per image."""
 Shape = tuple[int, int, int]
@@ -44,9 +46,11 @@ def draw_start_images(kind: str, streams: Streams, shape: Shape, box: Box, *, op
             f"{option} {kind} returned {what}: it must return float32 images of {(len(streams), *shape)}"
         )
     low, high = box
-    if is_code(kind) and not bool(((drawn >= low) & (drawn <= high)).all()):
+    if not is_code(kind):
+        return drawn
+    if not bool(((drawn >= low - _ROUNDING) & (drawn <= high + _ROUNDING)).all()):
         raise ZskdError(
             f"{option} {kind} returned pixels from {float(drawn.min()):g} to {float(drawn.max()):g}: they "
             f"must be in the box, from {low:g} to {high:g}"
         )
-    return drawn
+    return drawn.clamp(low, high)

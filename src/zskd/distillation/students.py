@@ -63,6 +63,8 @@ def make_students(
         ZskdError: as for `build_student`, or a worker process was killed several times.
     """
     execution, progress = execution or Execution(), progress or Progress()
+    if any(spec.distill.follows_student for spec in specs.values()):
+        execution = replace(execution, helpers=False)
     names = list(specs)
     missing = [number for number, name in enumerate(names) if not (folder / name / CARD).is_file()]
     workers = trained_together(teacher, [specs[names[number]] for number in missing], execution)

@@ -137,7 +137,9 @@ def _record(job: Job, progress: Progress) -> Record:
         teacher, student, images = made.teacher, made.student, made.images
         of_teacher = job.cell.arm.images == "none"
         facts = _facts_of_teacher(job) if of_teacher else _facts_of_student(job, images)
-        measured = _measured(teacher, student, load_test(recipe.data, teacher.spec.shape))
+        measured = _measured(
+            teacher, student, load_test(recipe.data, teacher.spec.shape, teacher.class_names)
+        )
     return Record(
         format=FORMAT,
         experiment=job.experiment,
@@ -172,13 +174,18 @@ def _record(job: Job, progress: Progress) -> Record:
 
 
 @lru_cache(maxsize=1)
-def load_test(data: DataConfig, shape: tuple[int, int, int]) -> Split:
+def load_test(data: DataConfig, shape: tuple[int, int, int], names: tuple[str, ...]) -> Split:
     """Return the test split, its images (N, C, H, W) in [0, 1]; a worker reads it once for all its cells.
 
+    Args:
+        data: of the experiment.
+        shape: of the images.
+        names: of the teacher's classes, which number those of the data.
+
     Raises:
-        ZskdError: the data are missing or have another shape.
+        ZskdError: the data are missing, or have another shape or other classes.
     """
-    return load_data(data, shape).test
+    return load_data(data, shape).for_classes(names).test
 
 
 def _measured(teacher: Classifier, student: Classifier, test: Split) -> dict[str, Any]:

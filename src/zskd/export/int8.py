@@ -117,7 +117,7 @@ def _rows(classifier: Classifier, transfer_set: TransferSet) -> tuple[Tensor, Te
     Raises:
         ZskdError: the set does not fit the network, or holds one image.
     """
-    check_classes(classifier, transfer_set.class_names)
+    check_classes(classifier.class_names, transfer_set.class_names)
     check_shape(classifier, transfer_set)
     if len(transfer_set) < 2:
         raise ZskdError(f"{transfer_set.folder} holds one image: give a set of at least two")

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from typing import TYPE_CHECKING
 
 from zskd.core.errors import ZskdError, has_hidden
-
-if TYPE_CHECKING:
-    from zskd.models.classifier import Classifier
 
 
 def check_names(names: tuple[str, ...], classes: int) -> None:
@@ -25,17 +21,16 @@ def check_names(names: tuple[str, ...], classes: int) -> None:
         raise ZskdError(f"{len(names)} class names for {classes} classes of the network")
 
 
-def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
-    """Check that classifier and data have the same classes.
+def check_classes(own: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Check that a network and data have the same classes.
 
     Args:
-        classifier: any.
-        names: class names of the data. Wholly other names are taken for the same classes.
+        own: class names of the network.
+        names: of the data. Wholly other names are taken for the same classes.
 
     Raises:
         ZskdError: another number of classes, or one of them stands at another place.
     """
-    own = classifier.class_names
     if len(own) != len(names):
         raise ZskdError(
             f"the network has {len(own)} classes and the data {len(names)}: choose data with the same classes"
@@ -49,8 +44,8 @@ def check_classes(classifier: Classifier, names: tuple[str, ...]) -> None:
 
 
 _TWO_ORDERS = (
-    "if it learned from these folders in this order, say so with --teacher.class-names; if they are its own "
-    "numbers, write all with as many digits (00, 01, ...)"
+    "if it learned from such folders in this order, name its classes so where it is opened (--class-names of "
+    "zskd run and teacher import); if they are its own numbers, write all with as many digits (00, 01, ...)"
 )
 
 

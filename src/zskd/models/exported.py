@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -74,7 +75,7 @@ class ExportedNetwork:
                 source = stream.read()
         with one_line_errors(f"onnxruntime cannot run {name}", _ADVICE):
             self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        self.description = _described(self._session.get_modelmeta().custom_metadata_map, name)
+        self.description = described(self._session.get_modelmeta().custom_metadata_map, name)
         with one_line_errors(f"{name} is not what it says of itself", _ADVICE):
             logits = self(torch.rand(2, *self.shape))
             if logits.shape != (2, len(self.class_names)):
@@ -105,7 +106,12 @@ class ExportedNetwork:
         return torch.from_numpy(logits)
 
 
-def _described(metadata: dict[str, str], name: str) -> Description:
+def is_exported(metadata: Mapping[str, str]) -> bool:
+    """Return whether the metadata of an ONNX file are those that `zskd export` writes."""
+    return _KEY in metadata
+
+
+def described(metadata: Mapping[str, str], name: str) -> Description:
     """Return what the metadata of an ONNX file say.
 
     Raises:

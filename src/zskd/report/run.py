@@ -151,7 +151,7 @@ def _behaviour(
         )
         return None
     try:
-        data = load_data(replace(config, validation=0.0), teacher.spec.shape).for_classes_of(teacher)
+        data = load_data(replace(config, validation=0.0), teacher.spec.shape).for_classes(teacher.class_names)
     except ZskdError as error:
         missing.append(f"The run's data cannot be read ({error}): name its folder with --data-dir.")
         return None

@@ -133,7 +133,7 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
             f"float32 of {(len(entries), teacher.classes)}"
         )
     on_simplex = (targets >= 0).all(1) & ((targets.sum(1) - 1).abs() < _ROUNDING)
-    if method.optimises and not bool(on_simplex.all()):
+    if method.optimises and method.by_objective and not bool(on_simplex.all()):
         raise ZskdError(
             f"--method {spec.method} returned targets that are no probabilities: each row must be at least "
             "0, with the sum 1"

@@ -16,7 +16,7 @@ from zskd.models.checkpoint import CARD, Card, Origin, StoredCard, load_checkpoi
 from zskd.models.classifier import Classifier
 from zskd.models.libraries.transformers import ReversedChannels
 from zskd.teacher.golden import check_golden
-from zskd.teacher.named.facts import Found, Given, settle
+from zskd.teacher.named.facts import Facts, Found, Given, settle
 from zskd.teacher.named.source import Source, is_there, parse_source
 from zskd.teacher.weights.matching import Fitted, fit_weights
 from zskd.teacher.weights.reading import WeightsFile, read_weights
@@ -38,6 +38,7 @@ def open_teacher(
     class_names: tuple[str, ...] | None = None,
     head: str | None = None,
     golden: str | Path | None = None,
+    otherwise: Facts | None = None,
 ) -> tuple[Classifier, Card]:
     """Open a trained network and check it. Nothing that a file names is imported or run.
 
@@ -57,6 +58,7 @@ def open_teacher(
         class_names: one per class.
         head: dotted name of the last linear layer, if it cannot be found.
         golden: file with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K) of the original program.
+        otherwise: shape, mean, std and class names where neither the user nor the source tells them.
 
     Returns:
         The classifier, frozen, and its card: `origin.taken` says in one line what was read, and
@@ -68,7 +70,14 @@ def open_teacher(
     """
     parsed, golden = parse_source(str(source)), Path(golden) if golden else None
     given = Given(
-        shape=shape, mean=mean, std=std, box=box, class_names=class_names, head=head, weights=weights
+        shape=shape,
+        mean=mean,
+        std=std,
+        box=box,
+        class_names=class_names,
+        head=head,
+        weights=weights,
+        otherwise=otherwise or Facts(),
     )
     if parsed.kind == "path" and is_there(Path(parsed.name) / CARD):
         if weights is not None:
@@ -189,7 +198,7 @@ def find_network(source: Source, given: Given) -> Found:
         case "onnx":
             from zskd.teacher.named import onnx
 
-            return onnx.find(source, given.shape)
+            return onnx.find(source, given.known_shape)
         case "code":
             from zskd.teacher.named import code
 

@@ -120,7 +120,7 @@ def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
         assert data is not None
         model, card = fresh_teacher(recipe, data), None
     if data is not None:
-        data = data.for_classes_of(model)
+        data = data.for_classes(model.class_names)
         hashes["data_sha256"] = data.fingerprint()
     model.to(device).rewrite = recipe.rewrite
     return Sources(data, model, card, SourceHashes(**hashes))

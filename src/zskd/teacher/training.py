@@ -44,7 +44,7 @@ def train_teacher(
     Raises:
         ZskdError: classifier and data have different classes, or the loss diverges.
     """
-    check_classes(classifier, data.class_names)
+    check_classes(classifier.class_names, data.class_names)
     split, device = data.train, classifier.device
 
     def prepare(rows: Tensor, _numbers: Generator) -> Batch:

@@ -60,7 +60,7 @@ def run_trial(job: Job, progress: Progress) -> Measured:
     with tracked(progress, recipe.tensorboard, job.cell.name) as tracker:
         with timed(job) as clock:
             made = train_cell(job, tracker)
-            images = load_validation(recipe.data, made.teacher.spec.shape)
+            images = load_validation(recipe.data, made.teacher.spec.shape, made.teacher.class_names)
             agreed = agreement(made.teacher, made.student, images.images)
             correct = accuracy(made.student, images)
         steps = job.cell.student_steps(job.count if made.images is None else len(made.images))
@@ -78,12 +78,17 @@ def run_trial(job: Job, progress: Progress) -> Measured:
 
 
 @lru_cache(maxsize=1)
-def load_validation(data: DataConfig, shape: tuple[int, int, int]) -> Split:
+def load_validation(data: DataConfig, shape: tuple[int, int, int], names: tuple[str, ...]) -> Split:
     """Return the validation images (N, C, H, W) in [0, 1]; no test image is read.
 
     A worker reads them once for all its trials.
 
+    Args:
+        data: of the search.
+        shape: of the images.
+        names: of the teacher's classes, which number those of the data.
+
     Raises:
-        ZskdError: the data are missing or have another shape.
+        ZskdError: the data are missing, or have another shape or other classes.
     """
-    return load_data(data, shape, test=False).validation
+    return load_data(data, shape, test=False).for_classes(names).validation

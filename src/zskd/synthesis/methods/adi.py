@@ -71,7 +71,7 @@ class AdaptiveDeepInversion(MethodWithStatistics):
             raise self._unfit(f"takes images of {own}, and the teacher of {wanted}")
         if student.classes != teacher.classes:
             raise self._unfit(f"has {student.classes} classes, and the teacher {teacher.classes}")
-        check_classes(student, teacher.class_names)
+        check_classes(student.class_names, teacher.class_names)
 
     def _unfit(self, why: str) -> ZskdError:
         return ZskdError(f"--method-settings.student {self.student} {why}: give a student of this teacher")

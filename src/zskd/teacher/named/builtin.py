@@ -37,7 +37,7 @@ def find(source: Source, given: Given) -> Found:
         one, other = (_sketch(name, **{of: number}) for number in (2, 3))
         return _size_in(stored, one, other) or else_
 
-    shape = given.shape or (told(of="channels", else_=1), 32, 32)
+    shape = given.known_shape or (told(of="channels", else_=1), 32, 32)
     classes = len(given.class_names) if given.class_names else told(of="classes", else_=10)
     architecture = describe(name, shape=shape, classes=classes)
     module = build(architecture, run_code=False)

@@ -63,6 +63,13 @@ class Given:
     head: str | None = None
     weights: str | None = None
     """Place of a copy in a file of weights."""
+    otherwise: Facts = field(default_factory=Facts)
+    """What holds where neither the user nor the library tells."""
+
+    @property
+    def known_shape(self) -> tuple[int, int, int] | None:
+        """The shape that holds where the library does not tell one."""
+        return self.shape or (None if self.otherwise.shape is None else self.otherwise.shape.value)
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ def settle(facts: Facts, given: Given) -> Settled:
         if own is not None:
             origins[name] = f"given by --{name.replace('_', '-')}"
             return own
+        if told is None or told.origin.startswith(NOT_KNOWN):
+            told = getattr(given.otherwise, name) or told
         origins[name] = told.origin if told else f"{NOT_KNOWN}{unknown}"
         return told.value if told else default
 

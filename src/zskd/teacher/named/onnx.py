@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.models.exported import described, is_exported
 from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.onnx import ConvertedOnnx, OnnxNetwork, filled
 from zskd.models.modes import in_mode
@@ -34,8 +36,7 @@ def find(source: Source, shape: tuple[int, int, int] | None) -> Found:
             that differ from those of onnxruntime.
     """
     path = Path(source.name)
-    model = _read(path)
-    _check_not_quantised(model, path)
+    model, metadata = _read(path)
     network = ConvertedOnnx(model, str(path))
     architecture = OnnxNetwork(onnx_sha256=hashlib.sha256(model).hexdigest())
     sizes = [own or (shape[i] if shape else None) for i, own in enumerate(network.shape)]
@@ -50,30 +51,35 @@ def find(source: Source, shape: tuple[int, int, int] | None) -> Found:
     facts = Facts(
         shape=Fact(used, "input of the ONNX file"), others={"conversion": compare(network, used, path)}
     )
+    if is_exported(metadata):  # the normalisation is inside
+        told, names = "metadata of zskd export", described(metadata, str(path)).class_names
+        facts = replace(facts, mean=Fact((0.0,), told), std=Fact((1.0,), told), class_names=Fact(names, told))
     return Found(network, architecture, facts)
 
 
-def _read(path: Path) -> bytes:
-    """Return an ONNX file with the weights that lie in files beside it."""
+def _read(path: Path) -> tuple[bytes, dict[str, str]]:
+    """Return an ONNX file with the weights that lie in files beside it, and its metadata.
+
+    Raises:
+        ZskdError: it is no such file, or its network is quantised.
+    """
     onnx = import_extra("onnx")
     if not path.is_file():
         raise ZskdError(f"there is no file {path}")
     try:
-        return bytes(onnx.load(path).SerializeToString())
+        model = onnx.load(path)
+        whole = bytes(model.SerializeToString())
     except Exception as error:  # protobuf and onnx raise many kinds
         raise ZskdError(
             f"{path} is no complete ONNX file of at most 2 GiB ({one_line(error)[:150]})"
         ) from error
-
-
-def _check_not_quantised(model: bytes, path: Path) -> None:
-    """Refuse networks of integers, whose outputs differ from those of any network of floats."""
-    graph = import_extra("onnx").load_model_from_string(model).graph
-    found = sorted({node.op_type for node in graph.node if _OF_INTEGERS.search(node.op_type)})
-    if found:
+    # outputs of integers differ from those of any network of floats
+    integers = sorted({node.op_type for node in model.graph.node if _OF_INTEGERS.search(node.op_type)})
+    if integers:
         raise ZskdError(
-            f"{path} holds a quantised network ({', '.join(found)}): give the network before quantisation"
+            f"{path} holds a quantised network ({', '.join(integers)}): give the network before quantisation"
         )
+    return whole, {one.key: one.value for one in model.metadata_props}
 
 
 def compare(network: ConvertedOnnx, shape: tuple[int, int, int], path: Path) -> str:
