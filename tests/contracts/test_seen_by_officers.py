@@ -11,12 +11,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zskd.cli.main import main as run
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.export.onnx import export_onnx
 from zskd.models.chain import read_layers
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Layers
+from zskd.report.gallery import make_gallery
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.opening import open_teacher
@@ -95,7 +98,7 @@ def test_an_onnx_file_does_not_tell_what_its_teacher_takes(
     export_onnx(load_checkpoint(checkpoint(tmp_path / "same"))[0], "student.onnx")
     folder = pictures(tmp_path / "pictures", 0)
     code, _, err = told(capsys, "check", "student.onnx", folder, "--teacher", source)
-    assert code == 2
+    assert code == 2, err
     assert "make a checkpoint of it first with zskd teacher import" in err
 
 
@@ -245,6 +248,60 @@ def test_weights_from_before_the_training_are_taken_last(
     torch.save({first: network(1).state_dict(), "state_dict": network(0).state_dict()}, "net.pt")
     opened, _ = open_teacher(source, shape=SHAPE)
     assert torch.equal(opened.head_weight, network(0)[3].weight.detach())
+
+
+def test_a_teacher_s_own_facts_hold_before_those_of_its_student(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An ONNX file of zskd export has the normalisation inside, and tells its class names."""
+    same, folder = checkpoint(tmp_path / "same"), pictures(tmp_path / "pictures", 0)
+    classifier = load_checkpoint(same)[0]
+    export_onnx(classifier, tmp_path / "teacher.onnx")
+    for student in (same, tmp_path / "teacher.onnx"):
+        words = ["check", student, folder, "--teacher", tmp_path / "teacher.onnx", "--no-estimate", "--json"]
+        code, out, err = told(capsys, *words)
+        assert (code, err) == (0, "")
+        assert json.loads(out)["agreement"]["percent"] == 100
+    opened, _ = open_teacher(tmp_path / "teacher.onnx")
+    assert opened.class_names == NAMES
+
+
+def test_a_run_with_pairs_across_the_decision_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its images take no steps towards a target, so that there is no filmstrip of them."""
+    monkeypatch.chdir(tmp_path)
+    words = [*small_run(tmp_path, checkpoint(tmp_path / "t")), "--preset", "boundary", "--out", "r"]
+    code, _, err = told(capsys, *words)
+    assert code == 0, err
+    assert "filmstrip" not in Path("r/README.md").read_text()
+    assert not Path("r/figures/filmstrip.png").exists()
+    assert told(capsys, "report", "r")[0] == 0
+
+
+def test_the_page_measures_on_the_data_of_the_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told(capsys, *small_run(tmp_path, checkpoint(tmp_path / "t")), "--out", "r")[0] == 0
+    assert told(capsys, "report", "r")[0] == 0
+    assert "On real images" in Path("r/report.html").read_text()
+    pictures(tmp_path / "data" / "test", 9)
+    assert told(capsys, "report", "r")[0] == 0
+    page = Path("r/report.html").read_text()
+    assert "The data are not those of the run" in page
+    assert "On real images" not in page
+
+
+def test_images_of_every_class_are_shown_where_shards_have_one(tmp_path: Path) -> None:
+    teacher = load_checkpoint(checkpoint(tmp_path / "t"))[0].freeze()
+    by_rows = TargetsConfig(order="rows")
+    spec = SetSpec(method="zskd", count=20, targets=by_rows, synthesis=SynthesisConfig(steps=1))
+    made = build_transfer_set(teacher, spec, tmp_path / "set", workers=1)
+    assert len(made.manifest.shards) > 1
+    gallery = make_gallery(teacher, teacher, made, None)
+    assert {one.anchor for one in gallery} == {0, 1}
+    assert all(max(answer.teacher for answer in one.answers) <= one.confidence for one in gallery)
 
 
 # -- methods, starts and experiments of one's own

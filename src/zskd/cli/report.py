@@ -112,12 +112,13 @@ def _of_run(folder: Path, as_csv: bool, out: Path | None) -> None:
     from zskd.report.tables import run_csv
     from zskd.run.metrics import METRICS, read_metrics
     from zskd.run.summary import energy_words, notes
-    from zskd.run.tables import agreement_table, results_table
+    from zskd.run.tables import agreement_table, results_table, students_table
 
     metrics = read_metrics(folder / METRICS)
-    tables = [table(metrics).markdown() for table in (results_table, agreement_table)]
+    tables = [results_table(metrics), agreement_table(metrics), students_table(metrics)]
     lines = [*notes(metrics), *([] if metrics.energy_known else [energy_words(metrics)])]
-    _give(run_csv(metrics) if as_csv else "\n\n".join((*tables, "\n".join(lines))), out)
+    texts = [table.markdown() for table in tables if table is not None]
+    _give(run_csv(metrics) if as_csv else "\n\n".join((*texts, "\n".join(lines))), out)
 
 
 def _experiment(

@@ -21,6 +21,8 @@ from zskd.evaluation.statistics import Share
 _ENDINGS = (".png", ".svg", ".pdf")
 _LABELLED_CELLS = 20
 """Up to this many classes every cell of a heat map shows its number."""
+_NAMED_ROWS = 60
+"""Up to this many classes its rows have names."""
 _MAIN, _CONTROL = "#1b6ca8", "#b8c4cc"
 _LONG_CAPTION = 20
 """Letters of a caption that stand in one line below an image."""
@@ -77,8 +79,9 @@ def similarity_figure(values: Similarity, class_names: Sequence[str], title: str
     figure = Figure(figsize=(side * 1.15, side))
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap="viridis")
-    axes.set_xticks(range(k), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="center")
-    axes.set_yticks(range(k), names)
+    if k <= _NAMED_ROWS:
+        axes.set_xticks(range(k), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="center")
+        axes.set_yticks(range(k), names)
     axes.set_xlabel("class j")
     axes.set_ylabel("class k")
     axes.set_title(title)
@@ -230,7 +233,8 @@ def sizes_figure(batches: Sequence[int], teacher: tuple[float, ...], points: Seq
 
 
 def _show(axes: Axes, image: Tensor) -> None:
-    pixels = image.permute(1, 2, 0).numpy()
-    axes.imshow(pixels if pixels.shape[2] == 3 else pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
+    # other numbers of channels are no colours: their mean is shown
+    pixels = image.permute(1, 2, 0) if len(image) == 3 else image.mean(0)
+    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])

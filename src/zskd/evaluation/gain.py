@@ -165,7 +165,10 @@ def _readable(number: float) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    return f"\n({part / whole:.2f}×)" if whole else ""
+    if not whole:
+        return ""
+    share = part / whole
+    return f"\n({share:.2f}×)" if share >= 0.1 else f"\n({share:.2g}×)"
 
 
 def _in_turns(networks: Sequence[Run], images: Images, seconds: float) -> list[Latency]:

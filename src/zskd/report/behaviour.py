@@ -16,9 +16,9 @@ from zskd.evaluation.statistics import Share
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
-from zskd.report.gallery import optimised_or_all
 from zskd.report.pictures import data_uri
 from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.first import first_of_classes
 
 _BATCH = 500
 _BINS = 10
@@ -154,16 +154,11 @@ def measure_calibration(probabilities: Tensor, labels: Labels) -> Calibration:
 
 
 def _beside(names: Sequence[str], test: Split, impressions: TransferSet) -> list[Beside]:
-    shard = next(iter(impressions))
-    optimised = optimised_or_all(shard)
     found = []
     for k, name in enumerate(names[:_SHOWN_CLASSES]):
-        made, real = ((shard.anchors == k) & optimised).nonzero()[:, 0], (test.labels == k).nonzero()[:, 0]
-        pictures = (
-            tuple(data_uri(images[row]) for row in rows[:_BESIDE].tolist())
-            for images, rows in ((shard.images, made), (test.images, real))
-        )
-        found.append(Beside(name, *pictures))
+        made = impressions.images(first_of_classes(impressions, _BESIDE, most=_BESIDE, only=k))
+        real = test.images[(test.labels == k).nonzero()[:_BESIDE, 0]]
+        found.append(Beside(name, *(tuple(map(data_uri, pictures)) for pictures in (made, real))))
     return found
 
 

@@ -18,7 +18,7 @@ from zskd.report.pictures import data_uri
 from zskd.synthesis.spec import SetSpec
 from zskd.synthesis.trace import Frame, trace_impressions
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.shard import Shard
+from zskd.transfer_set.first import first_of_classes
 
 _PER_CLASS, _MOST = 6, 60
 """Impressions of each class, and in all."""
@@ -32,7 +32,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Answer:
-    """One class of an impression; probabilities are 0 to 1."""
+    """One class of an impression; probabilities are 0 to 1, at the temperature of the synthesis."""
 
     name: str
     target: float
@@ -60,9 +60,9 @@ class Impression:
     anchor: int
     picture: str
     confidence: float
-    """Largest probability of the teacher."""
+    """Largest probability of the teacher, at temperature 1."""
     entropy: float
-    """Of the teacher's probabilities, in nats."""
+    """Of the same probabilities, in nats."""
     kl: float
     """KL(target ‖ teacher), in nats, at the temperature of the synthesis."""
     steps: int
@@ -78,8 +78,7 @@ def make_gallery(
     spec: SetSpec | None,
     progress: Progress | None = None,
 ) -> tuple[Impression, ...]:
-    """Return the first optimised images of each class in the set's first shard; of a set without any, the
-    first images.
+    """Return the first optimised images of each class; of a set without any, the first images.
 
     Args:
         teacher: of the set.
@@ -88,48 +87,38 @@ def make_gallery(
         spec: as the set was made; None where its images cannot be made again.
         progress: receives the images that are made again, step by step.
     """
-    shard = next(iter(images))
-    rows = _chosen(shard, len(images.class_names))
-    found = shard.select(torch.tensor(rows))
-    of_teacher = found.logits.softmax(1)
+    rows, names = first_of_classes(images, _PER_CLASS, most=_MOST), images.class_names
+    pictures, targets = images.images(rows), images.column("targets")[rows]
+    logits, divergences, steps = (images.column(name)[rows] for name in ("logits", "kl", "steps"))
+    surely = logits.softmax(1)
+    tau = _temperature(images)
+    of_teacher = (logits / tau).softmax(1)
     with frozen(student):
-        of_student = logits_in_parts(student, found.images, _BATCH).softmax(1).cpu()
-    films = {} if spec is None else _films(teacher, spec, rows, shard, progress or Progress())
-    names = images.class_names
+        of_student = (logits_in_parts(student, pictures, _BATCH).cpu() / tau).softmax(1)
+    optimised = rows[steps > 0].tolist()
+    films = {} if spec is None else _films(teacher, spec, optimised, images, progress or Progress())
     return tuple(
         Impression(
             number=row,
             name=names[anchor],
             anchor=anchor,
-            picture=data_uri(found.images[place]),
-            confidence=float(of_teacher[place].max()),
-            entropy=float(torch.special.entr(of_teacher[place]).sum()),
-            kl=float(found.kl[place]),
-            steps=int(found.steps[place]),
-            answers=_answers(names, found.targets[place], of_teacher[place], of_student[place]),
+            picture=data_uri(pictures[place]),
+            confidence=float(surely[place].max()),
+            entropy=float(torch.special.entr(surely[place]).sum()),
+            kl=float(divergences[place]),
+            steps=int(steps[place]),
+            answers=_answers(names, targets[place], of_teacher[place], of_student[place]),
             film=tuple(Step(one.step, one.kl, data_uri(one.image)) for one in films.get(row, ())),
         )
-        for place, row in enumerate(rows)
-        for anchor in (int(found.anchors[place]),)
+        for place, (row, anchor) in enumerate(zip(rows.tolist(), images.labels[rows].tolist(), strict=True))
     )
 
 
-def optimised_or_all(shard: Shard) -> Tensor:
-    """Return which images are shown (N,): the optimised ones, or all of a shard without any."""
-    optimised = shard.steps > 0
-    return optimised if bool(optimised.any()) else torch.ones_like(optimised)
-
-
-def _chosen(shard: Shard, classes: int) -> list[int]:
-    """Return rows of a shard: the first ones of each class, in turns."""
-    fits = optimised_or_all(shard)
-    by_class: dict[int, list[int]] = {k: [] for k in range(classes)}
-    for row in fits.nonzero()[:, 0].tolist():
-        of_class = by_class[int(shard.anchors[row])]
-        if len(of_class) < _PER_CLASS:
-            of_class.append(row)
-    turns = (rows[turn] for turn in range(_PER_CLASS) for rows in by_class.values() if turn < len(rows))
-    return list(turns)[:_MOST]
+def _temperature(images: TransferSet) -> float:
+    """Return τ of a set's targets and KL; 1 where it was not made by a synthesis."""
+    synthesis = images.manifest.spec.get("synthesis")
+    tau = synthesis.get("tau") if isinstance(synthesis, dict) else None
+    return float(tau) if isinstance(tau, int | float) else 1.0
 
 
 def _answers(names: Sequence[str], target: Tensor, teacher: Tensor, student: Tensor) -> tuple[Answer, ...]:
@@ -140,16 +129,16 @@ def _answers(names: Sequence[str], target: Tensor, teacher: Tensor, student: Ten
 
 
 def _films(
-    teacher: Classifier, spec: SetSpec, rows: Sequence[int], shard: Shard, progress: Progress
+    teacher: Classifier, spec: SetSpec, rows: Sequence[int], images: TransferSet, progress: Progress
 ) -> dict[int, list[Frame]]:
-    """Trace as many of the impressions as the memory has room for, by row.
+    """Trace as many of the impressions of the first shard as the memory has room for, by row.
 
-    Rows of the first shard are indices of the set only where none was dropped.
+    Its rows are indices of the set only where none was dropped.
     """
-    whole = len(shard) == len(spec.indices(0, teacher.classes))
-    if not (spec.optimises and spec.own_method.by_objective and whole):
+    first = images.manifest.shards[0].count
+    if not spec.has_traces or first != len(spec.indices(0, teacher.classes)):
         return {}
     each = (spec.synthesis.steps + 1) * 4 * math.prod(teacher.spec.shape)
     room = int(_SHARE * available_memory(teacher.device) / each)
-    wanted = [row for row in rows if int(shard.steps[row])][: max(1, room)]
+    wanted = [row for row in rows if row < first][: max(1, room)]
     return trace_impressions(teacher, spec, wanted, frames=_FRAMES, progress=progress)

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from zskd.config.registry import CONTROLS
 from zskd.core.energy import readable_joules
 from zskd.core.files import write_text
 from zskd.core.progress import readable_seconds
@@ -45,6 +46,7 @@ def _environment() -> Environment:
         "scale_of": scale_of,
         "matrix_of": matrix_of,
         "energy_words": energy_words,
+        "controls": tuple(CONTROLS),
     }
     environment.filters |= {
         "thousands": lambda value: f"{value:,}",

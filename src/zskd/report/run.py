@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from zskd.config.loading import load_recipe
@@ -11,14 +11,14 @@ from zskd.config.presets import RECIPES
 from zskd.config.yaml import merge, read_yaml
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
-from zskd.data.datasets import load_data
+from zskd.data.datasets import Dataset, load_data
 from zskd.models.checkpoint import load_checkpoint
 from zskd.models.classifier import Classifier
 from zskd.report.behaviour import Behaviour, measure_behaviour
 from zskd.report.gallery import Impression, make_gallery
 from zskd.report.page import write_page
 from zskd.run.metrics import METRICS, RunMetrics, read_metrics
-from zskd.run.similarity import has_similarity
+from zskd.run.similarity import shows_similarity
 from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity
 from zskd.synthesis.spec import SetSpec, read_spec
@@ -109,8 +109,9 @@ def read_run(
         missing.append(f"There is no gallery: {why}.")
     else:
         gallery = make_gallery(teacher, student, images, _spec(images, trust, missing), progress)
-    behaviour = _behaviour(folder, data_dir, teacher, student, images, missing)
-    similarity = class_similarity(teacher.head_weight).tolist() if has_similarity(teacher) else []
+    data = _data_of(folder, data_dir, teacher, metrics, missing)
+    behaviour = None if data is None else measure_behaviour(teacher, student, data.test, images)
+    similarity = class_similarity(teacher.head_weight).tolist() if shows_similarity(teacher) else []
     return RunReport(
         metrics,
         tuple(map(tuple, similarity)),
@@ -131,15 +132,10 @@ def _spec(images: TransferSet, trust: Collection[str], missing: list[str]) -> Se
         return None
 
 
-def _behaviour(
-    folder: Path,
-    data_dir: Path | None,
-    teacher: Classifier,
-    student: Classifier,
-    images: TransferSet | None,
-    missing: list[str],
-) -> Behaviour | None:
-    """Measure on the run's test images; None where it had none, or where they are gone."""
+def _data_of(
+    folder: Path, data_dir: Path | None, teacher: Classifier, metrics: RunMetrics, missing: list[str]
+) -> Dataset | None:
+    """Return the run's data; None where it had none, where they are gone, or others are in their place."""
     values = {} if data_dir is None else {"data": {"dir": data_dir}}
     # the settings of the data alone: other settings may name code
     kept = read_yaml(str(folder / "recipe.yaml"), RECIPES, "recipe").get("data") or {}
@@ -151,8 +147,11 @@ def _behaviour(
         )
         return None
     try:
-        data = load_data(replace(config, validation=0.0), teacher.spec.shape).for_classes(teacher.class_names)
+        data = load_data(config, teacher.spec.shape).for_classes(teacher.class_names)
     except ZskdError as error:
         missing.append(f"The run's data cannot be read ({error}): name its folder with --data-dir.")
         return None
-    return measure_behaviour(teacher, student, data.test, images)
+    if metrics.sources.data_sha256 not in (None, data.fingerprint()):
+        missing.append("The data are not those of the run: name the folder of the same with --data-dir.")
+        return None
+    return data

@@ -51,13 +51,17 @@ def _shares(metrics: RunMetrics) -> Iterator[tuple[object, ...]]:
         if share is not None:
             yield arm, title, measure, share.percent, share.low, share.high, share.n
 
-    yield from row("teacher", "teacher", "test accuracy", metrics.teacher.test_accuracy)
+    teacher = metrics.teacher
+    yield from row("teacher", "teacher", "test accuracy", teacher.test_accuracy)
+    yield from row("teacher", "teacher", "validation accuracy", teacher.validation_accuracy)
     for arm in metrics.arms:
         yield from row(arm.arm, arm.title, "test accuracy", arm.test_accuracy)
+        yield from row(arm.arm, arm.title, "validation accuracy", arm.validation_accuracy)
         for kind, share in arm.agreement.items():
             yield from row(arm.arm, arm.title, f"agreement on {kind}", share)
-    for size in metrics.sizes:
+    for size in metrics.sizes[1:]:  # the first is the student of the main arm
         yield from row(size.student, size.network, "test accuracy", size.test_accuracy)
+        yield from row(size.student, size.network, "validation accuracy", size.validation_accuracy)
         for kind, share in size.agreement.items():
             yield from row(size.student, size.network, f"agreement on {kind}", share)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
@@ -26,7 +25,7 @@ from zskd.evaluation.figures import (
 )
 from zskd.models.classifier import Classifier
 from zskd.run.metrics import RunMetrics
-from zskd.run.similarity import has_similarity
+from zskd.run.similarity import shows_similarity
 from zskd.run.summary import notes
 from zskd.run.tables import agreement_table, passes_table, results_table, students_table
 from zskd.synthesis.room import as_made
@@ -34,12 +33,18 @@ from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.synthesis.spec import SetSpec
 from zskd.synthesis.trace import trace_impression
 from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.first import first_of_classes
 
 _COLUMNS = 10
 _MOST = 200
 """Images in a figure of samples, those of the first classes: a larger one takes minutes."""
 _AGREEMENT = (
     "How often each student predicts its teacher's class, in %, on images that no student was trained on:"
+)
+_GENERATED = "A generator made the images of the first student while it learned; they were not kept."
+_IMAGES = (
+    "A student is trained to match the teacher's outputs on these images. The images are not made to look "
+    "real, and need not: only the outputs matter."
 )
 _SIMILARITY = (
     "## Class similarity in the teacher's last layer",
@@ -72,7 +77,7 @@ def draw_run(
         ZskdError: the folder cannot be written.
     """
     figures = folder / "figures"
-    if has_similarity(teacher):
+    if shows_similarity(teacher):
         values = concentration(class_similarity(teacher.head_weight))
         save_figure(
             similarity_figure(values, teacher.class_names, "concentration (class similarity, row min-max)"),
@@ -80,7 +85,7 @@ def draw_run(
         )
     for name, transfer_set in sets.items():
         save_figure(samples_figure(transfer_set, per_class=2), figures / f"samples-{name}.png")
-    if main is not None and main.optimises:
+    if main is not None and main.has_traces:
         made = as_made(main, next(iter(sets.values())).manifest.resolved)
         save_figure(trace_figure(teacher, made, progress=progress), figures / "filmstrip.png")
     save_figure(_chart(metrics), figures / "arms.png")
@@ -109,8 +114,8 @@ def write_page(
     Raises:
         ZskdError: the folder cannot be written.
     """
-    traced = main is not None and main.optimises
-    write_text(folder / "README.md", _page(recipe, metrics, arms, has_similarity(teacher), traced))
+    traced = main is not None and main.has_traces
+    write_text(folder / "README.md", _page(recipe, metrics, list(arms), shows_similarity(teacher), traced))
 
 
 def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | None = None) -> Figure:
@@ -127,30 +132,16 @@ def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | Non
         ZskdError: the set has no image of the class.
     """
     names = transfer_set.class_names
-    found: dict[int, list[tuple[Tensor, Tensor]]] = {
-        k: [] for k in (range(len(names)) if only is None else [only])
-    }
-    anything_optimised = any(bool((shard.steps > 0).any()) for shard in transfer_set)
-    for shard in transfer_set:
-        for row in range(len(shard)):
-            of_class = found.get(int(shard.anchors[row]), [])
-            fits = int(shard.steps[row]) > 0 or not anything_optimised
-            if fits and len(of_class) < per_class:
-                of_class.append((shard.images[row], shard.targets[row]))
-        if all(len(of_class) == per_class for of_class in found.values()):
-            break
-    # one column per class, unless there are too many classes or only one
-    chosen = [of_class[i] for i in range(per_class) for of_class in found.values() if i < len(of_class)]
-    if not chosen:
+    rows = first_of_classes(transfer_set, per_class, most=_MOST, only=only)
+    if not len(rows):
         raise ZskdError("the set has no image of this class: choose another --class")
-    chosen = chosen[:_MOST]
-    every_class_full = all(len(of_class) == per_class for of_class in found.values())
-    columns = len(found) if 1 < len(found) <= _COLUMNS and every_class_full else _COLUMNS
+    # one column per class, unless there are too many classes or only one
+    in_columns = only is None and len(names) <= _COLUMNS and len(rows) == per_class * len(names)
     return grid_figure(
-        torch.stack([image for image, _ in chosen]),
-        [caption(target, names) for _, target in chosen],
+        transfer_set.images(rows),
+        [caption(target, names) for target in transfer_set.column("targets")[rows]],
         f"{transfer_set.manifest.method}: images and the two largest entries of their targets",
-        columns,
+        len(names) if in_columns else _COLUMNS,
     )
 
 
@@ -174,7 +165,7 @@ def trace_figure(
     return filmstrip_figure(images, captions, f"target {caption(frames[0].target, teacher.class_names)}")
 
 
-def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], similar: bool, traced: bool) -> str:
+def _page(recipe: Recipe, metrics: RunMetrics, arms: Collection[str], similar: bool, traced: bool) -> str:
     parts = [
         f"# Run {recipe.name}",
         f"Preset `{recipe.preset}`, seed {recipe.seed}, data `{recipe.data.label}`. All settings are in "
@@ -188,8 +179,8 @@ def _page(recipe: Recipe, metrics: RunMetrics, arms: Iterable[str], similar: boo
         *_passes(metrics),
         *(_SIMILARITY if similar else ()),
         "## Training images of the students",
-        "The student is trained to match the teacher's outputs on these images. The images are not made to "
-        "look real, and need not: only the outputs matter.",
+        *([_GENERATED] if metrics.arms[0].arm not in arms else []),
+        *([_IMAGES] if arms else []),
         *(f"![samples](figures/samples-{name}.png)" for name in arms),
     ]
     if traced:

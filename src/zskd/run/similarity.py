@@ -49,6 +49,11 @@ def has_similarity(teacher: Classifier) -> bool:
     return True
 
 
+def shows_similarity(teacher: Classifier) -> bool:
+    """Whether a teacher's class similarity is shown: it has one, of no more classes than a page can hold."""
+    return teacher.classes <= _MOST_CLASSES and has_similarity(teacher)
+
+
 def similarity_of(teacher: Classifier) -> SimilarityFile:
     """Return class names, class similarity and concentration of a teacher.
 

@@ -75,7 +75,8 @@ def notes(metrics: RunMetrics) -> list[str]:
         f"{_by_stage(metrics.seconds, readable_seconds)}.",
         *_energy(metrics),
         "The weights are those of the last step; nothing was selected on test images.",
-        "Brackets are 95 % Wilson intervals: they cover test sampling, not the spread over seeds.",
+        "Brackets of measured shares are 95 % Wilson intervals: they cover test sampling, not the spread "
+        "over seeds.",
     ]
     made = {arm.title: metrics.sets[arm.arm].outcome for arm in metrics.arms if arm.arm in metrics.sets}
     lines += [f"Images of {title}: {words}." for title, words in made.items() if words]
@@ -125,8 +126,10 @@ def _shared(metrics: RunMetrics) -> str:
     """Return what is the same for all arms."""
     of_each = {arm.parameters for arm in metrics.arms}
     size = f" and has {of_each.pop():,} parameters" if len(of_each) == 1 else ""
+    # with epochs, a set from which images were dropped has fewer steps
+    whose = "each arm" if len({arm.count for arm in metrics.arms}) == 1 else metrics.arms[0].title
     return (
-        f"The student of each arm takes {metrics.student_steps:,} steps{size}; the teacher has "
+        f"The student of {whose} takes {metrics.student_steps:,} steps{size}; the teacher has "
         f"{metrics.teacher.parameters:,} parameters."
     )
 

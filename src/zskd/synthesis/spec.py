@@ -70,6 +70,11 @@ class SetSpec(Config):
         return as_objective(self.own_method.objective(self.synthesis))
 
     @property
+    def has_traces(self) -> bool:
+        """Whether images take steps towards a target, which can be followed."""
+        return self.optimises and self.own_method.by_objective
+
+    @property
     def couples(self) -> bool:
         """Whether an image depends on the others of its batch."""
         return PIXEL_RULES[self.synthesis.pixels].couples or self.objective.couples
@@ -117,14 +122,14 @@ class SetSpec(Config):
     @property
     def searches_rate(self) -> bool:
         """Whether the learning rate is searched before the set is made."""
-        return self.synthesis.learning_rate_search > 0 and self.optimises and self.own_method.by_objective
+        return self.synthesis.learning_rate_search > 0 and self.has_traces
 
     @property
     def asks_about_flips(self) -> bool:
         """Whether the teacher is asked about mirrored impressions before the set is made."""
         config = self.synthesis
         asked = config.changes == "by_teacher" and config.warp.flip > 0
-        return asked and self.optimises and self.own_method.by_objective
+        return asked and self.has_traces
 
     @property
     def optimises(self) -> bool:

@@ -171,12 +171,12 @@ def provenance(records: Records) -> str:
 
     sizes = sorted({one.student_parameters for one in every if one.method != "none"})
     facts = (
-        f"{len(every)} records of {all_of(r.date for r in every)}",
+        f"{len(every)} record{'s' * (len(every) != 1)} of {all_of(r.date for r in every)}",
         *([f"student with {sizes[0]:,} parameters"] if len(sizes) == 1 else []),
         *([f"students with {sizes[0]:,} to {sizes[-1]:,} parameters"] if len(sizes) > 1 else []),
         "weights of the last step",
-        f"{all_of(r.cpu for r in every)}, {all_of(r.workers for r in every)} cells in parallel",
-        f"{all_of(r.threads for r in every)} thread each",
+        f"{all_of(r.cpu for r in every)}, cells in parallel: {all_of(r.workers for r in every)}",
+        f"threads of each: {all_of(r.threads for r in every)}",
         f"torch {all_of(r.versions['torch'] for r in every)}",
         f"commit {all_of(_short(r.commit) for r in every)}",
     )
