@@ -43,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 picture.save(root / group / name / f"{number:02d}.png")
                 picture.save(root / f"flat-{group}" / f"{name}-{number:02d}.png")
     (root / "few").mkdir()
-    picture.save(root / "few" / "0.png")
+    Image.fromarray(drawn.integers(0, 255, SHAPE[1:], dtype=np.uint8)).save(root / "few" / "0.png")
     teacher, _ = load_checkpoint(root / "teacher")
     split = Split(torch.rand(40, *SHAPE, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2)
     build_real_set(teacher, split, root / "set", count=40)
@@ -119,8 +119,14 @@ BAD = {
     "no student": (["nowhere", *GROUPS], "nowhere"),
     "no members": (["student", "--others", "others"], "--members"),
     "missing folder": (["student", "--members", "nowhere", "--others", "others"], "no folder nowhere"),
-    "same folder": (["student", "--members", "members", "--others", "members"], "share files"),
-    "one inside the other": (["student", "--members", "members/ill", "--others", "members"], "share files"),
+    "same folder": (
+        ["student", "--members", "members", "--others", "members"],
+        "pictures, such as members/ill/00.png and",
+    ),
+    "one inside the other": (
+        ["student", "--members", "members/ill", "--others", "members"],
+        "pictures, such as members/ill/00.png and",
+    ),
     "labels in one": (
         ["student", "--members", "members", "--others", "flat-others"],
         "members has folders named after classes and flat-others has none",

@@ -127,8 +127,6 @@ def _groups(members: Path, others: Path, names: tuple[str, ...]) -> tuple[_Group
             print_error(without_labels(folder, names))
     in_members, in_others = (_by_content(files) for files, _ in (of_members, of_others))
     if shared := [key for key in in_others if key in in_members]:
-        for key in shared[1:]:
-            print_error(f"{in_members[key]} is {in_others[key]}")
         one, other = in_members[shared[0]], in_others[shared[0]]
         raise ZskdError(
             f"{members} and {others} share {len(shared)} pictures, such as {one} and {other}: leave those "
