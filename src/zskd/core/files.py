@@ -291,5 +291,19 @@ def is_locked(folder: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    except OSError:  # a file of another user, or a disk that may only be read
+        return _is_locked_for_readers(folder / ".lock")
     lock.release()
+    return False
+
+
+def _is_locked_for_readers(lock: Path) -> bool:
+    """Return whether the file of a lock that may not be written is locked."""
+    import fcntl
+
+    with opened(lock) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False

@@ -239,4 +239,18 @@ def _do(number: int) -> tuple[int, Any]:
     def on_progress(done: int) -> None:
         units[number] += done
 
-    return number, work(shared, number, on_progress)
+    try:
+        return number, work(shared, number, on_progress)
+    except Exception as error:
+        if _can_be_sent(error):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _can_be_sent(error: Exception) -> bool:
+    """Return whether the process that asked can unpickle an exception; if not, its pool would break."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever a class of the user raises
+        return False
+    return True

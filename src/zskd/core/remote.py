@@ -84,6 +84,10 @@ def download(address: str, progress: Progress | None = None) -> Path:
     folder = cache_folder() / "remote" / hashlib.sha256(data).hexdigest()
     make_folder(folder.parent)
     with FileLock(folder.with_suffix(".lock")):
+        # those who tidy caches delete old files and leave the rest
+        sizes = {name: one.size for name, one in stored.files.items()}
+        if folder.is_dir() and not sizes.items() <= _sizes(folder).items():
+            shutil.rmtree(folder)
         if not folder.is_dir():
             _check_disk(stored, address, folder.parent)
             progress = progress or Progress()
@@ -110,15 +114,7 @@ def upload(folder: str | Path, address: str, progress: Progress | None = None) -
     """
     store, root = _store(address)
     folder = Path(folder)
-    files: JsonObject = {}
-    for path in sorted(folder.rglob("*")):
-        below = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in below.parts)
-        # the list of an artefact that was written to a folder by its address is made again
-        if path.is_file() and not path.is_symlink() and not hidden and below != Path(LIST):
-            files[below.as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    stored = parse({"format": "zskd-files/1", "files": files}, Stored, f"{folder}", "give a whole folder")
-    data = (json.dumps(stored.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+    files, data = _listed(folder)
     with one_line_errors(f"cannot write {address}", _RIGHTS):
         if store.exists(f"{root}/{LIST}"):
             if _read_list(store, root, address) == data:
@@ -131,6 +127,31 @@ def upload(folder: str | Path, address: str, progress: Progress | None = None) -
                 task.advance()
         store.pipe_file(f"{root}/{LIST}.part", data)
         store.mv(f"{root}/{LIST}.part", f"{root}/{LIST}")  # local files appear whole by this alone
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the files of an artefact's folder with their bytes, by name; hidden ones and links are none."""
+    sizes = dict[str, int]()
+    for path in sorted(folder.rglob("*")):
+        below = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in below.parts)
+        # the list of an artefact that was written to a folder by its address is made again
+        if path.is_file() and not path.is_symlink() and not hidden and below != Path(LIST):
+            sizes[below.as_posix()] = path.stat().st_size
+    return sizes
+
+
+def _listed(folder: Path) -> tuple[list[str], bytes]:
+    """Return the names of an artefact's files, and their list as it is stored.
+
+    Raises:
+        ZskdError: there are none.
+    """
+    files: JsonObject = {
+        name: {"size": size, "sha256": sha256_file(folder / name)} for name, size in _sizes(folder).items()
+    }
+    stored = parse({"format": "zskd-files/1", "files": files}, Stored, f"{folder}", "give a whole folder")
+    return list(files), (json.dumps(stored.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 @contextmanager
@@ -150,15 +171,18 @@ def uploaded(address: str, key: str, progress: Progress | None = None) -> Iterat
             fails.
     """
     store, root = _store(address)
-    with one_line_errors(f"cannot read {address}", _RIGHTS):
-        if store.exists(f"{root}/{LIST}"):
-            raise _finished(address)
     unique = hashlib.sha256(f"{address} {key}".encode()).hexdigest()
     place = cache_folder() / "unfinished" / unique
+    made = place / "made"
     with folder_lock(place):
-        yield make_folder(place / "made")
-        upload(place / "made", address, progress)
-        shutil.rmtree(place / "made")
+        with one_line_errors(f"cannot read {address}", _RIGHTS):
+            there = store.exists(f"{root}/{LIST}")
+        # what a command has left that was killed behind its upload is taken up once more, and then deleted
+        if there and (not _sizes(made) or _listed(made)[1] != _read_list(store, root, address)):
+            raise _finished(address)
+        yield make_folder(made)
+        upload(made, address, progress)
+        shutil.rmtree(made)
 
 
 def stored_files(data: bytes, address: str) -> Stored:

@@ -13,8 +13,9 @@ from zskd.config.trust import check_trust
 from zskd.config.yaml import read_yaml
 from zskd.core.artefact import read_artefact, write_artefact
 from zskd.core.errors import ZskdError
-from zskd.core.files import first_difference, write_text
+from zskd.core.files import first_difference, remove_file, write_text
 from zskd.core.progress import Progress
+from zskd.models.checkpoint import CARD
 from zskd.run.budget import BUDGET
 from zskd.run.verify import verify_folder
 from zskd.teacher.sources import SourceHashes
@@ -64,10 +65,18 @@ def _is_budget_spent(folder: Path) -> bool:
 
 
 def is_whole(folder: Path, progress: Progress) -> bool:
-    """Return whether all files of a finished run are undamaged; log the first that is not."""
+    """Return whether all files of a finished run are undamaged; log the first that is not.
+
+    Damaged networks lose their cards, so that they are made again; damaged sets are repaired shard by shard.
+    """
     try:
         verify_folder(folder)
     except ZskdError as error:
         progress.log(f"{error}; this stage is run again")
+        for card in [folder / "teacher" / CARD, *folder.glob(f"students/*/{CARD}")]:
+            try:
+                verify_folder(card.parent)
+            except ZskdError:
+                remove_file(card)
         return False
     return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +32,10 @@ from zskd.tuning.space import Space, check_space, nested
 from zskd.tuning.trial import Measured, run_trial, trial_cell
 
 BEST = "best.yaml"
+_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
+_OF_MACHINE = [os.strerror(code) for code in _CODES]
+"""Words of errors that no setting causes: of the disk, and of too many open files. A lack of memory is not
+among them: settings can cause it, and a search would never get past them."""
 RecipeOf = Callable[[dict[str, Any]], Recipe]
 
 
@@ -150,7 +156,8 @@ class _Search:
         """Run the trials of a round that have no line yet; return the values of all of them.
 
         Raises:
-            ZskdError: the lines of the round have other settings, or no trial has succeeded.
+            ZskdError: the lines of the round have other settings, no trial has succeeded, or one has failed
+                because of the machine.
         """
         known, settings = self._journal.trials, dict(enumerate(proposals, start=first))
         for number, own in settings.items():
@@ -183,7 +190,13 @@ class _Search:
         for paths in todo:
             if paths.log.is_file():
                 number, why = numbers[paths.cell.name], paths.log.read_text("utf-8").splitlines()[-1]
-                self._add(number, settings[number], key=paths.key, error=why.removeprefix("ZskdError: "))
+                why = why.removeprefix("ZskdError: ")
+                if any(words in why for words in _OF_MACHINE):
+                    raise ZskdError(
+                        f"trial {number} failed because of the machine ({why}): correct that and run the "
+                        "same command again, which goes on"
+                    )
+                self._add(number, settings[number], key=paths.key, error=why)
         for paths in repeated:
             number, like = numbers[paths.cell.name], self._journal.trials[first_with[paths.key]]
             self._add(number, settings[number], like.key, like.measured, like.error, repeats=like.number)
