@@ -144,7 +144,7 @@ def distill(
     )
     with (
         output(out, key, new_folder, progress) if ranks.first else nullcontext(Path(out)) as folder,
-        use_threads(how.threads_of_each(ranks.here)),
+        use_threads(how.threads_of_each(ranks.here), chosen=how.threads > 0),
     ):
         if ranks.first:
             log_findings(classifier, progress)

@@ -89,15 +89,32 @@ def to_device(value: Tensor, device: torch.device) -> Tensor:
     return value.to(device)
 
 
+_chosen = [True]
+"""For each block of `use_threads` that is entered, the innermost last: whether its number was chosen."""
+
+
 @contextmanager
-def use_threads(count: int) -> Iterator[None]:
-    """Set the number of torch threads inside the block; 0 for one per core."""
+def use_threads(count: int, *, chosen: bool = True) -> Iterator[None]:
+    """Set the number of torch threads inside the block.
+
+    Args:
+        count: the number; 0 for one per core.
+        chosen: whether the user chose it, rather than the number of this machine's cores; 0 is not chosen.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count or usable_cores())
+    _chosen.append(chosen and count > 0)
     try:
         yield
     finally:
+        _chosen.pop()
         torch.set_num_threads(before)
+
+
+def threads_are_chosen() -> bool:
+    """Whether the innermost `use_threads` has a number that was chosen; also outside of all, where torch's
+    holds."""
+    return _chosen[-1]
 
 
 def warn_if_slow(what: str, precision: Precision, device: torch.device, progress: Progress) -> None:

@@ -79,22 +79,24 @@ def make_students(
             ):
                 pass
     helper = execution.has_room_for_helper(len(names))
-    with use_threads(execution.threads_of_each(len(names))):
-        students = {}
-        for number, (name, spec) in enumerate(specs.items(), start=1):
-            several = f"student {number} of {len(specs)}, {name}" if len(specs) > 1 else f"student {name}"
-            told = Within(several, progress)
-            with tracked(told, execution.tensorboard, f"students/{name}") as tracking:
-                students[name] = build_student(
-                    teacher,
-                    spec,
-                    sets[name],
-                    folder / name,
-                    helper=helper,
-                    pictures=pictures,
-                    progress=tracking,
-                )
-        return students
+    threads, students = execution.threads_of_each(len(names)), {}
+    for number, (name, spec) in enumerate(specs.items(), start=1):
+        several = f"student {number} of {len(specs)}, {name}" if len(specs) > 1 else f"student {name}"
+        told = Within(several, progress)
+        with (
+            use_threads(threads, chosen=execution.threads > 0),
+            tracked(told, execution.tensorboard, f"students/{name}") as tracking,
+        ):
+            students[name] = build_student(
+                teacher,
+                spec,
+                sets[name],
+                folder / name,
+                helper=helper,
+                pictures=pictures,
+                progress=tracking,
+            )
+    return students
 
 
 def trained_together(teacher: Classifier, specs: Sequence[StudentSpec], execution: Execution) -> int:
@@ -187,6 +189,8 @@ class _Work:
     folder: Path
     """Of all students."""
     execution: Execution
+    threads: int
+    """Of each student: set, or its share of the cores of the machine that all are started from."""
     helper: bool
     """Whether each student has a helper process."""
 
@@ -211,10 +215,9 @@ def _work(
         chosen = [replace(spec, distill=replace(spec.distill, images=reading)) for spec in chosen]
     folders = [None if one is None else one.folder for one in map(sets.get, specs)]
     helper = execution.has_room_for_helper(len(specs), workers)
-    # of this machine, whatever machine trains them
-    execution = replace(execution, threads=execution.threads_of_each(len(specs)))
+    threads = execution.threads_of_each(len(specs))
     shown = {kind: one.folder for kind, one in (pictures or {}).items()}
-    return _Work(teacher, list(specs), chosen, folders, shown, folder, execution, helper)
+    return _Work(teacher, list(specs), chosen, folders, shown, folder, execution, threads, helper)
 
 
 def _need(work: _Work, numbers: Iterable[int]) -> Need:
@@ -226,7 +229,7 @@ def _need(work: _Work, numbers: Iterable[int]) -> Need:
         spec, folder = work.specs[number], work.sets[number]
         images = 0 if folder is None else TransferSet(folder).image_bytes
         student = _untrained(spec, work.teacher)
-        needs.append(student_need(student, spec.distill, work.execution.threads, images))
+        needs.append(student_need(student, spec.distill, work.threads, images))
     return max(needs, key=lambda need: need.memory)
 
 
@@ -271,7 +274,7 @@ def _train_one(work: _Work, number: int, progress: Progress) -> None:
     set_folder, folder = work.sets[number], work.folder / work.names[number]
     images = None if set_folder is None else TransferSet(set_folder)
     pictures = {kind: TransferSet(one) for kind, one in work.pictures.items()}
-    with use_threads(work.execution.threads_of_each(len(work.names))):
+    with use_threads(work.threads, chosen=work.execution.threads > 0):
         build_student(
             work.teacher,
             work.specs[number],

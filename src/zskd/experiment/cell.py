@@ -288,9 +288,10 @@ def append_line(ledger: Path, line: Mapping[str, Any]) -> None:
     """Append one line of JSON. Earlier lines are never changed.
 
     Raises:
-        ZskdError: the file cannot be written.
+        ZskdError: the file cannot be read or written.
     """
     make_folder(ledger.parent)
+    end_last_line(ledger)
     with readable_errors(ledger, "append to"), ledger.open("ab") as stream:  # one write: lines do not mix
         stream.write((json.dumps(line) + "\n").encode())
         stream.flush()
@@ -298,7 +299,8 @@ def append_line(ledger: Path, line: Mapping[str, Any]) -> None:
 
 
 def end_last_line(ledger: Path) -> None:
-    """End the last line of a ledger where a power cut left it unfinished, so that no other line joins it.
+    """End the last line of a ledger, if a power cut or a full disk left it unfinished, so that no other joins
+    it.
 
     Raises:
         ZskdError: the file cannot be read or written.

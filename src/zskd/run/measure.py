@@ -110,6 +110,7 @@ def measure_run(
     *,
     pictures: Mapping[str, TransferSet] | None = None,
     trained: Mapping[str, Passes | None],
+    threads: int | None = None,
     changes: Sequence[AskedChange] = (),
     recipe_sha256: str,
     command: str | None = None,
@@ -126,6 +127,7 @@ def measure_run(
         sources: with the real images, if there are any.
         pictures: sets of the user's pictures, by their options.
         trained: passes until each student was trained, by the same names; None where not known.
+        threads: that the student of the main arm was trained with; None where not known.
         changes: how the teacher answers changed images, where it was asked.
         recipe_sha256: of the recipe before its budget was applied.
         command: command line of the run; None from Python.
@@ -180,7 +182,7 @@ def measure_run(
         changes=tuple(changes),
         passes=_of_run({**sets, **(pictures or {})}, trained, held_out, tally.passes()),
         seed=recipe.seed,
-        threads=execution(recipe).threads_of_each(len(planned)),
+        threads=threads or execution(recipe).threads_of_each(len(planned)),
         versions=versions(),
         processor=processor(),
         commit=source_commit(),

@@ -29,6 +29,7 @@ from zskd.distillation.sources import check_generator
 from zskd.distillation.students import make_students
 from zskd.evaluation.sanity import log_findings
 from zskd.evaluation.sizes import log_sizes
+from zskd.models.checkpoint import read_card
 from zskd.models.class_names import unused_names
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
@@ -108,6 +109,7 @@ def run_recipe(
                 sources,
                 pictures=run.pictures,
                 trained={name: passes_of(folder / "students" / name) for name in students},
+                threads=read_card(folder / "students" / run.arms[0].name).origin.threads,
                 changes=read_changes(folder / FILE),
                 recipe_sha256=sha256_json(identity(recipe)),
                 command=command,
@@ -170,6 +172,7 @@ class _Run:
         if sources.card is not None:
             _check_teacher(sources.model, self.arms, self._progress)
         with (
+            use_threads(recipe.threads),  # a resumed training may change the number
             self.stages("teacher", "teacher") as of_stage,
             tracked(of_stage, recipe.tensorboard, "teacher") as of_teacher,
         ):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from zskd.config.identity import described, to_values
 from zskd.config.recipe import Recipe
 from zskd.config.training import NetworkConfig, TeacherConfig
@@ -222,7 +220,7 @@ def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -
     del settings["teacher"]["weights"]  # for a teacher from a file
     settings["seed"] = recipe.teacher_seed
     settings["versions"] = versions()
-    how = {"threads": torch.get_num_threads(), "device": recipe.device, "rewrite": recipe.rewrite}
+    how = {"device": recipe.device, "rewrite": recipe.rewrite}
     train_teacher(
         sources.model,
         sources.data,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from zskd.config.registry import OPTIMISERS
 from zskd.config.training import FitConfig
+from zskd.core.device import threads_are_chosen
 from zskd.core.errors import ZskdError
 from zskd.core.memory import keep_freed_memory
 from zskd.core.passes import count_elsewhere, counting
@@ -80,7 +81,8 @@ def fit(
         seed: of the order of the images, of `prepare` and of dropout.
         section: name of the group of settings, for messages.
         helper: whether a second process prepares the batches, with as many threads as this one.
-        state: file to save the state to after every pass, and to resume from.
+        state: file to save the state to after every pass, and to resume from. Where nobody has chosen the
+            number of threads, that of the state holds until the end of the caller's `use_threads`.
         key: identifies the training; a state with another key is replaced, which a line tells.
         companions: modules that `prepare` changes, saved and restored together; not with a helper.
         beside: further weights of `batch_loss`, trained in place by the same loss and settings, without `l2`.
@@ -110,13 +112,18 @@ def fit(
     learners: Companions = {**learned, **(companions or {})}
     # the number of threads changes rounding, as another number of ranks does
     threads = None if ranks.several else torch.get_num_threads()
-    before = load_state(state, key, learners, threads=threads) if state else Done()
+    wanted = threads if threads_are_chosen() else None
+    before = load_state(state, key, learners, threads=wanted) if state else Done()
     check_same_steps(len(before.losses), ranks)
     if state is not None and state.is_file() and not before.losses:
         progress.log(
             f"{section}: the training begun in {state.parent} was made with other settings, images, threads "
             "or versions: it begins anew"
         )
+    if threads and before.threads and before.threads != threads:
+        threads = before.threads
+        torch.set_num_threads(threads)
+        progress.log(f"{section}: the training goes on with the {threads} threads that it was begun with")
     done, share = len(before.losses), ranks.share(config.batch_size)
     losses = Losses(before.losses, ranks, share)
     save_every = max(_SAVE_STEPS, images // config.batch_size)

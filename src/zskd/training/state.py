@@ -40,6 +40,8 @@ class Done:
     losses: Sequence[float] = ()
     """Of each step."""
     passes: Passes = field(default_factory=Passes)
+    threads: int | None = None
+    """That it was trained with; None: not known, or they do not matter."""
 
 
 def save_state(path: Path, key: str, learners: Companions, done: Done, *, threads: int | None = None) -> None:
@@ -113,7 +115,10 @@ def _restore_all(path: Path, key: str, learners: Companions, threads: int | None
     losses = tensors[_LOSSES]
     if losses.dim() != 1 or not losses.isfinite().all():
         raise ValueError("it has no list of losses")
-    return Done(losses.tolist(), counted.passes)
+    made_with = int(metadata["threads"]) if "threads" in metadata else None
+    if made_with is not None and made_with < 1:
+        raise ValueError("it has no number of threads")
+    return Done(losses.tolist(), counted.passes, made_with)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,6 +170,11 @@ def _restore(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor], numb
             # a fused optimiser needs moments in the memory layout of their parameter
             parameter = parameters[int(owner)]
             like = parameter if value.shape == parameter.shape else value
-            restored = torch.empty_like(like, requires_grad=False).copy_(value)
+            restored = torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)
         moments.setdefault(int(owner), {})[field] = restored
     optimiser.load_state_dict(state)
+    for number, own in moments.items():  # torch has given them the type of their parameter
+        loaded = optimiser.state[parameters[number]]
+        for field, kept in own.items():
+            if isinstance(kept, Tensor) and loaded[field].dtype != kept.dtype:
+                loaded[field] = kept.to(parameters[number].device)

@@ -128,8 +128,9 @@ class Writer:
                 self.done[int(path.stem.split("-")[1])] = shard
         self.complete = manifest.complete and len(self.done) == len(manifest.shards)
         stored, now = manifest.to_json(), self._provenance.to_json()
-        if not self.complete:  # the missing shards must be made as the stored ones were
-            now |= {"versions": dict(versions()), "processor": dict(processor())}
+        if not self.complete:  # the missing shards must be made as the stored ones were, on whatever cores
+            kind = {key: value for key, value in processor().items() if key != "cores"}
+            now |= {"versions": dict(versions()), "processor": manifest.processor | kind}
         for key, value in now.items():
             if stored.get(key) != value:
                 what = first_difference(stored.get(key), value, key)

@@ -1,0 +1,243 @@
+"""What was begun goes on: on other cores, with what an optimiser keeps, and behind a full disk."""
+
+import json
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import Lines, StopAt, Stopped
+from zskd.config.distillation import DistillConfig
+from zskd.config.loading import load_recipe
+from zskd.config.synthesis import SynthesisConfig
+from zskd.config.transforms import AugmentConfig
+from zskd.core.device import usable_cores, use_threads
+from zskd.core.errors import ZskdError
+from zskd.core.files import sha256_file
+from zskd.core.progress import Progress
+from zskd.core.tensors import read_header, read_tensors, save_tensors
+from zskd.distillation.execution import Execution
+from zskd.distillation.spec import StudentSpec
+from zskd.distillation.students import make_students
+from zskd.experiment.cell import append_line
+from zskd.models.checkpoint import read_card
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.factory import build, describe, fresh_weights
+from zskd.run.pipeline import run_recipe
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.spec import SetSpec
+from zskd.teacher.sources import make_teacher, open_sources
+from zskd.training.state import Done, load_state, save_state
+from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.manifest import MANIFEST
+
+SHAPE = (1, 8, 8)
+OTHER = usable_cores() + 1
+"""Threads that no share of this machine's cores is."""
+GOES_ON = f"the training goes on with the {OTHER} threads that it was begun with"
+ANEW = "it begins anew"
+STATE = "training.safetensors"
+DISTILL = DistillConfig(
+    start="random", steps=24, batch_size=8, optimiser="adam", learning_rate=0.01, augment=AugmentConfig()
+)
+SPECS = {
+    name: StudentSpec(student="mlp(widths=(6,))", seed=seed, distill=DISTILL)
+    for seed, name in enumerate("ab")
+}
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Classifier:
+    architecture = describe("mlp(widths=(12,))", shape=SHAPE, classes=4)
+    module = fresh_weights(lambda: build(architecture, run_code=False), seed=0)
+    return Classifier(module, spec=InputSpec(shape=SHAPE)).freeze()
+
+
+@pytest.fixture(scope="module")
+def noise(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> TransferSet:
+    return build_transfer_set(teacher, noise_spec(), tmp_path_factory.mktemp("goes_on") / "set")
+
+
+def noise_spec() -> SetSpec:
+    return SetSpec(method="noise", count=60, synthesis=SynthesisConfig(shard_size=30))
+
+
+# other cores
+
+
+def students(teacher: Classifier, noise: TransferSet, folder: Path, *, threads: int, **told: Any) -> Path:
+    """Train one student behind the other, each with so many threads; 0: with its share of the cores."""
+    execution = Execution(threads=threads, workers=1)
+    make_students(teacher, SPECS, dict.fromkeys(SPECS, noise), folder, execution=execution, **told)
+    return folder
+
+
+def test_a_student_goes_on_with_the_threads_that_it_was_begun_with_and_the_next_has_its_own(
+    teacher: Classifier, noise: TransferSet, tmp_path: Path
+) -> None:
+    before, lines = torch.get_num_threads(), Lines()
+    with pytest.raises(Stopped):
+        students(teacher, noise, tmp_path / "cut", threads=OTHER, progress=StopAt(21))
+    cut = students(teacher, noise, tmp_path / "cut", threads=0, progress=lines)
+    assert [line for line in lines.lines if GOES_ON in line and "distill" in line]
+    assert not [line for line in lines.lines if ANEW in line]
+    assert read_card(cut / "a").origin.threads == OTHER
+    assert read_card(cut / "b").origin.threads == Execution(workers=1).threads_of_each(2)
+    assert torch.get_num_threads() == before
+    whole = students(teacher, noise, tmp_path / "whole", threads=OTHER)
+    one, other = (sha256_file(folder / "a" / "model.safetensors") for folder in (whole, cut))
+    assert one == other
+
+
+def test_a_student_begins_anew_where_another_number_of_threads_is_given(
+    teacher: Classifier, noise: TransferSet, tmp_path: Path
+) -> None:
+    lines = Lines()
+    with pytest.raises(Stopped):
+        students(teacher, noise, tmp_path, threads=OTHER, progress=StopAt(21))
+    students(teacher, noise, tmp_path, threads=1, progress=lines)
+    assert [line for line in lines.lines if ANEW in line]
+    assert read_card(tmp_path / "a").origin.threads == 1
+
+
+def test_a_teacher_goes_on_with_the_threads_that_it_was_begun_with(tmp_path: Path) -> None:
+    told = {"steps": 24, "batch_size": 300, "model": "mlp(widths=(6,))"}
+    recipe, lines = load_recipe("digits", {"teacher": {"shape": [1, 8, 8], **told}}), Lines()
+
+    class StopBehind(StopAt):
+        def note(self, name: str, value: float, step: int) -> None:
+            super().note(name.replace("teacher", "distill"), value, step)
+
+    def make(name: str, threads: int, progress: Progress) -> str:
+        with use_threads(threads):
+            make_teacher(recipe, open_sources(recipe), tmp_path / name, progress)
+        return sha256_file(tmp_path / name / "model.safetensors")
+
+    with pytest.raises(Stopped):
+        make("cut", OTHER, StopBehind(21))
+    assert make("cut", 0, lines) == make("whole", OTHER, Progress())
+    assert [line for line in lines.lines if GOES_ON in line]
+
+
+def test_a_run_tells_the_threads_that_its_student_was_trained_with(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "digits",
+        {
+            "controls": [],
+            "count": 20,
+            "held_out": 10,
+            "threads": 0,
+            "workers": 1,
+            "student": "mlp(widths=(6,))",
+            "synthesis": {"steps": 1},
+            "distill": {"steps": 24, "batch_size": 8, "start": "random"},
+            "teacher": {"shape": [1, 8, 8], "steps": 2, "model": "mlp(widths=(6,))"},
+        },
+    )
+    with pytest.raises(Stopped):
+        run_recipe(recipe, tmp_path, progress=StopAt(21))
+    state = tmp_path / "students" / "zskd" / STATE
+    _, metadata = read_header(state)
+    save_tensors(read_tensors(state), state, metadata=metadata | {"threads": str(OTHER)})
+    assert run_recipe(recipe, tmp_path).threads == OTHER
+
+
+def test_an_unfinished_set_goes_on_with_another_number_of_cores_of_the_same_kind(
+    teacher: Classifier, noise: TransferSet, tmp_path: Path
+) -> None:
+    build_transfer_set(teacher, noise_spec(), tmp_path)
+    (tmp_path / "shard-00001.safetensors").unlink()
+    begun = json.loads((tmp_path / MANIFEST).read_text())
+    begun["processor"]["cores"] += 1
+    (tmp_path / MANIFEST).write_text(json.dumps(begun))
+    assert build_transfer_set(teacher, noise_spec(), tmp_path).fingerprint() == noise.fingerprint()
+    (tmp_path / "shard-00001.safetensors").unlink()
+    begun["processor"]["name"] = "another"
+    (tmp_path / MANIFEST).write_text(json.dumps(begun))
+    with pytest.raises(ZskdError, match=r"made with another processor\.name \(another there"):
+        build_transfer_set(teacher, noise_spec(), tmp_path)
+
+
+# what an optimiser keeps
+
+
+class Typed(torch.optim.Optimizer):
+    """Keeps a sum in double precision, signs as booleans and a count in whole numbers, by parameter."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                kept = self.state[parameter]
+                if not kept:
+                    kept["sum"] = torch.zeros_like(parameter, dtype=torch.float64)
+                    kept["count"] = torch.tensor(2**24 + 1)
+                kept["sum"] += parameter.grad.double() / 3
+                kept["positive"] = parameter.grad > 0
+                kept["count"] += 2
+                parameter -= (
+                    group["lr"] * torch.where(kept["positive"], kept["sum"], kept["count"] % 5).float()
+                )
+
+
+@pytest.mark.parametrize("make", [Typed, torch.optim.Adam])
+def test_an_optimiser_resumes_with_the_types_that_it_keeps(
+    make: Callable[[Any], torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    def begun() -> tuple[nn.Module, torch.optim.Optimizer]:
+        network = fresh_weights(lambda: nn.Linear(3, 2), 0)
+        return network, make(network.parameters())
+
+    def descend(network: nn.Module, optimiser: torch.optim.Optimizer, steps: int) -> None:
+        for _ in range(steps):
+            optimiser.zero_grad()
+            network(torch.ones(1, 3)).square().sum().backward()
+            optimiser.step()
+
+    whole, stopped, resumed = begun(), begun(), begun()
+    descend(*whole, 8)
+    descend(*stopped, 5)
+    save_state(tmp_path / "state", "k", {"": stopped}, Done([1.0] * 5))
+    load_state(tmp_path / "state", "k", {"": resumed})
+    before, after = (one.state_dict()["state"] for _, one in (stopped, resumed))
+    assert before.keys() == after.keys()
+    for number, own in before.items():
+        for name, value in own.items():
+            assert value.dtype == after[number][name].dtype
+            assert torch.equal(value, after[number][name])
+    descend(*resumed, 3)
+    assert torch.equal(whole[0].weight, resumed[0].weight)
+
+
+# a full disk
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system cut what is written behind so many bytes of a file, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_line_that_a_full_disk_cut_is_not_joined_by_the_next(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    append_line(ledger, {"cell": "first"})
+    whole = ledger.read_text()
+    with files_of_at_most(len(whole) + 8), pytest.raises(ZskdError, match="cannot append to"):
+        append_line(ledger, {"cell": "second"})
+    append_line(ledger, {"cell": "third"})
+    first, cut, third = ledger.read_text().splitlines()
+    assert [json.loads(first), json.loads(third)] == [{"cell": "first"}, {"cell": "third"}]
+    assert cut == '{"cell":'
