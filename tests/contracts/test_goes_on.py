@@ -4,6 +4,7 @@ import json
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ from zskd.distillation.execution import Execution
 from zskd.distillation.spec import StudentSpec
 from zskd.distillation.students import make_students
 from zskd.experiment.cell import append_line
-from zskd.models.checkpoint import read_card
+from zskd.models.checkpoint import Card, read_card, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.run.pipeline import run_recipe
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
-from zskd.teacher.sources import make_teacher, open_sources
+from zskd.teacher.sources import fresh_teacher, make_teacher, open_sources
 from zskd.training.state import Done, load_state, save_state
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST
@@ -41,7 +42,7 @@ OTHER = usable_cores() + 1
 """Threads that no share of this machine's cores is."""
 GOES_ON = f"the training goes on with the {OTHER} threads that it was begun with"
 ANEW = "it begins anew"
-STATE = "training.safetensors"
+TEACHER = describe("mlp(widths=(12,))", shape=SHAPE, classes=4)
 DISTILL = DistillConfig(
     start="random", steps=24, batch_size=8, optimiser="adam", learning_rate=0.01, augment=AugmentConfig()
 )
@@ -53,8 +54,7 @@ SPECS = {
 
 @pytest.fixture(scope="module")
 def teacher() -> Classifier:
-    architecture = describe("mlp(widths=(12,))", shape=SHAPE, classes=4)
-    module = fresh_weights(lambda: build(architecture, run_code=False), seed=0)
+    module = fresh_weights(lambda: build(TEACHER, run_code=False), seed=0)
     return Classifier(module, spec=InputSpec(shape=SHAPE)).freeze()
 
 
@@ -113,9 +113,13 @@ def test_a_teacher_goes_on_with_the_threads_that_it_was_begun_with(tmp_path: Pat
         def note(self, name: str, value: float, step: int) -> None:
             super().note(name.replace("teacher", "distill"), value, step)
 
+    sources = open_sources(recipe)
+    assert sources.data is not None
+
     def make(name: str, threads: int, progress: Progress) -> str:
+        fresh = replace(sources, model=fresh_teacher(recipe, sources.data))
         with use_threads(threads):
-            make_teacher(recipe, open_sources(recipe), tmp_path / name, progress)
+            make_teacher(recipe, fresh, tmp_path / name, progress)
         return sha256_file(tmp_path / name / "model.safetensors")
 
     with pytest.raises(Stopped):
@@ -124,27 +128,28 @@ def test_a_teacher_goes_on_with_the_threads_that_it_was_begun_with(tmp_path: Pat
     assert [line for line in lines.lines if GOES_ON in line]
 
 
-def test_a_run_tells_the_threads_that_its_student_was_trained_with(tmp_path: Path) -> None:
+def test_a_run_tells_the_threads_that_its_student_was_trained_with(
+    teacher: Classifier, tmp_path: Path
+) -> None:
+    save_checkpoint(teacher, Card(architecture=TEACHER), tmp_path / "given")
     recipe = load_recipe(
-        "digits",
+        "my-teacher",
         {
-            "controls": [],
             "count": 20,
             "held_out": 10,
-            "threads": 0,
             "workers": 1,
             "student": "mlp(widths=(6,))",
             "synthesis": {"steps": 1},
             "distill": {"steps": 24, "batch_size": 8, "start": "random"},
-            "teacher": {"shape": [1, 8, 8], "steps": 2, "model": "mlp(widths=(6,))"},
+            "teacher": {"path": tmp_path / "given"},
         },
     )
     with pytest.raises(Stopped):
-        run_recipe(recipe, tmp_path, progress=StopAt(21))
-    state = tmp_path / "students" / "zskd" / STATE
+        run_recipe(recipe, tmp_path / "run", progress=StopAt(21))
+    state = tmp_path / "run" / "students" / "zskd" / "training.safetensors"
     _, metadata = read_header(state)
     save_tensors(read_tensors(state), state, metadata=metadata | {"threads": str(OTHER)})
-    assert run_recipe(recipe, tmp_path).threads == OTHER
+    assert run_recipe(recipe, tmp_path / "run").threads == OTHER
 
 
 def test_an_unfinished_set_goes_on_with_another_number_of_cores_of_the_same_kind(
@@ -231,13 +236,12 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_line_that_a_full_disk_cut_is_not_joined_by_the_next(tmp_path: Path) -> None:
+def test_a_line_that_a_full_disk_cuts_is_taken_back_so_that_no_other_joins_it(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     append_line(ledger, {"cell": "first"})
     whole = ledger.read_text()
-    with files_of_at_most(len(whole) + 8), pytest.raises(ZskdError, match="cannot append to"):
+    with files_of_at_most(len(whole) + 8), pytest.raises(ZskdError, match="cannot append to .*: only a part"):
         append_line(ledger, {"cell": "second"})
+    assert ledger.read_text() == whole
     append_line(ledger, {"cell": "third"})
-    first, cut, third = ledger.read_text().splitlines()
-    assert [json.loads(first), json.loads(third)] == [{"cell": "first"}, {"cell": "third"}]
-    assert cut == '{"cell":'
+    assert ledger.read_text() == whole + whole.replace("first", "third")

@@ -288,19 +288,20 @@ def append_line(ledger: Path, line: Mapping[str, Any]) -> None:
     """Append one line of JSON. Earlier lines are never changed.
 
     Raises:
-        ZskdError: the file cannot be read or written.
+        ZskdError: the file cannot be written.
     """
     make_folder(ledger.parent)
-    end_last_line(ledger)
-    with readable_errors(ledger, "append to"), ledger.open("ab") as stream:  # one write: lines do not mix
-        stream.write((json.dumps(line) + "\n").encode())
-        stream.flush()
+    written = (json.dumps(line) + "\n").encode()
+    with readable_errors(ledger, "append to"), ledger.open("ab", buffering=0) as stream:
+        done = stream.write(written)  # at once: lines do not mix
+        if done < len(written):  # the next line would join what is there of this one
+            stream.truncate(stream.tell() - done)
+            raise OSError("only a part of the line fits: free some space")
         os.fsync(stream.fileno())
 
 
 def end_last_line(ledger: Path) -> None:
-    """End the last line of a ledger, if a power cut or a full disk left it unfinished, so that no other joins
-    it.
+    """End the last line of a ledger where a power cut left it unfinished, so that no other line joins it.
 
     Raises:
         ZskdError: the file cannot be read or written.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from zskd.core.artefact import JsonObject, write_artefact
+from zskd.core.artefact import write_artefact
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError
 from zskd.core.files import first_difference, make_folder, sha256_file
@@ -130,8 +130,7 @@ class Writer:
         stored, now = manifest.to_json(), self._provenance.to_json()
         if not self.complete:  # the missing shards must be made as the stored ones were, on whatever cores
             kind = {key: value for key, value in processor().items() if key != "cores"}
-            same: JsonObject = {**manifest.processor, **kind}
-            now |= {"versions": dict(versions()), "processor": same}
+            now |= {"versions": dict(versions()), "processor": {**manifest.processor, **kind}}
         for key, value in now.items():
             if stored.get(key) != value:
                 what = first_difference(stored.get(key), value, key)

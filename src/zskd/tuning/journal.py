@@ -26,7 +26,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.files import first_difference, sha256_json, write_text
 from zskd.core.reading import one_line_errors, parse_json, read_bytes
 from zskd.core.versions import source_commit
-from zskd.experiment.cell import append_line
+from zskd.experiment.cell import append_line, end_last_line
 from zskd.tuning.trial import Measured
 
 JOURNAL, STUDY = "tuning.jsonl", "study.json"
@@ -162,4 +162,5 @@ def note_search(ledger: Path, recipe: Recipe, common: Common, trials: Sequence[T
         "validation_images": max(trial.measured.images for trial in trials if trial.measured),
         "commit": source_commit(),
     }
+    end_last_line(ledger)
     append_line(ledger, line)
