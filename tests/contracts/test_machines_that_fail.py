@@ -1,6 +1,7 @@
 """Machines that fail: full disks, damaged files, killed commands, folders that may only be read."""
 
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from conftest import Lines, Stopped
@@ -20,6 +22,7 @@ from zskd.core.files import cache_folder, folder_lock, is_locked, sha256_file
 from zskd.core.parallel import each_done
 from zskd.core.remote import download, upload, uploaded
 from zskd.run.pipeline import run_recipe
+from zskd.training.batches import Batch, Batches, Order, prepared
 from zskd.tuning.journal import read_journal
 from zskd.tuning.space import read_space
 from zskd.tuning.study import Found, tune
@@ -204,3 +207,32 @@ def test_an_error_that_cannot_be_unpickled_is_told_in_its_own_words() -> None:
     with pytest.raises(RuntimeError, match=r"TwoArguments: a layer of one's own is at a loss \(0\)") as told:
         list(each_done(fail, None, [0], workers=2, on_progress=lambda _: None))
     assert "in fail" in str(told.value.__cause__), "the place where it was raised"
+
+
+class NoRoomToShare:
+    """Makes batches in a process that, from the second one on, has no room for another file in memory."""
+
+    def __init__(self, told: Path) -> None:
+        self.told = told
+
+    def __call__(self, rows: torch.Tensor, rng: torch.Generator) -> Batch:
+        if self.told.exists():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        else:
+            self.told.write_text(str(os.getpid()))
+        return torch.rand(len(rows), 3, generator=rng), torch.empty(len(rows), 0), rows
+
+
+@pytest.mark.timeout(120)
+def test_full_shared_memory_stops_no_training(tmp_path: Path) -> None:
+    there = Batches(Order(4, 8, 0), NoRoomToShare(tmp_path / "helper"), 0)
+    with_helper = list(prepared(there, range(6), helper=True))
+    for left in Path("/dev/shm").glob(f"torch_{(tmp_path / 'helper').read_text()}_*"):
+        left.unlink()  # by torch, which could not fill it
+    here = Batches(Order(4, 8, 0), lambda rows, rng: (torch.rand(4, 3, generator=rng), rows), 0)
+    for (images, none, rows), (wanted, of_rows) in zip(
+        with_helper, prepared(here, range(6), False), strict=True
+    ):
+        assert torch.equal(images, wanted)
+        assert torch.equal(rows, of_rows)
+        assert none.shape == (4, 0)

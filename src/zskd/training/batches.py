@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import abc
 from collections.abc import Callable
 from functools import partial
@@ -77,18 +78,30 @@ class Batches(Dataset[Batch]):
         return self._prepare(self._order.rows(step), torch_stream(self._seed, "step", step))
 
 
-class _CountedBatches(Dataset[tuple[Batch | ZskdError, Tally]]):
+class _CountedBatches(Dataset[tuple[Batch | bytes | ZskdError, Tally]]):
     """Batches with the passes that each of them took, for another process: it returns its one-line errors."""
 
     def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+        self._batches, self._shares = batches, True
 
-    def __getitem__(self, step: int) -> tuple[Batch | ZskdError, Tally]:
+    def __getitem__(self, step: int) -> tuple[Batch | bytes | ZskdError, Tally]:
         with counting() as tally:
             try:
-                return self._batches[step], tally
+                return self._to_send(self._batches[step]), tally
             except ZskdError as error:
                 return error, tally
+
+    def _to_send(self, batch: Batch) -> Batch | bytes:
+        """Return a batch in shared memory, or pickled once there is no room: else the loader, which moves it
+        there, would lose it and wait for ever."""
+        if self._shares:
+            try:
+                for tensor in batch:
+                    tensor.share_memory_()  # type: ignore[no-untyped-call]
+                return batch
+            except RuntimeError:
+                self._shares = False  # torch leaves an empty file at each attempt
+        return pickle.dumps(batch)
 
 
 def prepared(batches: Batches, steps: range, helper: bool) -> abc.Generator[Batch, None, None]:
@@ -116,7 +129,8 @@ def prepared(batches: Batches, steps: range, helper: bool) -> abc.Generator[Batc
             if isinstance(batch, ZskdError):  # the loader would put its traceback into the message
                 raise batch
             count_elsewhere(tally.passes())
-            yield tuple(batch)  # the loader yields lists
+            # the loader yields lists
+            yield pickle.loads(batch) if isinstance(batch, bytes) else tuple(batch)
     except (RuntimeError, EOFError, OSError) as error:
         # either the loader reports it, or the shared tensors of the helper are gone; "Caught" begins an error
         # that the helper itself raised
