@@ -107,10 +107,7 @@ def test_a_wrong_file_is_one_line(text: str, tmp_path: Path) -> None:
         (["--trials", "3", "--budget", "1"], "a search has no --budget"),
         (["--trials", "3", "--data.validation", "0"], "a search needs validation images"),
         (["--trials", "3", "--sampler", "grid"], "distill.tau: a grid needs a step or choices"),
-        (
-            ["--trials", "3", "--sampler", "grid", "--over", "distill.tau=1..9:1e-6"],
-            "the grid has more than 10,000 points",
-        ),
+        (["--trials", "3", "--over", "distill.tau=1,2"], "--over 'distill.tau' is given 2 times"),
     ],
 )
 def test_what_cannot_be_searched_is_one_line(
@@ -120,6 +117,12 @@ def test_what_cannot_be_searched_is_one_line(
     assert run(given) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert line in told
+
+
+def test_a_grid_has_its_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["tune", "digits", "--over", "distill.tau=1..9:1e-6", "--trials", "3", "--sampler", "grid"]
+    assert run([*given, "--out", str(tmp_path), "--quiet"]) == 2
+    assert "the grid has more than 10,000 points" in capsys.readouterr().err
 
 
 def searched(sampler: Sampler, rounds: Sequence[Sequence[float | None]], seed: int = 5) -> list[JsonObject]:
