@@ -50,7 +50,8 @@ def test_the_record_is_whole_and_read_back(found: Gain) -> None:
 def test_the_table_has_the_share_of_the_teacher(found: Gain) -> None:
     table = gain_table(("teacher", "student"), (found.teacher, found.student))
     parameters = 256 * 8 + 8 + 8 * 10 + 10
-    assert table.rows[1][1] == f"{parameters:,}\n({parameters / found.teacher.parameters:.2f}×)"
+    assert table.rows[1][1] == f"{parameters:,}\n({parameters / found.teacher.parameters:.2g}×)"
+    assert "0.0022" in table.rows[1][1], "a small share is not told as none"
     assert table.rows[0][1] == f"{found.teacher.parameters:,}"
 
 
