@@ -266,6 +266,28 @@ def test_a_teacher_s_own_facts_hold_before_those_of_its_student(
     assert opened.class_names == NAMES
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_teacher_is_opened_as_its_student_knew_it(
+    given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A source that tells its own names and pixels may have been used with others, or be another."""
+    monkeypatch.chdir(tmp_path)
+    export_onnx(load_checkpoint(checkpoint(tmp_path / "own", seed=0 if given else 1))[0], "net.onnx")
+    teacher = open_teacher("onnx:net.onnx", mean=(0.1,), class_names=("x", "y"))[0]
+    of_it = teacher.fingerprint() if given else "0" * 64
+    module = network(2)
+    student = Classifier(module, spec=teacher.spec, class_names=("x", "y")).freeze()
+    card = Card(
+        architecture=Layers(layers=tuple(read_layers(module))),
+        origin=Origin(how="distilled", teacher_sha256=of_it),
+    )
+    folder = save_checkpoint(student, card, tmp_path / "student")
+    shown = pictures(tmp_path / "pictures", 0, names=("x", "y"))
+    code, _, err = told(capsys, "check", folder, shown, "--teacher", "onnx:net.onnx", "--no-estimate")
+    assert ("cannot be recognised as the teacher" in err) != given
+    assert code == 0, err
+
+
 def test_a_run_with_pairs_across_the_decision_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,15 +36,15 @@ def teacher_of_student(source: Path, own: str | None, of_student: str | None, st
 
     of_path = parse_source(str(source)).kind == "path"
     model = own or (of_student if of_path else None)
+    of_it = student.card.origin.teacher_sha256 if student.card else None
     if is_there(source / CARD):
         teacher = open_teacher(source, model=model)[0]
-        if student.card is not None:
-            note_other_teacher(student.card.origin.teacher_sha256, teacher, "this student was distilled from")
+        note_other_teacher(of_it, teacher, "this student was distilled from")
         return teacher.freeze()
     told = "that of its student"
     otherwise = Facts(shape=Fact(student.shape, told), class_names=Fact(student.class_names, told))
-    if student.classifier is not None:
-        spec = student.classifier.spec
+    spec = student.classifier.spec if student.classifier else None
+    if spec is not None:
         otherwise = replace(otherwise, mean=Fact(spec.mean, told), std=Fact(spec.std, told))
     teacher, card = open_teacher(source, model=model, otherwise=otherwise)
     facts = card.origin.facts or {}
@@ -53,6 +53,27 @@ def teacher_of_student(source: Path, own: str | None, of_student: str | None, st
             f"nobody tells which mean and std {source} takes, and an ONNX file does not, either: make a "
             "checkpoint of it first with zskd teacher import"
         )
+    if spec is None or of_it in (None, teacher.fingerprint()):
+        return teacher.freeze()
+    # the run may have had other values than those that the source tells
+    try:
+        given, _ = open_teacher(
+            source,
+            model=model,
+            shape=spec.shape,
+            mean=spec.mean,
+            std=spec.std,
+            box=spec.box,
+            class_names=student.class_names,
+        )
+    except ZskdError:
+        given = teacher
+    if given.fingerprint() == of_it:
+        return given.freeze()
+    print_error(
+        f"zskd: warning: {source} cannot be recognised as the teacher that this student was distilled from "
+        "(its weights, code, mean, std or class names differ)"
+    )
     return teacher.freeze()
 
 

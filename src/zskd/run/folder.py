@@ -68,15 +68,31 @@ def is_whole(folder: Path, progress: Progress) -> bool:
     """Return whether all files of a finished run are undamaged; log the first that is not.
 
     Damaged networks lose their cards, so that they are made again; damaged sets are repaired shard by shard.
+
+    Raises:
+        ZskdError: a file cannot be read, which may pass.
+    """
+    damage = _damage(folder)
+    if damage is None:
+        return True
+    progress.log(f"{damage}; this stage is run again")
+    for card in [folder / "teacher" / CARD, *folder.glob(f"students/*/{CARD}")]:
+        if _damage(card.parent) is not None:
+            remove_file(card)
+    return False
+
+
+def _damage(folder: Path) -> ZskdError | None:
+    """Return what is wrong with the contents of a folder; None where nothing is.
+
+    Raises:
+        ZskdError: a file is there and cannot be read.
     """
     try:
         verify_folder(folder)
     except ZskdError as error:
-        progress.log(f"{error}; this stage is run again")
-        for card in [folder / "teacher" / CARD, *folder.glob(f"students/*/{CARD}")]:
-            try:
-                verify_folder(card.parent)
-            except ZskdError:
-                remove_file(card)
-        return False
-    return True
+        cause = error.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise
+        return error
+    return None

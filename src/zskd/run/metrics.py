@@ -161,7 +161,7 @@ class RunMetrics(Artefact):
     is not counted."""
     seed: Count
     threads: AtLeastOne
-    """Of each student's training."""
+    """Of the training of the main arm's student."""
     versions: Versions
     processor: Processor
     commit: str | None

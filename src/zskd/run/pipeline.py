@@ -97,6 +97,12 @@ def run_recipe(
             held_out = held_out_sets(run.recipe, teacher, folder, of_stage)
             if (folder / METRICS).is_file():  # a stage was repaired; the test set is not used a second time
                 metrics = read_metrics(folder / METRICS)
+                for arm in metrics.arms:
+                    if arm.sha256 not in (None, students[arm.arm].fingerprint()):
+                        progress.log(
+                            f"note: students/{arm.arm} was made again with other threads or versions, and is "
+                            f"not the one that was measured: delete {folder / METRICS} to measure anew"
+                        )
                 _note_results(metrics, tracker)
                 return metrics
             metrics = measure_run(

@@ -8,6 +8,8 @@ and a set of the interleaved order is the beginning of every larger one.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -235,8 +237,8 @@ def _check_disk(teacher: Classifier, spec: SetSpec, images: int, folder: Path) -
     need, free = set_bytes(teacher, spec, images), shutil.disk_usage(folder).free
     if need > free:
         raise ZskdError(
-            f"{images:,} images need {readable_bytes(need)} and {folder} has {readable_bytes(free)} free: "
-            "make room, or lower --count"
+            f"{images:,} images need {readable_bytes(need)} and {folder} has {readable_bytes(free)} free "
+            f"({os.strerror(errno.ENOSPC)}): make room, or lower --count"
         )
 
 

@@ -128,8 +128,10 @@ class Writer:
                 self.done[int(path.stem.split("-")[1])] = shard
         self.complete = manifest.complete and len(self.done) == len(manifest.shards)
         stored, now = manifest.to_json(), self._provenance.to_json()
-        if not self.complete:  # the missing shards must be made as the stored ones were, on whatever cores
-            kind = {key: value for key, value in processor().items() if key != "cores"}
+        if not self.complete:  # the missing shards must be made as the stored ones were
+            # made images take one thread on whatever cores; others are labelled with all threads
+            made = self._provenance.resolved is not None
+            kind = {key: value for key, value in processor().items() if key != "cores" or not made}
             now |= {"versions": dict(versions()), "processor": {**manifest.processor, **kind}}
         for key, value in now.items():
             if stored.get(key) != value:
