@@ -43,7 +43,8 @@ install_import_hook(shaped(), "type_check.check")
 
 import shlex
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -171,6 +172,22 @@ def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
     assert wait_until(known)
     assert came, process.communicate()[1]
+
+
+_NOBODY = 65534
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Be a user without rights, where the tests are run by the administrator."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 class Lines(Progress):

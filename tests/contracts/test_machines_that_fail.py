@@ -5,7 +5,7 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
-from conftest import Lines, Stopped
+from conftest import Lines, Stopped, nobody
 from zskd.config.loading import load_recipe
 from zskd.config.yaml import merge
 from zskd.core.engines.base import OnProgress
@@ -27,7 +27,6 @@ from zskd.tuning.journal import read_journal
 from zskd.tuning.space import read_space
 from zskd.tuning.study import Found, tune
 
-_NOBODY = 65534
 TINY: dict[str, Any] = {
     "count": 20,
     "threads": 1,
@@ -98,19 +97,6 @@ def test_damaged_networks_of_a_finished_run_are_made_again(
     for one in weights:
         assert (tmp_path / "run" / one).read_bytes() == (finished / one).read_bytes()
     assert metrics == run_recipe(load_recipe(None, TINY), finished), "the test set is not used again"
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Be a user without rights, where the tests are run by the administrator."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(_NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_those_who_may_only_read_a_folder_see_whether_it_is_in_use() -> None:

@@ -4,12 +4,11 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from conftest import nobody
 from limits import wait_until
 from powercap import RANGE, Powercap
 from zskd.core.energy import MEASURED, NO_COUNTERS, NO_RIGHT, Meter, readable_joules
@@ -19,7 +18,6 @@ from zskd.run.metrics import RunMetrics, read_metrics
 from zskd.run.summary import energy_words, summary_lines
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-_NOBODY = 65534
 
 
 @pytest.fixture
@@ -73,19 +71,6 @@ def test_a_value_at_the_top_and_the_next(machine: Powercap) -> None:
         machine.use(machine.packages[0], 1)
     assert machine.packages[0].read_text() == "0\n"
     assert energy.joules == 1e-6
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Be a user without rights, where the tests are run by the administrator."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(_NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_without_the_right_to_read_it_says_so() -> None:

@@ -220,7 +220,7 @@ def _within_budget(
     from zskd.core.passes import teacher_passes
     from zskd.run.arms import student_spec
     from zskd.run.budget import Budget
-    from zskd.run.passes import plan_passes
+    from zskd.run.passes import plan_passes, with_steps
 
     if recipe.budget is not None:
         identified = identity(recipe) | {"teacher": teacher.fingerprint()}
@@ -233,5 +233,5 @@ def _within_budget(
         spent = sum(teacher_passes(one.manifest.passes or {}) for one in pictures.values())
         plan = plan_passes(recipe, teacher, [], [recipe.distill], pictures=spent)
         progress.log(f"passes: {plan.words}")
-        recipe = replace(recipe, distill=replace(recipe.distill, steps=plan.steps, epochs=None))
+        recipe = with_steps(recipe, plan.steps)
     return recipe

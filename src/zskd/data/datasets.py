@@ -107,7 +107,7 @@ def load_data(data: DataConfig, shape: tuple[int, int, int], *, test: bool = Tru
     )
 
 
-def test_folder(data: DataConfig) -> Path | None:
+def folder_of_test(data: DataConfig) -> Path | None:
     """Return the folder that the test images of class folders are read from; None for other data."""
     if data.name != "folder" or data.dir is None:
         return None
@@ -230,7 +230,7 @@ def _load_folder(data: DataConfig, shape: tuple[int, int, int], test: bool) -> D
     if not root.is_dir():
         raise ZskdError(f"there is no folder {root}: give --data-dir a folder with one sub-folder per class")
     train_root = root / "train"
-    test_root = test_folder(data)
+    test_root = folder_of_test(data)
     has_split = train_root.is_dir() and test_root != root
     if train_root.is_dir() != (test_root != root):
         raise ZskdError(f"{root} needs both train/ and test/ (or val/), or neither and one folder per class")

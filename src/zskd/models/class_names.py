@@ -7,6 +7,13 @@ import unicodedata
 
 from zskd.core.errors import ZskdError, has_hidden
 
+_MOST_SHOWN = 12
+"""Names of classes in a message."""
+_TWO_ORDERS = (
+    "if it learned from such folders in this order, name its classes so where it is opened (--class-names of "
+    "zskd run and teacher import); if they are its own numbers, write all with as many digits (00, 01, ...)"
+)
+
 
 def check_names(names: tuple[str, ...], classes: int) -> None:
     """Check the names of the classes, which stand in cards, tables and terminals.
@@ -43,12 +50,6 @@ def check_classes(own: tuple[str, ...], names: tuple[str, ...]) -> None:
         )
 
 
-_TWO_ORDERS = (
-    "if it learned from such folders in this order, name its classes so where it is opened (--class-names of "
-    "zskd run and teacher import); if they are its own numbers, write all with as many digits (00, 01, ...)"
-)
-
-
 def places(own: tuple[str, ...], others: tuple[str, ...]) -> tuple[int, ...] | None:
     """Return the place of each of some other names among one's own; None where they are not the same.
 
@@ -78,10 +79,6 @@ def unused_names(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
     if not _unnamed(own) or _unnamed(others) or len(own) != len(others):
         return None
     return shlex.join(others[:_MOST_SHOWN]) + (" …" if len(others) > _MOST_SHOWN else "")
-
-
-_MOST_SHOWN = 12
-"""Names of classes in a message."""
 
 
 def _composed(names: tuple[str, ...]) -> list[str]:

@@ -15,7 +15,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.files import remove_file, sha256_json
 from zskd.core.progress import Progress
 from zskd.core.versions import versions
-from zskd.data.datasets import Dataset, load_data, test_folder
+from zskd.data.datasets import Dataset, folder_of_test, load_data
 from zskd.data.pictures import hash_pictures
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
@@ -109,7 +109,7 @@ def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
     if recipe.data.name != "none":
         data = load_data(recipe.data, shape, test=test)
     for kind, folder in recipe.picture_folders.items():
-        _check_apart(kind, folder, test_folder(recipe.data))
+        _check_apart(kind, folder, folder_of_test(recipe.data))
         hashes[f"{kind}_sha256"] = hash_pictures(folder)
     if given:
         model, card = given
