@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import dropwhile
 from typing import Any
 
 from torch import nn
@@ -155,7 +156,17 @@ def _read_as(teacher: Classifier, student: nn.Module) -> dict[str, Any]:
     if type(student) is not type(teacher.module) or (teacher.reads_whole and teacher.returned.part is None):
         return {}
     head = None if teacher.reads_whole else teacher.head_name
+    # many networks are an nn.Sequential, which tells nothing of their layers
+    if head is not None and _from(head, student) != _from(head, teacher.module):
+        return {}
     return {"class_names": teacher.class_names, "head": head}
+
+
+def _from(head: str, network: nn.Module) -> list[tuple[str, type[nn.Module]]]:
+    """Return names and kinds of a layer and of those behind it in its module; nothing where it is absent."""
+    around = head.rpartition(".")[0]
+    beside = [(name, type(one)) for name, one in network.named_modules() if name.rpartition(".")[0] == around]
+    return list(dropwhile(lambda one: one[0] != head, beside))
 
 
 def copy_student(teacher: Classifier, student: nn.Module) -> Classifier:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from zskd.core.ranks import ALONE, Ranks
 from zskd.core.types import Images, OfOneBatch
 from zskd.models.batch_statistics import batch_norms
 from zskd.models.classifier import Classifier
+from zskd.models.hooks import before_runs
 from zskd.models.modes import in_mode
 
 BatchNorm = Literal["running", "again", "fixed"]
@@ -67,8 +68,8 @@ def take_statistics(classifier: Classifier, batches: Iterable[OfOneBatch]) -> No
         return
     moments: dict[nn.Module, _Moments] = {}
 
-    def add(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        moments.setdefault(layer, _Moments()).add(inputs[0].transpose(0, 1).flatten(1))
+    def add(layer: nn.Module, inputs: Tensor) -> None:
+        moments.setdefault(layer, _Moments()).add(inputs.transpose(0, 1).flatten(1))
 
     with (
         in_mode(classifier, training=False),
@@ -77,7 +78,7 @@ def take_statistics(classifier: Classifier, batches: Iterable[OfOneBatch]) -> No
         ExitStack() as hooks,
     ):
         for layer in layers:
-            hooks.enter_context(layer.register_forward_pre_hook(add))
+            hooks.enter_context(before_runs(layer, add))
         for images in batches:
             classifier(images)
     for layer in layers:

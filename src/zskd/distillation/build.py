@@ -34,6 +34,8 @@ from zskd.transfer_set.dataset import TransferSet
 
 _STATE = "training.safetensors"
 """File that an interrupted training is resumed from."""
+_ABSENT: JsonObject = {"attention": 0.0, "features": None}
+"""Settings of which cards have one at most, where they are absent."""
 
 
 def build_student(
@@ -151,7 +153,7 @@ def _check_finished(
         "transfer set": "transfer_set_sha256" not in known or origin.transfer_set_sha256 == of_set,
         "set of pictures": (origin.pictures_sha256 or {}) == of_pictures,
         "seed": origin.seed in (None, spec.seed),
-        "training": _agree(origin.distill or {}, _settings(spec.distill)),
+        "training": not origin.distill or _agree(_ABSENT | origin.distill, _ABSENT | _settings(spec.distill)),
     }
     other = next((what for what, holds in same.items() if not holds), None)
     told = _told(card.architecture)
@@ -162,9 +164,15 @@ def _check_finished(
 
 
 def _agree(kept: JsonValue, asked: JsonValue) -> bool:
-    """Return whether two nested values are the same where both have something."""
+    """Return whether two nested values are the same where both have something.
+
+    Settings of a method are compared as a whole: those that nobody gave are absent.
+    """
     if isinstance(kept, dict) and isinstance(asked, dict):
-        return all(_agree(kept[key], asked[key]) for key in kept.keys() & asked.keys())
+        return all(
+            kept[key] == asked[key] if key == "method_settings" else _agree(kept[key], asked[key])
+            for key in kept.keys() & asked.keys()
+        )
     return kept == asked
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,7 +51,9 @@ _MAPS = frozenset(one.name for one in fields(WarpConfig))
 ENOUGH: Final = 60.0
 """Least agreement, in percent, of the teacher's answers before and after a change that is used."""
 _IMAGES = 1000
-"""Images of the transfer set that the teacher is asked about at most."""
+"""Images of the transfer set that the teacher is asked about at most, …"""
+_VALUES = 2**26
+"""… and pixel values of all of them together."""
 FILE: Final = "changes.json"
 
 
@@ -82,7 +85,7 @@ class AskedChanges(Artefact):
     """What was measured on the images of one set, kept so that a training that is resumed uses the same."""
 
     key: Sha256
-    """Hash of the teacher, the set and the settings."""
+    """Hash of the teacher, the set, the settings and the seed."""
     changes: tuple[AskedChange, ...]
 
 
@@ -108,12 +111,12 @@ def settle_changes(
     if config.changes == "all" or transfer_set is None:
         return config
     identity = {"teacher": teacher.fingerprint(), "set": transfer_set.fingerprint()}
-    key = sha256_json(identity | {"augment": repr(config.augment)})
+    key = sha256_json(identity | {"augment": repr(config.augment), "seed": seed})
     kept = None
     if file is not None and file.is_file():
         kept = read_artefact(file, AskedChanges, "what the teacher was asked", "delete it")
     if kept is None or kept.key != key:
-        count = min(_IMAGES, len(transfer_set))
+        count = min(_IMAGES, len(transfer_set), _VALUES // prod(transfer_set.shape))
         # evenly spaced, as the first may all be of one class
         images = transfer_set.images(torch.arange(count) * len(transfer_set) // count)
         asked = measure_changes(teacher, images, config.augment, seed=seed)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zskd.core.errors import ZskdError
@@ -20,6 +20,7 @@ from zskd.core.progress import Progress
 from zskd.core.rng import keep_global_rng
 from zskd.core.types import Images, Logits
 from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.hooks import before_runs
 from zskd.models.modes import frozen
 from zskd.models.products import Recorder
 from zskd.synthesis.inversion.initial import draw_initial
@@ -223,16 +224,16 @@ def _contradiction(
     """
     entered: list[tuple[_BatchNorm, Tensor]] = []
 
-    def enter(layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        if inputs[0].ndim == 4:
-            entered.append((layer, inputs[0]))
+    def enter(layer: nn.Module, inputs: Tensor) -> None:
+        if isinstance(layer, _BatchNorm) and inputs.ndim == 4:
+            entered.append((layer, inputs))
             raise _Entered
 
     normalised = (images - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
     with ExitStack() as undo:
         for layer in teacher.module.modules():
             if isinstance(layer, _BatchNorm):
-                undo.enter_context(layer.register_forward_pre_hook(enter))
+                undo.enter_context(before_runs(layer, enter))
         for batch in torch.split(normalised, _AT_ONCE):
             with suppress(_Entered):
                 teacher.module(batch.to(teacher.device))

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zskd.core.errors import ZskdError
 from zskd.models.classifier import Classifier
+from zskd.models.hooks import before_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +98,11 @@ def reading_statistics(classifier: Classifier, rows: Tensor | None = None) -> It
 
     images = 0
 
-    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def count(_: nn.Module, inputs: Tensor) -> None:
         nonlocal images
-        images = len(inputs[0])
+        images = len(inputs)
 
-    def read(name: str, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0]
+    def read(name: str, layer: _BatchNorm, values: Tensor) -> None:
         if rows is not None and len(values) == images:
             values = values[rows]
         elif rows is not None:  # a layer of tokens may be given those of all images, one after the other
@@ -122,12 +122,12 @@ def reading_statistics(classifier: Classifier, rows: Tensor | None = None) -> It
         )
 
     def reader(name: str) -> Any:
-        return lambda layer, inputs: read(name, layer, inputs)
+        return lambda layer, values: read(name, layer, values)
 
     with ExitStack() as undo:
-        undo.enter_context(classifier.module.register_forward_pre_hook(count))
+        undo.enter_context(before_runs(classifier.module, count))
         for name, layer in batch_norms(classifier.module).items():
-            undo.enter_context(layer.register_forward_pre_hook(reader(name)))
+            undo.enter_context(before_runs(layer, reader(name)))
         undo.callback(setattr, classifier, "rewrite", classifier.rewrite)
         classifier.rewrite = False
         yield found

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zskd.core.errors import ZskdError
 from zskd.core.types import Features, HeadWeight
+from zskd.models.hooks import after_runs
 from zskd.models.output import Kind, Output, answer_of, describe_answer, possible_outputs, two_classes
 from zskd.models.products import Product, Recorder
 
@@ -59,11 +60,11 @@ def call_with_head(module: nn.Module, head: nn.Linear, inputs: Tensor) -> tuple[
     """
     calls: list[tuple[Tensor, Tensor]] = []
 
-    def record(_layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+    def record(_layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
         # copies, because an activation may change both in place
-        calls.append((arguments[0].clone(), output.clone()))
+        calls.append((inputs.clone(), output.clone()))
 
-    handle = head.register_forward_hook(record)
+    handle = after_runs(head, record)
     try:
         module(inputs)
     finally:

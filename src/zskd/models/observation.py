@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zskd.core.errors import ZskdError
 from zskd.core.types import Features, Images, Logits
 from zskd.models.classifier import Classifier
+from zskd.models.hooks import before_runs
 
 Kinds = tuple[type[nn.Module], ...]
 """Classes of layers; subclasses are included."""
@@ -88,7 +89,7 @@ def observe(
             if isinstance(layer, torch.jit.ScriptModule):  # takes no hooks
                 continue
             if isinstance(layer, inputs_of):
-                undo.enter_context(layer.register_forward_pre_hook(partial(_keep_input, layers, name)))
+                undo.enter_context(before_runs(layer, partial(_keep_input, layers, name)))
             if isinstance(layer, outputs_of) or name in outputs_named:
                 undo.enter_context(layer.register_forward_hook(partial(_keep_output, layers, name)))
         if reads:
@@ -102,13 +103,11 @@ def observe(
     return Observation(logits=logits, features=features, layers=tuple(layers))
 
 
-def _keep_input(layers: list[LayerValue], name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    layers.append(LayerValue(name=name, layer=layer, value=_kept(inputs[0])))
+def _keep_input(layers: list[LayerValue], name: str, layer: nn.Module, value: Tensor) -> None:
+    layers.append(LayerValue(name=name, layer=layer, value=_kept(value)))
 
 
-def _keep_output(
-    layers: list[LayerValue], name: str, layer: nn.Module, _inputs: tuple[Any, ...], output: Any
-) -> None:
+def _keep_output(layers: list[LayerValue], name: str, layer: nn.Module, _inputs: Any, output: Any) -> None:
     value = output[0] if isinstance(output, tuple | list) and output else output
     if isinstance(value, Tensor):  # a network of another library may return anything
         layers.append(LayerValue(name=name, layer=layer, value=_kept(value)))

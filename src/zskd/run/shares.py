@@ -26,17 +26,18 @@ def counts_to_choose(spec: SetSpec, classes: int, fewest: int) -> list[int]:
         fewest: smallest number.
     """
     if spec.targets.order == "rows":
-        unit = classes * len(spec.targets.betas)
+        unit = spec.unit_of_rows(classes)
         sizes = {*range(unit, spec.count, unit)}
     else:
         unit = spec.synthesis.shard_size
-        sizes = {*range(100, min(unit, spec.count), 100), *range(unit, spec.count, unit)}
+        whole = {number * unit for number in range(1, spec.shards(classes))}
+        sizes = {*range(100, min(unit, spec.count), 100), *whole}
     return sorted({size for size in sizes if size > fewest} | {fewest, spec.count})
 
 
 def least_count(spec: SetSpec, classes: int) -> int:
     """Return the number of images in the smallest set: about 300, or all."""
-    unit = classes * len(spec.targets.betas) if spec.targets.order == "rows" else 1
+    unit = spec.unit_of_rows(classes) if spec.targets.order == "rows" else 1
     return min(spec.count, math.ceil(FEWEST_IMAGES / unit) * unit)
 
 

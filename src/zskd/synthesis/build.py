@@ -64,7 +64,8 @@ def build_transfer_set(
 
     Raises:
         ZskdError: the teacher does not allow the method, the folder holds a set of another spec, disk or
-            memory are too small, a loss is not finite, or the teacher cannot be sent to another process.
+            memory are too small, a loss is not finite, all images are dropped, or the teacher cannot be sent
+            to another process.
     """
     folder, progress, engine = Path(folder), progress or Progress(), engine or LocalEngine()
     with frozen(teacher):
@@ -73,21 +74,27 @@ def build_transfer_set(
     writer, made = open_writer(teacher, spec, settled, folder), settled.spec
     if writer.complete:
         return TransferSet(folder)
+    ready = sum(len(made.indices(k, teacher.classes)) for k in writer.done)
+    images = spec.count - ready
+    _check_disk(teacher, made, images, folder)  # first: a list of all shards may be too long
     missing = [k for k in range(made.shards(teacher.classes)) if k not in writer.done]
     if missing:
-        images = sum(len(made.indices(k, teacher.classes)) for k in missing)
-        _check_disk(teacher, made, images, folder)
         seconds = images * seconds_per_image(teacher, made)
         workers = fit_workers(teacher, made, workers, shards=len(missing), seconds=seconds, engine=engine)
         _announce(teacher, spec, made, images, seconds / workers, folder, workers, progress)
-        ready = sum(len(made.indices(k, teacher.classes)) for k in writer.done)
         with progress.task(f"synthesis ({spec.method})", spec.count, "images", done=ready) as task:
             shards = make_shards(
                 teacher, made, folder, missing, workers=workers, engine=engine, on_progress=task.advance
             )
             for number, entry in shards:
                 writer.add(number, entry)
-    writer.finish(dropped=spec.count - sum(entry.count for entry in writer.done.values()))
+    left = sum(entry.count for entry in writer.done.values())
+    if not left:
+        raise ZskdError(
+            f"synthesis: none of the {spec.count:,} images met its target: raise --synthesis.steps or "
+            "--synthesis.tolerance, or give --synthesis.missed keep, each in another folder"
+        )
+    writer.finish(dropped=spec.count - left)
     transfer_set = TransferSet(folder)
     outcome = outcome_of(transfer_set)
     if outcome.all_missed:
@@ -175,8 +182,7 @@ def make_shards(
         on_progress: called with numbers of finished images.
 
     Raises:
-        ZskdError: a loss is not finite, none of a shard's images is left, or the teacher cannot be sent to
-            another process.
+        ZskdError: a loss is not finite, or the teacher cannot be sent to another process.
     """
     shared, need = (teacher, spec, folder), Need() if engine.here else shard_need(teacher, spec)
     return engine.each_done(_write_one, shared, numbers, workers=workers, need=need, on_progress=on_progress)
@@ -224,7 +230,7 @@ def _write_one(
         shard = make_shard(teacher, spec, number, on_progress=on_progress)
     dropped = len(spec.indices(number, teacher.classes)) - len(shard)
     missed = int(missed_target(shard, spec.synthesis).sum()) + dropped
-    storage = storage_of(spec.synthesis, teacher.spec.shape)
+    storage = storage_of(spec, teacher.spec.shape)
     return write_shard(folder, number, shard, missed=missed, storage=storage, passes=tally.passes())
 
 
@@ -251,7 +257,7 @@ def set_bytes(teacher: Classifier, spec: SetSpec, images: int) -> int:
         images: number of images.
     """
     shape = teacher.spec.shape
-    return images * Shard.bytes_per_image(shape, teacher.classes, storage_of(spec.synthesis, shape))
+    return images * Shard.bytes_per_image(shape, teacher.classes, storage_of(spec, shape))
 
 
 def _announce(

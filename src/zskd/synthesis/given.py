@@ -24,7 +24,7 @@ from zskd.data.packed import Picture
 from zskd.data.pictures import find_pictures, hash_pictures
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.synthesis.room import in_files_as_begun, storage_of
+from zskd.synthesis.room import in_files_as_begun, usual_storage
 from zskd.synthesis.shard import label
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import PICTURES, Provenance
@@ -174,7 +174,7 @@ def _write(
 ) -> None:
     """Write the shards that are missing; the first one lists the passes for the choice of all pictures."""
     config = SynthesisConfig(batch_size=at_once(_BATCH, teacher.spec.shape))
-    storage = storage_of(config, teacher.spec.shape)
+    storage = usual_storage(teacher.spec.shape)
     size = in_files_as_begun(config, teacher.spec.shape, len(rows), writer.done)
     for number, chosen in enumerate(torch.split(rows, size)):
         if number in writer.done:

@@ -72,10 +72,11 @@ def fit_spec(teacher: Classifier, spec: SetSpec, folder: Path | None = None) -> 
         else:
             break
     if need > free:
+        lower = "--count" if spec.targets.order == "rows" else "--synthesis.shard-size"
         raise ZskdError(
             f"synthesis of one image at a time, {spec.shard_size(teacher.classes):,} in a file, needs "
             f"{readable_bytes(need)}, and {readable_bytes(free)} of memory are free: make room, or lower "
-            "--synthesis.shard-size"
+            f"{lower}"
         )
     return spec
 
@@ -112,7 +113,7 @@ def resolve(teacher: Classifier, spec: SetSpec, made: SetSpec) -> Resolved:
         for name in ("batch_size", "shard_size")
         if getattr(used, name) != getattr(asked, name)
     }
-    storage = storage_of(used, teacher.spec.shape)
+    storage = storage_of(made, teacher.spec.shape)
     if storage != "float32":
         changed["storage"] = storage
     if asked.changes == "by_teacher":
@@ -125,11 +126,16 @@ def resolve(teacher: Classifier, spec: SetSpec, made: SetSpec) -> Resolved:
     return Resolved(threads=1, device=device, dtype="float32", **teacher.how_run(), **changed)
 
 
-def storage_of(config: SynthesisConfig, shape: tuple[int, int, int]) -> Storage:
-    """Return how images of a shape (C, H, W) are stored."""
-    if config.storage == "auto":
-        return "uint8" if is_large(shape) else "float32"
-    return config.storage
+def storage_of(spec: SetSpec, shape: tuple[int, int, int]) -> Storage:
+    """Return how the images of a set are stored, of a shape (C, H, W)."""
+    if spec.synthesis.storage == "auto":
+        return "float32" if spec.own_method.differs_finely else usual_storage(shape)
+    return spec.synthesis.storage
+
+
+def usual_storage(shape: tuple[int, int, int]) -> Storage:
+    """Return how images of a shape (C, H, W) are stored where nobody says it."""
+    return "uint8" if is_large(shape) else "float32"
 
 
 def fit_workers(
@@ -224,7 +230,7 @@ def of_size(teacher: Classifier, spec: SetSpec) -> SetSpec:
         lanes = at_once(lanes, shape)
     if size == default.shard_size:
         size = images_in_file(size, lanes, shape)
-    spec = _with(spec, storage=storage_of(config, shape), batch_size=lanes)
+    spec = _with(spec, storage=storage_of(spec, shape), batch_size=lanes)
     if config.shard_mb:
         size = _images_in(config.shard_mb * 10**6, teacher, spec)
     return in_files(spec, size)
@@ -263,8 +269,8 @@ def in_files_as_begun(
 def _images_in(most: int, teacher: Classifier, spec: SetSpec) -> int:
     """Return how many images a file of so many bytes has: full batches, if one fits, of whole groups of
     images that must be together."""
-    shape, together = teacher.spec.shape, _together(spec)
-    image = Shard.bytes_per_image(shape, teacher.classes, storage_of(spec.synthesis, shape))
+    shape, together = teacher.spec.shape, spec.together
+    image = Shard.bytes_per_image(shape, teacher.classes, storage_of(spec, shape))
     fit, unit = most // image, in_batches(spec)
     unit = unit if fit >= unit else together
     return max(unit, fit // unit * unit)
@@ -277,12 +283,7 @@ def in_files(spec: SetSpec, images: int) -> SetSpec:
 
 def in_batches(spec: SetSpec) -> int:
     """Return the smallest number of images that is full batches and whole groups."""
-    return math.lcm(spec.synthesis.batch_size, _together(spec))
-
-
-def _together(spec: SetSpec) -> int:
-    """Return how many images must be in the same shard."""
-    return spec.own_method.images_per_start if spec.synthesis.candidates > 1 else 1
+    return math.lcm(spec.synthesis.batch_size, spec.together)
 
 
 def _with(spec: SetSpec, **changed: object) -> SetSpec:

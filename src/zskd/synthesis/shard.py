@@ -35,7 +35,7 @@ _ROUNDING = 1e-3
 def make_shard(
     teacher: Classifier, spec: SetSpec, number: int, *, on_progress: Callable[[int], None] | None = None
 ) -> Shard:
-    """Make one shard: a pure function of teacher, spec and number.
+    """Make one shard, empty where all of its images are dropped: a pure function of teacher, spec and number.
 
     Args:
         teacher: used in evaluation mode; left as it is.
@@ -44,7 +44,7 @@ def make_shard(
         on_progress: called with numbers of finished images, dropped ones included.
 
     Raises:
-        ZskdError: a loss is not finite, or all images of the shard are dropped.
+        ZskdError: a loss is not finite.
     """
     indices = spec.indices(number, teacher.classes)
     keep_freed_memory()
@@ -65,7 +65,7 @@ def make_shard(
         if on_progress is not None:
             on_progress(len(images) - len(plan.rows))
         images.clamp_(*teacher.spec.box)
-        images = round_to(images, storage_of(spec.synthesis, teacher.spec.shape), teacher.spec.box)
+        images = round_to(images, storage_of(spec, teacher.spec.shape), teacher.spec.box)
         answered = not spec.own_method.by_objective
         with counting("labelling"):
             shard = label(
@@ -79,13 +79,7 @@ def make_shard(
             )
     if spec.synthesis.missed == "keep":
         return shard
-    met = shard.select(~missed_target(shard, spec.synthesis))
-    if not len(met):
-        raise ZskdError(
-            f"synthesis: none of the {len(shard)} images of shard {number} met its target: raise "
-            "--synthesis.steps or --synthesis.tolerance, or give --synthesis.missed keep"
-        )
-    return met
+    return shard.select(~missed_target(shard, spec.synthesis))
 
 
 def missed_target(shard: Shard, config: SynthesisConfig) -> Tensor:

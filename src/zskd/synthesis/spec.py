@@ -20,6 +20,8 @@ from zskd.transfer_set.manifest import PICTURES, REAL
 
 HELD_OUT = 1 << 40
 """Index of the first image of held-out sets; no set for training reaches it."""
+_MOST_SHARDS = 1_000_000
+"""A manifest lists all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,10 @@ class SetSpec(Config):
                 f"--synthesis.tolerance must be 0 with --method {self.method}: its objective couples the "
                 "images of a batch, and all of them take the same steps (a preset of the method has 0)"
             )
-
-        shared = self.own_method.images_per_start
-        if self.synthesis.candidates > 1 and self.synthesis.shard_size % shared:
+        if self.synthesis.shard_size % self.together:
             raise ZskdError(
-                f"--synthesis.shard-size must be a multiple of {shared} with --method {self.method} and "
-                "candidates: images with the same start image are in the same shard"
+                f"--synthesis.shard-size must be a multiple of {self.together} with --method {self.method} "
+                "and candidates: images with the same start image are in the same shard"
             )
 
     @property
@@ -84,18 +84,30 @@ class SetSpec(Config):
         """Whether a batch continues from the batch before it, inside one shard."""
         return self.synthesis.carry_images or self.synthesis.carry_moments
 
+    @property
+    def together(self) -> int:
+        """How many consecutive images must be in the same shard: those with the same start image, where it is
+        chosen among the candidates of the shard."""
+        return self.own_method.images_per_start if self.synthesis.candidates > 1 else 1
+
+    def unit_of_rows(self, classes: int) -> int:
+        """Return what the count must be a multiple of in the order "rows"."""
+        return classes * len(self.targets.betas) * self.together
+
     def shard_size(self, classes: int) -> int:
         """Return the number of images per shard: the setting, or one row in the order "rows".
 
         Raises:
-            ZskdError: the count is no multiple of the number of rows.
+            ZskdError: the count is no multiple of the number of rows, or images with the same start image
+                would be in two of them.
         """
         if self.targets.order == "rows":
-            rows = classes * len(self.targets.betas)
-            if self.count % rows:
+            unit = self.unit_of_rows(classes)
+            if self.count % unit:
+                groups = "" if self.together == 1 else f", in whole groups of {self.together}"
                 raise ZskdError(
-                    f"--targets.order rows needs equally many images of each class and β: give --count a "
-                    f"multiple of {rows}, not {self.count}"
+                    f"--targets.order rows needs equally many images of each class and β{groups}: give "
+                    f"--count a multiple of {unit}, not {self.count}"
                 )
             return row_size(self.count, classes, self.targets)
         return self.synthesis.shard_size
@@ -157,8 +169,19 @@ class SetSpec(Config):
         return apart and self.targets.order == "interleaved" and self.synthesis.missed == "keep"
 
     def shards(self, classes: int) -> int:
-        """Return the number of shards."""
-        return -(-self.count // self.shard_size(classes))
+        """Return the number of shards.
+
+        Raises:
+            ZskdError: there are too many to be listed.
+        """
+        size = self.shard_size(classes)
+        found = -(-self.count // size)
+        if found > _MOST_SHARDS:
+            raise ZskdError(
+                f"{self.count:,} images, {size:,} in a file, are more than {_MOST_SHARDS:,} files: lower "
+                "--count, or raise --synthesis.shard-size"
+            )
+        return found
 
 
 def spec_values(spec: SetSpec) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def trace_impressions(
                 on_progress=task.advance,
             )
         for place, row in row_of.items():
-            stored = round_to(images[place][None], storage_of(config, teacher.spec.shape), box)[0]
+            stored = round_to(images[place][None], storage_of(spec, teacher.spec.shape), box)[0]
             paths[row].append((int(steps[place]), stored))
         return {
             index: _frames(teacher, config, paths[row], plan.targets[row], plan.anchors[row], frames)

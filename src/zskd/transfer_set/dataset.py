@@ -54,15 +54,16 @@ class TransferSet:
             count = f"{self.manifest.count:,}"
             raise ZskdError(f"{folder} holds {count} images: give first from 1 to {count}, not {first:,}")
         left = self.manifest.count if first is None else first
+        self._entries = [entry for entry in self.manifest.shards if entry.count]
         self._counts: list[int] = []
-        for entry in self.manifest.shards:
+        for entry in self._entries:
             if left > 0:
                 self._counts.append(min(entry.count, left))
                 left -= entry.count
         self._starts = torch.tensor([0, *self._counts]).cumsum(0)
         self._most, self._mapped = most_files() // _OF_FILES, OrderedDict[int, dict[str, Tensor]]()
         anchors = []
-        for number, entry in enumerate(self.manifest.shards[: len(self._counts)]):
+        for number, entry in enumerate(self._entries[: len(self._counts)]):
             shard = self._map(number)  # and not kept: the pages that are looked at would stay in memory
             if verify:
                 self._check_values(folder / entry.file, shard)
@@ -73,7 +74,7 @@ class TransferSet:
 
     def _map(self, number: int) -> dict[str, Tensor]:
         """Map a shard, as far as its images are used."""
-        entry = self.manifest.shards[number]
+        entry = self._entries[number]
         path, count = self.folder / entry.file, entry.count
         tensors = map_tensors(path)
         expected = {

@@ -39,12 +39,12 @@ class ShardEntry(Artefact):
     """The manifest's entry of one shard."""
 
     file: Annotated[str, Field(pattern=r"^shard-\d{5,}\.safetensors$")]
-    count: AtLeastOne
-    """Images in it."""
+    count: Count
+    """Images in it; 0 where all were dropped."""
     sha256: Sha256
     """Of the file."""
     mean_kl: float
-    """Mean of KL(y ‖ softmax(T(x)/τ)) in nats."""
+    """Mean of KL(y ‖ softmax(T(x)/τ)) in nats; 0 without images, as the next two."""
     mean_steps: Annotated[float, Field(ge=0)]
     anchor_match: Fraction
     """Share of the images for which the teacher predicts the class that they were made for."""
@@ -113,8 +113,8 @@ class Manifest(Artefact):
     format: Literal["zskd-transfer-set/2"]
     complete: bool
     """Whether all shards are written; a complete set is never written again."""
-    count: AtLeastOne
-    """Images in the shards listed."""
+    count: Count
+    """Images in the shards listed; at least one in a complete set."""
     mean_kl: float
     """As for a shard, over all images; so are the next two."""
     mean_steps: Annotated[float, Field(ge=0)]
@@ -149,6 +149,8 @@ class Manifest(Artefact):
     def _adds_up(self) -> Manifest:
         if sum(shard.count for shard in self.shards) != self.count:
             raise ValueError("count is not that of the shards")
+        if self.complete and not self.count:
+            raise ValueError("it is complete and has no images")
         return self
 
     @property

@@ -71,7 +71,7 @@ def write_shard(
     Args:
         folder: of the set.
         number: of the shard.
-        shard: at least one image.
+        shard: empty where all of its images were dropped.
         missed: images, dropped ones included, that took all their steps without meeting their target.
         storage: of the pixels; the shard's logits belong to images of `round_to`.
         passes: through the teacher, by stage.
@@ -83,9 +83,14 @@ def write_shard(
         file=path.name,
         count=len(shard),
         sha256=sha256_file(path),
-        mean_kl=float(shard.kl.mean()),
-        mean_steps=float(shard.steps.float().mean()),
-        anchor_match=float((shard.logits.argmax(1) == shard.anchors).float().mean()),
+        mean_kl=_mean(shard.kl),
+        mean_steps=_mean(shard.steps.float()),
+        anchor_match=_mean((shard.logits.argmax(1) == shard.anchors).float()),
         missed=missed,
         passes=passes,
     )
+
+
+def _mean(values: Tensor) -> float:
+    """Return the mean of some values, 0 of none."""
+    return float(values.mean()) if len(values) else 0.0

@@ -96,7 +96,7 @@ class Writer:
         count = sum(shard.count for shard in shards)
 
         def mean(fact: Literal["mean_kl", "mean_steps", "anchor_match"]) -> float:
-            return float(sum(getattr(shard, fact) * shard.count for shard in shards)) / count
+            return float(sum(getattr(shard, fact) * shard.count for shard in shards)) / max(1, count)
 
         provenance = self._provenance
         given: dict[str, Any] = {

@@ -20,6 +20,8 @@ from zskd.models.batch_statistics import BatchStatistics, batch_norms, reading_s
 from zskd.models.classifier import Classifier
 from zskd.models.observation import Kinds, Observation, observe
 
+_STATISTICS = "the running statistics of batch-norm layers"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorBatch:
@@ -91,6 +93,9 @@ class GeneratorMethod(Config, ABC):
             images: part of the graph.
             targets: of the images (N, K), where the method draws them.
             statistics: takes those of the teacher's batch-norm; None: of this batch alone.
+
+        Raises:
+            ZskdError: the method reads statistics of batch-norm, and no such layer of the teacher runs.
         """
         of_student = None if student is None else observe(student, images)
         with ExitStack() as reading:
@@ -98,6 +103,8 @@ class GeneratorMethod(Config, ABC):
             if self.reads_statistics:
                 found = reading.enter_context(reading_statistics(teacher))
             of_teacher = observe(teacher, images, inputs_of=self.teacher_layers)
+        if self.reads_statistics and not found:  # its batch-norm layers do not run
+            raise self._lacks(_STATISTICS)
         statistics = statistics or Statistics(teacher)
         return self.loss(
             GeneratorBatch(
@@ -116,16 +123,17 @@ class GeneratorMethod(Config, ABC):
         Raises:
             ZskdError: it has no layer of any of the kinds, or no batch-norm with running statistics.
         """
-        kinds, read = self.teacher_layers, None
-        if kinds and not any(isinstance(layer, kinds) for layer in teacher.module.modules()):
-            read = f"the inputs of {' or '.join(kind.__name__ for kind in kinds)} layers"
+        kinds = self.teacher_layers
         if self.reads_statistics and not batch_norms(teacher.module):
-            read = "the running statistics of batch-norm layers"
-        if read is not None:
-            raise ZskdError(
-                f"the generator method {type(self).__name__} reads {read}, and the teacher has none: choose "
-                "another method"
-            )
+            raise self._lacks(_STATISTICS)
+        if kinds and not any(isinstance(layer, kinds) for layer in teacher.module.modules()):
+            raise self._lacks(f"the inputs of {' or '.join(kind.__name__ for kind in kinds)} layers")
+
+    def _lacks(self, read: str) -> ZskdError:
+        return ZskdError(
+            f"the generator method {type(self).__name__} reads {read}, and the teacher has none: choose "
+            "another method"
+        )
 
 
 def make_generator_method(name: str, settings: Mapping[str, Any]) -> GeneratorMethod:

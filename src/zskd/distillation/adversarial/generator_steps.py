@@ -15,6 +15,7 @@ from zskd.config.distillation import GeneratorConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.device import to_device
 from zskd.core.errors import ZskdError
+from zskd.core.memory import at_once
 from zskd.core.rng import keep_global_rng, numpy_stream, seed_global_rng, torch_stream
 from zskd.core.types import Images
 from zskd.data.transforms import augment
@@ -144,9 +145,15 @@ class AdversarialGenerator:
             self._pool.record(self._rows, divergence[: len(self._rows)])
 
     def images_for_statistics(self, count: int) -> Images:
-        """Return images of the generator as it is now (count, C, H, W); it takes no step."""
-        with in_mode(self._shown, training=False):
-            return self._new_images("statistics'", int(self._generator.turn), count)
+        """Return images of the generator as it is now (count, C, H, W); it takes no step.
+
+        Large images are made in parts.
+        """
+        inputs = self._inputs("statistics'", int(self._generator.turn), count)
+        size = at_once(count, self._teacher.spec.shape)
+        parts = [torch.split(one, size) for one in inputs if one is not None]
+        with in_mode(self._shown, training=False), torch.no_grad():
+            return torch.cat([self._shown(*part) for part in zip(*parts, strict=True)])
 
     def _new_images(self, whose: str, index: int, count: int) -> Images:
         if not count:

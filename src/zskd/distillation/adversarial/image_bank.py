@@ -100,13 +100,14 @@ class ImageBank:
         """Make the images of a round; in a full bank they replace the oldest ones."""
         bank, config = self._bank, self._config.image_bank
         rng = torch_stream(self._seed, "round", number)
-        starts = self._draw(min(config.images, len(bank.images)), rng)
+        count, shape = min(config.images, len(bank.images)), self._networks[1].spec.shape
         low, high = self._networks[1].spec.box
-        for batch in torch.split(starts, at_once(_LANES, starts.shape)):
-            made = self._maximise_loss(batch)
-            rows = (int(bank.made) + torch.arange(len(made))) % len(bank.images)
-            bank.images[rows] = ((made - low) * (255 / (high - low))).round().to("cpu", torch.uint8)
-            bank.made += len(made)
+        for part in torch.split(torch.arange(count), at_once(count, shape)):
+            for batch in torch.split(self._draw(len(part), rng), at_once(_LANES, shape)):
+                made = self._maximise_loss(batch)
+                rows = (int(bank.made) + torch.arange(len(made))) % len(bank.images)
+                bank.images[rows] = ((made - low) * (255 / (high - low))).round().to("cpu", torch.uint8)
+                bank.made += len(made)
 
     def _maximise_loss(self, starts: Images) -> Images:
         """Take steps that increase the student's loss, for each image on its own."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from torch import Generator, Tensor, nn
 from zskd.core.passes import count_images
 from zskd.distillation.initialisation.elimination import TAU
 from zskd.models.classifier import Classifier
+from zskd.models.hooks import Before, before_runs
 from zskd.models.narrow.groups import LAYERS, Member
 from zskd.models.narrow.matching import Match, Share
 from zskd.models.narrow.scoring import Makers
@@ -104,9 +105,7 @@ class Importance:
             undo.callback(setattr, teacher, "rewrite", teacher.rewrite)
             teacher.rewrite = False
             for name in sorted(names):
-                undo.enter_context(
-                    teacher.module.get_submodule(name).register_forward_pre_hook(self._watch(name))
-                )
+                undo.enter_context(before_runs(teacher.module.get_submodule(name), self._watch(name)))
             for part in parts:
                 self._measure(teacher, part)
 
@@ -141,13 +140,13 @@ class Importance:
             kernels.append(into @ found.weight.double())
         return order_by_covariance(covariances, kernels, share.count)
 
-    def _watch(self, name: str) -> Any:
-        def watch(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _watch(self, name: str) -> Before:
+        def watch(layer: nn.Module, given: Tensor) -> Tensor:
             # a copy: its gradient is that through this layer alone, and no layer in place changes it
-            value = given[0].clone()
+            value = given.clone()
             # that of a table of positions, say, does not depend on the images
             self._latest[name] = value if value.requires_grad else value.requires_grad_()
-            return (self._latest[name], *given[1:])
+            return self._latest[name]
 
         return watch
 

@@ -18,6 +18,7 @@ from zskd.core.passes import uncounted
 from zskd.distillation.initialisation.ridge import damping
 from zskd.distillation.initialisation.rows import draw_positions, input_rows, output_rows, positions_of
 from zskd.models.classifier import Classifier
+from zskd.models.hooks import after_runs
 
 Fitted = nn.Conv2d | nn.Linear
 _MOST_INPUTS = 8192
@@ -112,13 +113,13 @@ def watching(network: Classifier, names: Sequence[str], watch: Watch) -> Iterato
     """Call a function after each run of some layers of the original network; hooks are removed afterwards."""
 
     def hook(name: str) -> Any:
-        return lambda layer, given, answer: watch(name, layer, given[0], answer)
+        return lambda layer, given, answer: watch(name, layer, given, answer)
 
     with ExitStack() as undo:
         undo.callback(setattr, network, "rewrite", network.rewrite)
         network.rewrite = False
         for name in names:
-            undo.enter_context(network.module.get_submodule(name).register_forward_hook(hook(name)))
+            undo.enter_context(after_runs(network.module.get_submodule(name), hook(name)))
         yield
 
 

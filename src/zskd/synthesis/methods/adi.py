@@ -6,7 +6,7 @@ arXiv:1912.08795, section 3.3. docs/methods/adi.md lists the differences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -15,18 +15,15 @@ from typing import final
 import torch
 
 from zskd.config.synthesis import SynthesisConfig
-from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
-from zskd.core.types import TargetsArray
 from zskd.models.checkpoint import load_checkpoint, read_card
 from zskd.models.class_names import check_classes
 from zskd.models.classifier import Classifier
-from zskd.synthesis.dirichlet import one_hot
 from zskd.synthesis.inversion.objective import Objective
 from zskd.synthesis.inversion.terms import Disagreement
+from zskd.synthesis.methods.base import one_hot_targets
 from zskd.synthesis.methods.with_statistics import MethodWithStatistics
-from zskd.synthesis.plan import PlanEntry
 
 
 @final
@@ -52,11 +49,7 @@ class AdaptiveDeepInversion(MethodWithStatistics):
                 "--method-settings.student FOLDER"
             )
 
-    def targets(
-        self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
-    ) -> TargetsArray:
-        """Return one-hot rows (N, K), float32."""
-        return one_hot([entry.anchor for entry in entries], teacher.classes)
+    targets = one_hot_targets
 
     def check_teacher(self, teacher: Classifier) -> None:
         """Refuse a teacher without batch-norm, and a student that does not fit it.
@@ -89,10 +82,10 @@ class AdaptiveDeepInversion(MethodWithStatistics):
 def read_student(folder: str, device: torch.device) -> Classifier:
     """Return the student of a checkpoint, frozen; it is read again where its card has changed.
 
-    Nothing that its card names is run.
+    Of code that its card names, only what the user trusted before is run (`core/trust.py`).
 
     Raises:
-        ZskdError: it is no checkpoint, is damaged, or needs code of the user's own.
+        ZskdError: it is no checkpoint, is damaged, or needs other code of the user's own.
     """
     return _read(folder, sha256_json(read_card(Path(folder)).to_json())).to(device)
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from zskd.config.checks import Config, from_values
@@ -15,6 +16,7 @@ from zskd.config.targets import TargetsConfig
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images, TargetsArray
 from zskd.models.classifier import Classifier
+from zskd.synthesis.dirichlet import one_hot
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.inversion.objective import Objective, Term, as_objective
@@ -40,6 +42,9 @@ class Method(Config, ABC):
 
     images_per_start: ClassVar[int] = 1
     """How many consecutive images begin as the same start image: 2 for pairs."""
+
+    differs_finely: ClassVar[bool] = False
+    """Whether images may differ by less than one of 256 grey levels, so that `auto` does not store 8 bits."""
 
     @abstractmethod
     def targets(
@@ -116,6 +121,20 @@ class Method(Config, ABC):
             image must not depend on the others, unless the objective says that it does.
         """
         return invert(teacher, batch, config, as_objective(self.objective(config)), on_progress=on_progress)
+
+
+def one_hot_targets(
+    method: Method, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
+) -> TargetsArray:
+    """Return one-hot rows of the anchor classes (N, K), float32: `targets` of several methods."""
+    return one_hot([entry.anchor for entry in entries], teacher.classes)
+
+
+def no_targets(
+    method: Method, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
+) -> TargetsArray:
+    """Return zeros (N, K), float32, which the teacher's outputs replace: `targets` of several methods."""
+    return np.zeros((len(entries), teacher.classes), dtype=np.float32)
 
 
 def make_method(name: str, settings: Mapping[str, Any]) -> Method:

@@ -12,19 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zskd.config.synthesis import SynthesisConfig
-from zskd.config.targets import TargetsConfig
 from zskd.core.precision import computing_in
-from zskd.core.types import Images, Labels, Logits, PerSample, TargetsArray
+from zskd.core.types import Images, Labels, Logits, PerSample
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.inversion.objective import ForwardPass, Objective, Term
-from zskd.synthesis.methods.base import Method
+from zskd.synthesis.methods.base import Method, no_targets
 from zskd.synthesis.plan import PlanEntry
 
 _LEAST = 1e-12
@@ -48,6 +46,7 @@ class Boundary(Method):
 
     by_objective: ClassVar[bool] = False
     images_per_start: ClassVar[int] = 2
+    differs_finely: ClassVar[bool] = True
 
     halvings: int = 4
     """How often the way between both images of a pair is halved, after the steps."""
@@ -59,11 +58,7 @@ class Boundary(Method):
         super().__post_init__()
         self.check_range("halvings", "overshoot", low=0)
 
-    def targets(
-        self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
-    ) -> TargetsArray:
-        """Return zeros (N, K), float32, which the teacher's outputs replace."""
-        return np.zeros((len(entries), teacher.classes), dtype=np.float32)
+    targets = no_targets
 
     def objective(self, config: SynthesisConfig) -> Objective:
         """Return the lead of the predicted class, which the steps lower below 0."""

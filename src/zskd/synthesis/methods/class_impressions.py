@@ -6,18 +6,12 @@ ECCV 2018, arXiv:1808.01153.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 from zskd.config.synthesis import SynthesisConfig
-from zskd.config.targets import TargetsConfig
-from zskd.core.types import TargetsArray
-from zskd.models.classifier import Classifier
-from zskd.synthesis.dirichlet import one_hot
 from zskd.synthesis.inversion.objective import Objective, match_targets
-from zskd.synthesis.methods.base import Method
-from zskd.synthesis.plan import PlanEntry
+from zskd.synthesis.methods.base import Method, one_hot_targets
 
 
 @final
@@ -25,11 +19,7 @@ from zskd.synthesis.plan import PlanEntry
 class ClassImpressions(Method):
     """One-hot targets of the anchor class."""
 
-    def targets(
-        self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
-    ) -> TargetsArray:
-        """Return one-hot rows (N, K), float32."""
-        return one_hot([entry.anchor for entry in entries], teacher.classes)
+    targets = one_hot_targets
 
     def objective(self, config: SynthesisConfig) -> Objective:
         """Return the cross-entropy with the anchor class at τ, and the penalty of `config`."""

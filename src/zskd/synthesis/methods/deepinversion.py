@@ -6,16 +6,11 @@ DeepInversion", CVPR 2020, arXiv:1912.08795. docs/methods/deepinversion.md lists
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from zskd.config.targets import TargetsConfig
-from zskd.core.types import TargetsArray
-from zskd.models.classifier import Classifier
-from zskd.synthesis.dirichlet import one_hot
+from zskd.synthesis.methods.base import one_hot_targets
 from zskd.synthesis.methods.with_statistics import MethodWithStatistics
-from zskd.synthesis.plan import PlanEntry
 
 
 @final
@@ -23,8 +18,4 @@ from zskd.synthesis.plan import PlanEntry
 class DeepInversion(MethodWithStatistics):
     """One-hot targets of the anchor class, with statistics  (equations 2 to 5)."""
 
-    def targets(
-        self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
-    ) -> TargetsArray:
-        """Return one-hot rows (N, K), float32."""
-        return one_hot([entry.anchor for entry in entries], teacher.classes)
+    targets = one_hot_targets

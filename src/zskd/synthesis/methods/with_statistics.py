@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC
 from dataclasses import dataclass
 
-from zskd.config.checks import check_range
 from zskd.config.synthesis import SynthesisConfig
+from zskd.core.errors import ZskdError
 from zskd.models.batch_statistics import check_batch_norms
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.objective import Objective, match_targets
@@ -36,8 +36,9 @@ class MethodWithStatistics(Method, ABC):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        self.check_range("statistics", "variation", "first_layer", low=0)
-        check_range(self.option("momentum"), self.momentum, 0, 1 - 1e-9)
+        self.check_range("statistics", "variation", "first_layer", "momentum", low=0)
+        if self.momentum >= 1:
+            raise ZskdError(f"{self.option('momentum')} is {self.momentum}: it must be below 1")
 
     def check_teacher(self, teacher: Classifier) -> None:
         """Refuse a teacher without batch-norm.
