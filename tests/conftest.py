@@ -66,6 +66,7 @@ from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.training import train_teacher
 from zskd.transfer_set.dataset import TransferSet
+from zskd.transfer_set.shard import Shard
 
 torch.set_num_threads(1)
 
@@ -188,6 +189,12 @@ def nobody() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def joined(shards: Iterable[Shard]) -> Shard:
+    """Return the images of several shards, or of a set, as one shard."""
+    columns = zip(*(shard.tensors().items() for shard in shards), strict=True)
+    return Shard(**{parts[0][0]: torch.cat([one for _, one in parts]) for parts in columns})
 
 
 class Lines(Progress):

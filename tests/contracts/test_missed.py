@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import joined
 from zskd.cli.main import main as run
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.targets import TargetsConfig
@@ -23,7 +24,6 @@ from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import verify_transfer_set
-from zskd.transfer_set.shard import Shard
 
 STEPS, TOLERANCE = 14, 0.2
 SPEC = SetSpec(
@@ -59,7 +59,7 @@ def dropped(teacher: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Tr
 @pytest.fixture(scope="module")
 def missed(complete: TransferSet) -> torch.Tensor:
     """By definition: all steps taken, and the divergence of the stored image is at least the tolerance."""
-    everything = Shard.join(list(complete))
+    everything = joined(complete)
     found = (everything.steps == STEPS) & (everything.kl >= TOLERANCE)
     assert 5 < int(found.sum()) < 60
     assert int((everything.steps == 0).sum()) > 20
@@ -69,8 +69,8 @@ def missed(complete: TransferSet) -> torch.Tensor:
 def test_a_set_with_dropped_images_holds_the_images_that_met_their_target_and_the_noise(
     complete: TransferSet, dropped: TransferSet, missed: torch.Tensor
 ) -> None:
-    expected = Shard.join(list(complete)).select(~missed).tensors()
-    for name, value in Shard.join(list(dropped)).tensors().items():
+    expected = joined(complete).select(~missed).tensors()
+    for name, value in joined(dropped).tensors().items():
         assert torch.equal(value, expected[name]), name
 
 
@@ -87,7 +87,7 @@ def test_the_counts_of_both_manifests_add_up(
         left = sizes or [size - missing for size, missing in zip([40, 40, 30], by_shard, strict=True)]
         assert [entry.count for entry in entries] == left
         assert made.manifest.count == sum(left) == len(made)
-        everything = Shard.join(list(made))
+        everything = joined(made)
         for field in ("kl", "steps"):
             mean = float(getattr(everything, field).float().mean())
             assert getattr(made.manifest, f"mean_{field}") == pytest.approx(mean, abs=1e-5)
@@ -168,7 +168,7 @@ def test_the_command_reports_how_many_images_missed_and_were_dropped(
     assert run([*command, "--workers", "1"]) == 0
     count = dropped.manifest.dropped
     output = capsys.readouterr().out
-    noise = int((Shard.join(list(dropped)).steps == 0).sum())
+    noise = int((joined(dropped).steps == 0).sum())
     assert output.startswith(f"{110 - count} images in set: ")
     assert f"{110 - noise} optimised, {count} missed, {count} dropped; {noise} noise" in output
     assert f"{count} missed their target, {count} of them were dropped" in output
@@ -213,15 +213,15 @@ def test_optimised_images_and_noise_are_told_apart_and_a_set_that_missed_all_is_
     found = outcome_of(made)
     assert found.words == "10 optimised, 10 missed; 40 noise"
     assert any("warning: all 10 optimised images missed their target: raise" in line for line in log.lines)
-    optimised = Shard.join(list(made)).steps > 0
-    assert found.mean_kl == pytest.approx(float(Shard.join(list(made)).kl[optimised].mean()))
+    optimised = joined(made).steps > 0
+    assert found.mean_kl == pytest.approx(float(joined(made).kl[optimised].mean()))
     assert found.mean_kl > 4 * made.manifest.mean_kl
 
 
 def test_the_outcomes_of_other_sets(
     teacher: Classifier, complete: TransferSet, dropped: TransferSet, digits: Dataset, tmp_path: Path
 ) -> None:
-    missed, noise = complete.manifest.missed, int((Shard.join(list(complete)).steps == 0).sum())
+    missed, noise = complete.manifest.missed, int((joined(complete).steps == 0).sum())
     assert outcome_of(complete).words == f"{110 - noise} optimised, {missed} missed; {noise} noise"
     assert outcome_of(dropped).optimised == outcome_of(complete).optimised
     log = Lines()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import joined
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import ARCHITECTURES
 from zskd.config.synthesis import SynthesisConfig
@@ -22,7 +23,6 @@ from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.real import build_real_set
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.shard import Shard
 
 SMALL, LARGE = 47, 95
 """Neither is a multiple of shards, lanes or classes."""
@@ -67,7 +67,7 @@ def build(teacher: Classifier, one: SetSpec, count: int, folder: Path) -> Transf
 
 
 def same(first: TransferSet, second: TransferSet) -> bool:
-    a, b = (Shard.join(list(one)).tensors() for one in (first, second))
+    a, b = (joined(one).tensors() for one in (first, second))
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -87,7 +87,7 @@ def test_the_beginning_of_a_set_is_the_smaller_set_bit_for_bit(
     assert torch.equal(beginning.images(rows), small.images(rows))
     assert beginning.image_bytes == small.image_bytes
     if one.optimises:
-        assert bool((Shard.join(list(small)).steps > 0).any())
+        assert bool((joined(small).steps > 0).any())
     # another seed is another set: the comparison can fail
     other = build(teacher, replace(one, seed=7), SMALL, tmp_path / "other")
     assert not same(beginning, other)
@@ -107,7 +107,7 @@ def test_the_beginning_of_a_set_that_does_not_nest_is_another_set(
 
 def test_a_size_at_the_edges_of_shards(small_set: TransferSet) -> None:
     """Shards of 40 and 10."""
-    everything = Shard.join(list(small_set))
+    everything = joined(small_set)
     for first in (1, 39, 40, 41, 49, 50):
         beginning = TransferSet(small_set.folder, first=first)
         assert len(beginning) == first

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import joined
 from zskd.cli.main import main
 from zskd.config.distillation import DistillConfig
 from zskd.config.recipe import Recipe
@@ -35,7 +36,6 @@ from zskd.run.summary import summary_lines
 from zskd.synthesis import given
 from zskd.synthesis.given import balanced, build_picture_set
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.shard import Shard
 
 SHAPE = (1, 32, 32)
 
@@ -72,7 +72,7 @@ def test_all_pictures_are_read_and_labelled_by_the_teacher(
     lines = Lines()
     made = build_picture_set(teacher, folder, tmp_path / "set", progress=lines)
     assert len(made) == 14
-    shard = Shard.join(list(made))
+    shard = joined(made)
     files = sorted(
         path for path in folder.rglob("*") if path.suffix in (".png", ".PNG") and path.name[0] != "."
     )

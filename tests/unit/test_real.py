@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from conftest import joined
 from zskd.cli.main import main as run
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
@@ -21,7 +22,6 @@ from zskd.models.classifier import Classifier
 from zskd.synthesis.real import build_real_set, draw_rows
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import read_manifest
-from zskd.transfer_set.shard import Shard
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_set_of_real_images_holds_them_with_their_labels(
     rows = draw_rows(digits.train.labels, seed=4)[:1100]
     shards = list(drawn)
     assert [len(shard) for shard in shards] == [1000, 100]
-    everything = Shard.join(shards)
+    everything = joined(shards)
     assert torch.equal(everything.images, digits.train.images[rows])
     assert torch.equal(everything.anchors, digits.train.labels[rows])
     assert torch.equal(drawn.labels, digits.train.labels[rows])
@@ -130,8 +130,8 @@ def test_smaller_draws_are_the_beginning_of_larger_ones(
     drawn: TransferSet, teacher: Classifier, digits: Dataset, tmp_path: Path
 ) -> None:
     small = build_real_set(teacher, digits.train, tmp_path / "set", count=37, seed=4)
-    first = Shard.join(list(TransferSet(drawn.folder, first=37)))
-    for name, tensor in Shard.join(list(small)).tensors().items():
+    first = joined(TransferSet(drawn.folder, first=37))
+    for name, tensor in joined(small).tensors().items():
         assert torch.equal(tensor, first.tensors()[name]), name
 
 

@@ -64,8 +64,7 @@ def build_transfer_set(
 
     Raises:
         ZskdError: the teacher does not allow the method, the folder holds a set of another spec, disk or
-            memory are too small, a loss is not finite, all images are dropped, or the teacher cannot be sent
-            to another process.
+            memory are too small, a loss is not finite, no image is left, or no process can take the teacher.
     """
     folder, progress, engine = Path(folder), progress or Progress(), engine or LocalEngine()
     with frozen(teacher):
@@ -88,8 +87,7 @@ def build_transfer_set(
             )
             for number, entry in shards:
                 writer.add(number, entry)
-    left = sum(entry.count for entry in writer.done.values())
-    if not left:
+    if not (left := sum(entry.count for entry in writer.done.values())):
         raise ZskdError(
             f"synthesis: none of the {spec.count:,} images met its target: raise --synthesis.steps or "
             "--synthesis.tolerance, or give --synthesis.missed keep, each in another folder"
@@ -302,8 +300,7 @@ def _announce(
 def seconds_per_image(
     teacher: Classifier, spec: SetSpec, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Return the core seconds of one image of a set, the mean over all; the arguments are those of
-    `image_seconds`."""
+    """Return the mean core seconds of an image of a set; the arguments are those of `image_seconds`."""
     return image_seconds(teacher, spec, clock).of(spec, teacher.classes)
 
 

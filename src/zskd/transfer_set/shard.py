@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from zskd.core.files import sha256_file, whole_file
@@ -45,11 +43,6 @@ class Shard:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name."""
         return {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
-
-    @classmethod
-    def join(cls, parts: Sequence[Shard]) -> Shard:
-        """Concatenate several shards."""
-        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     @staticmethod
     def bytes_per_image(shape: tuple[int, int, int], classes: int, storage: Storage = "float32") -> int:
