@@ -60,7 +60,7 @@ def test_metrics_of_earlier_versions_are_read_and_keep_their_keys(path: Path) ->
 
 
 DAMAGES: list[tuple[str, str, object, str]] = [
-    ("manifest", "count", -1, "count: Input should be greater than or equal to 1"),
+    ("manifest", "count", -1, "count: Input should be greater than or equal to 0"),
     ("manifest", "count", 99, "count is not that of the shards"),
     ("manifest", "count", "100", "count: Input should be a valid integer"),
     ("manifest", "count", True, "count: Input should be a valid integer"),
