@@ -115,6 +115,7 @@ def show_filmstrip(
     from zskd.evaluation.figures import check_ending, save_figure
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.page import trace_figure
+    from zskd.synthesis.build import hashes_of
     from zskd.synthesis.room import as_made
     from zskd.synthesis.spec import read_spec
     from zskd.transfer_set.manifest import read_manifest
@@ -125,7 +126,10 @@ def show_filmstrip(
     if manifest.teacher_sha256 != classifier.fingerprint():
         raise ZskdError(f"{transfer_set} was made with another teacher: name the folder of its teacher")
     spec = as_made(read_spec(manifest.spec, trusted=trust), manifest.resolved)
-    if dict(spec.own_method.files()) != (manifest.files or {}):
+    now, kept = hashes_of(spec), manifest.code or {}
+    if now.get("files", {}) != (manifest.files or {}):
         raise ZskdError(f"{transfer_set} was made with another student than its settings name: make it again")
+    if changed := [name for name, sha256 in now.get("code", {}).items() if kept.get(name, sha256) != sha256]:
+        raise ZskdError(f"{transfer_set} was made with another version of {changed[0]}: make it again")
     figure = trace_figure(classifier, spec, index, default_progress())
     print_line(f"picture in {save_figure(figure, out)}")

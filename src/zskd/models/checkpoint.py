@@ -98,6 +98,8 @@ class Origin(Artefact):
     versions: Versions | None = None
     distill: JsonObject | None = None
     """Settings of a distillation."""
+    code: dict[str, Sha256 | None] | None = None
+    """Hash of each source file of the user's own code that a student depends on; absent without such."""
     passes: Passes | None = None
     """Through teacher and student until the student was trained, by stage; those of the transfer set are in
     its manifest."""

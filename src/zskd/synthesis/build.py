@@ -28,6 +28,7 @@ from zskd.core.passes import counting, teacher_passes
 from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
+from zskd.models.factory import own_code
 from zskd.models.modes import frozen
 from zskd.synthesis.cost import Cost
 from zskd.synthesis.outcome import outcome_of
@@ -130,7 +131,10 @@ def open_writer(teacher: Classifier, spec: SetSpec, settled: Settled, folder: Pa
     """
     resolved = resolve(teacher, spec, settled.spec)
     provenance = Provenance(spec=spec_values(spec), teacher_sha256=teacher.fingerprint(), resolved=resolved)
-    provenance = provenance.model_copy(update=hashes_of(spec))
+    own = hashes_of(spec)
+    if of_teacher := own_code(teacher.architecture):
+        own["code"] = own.get("code", {}) | of_teacher
+    provenance = provenance.model_copy(update=own)
     return Writer(
         folder,
         provenance,
