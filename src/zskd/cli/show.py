@@ -69,10 +69,10 @@ def show_samples(
         transfer_set: Folder of the set.
         out: PNG, SVG or PDF file.
         only: Name of the only class to draw.
-        per_class: Number of images of each class.
+        per_class: Number of images of each class; no more than 200 in all.
     """
     from zskd.evaluation.figures import save_figure
-    from zskd.run.page import samples_figure
+    from zskd.run.page import MOST_SAMPLES, samples_figure
     from zskd.transfer_set.dataset import TransferSet
 
     if per_class < 1:
@@ -83,6 +83,8 @@ def show_samples(
         raise ZskdError(f"there is no class {only!r}: choose one of {', '.join(names)}")
     figure = samples_figure(loaded, per_class=per_class, only=None if only is None else names.index(only))
     print_line(f"picture in {save_figure(figure, out)}")
+    if per_class * (len(names) if only is None else 1) > MOST_SAMPLES:
+        print_line(f"it shows no more than {MOST_SAMPLES} images")
 
 
 @show_app.command(
