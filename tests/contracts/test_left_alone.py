@@ -32,7 +32,7 @@ from zskd.evaluation.audit import audit_student
 from zskd.evaluation.check import check_student
 from zskd.evaluation.gain import measure_gain
 from zskd.evaluation.inspection import count_multiply_adds, inspect_teacher
-from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement, predict
+from zskd.evaluation.metrics import accuracies, accuracy, agreement, predict
 from zskd.evaluation.probes import make_probes, measure
 from zskd.export.pt2 import export_pt2
 from zskd.models.checkpoint import Card, save_checkpoint
@@ -225,7 +225,7 @@ USING_TEACHER: dict[str, Callable[[Inputs], object]] = {
     "named_student": lambda inputs: named_student(inputs.teacher, "parameters", 10**4),
     "predict": lambda inputs: predict(inputs.teacher, inputs.split.images),
     "accuracy": lambda inputs: accuracy(inputs.teacher, inputs.split),
-    "accuracy_by_class": lambda inputs: accuracy_by_class(inputs.teacher, inputs.split),
+    "accuracies": lambda inputs: accuracies(inputs.teacher, inputs.split),
     "agreement": lambda inputs: agreement(inputs.teacher, inputs.finished, inputs.split.images),
     "make_probes": lambda inputs: make_probes(inputs.teacher),
     "measure": lambda inputs: measure(inputs.teacher, inputs.finished, make_probes(inputs.teacher)),

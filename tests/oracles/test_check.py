@@ -10,7 +10,8 @@ from sklearn.metrics import recall_score, roc_auc_score
 
 from zskd.core.errors import ZskdError
 from zskd.evaluation.agreement import EstimateRecord
-from zskd.evaluation.check import Check, check_answers, check_names, check_student
+from zskd.evaluation.check import Check, check_answers, check_student
+from zskd.evaluation.metrics import check_alike
 from zskd.evaluation.probes import Signals
 from zskd.evaluation.roc import area_under_curve, variance
 from zskd.evaluation.statistics import share_of
@@ -200,10 +201,10 @@ def test_a_sentence_judges_the_estimate(low: float, high: float, verdict: str, w
 
 
 def test_what_cannot_be_compared_is_refused(teacher: Classifier) -> None:
-    with pytest.raises(ZskdError, match=r"student has 2 classes and its teacher 3"):
-        check_names(("a", "b", "c"), ("a", "b"))
-    with pytest.raises(ZskdError, match="the class a of its teacher at another place"):
-        check_names(("a", "b"), ("b", "a"))
+    with pytest.raises(ZskdError, match=r"teacher has 3 classes and the student 2"):
+        check_alike("teacher", (("a", "b", "c"), (1, 8, 8)), (("a", "b"), (1, 8, 8)))
+    with pytest.raises(ZskdError, match="teacher has the student's class b at another place"):
+        check_alike("teacher", (("a", "b"), (1, 8, 8)), (("b", "a"), (1, 8, 8)))
     with pytest.raises(ZskdError, match="give healthy or ill"):
         check_answers(answers([0], 2), answers([0], 2), TWO, positive="sick")
     with pytest.raises(ZskdError, match="two classes"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zskd.core.errors import ZskdError
 from zskd.data.datasets import Split
-from zskd.evaluation.metrics import accuracy, accuracy_by_class, agreement, predict
+from zskd.evaluation.metrics import accuracies, accuracy, agreement, predict
 from zskd.evaluation.statistics import share_of
 from zskd.models.classifier import Classifier, InputSpec
 
@@ -111,7 +111,7 @@ def test_more_classes_than_the_network_has_are_refused() -> None:
 
 
 def test_accuracy_by_class_names_the_classes_that_occur() -> None:
-    found = accuracy_by_class(chooser(), split([0, 0, 0, 0, 2], [0, 0, 0, 2, 2]))
+    _, found = accuracies(chooser(), split([0, 0, 0, 0, 2], [0, 0, 0, 2, 2]))
     assert found == {"a": 100.0, "c": 50.0}
     assert list(found) == ["a", "c"]
 

@@ -260,7 +260,8 @@ def test_the_hash_of_a_json_value_ignores_the_order_of_keys_and_nothing_else() -
         (3, 4, "spec (3 there, 4 now)"),
         ("f" * 64, "0" * 64, "spec"),
         ({"a": [1, 2]}, {"a": [1, 3]}, "spec.a ([1, 2] there, [1, 3] now)"),
-        ({"a": 1, "gone": 2}, {"a": 1}, "spec"),
+        ({"a": 1, "gone": 2}, {"a": 1}, "spec.gone (2 there, None now)"),
+        ({"a": {"b": 1}}, {"a": None}, "spec.a"),
     ],
 )
 def test_the_first_difference_is_named(old: object, new: object, expected: str) -> None:

@@ -25,12 +25,13 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file, write_json
 from zskd.core.progress import Progress, Task
+from zskd.models.class_names import folder_names
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
-from zskd.transfer_set.export.imagefolder import export_imagefolder, folder_names
+from zskd.transfer_set.export.imagefolder import export_imagefolder
 from zskd.transfer_set.export.mat import export_mat
 from zskd.transfer_set.manifest import Provenance, read_manifest, verify_transfer_set
 from zskd.transfer_set.shard import Shard, write_shard

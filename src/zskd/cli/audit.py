@@ -96,8 +96,7 @@ def audit(
 
 def _networks(student: Opened, teacher: Classifier | None, reference: Opened | None) -> dict[str, Network]:
     """Return what computes the logits of each network that is given, in the order of the table."""
-    from zskd.evaluation.audit import check_alike
-    from zskd.evaluation.metrics import logits_of
+    from zskd.evaluation.metrics import check_alike, logits_of
 
     own = student.class_names, student.shape
     networks: dict[str, Network] = {}
@@ -210,7 +209,7 @@ def _table(tests: tuple[MembershipTest, ...]) -> Table:
             f"{one.of}, {one.by}",
             f"{one.area.positive:,} + {one.area.negative:,}",
             str(one.area),
-            "–" if one.found is None else str(one.found).partition(" of ")[0].replace(" %", ""),
+            "–" if one.found is None else one.found.cell,
         ]
         for one in tests
     ]

@@ -59,12 +59,14 @@ def check(
         estimate: Judge the estimate without data: that of the student's run, or else a new one.
         json: Print the results as JSON.
     """
-    from zskd.evaluation.check import check_answers, check_names
+    from zskd.evaluation.check import check_answers
+    from zskd.evaluation.metrics import check_alike
     from zskd.models.opened import open_network
 
     network = open_network(student, model=model)
     of_teacher = teacher_of_student(teacher, teacher_model, model, network)
-    check_names(of_teacher.class_names, network.class_names)
+    own = network.class_names, network.shape
+    check_alike("teacher", (of_teacher.class_names, of_teacher.spec.shape), own)
     files, labels = _labelled_files(folder, of_teacher.class_names)
     tell, broken = Teller(json), Broken()
     rows, asked, answered = _answers(network, of_teacher, files, broken)
@@ -104,11 +106,6 @@ def _answers(
     from zskd.evaluation.metrics import logits_of
 
     shape = teacher.spec.shape
-    if student.shape != shape:
-        raise ZskdError(
-            f"the student takes images of {student.shape} and its teacher of {shape}: give a student that "
-            "was distilled from this teacher"
-        )
     rows: list[int] = []
     of_teacher: list[Tensor] = []
     of_student: list[Tensor] = []
@@ -155,21 +152,17 @@ def _table(teacher: Labelled, student: Labelled) -> Table:
     """Return the table of the measures of both networks."""
     from zskd.core.tables import Table
 
-    rows = [["accuracy, %", str(teacher.accuracy.n), *(_share(one.accuracy) for one in (teacher, student))]]
+    rows = [["accuracy, %", str(teacher.accuracy.n), *(one.accuracy.cell for one in (teacher, student))]]
     for name, recall in teacher.recall.items():
-        rows.append([f"recall of {name}, %", str(recall.n), _share(recall), _share(student.recall[name])])
+        rows.append([f"recall of {name}, %", str(recall.n), recall.cell, student.recall[name].cell])
     two = teacher.two_classes, student.two_classes
     if two[0] is not None and two[1] is not None:
         for measure in ("sensitivity", "specificity"):
             shares = [getattr(one, measure) for one in two]
             if shares[0] is not None:
-                rows.append([f"{measure}, %", str(shares[0].n), *map(_share, shares)])
+                rows.append([f"{measure}, %", str(shares[0].n), *(one.cell for one in shares)])
         if two[0].area is not None and two[1].area is not None:
             pictures = two[0].area.positive + two[0].area.negative
             rows.append(["area under ROC (AUC)", str(pictures), str(two[0].area), str(two[1].area)])
     title = f"positive class: {two[0].positive}" if two[0] is not None else ""
     return Table(["measure", "pictures", "teacher", "student"], rows, title)
-
-
-def _share(share: object) -> str:
-    return str(share).partition(" of ")[0].replace(" %", "")

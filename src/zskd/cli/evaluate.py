@@ -60,8 +60,8 @@ def evaluate(
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.manifest import REAL
 
-    if data.dir is not None and not is_given("data", "name"):
-        raise ZskdError("--data-dir is the folder of a data set: name it, as in --data.name folder")
+    if data.name != "none" and not is_given("data", "name"):  # another option of them made it the usual one
+        raise ZskdError("--data-dir and --data.* are for a data set: name it, as in --data.name folder")
     student, card = load_checkpoint(local(checkpoint), model=model)
     teacher_network = load_checkpoint(local(teacher), model=teacher_model or model)[0] if teacher else None
     if transfer_set is not None and teacher_network is None:

@@ -58,6 +58,8 @@ def golden(
     if inputs is not None:
         images = read_inputs(inputs)
         _, *size = images.shape
+        if shape is not None and list(shape) != size:
+            raise ZskdError(f"--shape is {shape} and {inputs} has images of {tuple(size)}: leave --shape out")
         shape = (size[0], size[1], size[2])
         teacher, _ = open_teacher(source, model=model, shape=shape, mean=mean, std=std)
         record_golden(teacher, images, out)

@@ -13,12 +13,14 @@ from zskd.cli.app import app
 from zskd.cli.help import HelpFormatter
 from zskd.cli.options import print_line
 from zskd.cli.telling import print_error
+from zskd.config.checks import partial
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.interrupt import Stopped, remembered
 from zskd.core.stdio import lasting_streams
 from zskd.core.torchrun import Launch
 
 USER_ERROR, SIGNALLED = 2, 128
+_NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
 _DIVIDED = ("distill",)
 """Verbs whose work the processes of `torchrun` divide among them."""
 
@@ -67,7 +69,9 @@ def _run(arguments: list[str], launch: Launch) -> int:
         with remembered():
             if launch.several:
                 _join(launch, arguments)
-            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+            with partial():  # an option stands for itself; with recipe and preset it is checked again
+                command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+            command(*bound.args, **bound.kwargs)
             if launch.several:
                 launch.leave()
         if page.shortened:
@@ -83,6 +87,14 @@ def _run(arguments: list[str], launch: Launch) -> int:
         )
     except (ImportError, MemoryError) as error:
         return _fail(f"{one_line(error)}: give zskd more memory, or install it again", launch)
+    except RuntimeError as error:  # torch has no other kind for memory that it does not get
+        if not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        return _fail(
+            "there is not enough memory: lower the batch size (--distill.batch-size, --synthesis.batch-size "
+            f"or --teacher.batch-size), or --workers ({one_line(error)})",
+            launch,
+        )
     except KeyboardInterrupt as stop:
         how = "give the same command again" if launch.several else f"zskd {shlex.join(arguments)}"
         if launch.tells():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def predict(
 ) -> None:
     """Print the most probable classes of pictures, which are resized to the input size.
 
-    A file that cannot be read is told on standard error and left out; the exit code is then 1.
+    A file that cannot be read, or whose outputs are no numbers, is told on standard error and left out; the
+    exit code is then 1.
 
     Args:
         checkpoint: Checkpoint folder, or an ONNX file of zskd export, float32 or int8.
@@ -48,6 +50,9 @@ def predict(
     for rows, images in read_pictures(files, network.shape, batch, broken.tell):
         most = torch.softmax(network.logits(images), 1).topk(min(top, len(network.class_names)))
         for row, classes, values in zip(rows, most.indices.tolist(), most.values.tolist(), strict=True):
+            if math.isnan(values[0]):  # as of a network that divides by the deviation of one colour
+                broken.tell(files[row], ZskdError(f"{files[row]}: an output of the network is not a number"))
+                continue
             pairs = [(network.class_names[k], value) for k, value in zip(classes, values, strict=True)]
             likely = "  ".join(f"{name} {value:.3f}" for name, value in pairs)
             tell.line(f"{escaped(str(files[row]))}  {likely}")

@@ -69,10 +69,10 @@ def show_samples(
         transfer_set: Folder of the set.
         out: PNG, SVG or PDF file.
         only: Name of the only class to draw.
-        per_class: Number of images of each class.
+        per_class: Number of images of each class; no more than 200 in all.
     """
     from zskd.evaluation.figures import save_figure
-    from zskd.run.page import samples_figure
+    from zskd.run.page import MOST_SAMPLES, samples_figure
     from zskd.transfer_set.dataset import TransferSet
 
     if per_class < 1:
@@ -83,6 +83,8 @@ def show_samples(
         raise ZskdError(f"there is no class {only!r}: choose one of {', '.join(names)}")
     figure = samples_figure(loaded, per_class=per_class, only=None if only is None else names.index(only))
     print_line(f"picture in {save_figure(figure, out)}")
+    if per_class * (len(names) if only is None else 1) > MOST_SAMPLES:
+        print_line(f"it shows no more than {MOST_SAMPLES} images")
 
 
 @show_app.command(
@@ -115,6 +117,7 @@ def show_filmstrip(
     from zskd.evaluation.figures import check_ending, save_figure
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.page import trace_figure
+    from zskd.synthesis.build import hashes_of
     from zskd.synthesis.room import as_made
     from zskd.synthesis.spec import read_spec
     from zskd.transfer_set.manifest import read_manifest
@@ -125,7 +128,10 @@ def show_filmstrip(
     if manifest.teacher_sha256 != classifier.fingerprint():
         raise ZskdError(f"{transfer_set} was made with another teacher: name the folder of its teacher")
     spec = as_made(read_spec(manifest.spec, trusted=trust), manifest.resolved)
-    if dict(spec.own_method.files()) != (manifest.files or {}):
+    now, kept = hashes_of(spec), manifest.code or {}
+    if now.get("files", {}) != (manifest.files or {}):
         raise ZskdError(f"{transfer_set} was made with another student than its settings name: make it again")
+    if changed := [name for name, sha256 in now.get("code", {}).items() if kept.get(name, sha256) != sha256]:
+        raise ZskdError(f"{transfer_set} was made with another version of {changed[0]}: make it again")
     figure = trace_figure(classifier, spec, index, default_progress())
     print_line(f"picture in {save_figure(figure, out)}")

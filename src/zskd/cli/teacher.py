@@ -110,6 +110,7 @@ def import_(
 
     if is_there(source / CARD):
         raise ZskdError(f"{source} is a checkpoint of zskd already: use it as it is")
+    _check_kept(str(source), out)
     made, card = open_given(source, teacher)
     with new_folder(out):
         save_checkpoint(made, card, out)
@@ -120,3 +121,23 @@ def import_(
     tell.line(f"teacher in {out}: {made.parameters_count:,} parameters, {made.classes} classes, {checked}")
     size = {"parameters": made.parameters_count, "classes": made.classes}
     tell.document({"folder": out, **size, "golden": card.golden and card.golden.to_json(), "notes": lines})
+
+
+def _check_kept(source: str, out: Path) -> None:
+    """Refuse to write a checkpoint over the file that it is made of.
+
+    Raises:
+        ZskdError: the folder of the checkpoint is the source, or holds it under the name of its weights.
+    """
+    from zskd.models.checkpoint import WEIGHTS
+    from zskd.teacher.named.source import is_there, parse_source
+
+    parsed = parse_source(source)
+    for path in (Path(parsed.name.removeprefix("local-dir:")), parsed.weights):
+        if path is None or not is_there(path):
+            continue
+        if out.resolve() == path.resolve() or (out / WEIGHTS).resolve() == path.resolve():
+            raise ZskdError(
+                f"{path} is what the checkpoint is made of, and would be written over: choose another folder "
+                "with --out"
+            )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from reprlib import repr as short
 from typing import Any, ClassVar, TypeVar, get_type_hints
@@ -21,12 +23,27 @@ MethodSettings = dict[str, float | bool | str]
 """Settings of one method: name -> value. The method checks them."""
 
 C = TypeVar("C", bound="Config")
+_partial: ContextVar[bool] = ContextVar("partial", default=False)
+
+
+@contextmanager
+def partial() -> Iterator[None]:
+    """Leave out, inside the block, what settings must have in common: a group holds only some of its values.
+
+    So is a group of options before the recipe and its preset are known, with which it is checked as a whole.
+    """
+    token = _partial.set(True)
+    try:
+        yield
+    finally:
+        _partial.reset(token)
 
 
 class Config:
     """Base of all settings: frozen dataclasses whose fields are checked against their types.
 
-    A subclass checks ranges in `__post_init__`, after the call of `super().__post_init__()`.
+    A subclass checks ranges in `__post_init__`, after the call of `super().__post_init__()`; and values that
+    must fit each other only where `is_whole`.
     """
 
     section: ClassVar[str] = ""
@@ -42,6 +59,11 @@ class Config:
             value = getattr(self, one.name)
             if value is not one.default:  # a default is of its type: no adapter needs to be built for it
                 object.__setattr__(self, one.name, self.checked(one.name, value))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the values are all there, so that they can be compared with each other."""
+        return not _partial.get()
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:

@@ -84,17 +84,26 @@ class GeneratorConfig(Config):
             self.check_range(name, low=0)
             if getattr(self, name) >= 1:
                 raise ZskdError(f"{self.option(name)} is {getattr(self, name)}: it must be below 1")
-        if self.replay and not self.pool:
-            raise ZskdError("--distill.generator.replay needs a pool: give --distill.generator.pool 10000")
         GENERATOR_METHODS.check(self.method, self.option("method"))
         self.check_range("share", low=0, high=1)
         self.check_range("student_steps", "latent", "width", low=1)
+        self.check_range("learning_rate", low=0, above=True)
+        if self.is_whole:
+            self._check_together()
+
+    def _check_together(self) -> None:
+        """Check what depends on two settings.
+
+        Raises:
+            ZskdError: there is no pool to replay, or the style takes all inputs.
+        """
+        if self.replay and not self.pool:
+            raise ZskdError("--distill.generator.replay needs a pool: give --distill.generator.pool 10000")
         if not 0 <= self.style < self.latent:
             raise ZskdError(
                 f"{self.option('style')} is {self.style}: it must be at least 0 and below "
                 f"{self.option('latent')}, which is {self.latent}"
             )
-        self.check_range("learning_rate", low=0, above=True)
 
 
 @Parameter(group=IMAGE_BANK)
@@ -229,7 +238,7 @@ class DistillConfig(FitConfig):
         return bool(self.generator.share or self.image_bank.share or self.replay.share)
 
     def __post_init__(self) -> None:
-        """Check the loss, its temperature and weights, and shares and weights together."""
+        """Check the loss, its temperature and weights, and settings that restrict each other."""
         super().__post_init__()
         if self.epochs is not None and self.steps == _STEPS:
             object.__setattr__(self, "steps", None)  # as where a recipe or an option names the epochs
@@ -237,12 +246,29 @@ class DistillConfig(FitConfig):
         self.check_range("tau", low=0, above=True)
         self.check_range("teacher_weight", "label_weight", low=0)
         self.check_range("window_mb", low=1)
+        if self.is_whole:
+            self._check_start()
+            self._check_sources()
+            self._check_weights()
+
+    def _check_start(self) -> None:
+        """Check that there are images for the initialisation.
+
+        Raises:
+            ZskdError: there are none.
+        """
         if self.start == "teacher" and not self.needs_set:
             raise ZskdError(
                 "--distill.start must be random where a generator makes all images: initialisation from the "
                 "teacher needs images of a transfer set"
             )
-        self._check_sources()
+
+    def _check_weights(self) -> None:
+        """Check the weights of both losses.
+
+        Raises:
+            ZskdError: there is none, or no label for one.
+        """
         if not self.teacher_weight and not self.label_weight:
             raise ZskdError(
                 "--distill.teacher-weight and --distill.label-weight are both 0: raise one of them"

@@ -153,7 +153,8 @@ class Recipe(Config):
             raise ZskdError("--controls names an arm twice")
         for rate in self.nominal_rates.values():
             check_range("--nominal-rates", rate, 0, 100, above=True)
-        self._check_pictures()
+        if self.is_whole:
+            self._check_pictures()
         self.check_range("seed", low=0, high=LAST_SEED)
         self.check_range("count", "held_out", low=1)
         self.check_range("threads", "workers", low=0)

@@ -81,7 +81,7 @@ class SynthesisConfig(Config):
     images larger than 64×64 pixels, float32 for others."""
 
     def __post_init__(self) -> None:
-        """Check sizes and rates, and settings that exclude each other."""
+        """Check names, sizes and rates, and settings that exclude each other."""
         super().__post_init__()
         START_IMAGES.check(self.start, self.option("start"))
         PIXEL_RULES.check(self.pixels, self.option("pixels"))
@@ -89,6 +89,15 @@ class SynthesisConfig(Config):
         self.check_range("steps", "tolerance", "l2", "shard_mb", "learning_rate_search", low=0)
         self.check_range("learning_rate", "tau", low=0, above=True)
         self.check_range("candidates", "batch_size", "shard_size", low=1)
+        if self.is_whole:
+            self._check_together()
+
+    def _check_together(self) -> None:
+        """Check settings that exclude each other.
+
+        Raises:
+            ZskdError: two do.
+        """
         if (self.carry_images or self.carry_moments) and self.noise_share:
             raise ZskdError("--synthesis.noise-share must be 0 with carry-images or carry-moments: give 0")
         if self.tolerance and (self.carry_images or self.carry_moments or PIXEL_RULES[self.pixels].couples):

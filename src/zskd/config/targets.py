@@ -45,5 +45,5 @@ class TargetsConfig(Config):
         if self.priors is not None:
             if abs(sum(self.priors) - 1) > 1e-6:
                 raise ZskdError(f"--targets.priors sum to {sum(self.priors):g}: they must sum to 1")
-            if self.order == "rows":
+            if self.is_whole and self.order == "rows":
                 raise ZskdError("--targets.priors needs --targets.order interleaved: rows are equal blocks")

@@ -30,6 +30,7 @@ class WarpConfig(Config):
         super().__post_init__()
         self.check_range("rotation", "shift", "shear", low=0)
         self.check_range("flip", low=0, high=1)
+        self.check_range("scale", low=0, above=True)
         check_range(self.option("scale"), self.scale[0], 0, self.scale[1], above=True)
 
     @property

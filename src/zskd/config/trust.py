@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from zskd.config.entries import Registry
 from zskd.config.registry import REGISTRIES
-from zskd.core.code import parse_call
+from zskd.core.code import code_sha256, parse_call
 from zskd.core.errors import ZskdError
 from zskd.core.trust import is_trusted
 
@@ -45,14 +45,25 @@ def check_trust(values: Any, source: str, *, given: Any = None, trust: Collectio
     Raises:
         ZskdError: code is named in the file alone, and was not trusted before or was changed since.
     """
-    known = {plain_code(name) for name in (*trust, *code_in(given))}
+    if (plain := not_trusted(values, (*trust, *code_in(given)))) is not None:
+        raise ZskdError(
+            f"{source} names the code {plain}, which would run: if you trust it, add --trust "
+            f"{shlex.quote(plain)}"
+        )
+
+
+def not_trusted(values: Any, named: Iterable[str]) -> str | None:
+    """Return the first code in nested values that must not run, without arguments; None where all may.
+
+    Args:
+        values: plain values of a file.
+        named: code that the user has named. What was trusted before and is unchanged may run, too.
+    """
+    known = {plain_code(name) for name in named}
     for name in code_in(values):
-        plain = plain_code(name)
-        if plain not in known and not is_trusted(name.partition("@")[0]):
-            raise ZskdError(
-                f"{source} names the code {plain}, which would run: if you trust it, add --trust "
-                f"{shlex.quote(plain)}"
-            )
+        if (plain := plain_code(name)) not in known and not is_trusted(name.partition("@")[0]):
+            return plain
+    return None
 
 
 def code_in(value: Any, key: str = "") -> Iterator[str]:
@@ -65,6 +76,21 @@ def code_in(value: Any, key: str = "") -> Iterator[str]:
         )
     elif isinstance(value, list | tuple):
         yield from (found for one in value for found in code_in(one, key))
+
+
+def code_hashes(values: Any, key: str = "") -> dict[str, str | None]:
+    """Return the hash of the file of all code in nested values, by its name without arguments.
+
+    The code is imported. Code that differs in its hash makes another result.
+
+    Args:
+        values: nested plain values, or one.
+        key: as for `code_in`.
+
+    Raises:
+        ZskdError: as `code_sha256` does.
+    """
+    return {name: code_sha256(name) for name in sorted({plain_code(one) for one in code_in(values, key)})}
 
 
 def _is_code(text: str, key: str) -> bool:

@@ -252,10 +252,10 @@ def first_difference(old: Any, new: Any, path: str) -> str:
         path: name of both, for the message; "" for the top level.
     """
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in new:
-            if old.get(key) != new[key]:
-                return first_difference(old.get(key), new[key], f"{path}.{key}".removeprefix("."))
-    if isinstance(new, dict) or len(f"{old}{new}") > 60:
+        for key in {**new, **old}:
+            if old.get(key) != new.get(key):
+                return first_difference(old.get(key), new.get(key), f"{path}.{key}".removeprefix("."))
+    if isinstance(new, dict) or isinstance(old, dict) or len(f"{old}{new}") > 60:
         return path
     return f"{path} ({old} there, {new} now)"
 

@@ -157,7 +157,7 @@ def _load_digit_pairs(data: DataConfig, shape: tuple[int, int, int], test: bool)
     if min(size) < _PAIRS_LEAST:
         raise ZskdError(
             f"{data.name} needs images of at least {_PAIRS_LEAST}×{_PAIRS_LEAST} pixels, not "
-            f"{size[0]}×{size[1]}: choose another --teacher.shape"
+            f"{size[0]}×{size[1]}: choose other data or a network of larger images"
         )
     side = min(size[0], size[1] // 2)
     digits = _digits_by_split(_all_digits((side, side)), data, test)
@@ -281,10 +281,11 @@ _TWINS: dict[str, Callable[[Split], Split]] = {
 
 def _check_channels(data: DataConfig, shape: tuple[int, int, int], channels: int) -> None:
     if shape[0] != channels:
-        kind, others = ("grey images", "digits-colour") if channels == 1 else ("images in colour", "digits")
+        kind = "grey images" if channels == 1 else "images in colour"
+        others = {1: "such as digits", 3: "such as digits-colour"}.get(shape[0], "--data.name none")
         raise ZskdError(
             f"{data.name} has {kind}, but the network takes {shape[0]} channel{'s' * (shape[0] > 1)}: choose "
-            f"other data, such as {others}, or another network (--teacher.shape {channels} 32 32)"
+            f"other data, {others}, or another network"
         )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +20,8 @@ from torch import Tensor
 from zskd.core.errors import ZskdError, has_hidden, readable_errors
 from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images
-from zskd.data.packed import ENDINGS, Packed, Picture
+from zskd.data.packed import ENDINGS, Picture
+from zskd.models.class_names import composed, numbers_of_folders
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What a file may be, whatever its name: for some others Pillow starts a program (Ghostscript)."""
@@ -134,13 +137,17 @@ def class_folders(root: Path) -> tuple[str, ...]:
     """Return the class names: the sorted names of the folders in `root`, hidden ones excluded.
 
     Raises:
-        ZskdError: the folder cannot be read, or a name cannot be written into a card.
+        ZskdError: the folder cannot be read, a name cannot be written into a card, or two names are the same
+            but for the way their letters are written.
     """
     with readable_errors(root, "read"):
         folders = [one.name for one in root.iterdir() if one.is_dir() and not one.name.startswith(".")]
     for name in folders:
         if has_hidden(name):
             raise ZskdError(f"the folder {root / name} has a name that is no plain text in UTF-8: rename it")
+    twice = [name for name, count in Counter(map(composed, folders)).items() if count > 1]
+    if twice:
+        raise ZskdError(f"{root} has two folders {twice[0]} whose letters are stored differently: join them")
     return tuple(sorted(folders))
 
 
@@ -158,8 +165,28 @@ def picture_files(root: Path) -> list[Path]:
     return found
 
 
-def class_of_each(root: Path, files: Sequence[Picture], names: Sequence[str]) -> Tensor:
-    """Return the class of each file (N,), int64: the folder in `root` that it is in has its name.
+def classes_of_files(root: Path, files: Sequence[Path], names: tuple[str, ...]) -> list[int | None]:
+    """Return the class of each file whose folder in `root` is named after one; None for the others.
+
+    The folder may also be called as `zskd export` calls it; a / in a name may stand for a folder in another.
+
+    Args:
+        root: folder of all files.
+        files: below it.
+        names: of the classes.
+    """
+    number_of = numbers_of_folders(names)
+
+    def class_of(path: Path) -> int | None:
+        folders = map(composed, path.relative_to(root).parts[:-1])
+        found = [number_of.get(name) for name in accumulate(folders, "{}/{}".format)]
+        return next((one for one in reversed(found) if one is not None), None)
+
+    return [class_of(path) for path in files]
+
+
+def class_of_each(root: Path, files: Sequence[Picture], names: tuple[str, ...]) -> Tensor:
+    """Return the class of each file (N,), int64, as `classes_of_files` does.
 
     Args:
         root: folder of all files.
@@ -170,22 +197,16 @@ def class_of_each(root: Path, files: Sequence[Picture], names: Sequence[str]) ->
         ZskdError: a file is in no folder, or in one with the name of no class, or the pictures are in other
             files.
     """
-    number_of = {name: number for number, name in enumerate(names)}
-    labels = []
-    for path in files:
-        if isinstance(path, Packed):
-            raise ZskdError(
-                f"{root} has no folders: for labels, give folders named after the teacher's classes "
-                f"({_some(names)})"
-            )
+    advice = f"for labels, give folders named after the teacher's classes ({_some(names)})"
+    paths = [path for path in files if isinstance(path, Path)]
+    if len(paths) < len(files):
+        raise ZskdError(f"{root} has no folders: {advice}")
+    labels = classes_of_files(root, paths, names)
+    if None in labels:
+        path = paths[labels.index(None)]
         first, *more = path.relative_to(root).parts
-        if not more or first not in number_of:
-            where = f"the folder {first!r}, which is no class" if more else "no folder"
-            raise ZskdError(
-                f"{path} is in {where}: for labels, give folders named after the teacher's classes "
-                f"({_some(names)})"
-            )
-        labels.append(number_of[first])
+        where = f"the folder {first!r}, which is no class" if more else "no folder"
+        raise ZskdError(f"{path} is in {where}: {advice}")
     return torch.tensor(labels, dtype=torch.int64)
 
 
@@ -237,13 +258,14 @@ def read_folder(
     Raises:
         ZskdError: a class folder is missing, unknown or empty, or a file is not a readable picture.
     """
-    found = class_folders(root)
-    if found != names:
-        lacking, more = sorted(set(names) - set(found)), sorted(set(found) - set(names))
+    found = {composed(name): root / name for name in class_folders(root)}
+    wanted = list(map(composed, names))
+    if found.keys() != set(wanted):
+        lacking, more = sorted(set(wanted) - found.keys()), sorted(found.keys() - set(wanted))
         lacks = [f"lacks the class folders {', '.join(lacking)}"] if lacking else []
         has = [f"has folders of no class: {', '.join(more)}"] if more else []
         raise ZskdError(f"{root} {' and '.join(lacks + has)}")
-    files = [(path, label) for label, name in enumerate(names) for path in pictures_below(root / name)]
+    files = [(path, label) for label, name in enumerate(wanted) for path in pictures_below(found[name])]
     labels = np.array([label for _, label in files], dtype=np.int64)
     empty = [name for label, name in enumerate(names) if not (labels == label).any()]
     if empty:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file, sha256_json
-from zskd.data.folder import class_folders, class_of_each, files_below, picture_files, pictures_below
+from zskd.data.folder import class_of_each, classes_of_files, files_below, picture_files, pictures_below
 from zskd.data.packed import Packed, Picture, check_number
 from zskd.data.parquet import parquet_pictures
 from zskd.data.webdataset import tar_pictures
@@ -44,20 +44,21 @@ def find_pictures(source: Path, scratch: Path | None = None) -> Sequence[Picture
 
 
 def labelled_files(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], Tensor | None]:
-    """List the pictures of a folder with their classes, where any of its folders is named after one.
+    """List the pictures of a folder with their classes, where any of them is in a folder named after one.
 
     Args:
         folder: of the pictures.
         names: of the classes.
 
     Returns:
-        Files, sorted, and the class of each (N,), int64; None where no folder is named after a class.
+        Files, sorted, and the class of each (N,), int64; None where no folder with a picture is named after
+            a class.
 
     Raises:
         ZskdError: there is no such folder, no picture in it, or folders of classes beside others.
     """
     files = picture_files(folder)
-    if set(class_folders(folder)) & set(names):
+    if any(one is not None for one in classes_of_files(folder, files, names)):
         return files, class_of_each(folder, files, names)
     return files, None
 

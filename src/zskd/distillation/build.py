@@ -12,6 +12,7 @@ from torch import nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.identity import former_keys, plain
+from zskd.config.trust import code_hashes
 from zskd.core.artefact import JsonObject, JsonValue
 from zskd.core.errors import ZskdError
 from zskd.core.files import make_folder, remove_file
@@ -121,6 +122,8 @@ def build_student(
     if pictures:
         fingerprints = {kind: one.fingerprint() for kind, one in pictures.items()}
         origin = origin.model_copy(update={"pictures_sha256": fingerprints})
+    if code := _code(spec):
+        origin = origin.model_copy(update={"code": code})
     if ranks.several:
         origin = origin.model_copy(update={"ranks": ranks.world})
     if ranks.first:
@@ -153,6 +156,7 @@ def _check_finished(
         "transfer set": "transfer_set_sha256" not in known or origin.transfer_set_sha256 == of_set,
         "set of pictures": (origin.pictures_sha256 or {}) == of_pictures,
         "seed": origin.seed in (None, spec.seed),
+        "version of your own code": _same_code(origin.code, _code(spec)),
         "training": not origin.distill or _agree(_ABSENT | origin.distill, _ABSENT | _settings(spec.distill)),
     }
     other = next((what for what, holds in same.items() if not holds), None)
@@ -174,6 +178,16 @@ def _agree(kept: JsonValue, asked: JsonValue) -> bool:
             for key in kept.keys() & asked.keys()
         )
     return kept == asked
+
+
+def _code(spec: StudentSpec) -> dict[str, str | None]:
+    """Return the hashes of the user's own code that a student depends on."""
+    return code_hashes(plain(spec.distill)) | code_hashes(spec.student, "student")
+
+
+def _same_code(kept: Mapping[str, str | None] | None, now: Mapping[str, str | None]) -> bool:
+    """Return whether code is unchanged, wherever it lies; so is that of which nothing was kept."""
+    return kept is None or {*kept.values()} == {*now.values()}
 
 
 def _told(architecture: Architecture) -> object:

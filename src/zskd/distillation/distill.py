@@ -18,6 +18,7 @@ from torch import nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.identity import plain
+from zskd.config.trust import code_hashes
 from zskd.core.artefact import write_artefact
 from zskd.core.device import read_every, warn_if_slow
 from zskd.core.errors import ZskdError
@@ -278,6 +279,7 @@ def _key(
     seed: int,
 ) -> str:
     """Return a hash of everything that a saved state must have in common with this training to be resumed."""
+    code = code_hashes(plain(config)) | code_hashes(begins_as, "student")
     return sha256_json(
         {
             "teacher": teacher.fingerprint(),
@@ -291,4 +293,5 @@ def _key(
             "device": teacher.device.type,
             "rewrite": teacher.rewrite,
         }
+        | ({"code": code} if code else {})
     )

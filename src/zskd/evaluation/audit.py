@@ -20,10 +20,9 @@ from zskd.core.artefact import Artefact, Fraction
 from zskd.core.errors import ZskdError
 from zskd.core.types import Labels, Logits, OfOneBatch
 from zskd.evaluation.membership import MembershipTest, Of, separation, tests_of_networks
-from zskd.evaluation.metrics import checked_labels, logits_of
+from zskd.evaluation.metrics import check_alike, checked_labels, logits_of
 from zskd.evaluation.nearest import PIXELS, NearestImpressions
 from zskd.evaluation.statistics import holm
-from zskd.models.class_names import misplaced
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.dataset import TransferSet
 
@@ -160,30 +159,6 @@ def audit_student(
             for shown, own, images in zip((of_members, of_others), labels, (members, others), strict=True)
         )
     return audit_shown(of_members, of_others)
-
-
-_Facts = tuple[tuple[str, ...], tuple[int, int, int]]
-
-
-def check_alike(name: str, found: _Facts, student: _Facts) -> None:
-    """Check that a network has the classes and the input shape of the student.
-
-    Args:
-        name: of the network.
-        found: its class names and its input shape.
-        student: likewise. Wholly other names are taken for the same classes.
-
-    Raises:
-        ZskdError: they are not.
-    """
-    (names, shape), (own_names, own_shape) = found, student
-    advice = f"give a {name} with the student's classes and images"
-    if len(names) != len(own_names):
-        raise ZskdError(f"the {name} has {len(names)} classes and the student {len(own_names)}: {advice}")
-    if (moved := misplaced(own_names, names)) is not None:
-        raise ZskdError(f"the {name} has the student's class {moved} at another place: {advice}")
-    if shape != own_shape:
-        raise ZskdError(f"the {name} takes images of {shape} and the student of {own_shape}: {advice}")
 
 
 def audit_shown(members: Shown, others: Shown) -> Audit:

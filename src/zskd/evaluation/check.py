@@ -15,10 +15,9 @@ from zskd.core.artefact import Artefact, AtLeastOne, Name
 from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Labels, Logits
 from zskd.evaluation.agreement import EstimateRecord
-from zskd.evaluation.metrics import checked_labels, logits_of
+from zskd.evaluation.metrics import check_alike, checked_labels, logits_of
 from zskd.evaluation.roc import Area, area_under_curve
 from zskd.evaluation.statistics import Share, share_of
-from zskd.models.class_names import misplaced
 from zskd.models.classifier import Classifier
 
 Verdict = Literal["held", "not held", "open"]
@@ -100,26 +99,11 @@ def check_student(
         ZskdError: there are no images, they or their labels do not fit, the networks have different classes,
             or `positive` is not the name of one of two classes.
     """
-    check_names(teacher.class_names, student.class_names)
+    check_alike(
+        "teacher", (teacher.class_names, teacher.spec.shape), (student.class_names, student.spec.shape)
+    )
     answers = logits_of(teacher, images), logits_of(student, images)
     return check_answers(*answers, teacher.class_names, labels, positive=positive, estimate=estimate)
-
-
-def check_names(teacher: tuple[str, ...], student: tuple[str, ...]) -> None:
-    """Check that teacher and student have the same classes.
-
-    Args:
-        teacher: names of its classes.
-        student: likewise. Wholly other names are taken for the same classes.
-
-    Raises:
-        ZskdError: they have not.
-    """
-    advice = "give a student that was distilled from this teacher"
-    if len(teacher) != len(student):
-        raise ZskdError(f"the student has {len(student)} classes and its teacher {len(teacher)}: {advice}")
-    if (name := misplaced(teacher, student)) is not None:
-        raise ZskdError(f"the student has the class {name} of its teacher at another place: {advice}")
 
 
 def check_answers(

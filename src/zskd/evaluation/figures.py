@@ -28,7 +28,7 @@ _LONG_CAPTION = 20
 """Letters of a caption that stand in one line below an image."""
 _MARKERS = "osD^vP"
 """Of the students in a chart."""
-_TICKS, _FEW_TICKS = (1, 1.5, 2, 3, 5, 7), (1, 2, 5)
+TICKS, FEW_TICKS = (1, 1.5, 2, 3, 5, 7), (1, 2, 5)
 """Numbers on a logarithmic axis, times a power of ten: of a short one, and of a long one."""
 
 
@@ -60,8 +60,8 @@ def check_ending(path: Path) -> None:
         raise ZskdError(f"{path}: pictures are written as {', '.join(_ENDINGS)}; give such an ending")
 
 
-def _plain(text: str) -> str:
-    """Escape what matplotlib would read as mathematics."""
+def plain(text: str) -> str:
+    """Return a text in which matplotlib reads nothing as mathematics."""
     return text.replace("$", r"\$")
 
 
@@ -74,7 +74,7 @@ def similarity_figure(values: Similarity, class_names: Sequence[str], title: str
         title: of the figure.
     """
     k = len(class_names)
-    names = [_plain(name) for name in class_names]
+    names = [plain(name) for name in class_names]
     side = max(4.5, min(12.0, 0.55 * k + 1.5))
     figure = Figure(figsize=(side * 1.15, side))
     axes = figure.add_subplot()
@@ -84,7 +84,7 @@ def similarity_figure(values: Similarity, class_names: Sequence[str], title: str
         axes.set_yticks(range(k), names)
     axes.set_xlabel("class j")
     axes.set_ylabel("class k")
-    axes.set_title(title)
+    axes.set_title(plain(title))
     figure.colorbar(image, fraction=0.045)
     if k <= _LABELLED_CELLS:
         middle = (float(values.min()) + float(values.max())) / 2
@@ -126,11 +126,11 @@ def grid_figure(images: Images, captions: Sequence[str], title: str, columns: in
     lines = [line for text in captions for line in text.split("\n")]
     longest, more = max(map(len, lines), default=0), max(text.count("\n") for text in captions)
     figure = Figure(figsize=(columns * max(1.3, 0.082 * longest), rows * (1.6 + 0.15 * more) + 0.5))
-    figure.suptitle(_plain(title))
+    figure.suptitle(plain(title))
     for i, (image, text) in enumerate(zip(images, captions, strict=True)):
         axes = figure.add_subplot(rows, columns, i + 1)
         _show(axes, image)
-        axes.set_title(_plain(text), fontsize=7, y=-0.18 - 0.1 * more)
+        axes.set_title(plain(text), fontsize=7, y=-0.18 - 0.1 * more)
     figure.tight_layout()
     return figure
 
@@ -169,7 +169,7 @@ def bars_figure(bars: Sequence[Bar], ceiling: tuple[str, Share] | None, title: s
     values = [bar.value for bar in bars]
     error = np.array([[v.percent - v.low for v in values], [v.high - v.percent for v in values]])
     axes.barh(
-        [f"{bar.title}  {bar.value.percent:.2f}" for bar in bars],
+        [f"{plain(bar.title)}  {bar.value.percent:.2f}" for bar in bars],
         [v.percent for v in values],
         xerr=error,
         color=[_MAIN if bar.main else _CONTROL for bar in bars],
@@ -180,7 +180,7 @@ def bars_figure(bars: Sequence[Bar], ceiling: tuple[str, Share] | None, title: s
         title = f"{title} (dashed: {ceiling[0]}, {ceiling[1].percent:.2f})"
     axes.set_xlim(0, 100)
     axes.set_xlabel("%")
-    axes.set_title(title)
+    axes.set_title(plain(title))
     axes.invert_yaxis()
     return figure
 
@@ -217,11 +217,11 @@ def sizes_figure(batches: Sequence[int], teacher: tuple[float, ...], points: Seq
                 fmt=_MARKERS[number % len(_MARKERS)],
                 color=f"C{number % 10}",
                 capsize=3,
-                label=f"{_plain(one.title)}  {share.percent:.2f}",
+                label=f"{plain(one.title)}  {share.percent:.2f}",
             )
         axes.set_xscale("log")
         times = [teacher[i], *(one.microseconds[i] for one in points)]
-        axes.xaxis.set_major_locator(LogLocator(subs=_FEW_TICKS if max(times) > 8 * min(times) else _TICKS))
+        axes.xaxis.set_major_locator(LogLocator(subs=FEW_TICKS if max(times) > 8 * min(times) else TICKS))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import quantiles
 from typing import Annotated
 
@@ -17,7 +18,7 @@ import torch
 from pydantic import Field
 
 from zskd.core.artefact import Artefact, AtLeastOne, Count
-from zskd.core.device import use_threads
+from zskd.core.device import to_device, use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.memory import available_memory, bytes_per_image, is_large
 from zskd.core.passes import uncounted
@@ -227,11 +228,14 @@ def _that_fit_memory(networks: Sequence[Classifier]) -> int:
     """Return the images for which there is memory; only large images can take too much."""
     if not is_large(networks[0].spec.shape):
         return BATCHES[-1]
+
+    def forward(network: Classifier, count: int) -> Logits:
+        images = to_device(_images(network.spec, count), network.device)
+        answer: Logits = network(images.requires_grad_())
+        return answer
+
     with torch.inference_mode(False), torch.enable_grad():
-        most = max(
-            bytes_per_image(lambda count, one=network: one(_images(one.spec, count).requires_grad_()))  # type: ignore[misc]
-            for network in networks
-        )
+        most = max(bytes_per_image(partial(forward, network)) for network in networks)
     batch = BATCHES[-1]
     while batch > 1 and batch * most > available_memory() // 2:
         batch //= 2

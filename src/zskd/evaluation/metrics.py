@@ -11,6 +11,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.types import Images, Labels, Logits, OfOneBatch
 from zskd.data.datasets import Split
 from zskd.evaluation.statistics import Share, share_of
+from zskd.models.class_names import misplaced
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
@@ -19,6 +20,7 @@ _BATCH = 500
 """Images per forward pass, fewer of large ones."""
 _OVERSHOOT = 0.5
 """Taken on both sides of [0, 1]: augmented pixels lie beyond it, and real ones beyond a narrower box."""
+_Facts = tuple[tuple[str, ...], tuple[int, int, int]]
 
 
 def predict(classifier: Classifier, images: Images) -> Labels:
@@ -129,18 +131,11 @@ def accuracy(classifier: Classifier, split: Split) -> Share:
     return accuracies(classifier, split)[0]
 
 
-def accuracy_by_class(classifier: Classifier, split: Split) -> dict[str, float]:
-    """Return the accuracy on the images of each class in percent, by class name.
-
-    Args:
-        classifier: as for `accuracy`, and so are the next and the errors.
-        split: a class without an image is left out.
-    """
-    return accuracies(classifier, split)[1]
-
-
 def accuracies(classifier: Classifier, split: Split) -> tuple[Share, dict[str, float]]:
-    """Return `accuracy` and `accuracy_by_class`; every image goes through the network once."""
+    """Return `accuracy`, and the accuracy on the images of each class in percent, by class name.
+
+    Every image goes through the network once; a class without an image is left out.
+    """
     labels = checked_labels(split.labels, len(split.images), classifier.classes)
     correct = predict(classifier, split.images) == labels
     by_class = {
@@ -149,6 +144,27 @@ def accuracies(classifier: Classifier, split: Split) -> tuple[Share, dict[str, f
         if bool((labels == k).any())
     }
     return share_of(int(correct.sum()), len(labels)), by_class
+
+
+def check_alike(name: str, found: _Facts, student: _Facts) -> None:
+    """Check that a network has the classes and the input shape of the student.
+
+    Args:
+        name: of the network.
+        found: its class names and its input shape.
+        student: likewise. Wholly other names are taken for the same classes.
+
+    Raises:
+        ZskdError: they are not.
+    """
+    (names, shape), (own_names, own_shape) = found, student
+    advice = f"give a {name} with the student's classes and images"
+    if len(names) != len(own_names):
+        raise ZskdError(f"the {name} has {len(names)} classes and the student {len(own_names)}: {advice}")
+    if (moved := misplaced(own_names, names)) is not None:
+        raise ZskdError(f"the {name} has the student's class {moved} at another place: {advice}")
+    if shape != own_shape:
+        raise ZskdError(f"the {name} takes images of {shape} and the student of {own_shape}: {advice}")
 
 
 def agreement(teacher: Classifier, student: Classifier, images: Images | Iterable[OfOneBatch]) -> Share:

@@ -31,6 +31,11 @@ class Share:
     def __str__(self) -> str:
         return f"{self.percent:.2f} % [{self.low:.2f}, {self.high:.2f}] of {self.n:,}"
 
+    @property
+    def cell(self) -> str:
+        """What a table shows of it."""
+        return f"{self.percent:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 def share_of(count: int, n: int, *, exact: bool = False) -> Share:
     """Return count/n as a percentage with its 95 % interval (Wilson 1927).

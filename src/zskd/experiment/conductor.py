@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from zskd.core.device import use_threads
 from zskd.core.engines.base import Engine, Need
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.errors import ZskdError, escaped, one_line
 from zskd.core.files import remove_file, write_json, write_text
 from zskd.core.progress import Progress, WorkerProgress, readable_seconds
 from zskd.core.tensorboard import tracked
@@ -224,9 +224,10 @@ def _set_clock(folder: Path) -> Clock:
 
 
 def _log(error: Exception) -> str:
-    """Return the log of a failure; its last line is the error."""
+    """Return the log of a failure; its last line is the error. The user's own code may raise any text."""
     trace = "" if isinstance(error, ZskdError) else traceback.format_exc()
-    return f"{trace}{type(error).__name__}: {one_line(error)}\n"
+    log = f"{trace}{type(error).__name__}: {one_line(error)}\n"
+    return "\n".join(map(escaped, log.split("\n")))
 
 
 def _make_teacher(layout: list[CellPaths], number: int, on_progress: Callable[[int], None]) -> str:

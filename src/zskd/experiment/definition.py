@@ -15,6 +15,7 @@ from zskd.config.loading import load_recipe, override
 from zskd.config.presets import RECIPES
 from zskd.config.trust import check_trust
 from zskd.config.yaml import merge, read_yaml
+from zskd.core.artefact import Name, Percent
 from zskd.core.errors import ZskdError
 
 TEACHER = "teacher"
@@ -80,9 +81,9 @@ class Publication:
     """Accuracies that a publication reports for an arm."""
 
     arm: str
-    source: str
+    source: Name
     """Of the numbers, as tables show it."""
-    at: dict[str, float]
+    at: dict[str, Percent]
     """Test accuracy in percent by rate; the key is `all` for an arm without a rate."""
 
 

@@ -10,9 +10,8 @@ from typing import Any
 from zskd.config.identity import identity
 from zskd.config.loading import load_recipe, override
 from zskd.config.recipe import Recipe
-from zskd.config.trust import code_in, plain_code
+from zskd.config.trust import code_hashes
 from zskd.core.artefact import JsonValue
-from zskd.core.code import code_sha256
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json
 from zskd.distillation.build import generated_images
@@ -92,7 +91,7 @@ class Cell:
         if self.arm.images == "none":
             for name in ("student", "distill"):
                 values.pop(name)
-        if code := {name: code_sha256(name) for name in sorted(set(map(plain_code, code_in(values))))}:
+        if code := code_hashes(values) | code_hashes(str(self.recipe.teacher.path), "path"):
             values["code"] = code
         if self.arm.images == "made" and (files := self._method_files()):
             values["files"] = files

@@ -8,19 +8,19 @@ from pathlib import Path
 import torch
 
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.memory import is_large
+from zskd.core.memory import at_once, is_large
 from zskd.core.passes import uncounted
 from zskd.core.rng import numpy_stream
 from zskd.core.types import Images, Logits
 from zskd.data.drawn import draw_start_images
 from zskd.evaluation.gain import Run
 from zskd.models.classifier import Classifier
-from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
 from zskd.transfer_set.dataset import TransferSet
 
 BATCHES = (1, 7, 64)
-"""Images in a pass of the comparison; all pictures go through in batches of each size."""
+"""Images in a pass of the comparison, fewer of more than 64×64 pixels; all pictures go through in batches of
+each size."""
 _PICTURES, _LARGE_PICTURES = 1000, 64
 """Pictures that are compared; fewer of more than 64×64 pixels, where a pass takes long."""
 _BOUND = 1e-4
@@ -33,12 +33,16 @@ class Comparison:
 
     pictures: int
     difference: float
-    """Largest absolute difference of two logits."""
+    """Largest absolute difference of two logits; of a sigmoid near 0 or 1, that of logits which float32 tells
+    apart."""
     largest: float
     """Largest absolute logit of the network."""
+    batches: tuple[int, ...]
+    """Images in a pass."""
 
     def __str__(self) -> str:
-        sizes = f"{', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}"
+        *first, last = map(str, self.batches)
+        sizes = " and ".join([", ".join(first), last] if first else [last])
         return (
             f"on {self.pictures:,} pictures in batches of {sizes} its logits differ by {self.difference:.1e} "
             f"at most from those of the network, which are up to {self.largest:.3g}"
@@ -90,8 +94,9 @@ def check_shape(classifier: Classifier, transfer_set: TransferSet) -> None:
 
 def network_logits(classifier: Classifier, images: Images, batch: int = BATCHES[-1]) -> Logits:
     """Return the logits (N, K) of the network in batches, in evaluation mode, on the CPU."""
-    with frozen(classifier), uncounted():
-        return logits_in_parts(classifier, images, batch).cpu()
+    parts, device = torch.split(images, batch), classifier.device
+    with frozen(classifier), uncounted(), torch.no_grad():
+        return torch.cat([classifier(part.to(device)) for part in parts]).cpu()
 
 
 def compare(run: Run, classifier: Classifier, images: Images, *, what: str) -> Comparison:
@@ -107,7 +112,8 @@ def compare(run: Run, classifier: Classifier, images: Images, *, what: str) -> C
         ZskdError: the exported network fails, or differs by more than rounding.
     """
     largest, worst = 0.0, 0.0
-    for batch in BATCHES:
+    batches = tuple(sorted({at_once(batch, images.shape) for batch in BATCHES}))
+    for batch in batches:
         # a network without running statistics answers otherwise in another batch
         expected = network_logits(classifier, images, batch)
         largest = max(largest, float(expected.abs().max()))
@@ -119,11 +125,12 @@ def compare(run: Run, classifier: Classifier, images: Images, *, what: str) -> C
                 f"{what} was not written: it fails in batches of {batch} ({one_line(error)[:150]}): choose "
                 "another format with --to"
             ) from error
-        difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("nan")
+        same = found.shape == expected.shape
+        difference = float(classifier.returned.apart(found, expected).max()) if same else float("nan")
         if not difference <= _BOUND * largest:
             raise ZskdError(
                 f"{what} was not written: in batches of {batch} its logits differ from the network's by "
                 f"{difference:.2g}, and the largest is {largest:.3g}: choose another format with --to"
             )
         worst = max(worst, difference)
-    return Comparison(len(images), worst, largest)
+    return Comparison(len(images), worst, largest, batches)

@@ -48,6 +48,7 @@ from zskd.models.factory import (
     innermost,
 )
 from zskd.models.libraries.onnx import ONNX, ConvertedOnnx, OnnxNetwork
+from zskd.models.preparation import state_of
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _FORMAT: Final = "zskd-checkpoint/1"
@@ -78,6 +79,8 @@ class Origin(Artefact):
     """Hash of an imported file; of several files, of their names and hashes."""
     taken: str | None = None
     """What was taken from an imported file, and what was changed, in one line."""
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    """Relative spacing of the numbers in which imported weights were stored, if coarser than float32."""
     teacher_sha256: Sha256 | None = None
     """Fingerprint of the teacher of a student."""
     transfer_set_sha256: Sha256 | None = None
@@ -98,6 +101,8 @@ class Origin(Artefact):
     versions: Versions | None = None
     distill: JsonObject | None = None
     """Settings of a distillation."""
+    code: dict[str, Sha256 | None] | None = None
+    """Hash of each source file of the user's own code that a student depends on; absent without such."""
     passes: Passes | None = None
     """Through teacher and student until the student was trained, by stage; those of the transfer set are in
     its manifest."""
@@ -188,13 +193,13 @@ def save_checkpoint(classifier: Classifier, card: Card, folder: str | Path) -> P
         `folder`.
 
     Raises:
-        ZskdError: the folder cannot be written to.
+        ZskdError: the folder cannot be written to, or the network has state that is no tensor.
     """
     folder = make_folder(Path(folder))
     if isinstance(innermost(card.architecture), OnnxNetwork) and isinstance(classifier.module, ConvertedOnnx):
         with whole_file(folder / ONNX) as temporary:
             temporary.write_bytes(classifier.module.model)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in classifier.module.state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in state_of(classifier.module).items()}
     with whole_file(folder / WEIGHTS) as temporary:
         save_tensors(tensors, temporary)
     stored = StoredCard(

@@ -1,4 +1,4 @@
-"""Names of classes: whether they can be written, and whether two lists of them mean the same classes."""
+"""Names of classes and of their folders: whether they can be written, and which mean the same classes."""
 
 from __future__ import annotations
 
@@ -50,13 +50,37 @@ def check_classes(own: tuple[str, ...], names: tuple[str, ...]) -> None:
         )
 
 
+def composed(name: str) -> str:
+    """Return a name with letters as most programs write them: é, where a Mac may have e and an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def folder_names(class_names: tuple[str, ...]) -> list[str]:
+    """Return the folder that is written for each class, sorted as the classes are."""
+    cleaned = [_cleaned(name) for name in class_names]
+    plain = [
+        clean if clean and clean == name else f"{k}_{clean}"
+        for k, (clean, name) in enumerate(zip(cleaned, class_names, strict=True))
+    ]
+    if plain == sorted(plain) and len({name.lower() for name in plain}) == len(plain):
+        return plain
+    digits = len(str(len(class_names) - 1))
+    return [f"{k:0{digits}d}_{clean}" for k, clean in enumerate(cleaned)]
+
+
+def numbers_of_folders(class_names: tuple[str, ...]) -> dict[str, int]:
+    """Return the number of each class by its name, and by that of the folder that is written for it."""
+    written = {composed(name): k for k, name in enumerate(folder_names(class_names))}
+    return written | {composed(name): k for k, name in enumerate(class_names)}
+
+
 def places(own: tuple[str, ...], others: tuple[str, ...]) -> tuple[int, ...] | None:
     """Return the place of each of some other names among one's own; None where they are not the same.
 
     Numbers that nobody gave tell nothing about another order: some programs read folders 0, 1, 10, 2 in this
     one, and others by number.
     """
-    ours, theirs = _composed(own), _composed(others)
+    ours, theirs = list(map(composed, own)), list(map(composed, others))
     same = len(ours) == len(theirs) and set(ours) == set(theirs)
     return tuple(map(ours.index, theirs)) if same and (ours == theirs or not _unnamed(own)) else None
 
@@ -67,7 +91,7 @@ def misplaced(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
     Letters that are written in two ways (é, and e with an accent) are the same. Numbers from 0 are the names
     of classes that nobody named: beside other names, they mean nothing.
     """
-    ours, theirs = _composed(own), _composed(others)
+    ours, theirs = list(map(composed, own)), list(map(composed, others))
     if set(ours) != set(theirs) and (_unnamed(own) or _unnamed(others)):
         return None
     pairs = zip(own, ours, theirs, strict=True)
@@ -81,8 +105,8 @@ def unused_names(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
     return shlex.join(others[:_MOST_SHOWN]) + (" …" if len(others) > _MOST_SHOWN else "")
 
 
-def _composed(names: tuple[str, ...]) -> list[str]:
-    return [unicodedata.normalize("NFC", name) for name in names]
+def _cleaned(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(". ")
 
 
 def _unnamed(names: tuple[str, ...]) -> bool:

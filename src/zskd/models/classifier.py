@@ -30,6 +30,7 @@ from zskd.models.preparation import (
     different_images,
     in_single_precision,
     set_layout,
+    state_of,
     without_graphs,
 )
 from zskd.models.reading import Reading
@@ -59,6 +60,8 @@ class InputSpec:
         Raises:
             ZskdError: a value is invalid.
         """
+        for name in ("shape", "mean", "std", "box"):  # lists would give other fingerprints
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not all(abs(value) <= 1e6 for value in (*self.mean, *self.std)):  # also for NaN
             raise ZskdError("mean and std must be finite numbers of at most a million")
         if len(self.shape) != 3 or min(self.shape) < 1:
@@ -315,7 +318,7 @@ class Classifier(nn.Module):
     def fingerprint(self) -> str:
         """Return a SHA-256 over weights, buffers, input specification, class names and head."""
         digest = hashlib.sha256(repr((self.spec, self.head_name, self.class_names)).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
+        for name, tensor in sorted(state_of(self.module).items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
         return digest.hexdigest()

@@ -16,7 +16,7 @@ from torch import nn
 from zskd.config.checks import suggestion
 from zskd.config.registry import ARCHITECTURES
 from zskd.core.artefact import Artefact, AtLeastOne, JsonValue, Sha256
-from zskd.core.code import format_call, is_code, parse_call
+from zskd.core.code import code_sha256, format_call, is_code, parse_call, without_folders
 from zskd.core.errors import ZskdError
 from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.core.trust import is_trusted, remember
@@ -147,6 +147,21 @@ def half(teacher: nn.Module) -> nn.Module:
 def innermost(architecture: Architecture) -> Architecture:
     """Return the architecture that another is a copy of, if need be of a copy; itself where it is none."""
     return innermost(architecture.of) if isinstance(architecture, Narrowed) else architecture
+
+
+def own_code(architecture: Architecture | None) -> dict[str, str | None]:
+    """Return the hash of the user's own code that builds a network, by its name without folder.
+
+    The hash is that of today's file. Other networks have no such code.
+
+    Raises:
+        ZskdError: the code cannot be found.
+    """
+    of = innermost(architecture) if architecture is not None else None
+    if not isinstance(of, Factory):
+        return {}
+    name, _ = parse_call(of.factory)
+    return {without_folders(name): code_sha256(name)}
 
 
 def build(architecture: Architecture, *, run_code: bool, folder: Path | None = None) -> nn.Module:

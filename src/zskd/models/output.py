@@ -23,6 +23,10 @@ NumberOfImages = int | torch.SymInt | Tensor
 """A number; or what stands for it while torch records a forward pass for an export or a trace."""
 _SUM = 1e-3
 """Largest deviation from one of the sum of probabilities."""
+_SURE = 6.0
+"""Logit up to which a sigmoid in float32 tells it: an error of 1e-7 in p is one of 4e-5 there."""
+_ROUNDED = 1e-6
+"""Difference of two sigmoids that float32 makes; programs compute a sigmoid in ways of their own."""
 _WORDS = {
     "logits": "logits",
     "log-probabilities": "log-probabilities, which are logits",
@@ -91,6 +95,19 @@ class Output:
     def logits(self, answer: Any, count: NumberOfImages) -> Logits:
         """Return logits (N, K) from what the network returned for N images."""
         return two_classes(self.raw(answer, count))
+
+    def apart(self, found: Logits, expected: Logits) -> Tensor:
+        """Return how far apart each two logits (N, K) are: 0 where only the rounding of a sigmoid is between.
+
+        Near 0 and 1, log(p / (1 − p)) magnifies it by thousands.
+        """
+        difference = (found - expected).abs()
+        if self.kind != "sigmoids":
+            return difference
+        scale = 2 if self.width == 1 else 1  # of one logit z, both classes have z/2
+        z, other = (scale * logits.double() for logits in (found, expected))
+        same = (F.sigmoid(z) - F.sigmoid(other)).abs() <= _ROUNDED
+        return difference.masked_fill(same & (other.abs() > _SURE), 0)
 
 
 def two_classes(values: Tensor) -> Tensor:

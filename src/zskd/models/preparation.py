@@ -15,9 +15,6 @@ from zskd.core.errors import ZskdError, one_line
 from zskd.core.types import Images
 from zskd.models.modes import in_mode
 
-_PROBES = 8
-"""Images on which it is found out what a network returns."""
-
 
 def copied(module: nn.Module) -> nn.Module:
     """Return a copy of a network.
@@ -71,6 +68,21 @@ def check_sizes(module: nn.Module) -> None:
             )
 
 
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights and buffers of a network by name.
+
+    Raises:
+        ZskdError: it has state that is no tensor, which no file of weights could keep.
+    """
+    state: dict[str, Any] = module.state_dict()
+    if wrong := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise ZskdError(
+            f"the network keeps {wrong[0]} ({type(state[wrong[0]]).__name__}) beside its tensors: give one "
+            "that keeps it in a buffer, or whose state_dict leaves it out"
+        )
+    return state
+
+
 def in_single_precision(module: nn.Module) -> nn.Module:
     """Return the module itself, converted to float32.
 
@@ -102,15 +114,18 @@ def set_layout(module: nn.Module, probe: Tensor) -> None:
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def different_images(shape: tuple[int, int, int], box: tuple[float, float]) -> Images:
-    """Return images in the box (N, C, H, W), to find out what a network returns and which layer is its head.
+def different_images(shape: tuple[int, int, int], box: tuple[float, float], each: int = 4) -> Images:
+    """Return images in the box (N, C, H, W), to find out what a network computes.
 
-    Half of them are white noise, half of them coarse.
+    Args:
+        shape: channels, height and width.
+        box: least and largest value of a pixel.
+        each: images of each kind: of white noise, then of coarse noise.
     """
     low, high = box
     channels, height, width = shape
     rng = torch.Generator().manual_seed(0)
-    noise = torch.rand(_PROBES // 2, channels, height, width, generator=rng)
-    coarse = torch.rand(_PROBES // 2, channels, min(4, height), min(4, width), generator=rng)
+    noise = torch.rand(each, channels, height, width, generator=rng)
+    coarse = torch.rand(each, channels, min(4, height), min(4, width), generator=rng)
     images = torch.cat([noise, F.interpolate(coarse, size=(height, width))])
     return low + (high - low) * images

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from zskd.evaluation.figures import FEW_TICKS, TICKS
+
 _NICE = (1, 2, 2.5, 5, 10)
-_DIGITS, _FEW_DIGITS = (1, 1.5, 2, 3, 5, 7), (1, 2, 5)
-"""Of the ticks of a short logarithmic axis, times a power of ten, and of a long one."""
 _MOST_CELLS = 40
 """Classes of a matrix that is drawn; of a larger one, its largest entries are listed."""
 _LISTED = 30
@@ -36,7 +36,7 @@ class Scale:
         """Round values inside of the scale."""
         if self.logarithmic:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            digits = _DIGITS if self.high / self.low < 10 else _FEW_DIGITS
+            digits = TICKS if self.high / self.low < 10 else FEW_TICKS
             found = [digit * 10.0**power for power in powers for digit in digits]
         else:
             raw = (self.high - self.low) / 4 or 1.0

@@ -9,7 +9,7 @@ from zskd.config.identity import identity, to_values
 from zskd.config.loading import load_recipe, to_yaml
 from zskd.config.presets import RECIPES
 from zskd.config.recipe import Recipe
-from zskd.config.trust import check_trust
+from zskd.config.trust import code_in, not_trusted
 from zskd.config.yaml import read_yaml
 from zskd.core.artefact import read_artefact, write_artefact
 from zskd.core.errors import ZskdError
@@ -21,33 +21,56 @@ from zskd.run.verify import verify_folder
 from zskd.teacher.sources import SourceHashes
 
 SOURCES = "sources.json"
+_WRITTEN = (
+    *("recipe.yaml", "README.md", "metrics.json", "similarity.json", "changes.json", "budget.json"),
+    *("timings.json", "teacher", "timed"),
+)
+"""What a run writes over, deletes or takes for its own, where it is there."""
 
 
 def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
     """Write recipe and hashes of the sources into a new folder; refuse the folder of another run.
 
-    A folder without a teacher counts as new, so that a mistake in the command can be corrected.
+    A run without a teacher counts as new, so that a mistake in the command can be corrected.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        hashes: of data, given teacher and code.
 
     Raises:
-        ZskdError: the folder was made with other settings or sources, or is damaged.
+        ZskdError: the folder was made with other settings, sources or code, holds files of the user's that
+            would be lost, or is damaged.
     """
     path = folder / "recipe.yaml"
+    if not (folder / SOURCES).is_file():
+        _check_free(folder)
     if not (folder / "teacher").exists():
+        write_artefact(folder / SOURCES, hashes)  # first: with it, the folder is that of a run
         write_text(path, to_yaml(recipe))
-        write_artefact(folder / SOURCES, hashes)
         return
-    try:
-        check_trust(read_yaml(str(path), RECIPES, "recipe"), str(path), given=to_values(recipe))
-        begun = load_recipe(path)
-    except ZskdError as error:
-        raise ZskdError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
     advice = "choose another folder, or delete this one"
+    try:
+        other = not_trusted(read_yaml(str(path), RECIPES, "recipe"), code_in(to_values(recipe)))
+        begun = None if other else load_recipe(path)
+    except ZskdError as error:
+        raise ZskdError(f"{path} is damaged ({error}): {advice}") from error
+    if begun is None:
+        raise ZskdError(
+            f"{folder} was made with the code {other}, which this command does not name: name it, or choose "
+            "another folder with --out"
+        )
     made_from = read_artefact(folder / SOURCES, SourceHashes, "the hashes of a run's sources", advice)
-    other = (begun.budget, begun.passes) != (recipe.budget, recipe.passes)
-    other_budget = other and not _is_budget_spent(folder)
+    budgets = {(one.budget, one.passes) for one in (begun, recipe)}
+    other_budget = len(budgets) > 1 and not _is_budget_spent(folder)
     if other_budget:
         begun = replace(begun, budget=recipe.budget, passes=recipe.passes)
-    there, now = identity(begun) | made_from.to_json(), identity(recipe) | hashes.to_json()
+    for name, sha256 in (made_from.code or {}).items():
+        if (hashes.code or {}).get(name, sha256) != sha256:
+            raise ZskdError(f"{folder} was made with another version of {name}: {advice}")
+    there, now = (
+        identity(of) | made.to_json() | {"code": None} for of, made in ((begun, made_from), (recipe, hashes))
+    )
     if there != now:
         what = first_difference(there, now, "")
         raise ZskdError(
@@ -55,6 +78,19 @@ def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
         )
     if other_budget:
         write_text(path, to_yaml(begun))
+
+
+def _check_free(folder: Path) -> None:
+    """Check that a new run would not write over files of somebody's own.
+
+    Raises:
+        ZskdError: it would.
+    """
+    if there := [name for name in _WRITTEN if (folder / name).exists()]:
+        raise ZskdError(
+            f"{folder} is no run of zskd and has {there[0]}, which a run would write over: name another "
+            f"folder, such as --out {folder / 'run'}"
+        )
 
 
 def _is_budget_spent(folder: Path) -> bool:

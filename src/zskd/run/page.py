@@ -36,7 +36,7 @@ from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.first import first_of_classes
 
 _COLUMNS = 10
-_MOST = 200
+MOST_SAMPLES = 200
 """Images in a figure of samples, those of the first classes: a larger one takes minutes."""
 _AGREEMENT = (
     "How often each student predicts its teacher's class, in %, on images that no student was trained on:"
@@ -132,7 +132,7 @@ def samples_figure(transfer_set: TransferSet, *, per_class: int, only: int | Non
         ZskdError: the set has no image of the class.
     """
     names = transfer_set.class_names
-    rows = first_of_classes(transfer_set, per_class, most=_MOST, only=only)
+    rows = first_of_classes(transfer_set, per_class, most=MOST_SAMPLES, only=only)
     if not len(rows):
         raise ZskdError("the set has no image of this class: choose another --class")
     # one column per class, unless there are too many classes or only one

@@ -44,7 +44,7 @@ from zskd.run.pictures import picture_sets
 from zskd.run.similarity import SIMILARITY, has_similarity, write_similarity
 from zskd.run.stages import Stages
 from zskd.synthesis.build import build_transfer_set
-from zskd.teacher.sources import Sources, make_teacher, open_sources
+from zskd.teacher.sources import Sources, make_teacher, open_sources, with_code
 from zskd.transfer_set.dataset import TransferSet
 
 _SHOWN = 64
@@ -84,7 +84,7 @@ def run_recipe(
         for student in recipe.every_student:
             fresh_student(describe_student(student, sources.model), sources.model, recipe.seed)
         check_generator(sources.model, recipe.distill)
-        claim_folder(recipe, folder, sources.hashes)
+        claim_folder(recipe, folder, with_code(recipe, sources))
         # the metrics are the last file of a run: with them it is finished
         if (folder / METRICS).is_file() and is_whole(folder, progress):
             return read_metrics(folder / METRICS)

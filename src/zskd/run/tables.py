@@ -34,11 +34,11 @@ def results_table(metrics: RunMetrics) -> Table:
     head = ["arm", "images", _measured_name(metrics), ""]
     best, rows = _best(arms), list[list[str]]()
     if metrics.teacher.test_accuracy is not None:
-        rows = [["teacher", "", _share(metrics.teacher.test_accuracy), ""]]
+        rows = [["teacher", "", metrics.teacher.test_accuracy.cell, ""]]
     above = len(rows)
     for number, arm in enumerate(arms):
         marks = ["control"] * (id(arm) in controls) + ["best"] * (number in best)
-        rows.append([arm.title, f"{arm.count:,}", _share(_measured(arm)), ", ".join(marks)])
+        rows.append([arm.title, f"{arm.count:,}", _measured(arm).cell, ", ".join(marks)])
     return Table(head, rows, f"results of run {metrics.run}", [above + number for number in best])
 
 
@@ -49,10 +49,10 @@ def sizes_table(metrics: RunMetrics) -> Table | None:
     students = _sorted(metrics.sizes)
     best = _best(students)
     head = ["student", _measured_name(metrics)]
-    rows = [[_named(one), _share(_measured(one))] for one in students]
+    rows = [[_named(one), _measured(one).cell] for one in students]
     if metrics.teacher.test_accuracy is not None:
         head.append(f"agreement on {KINDS[_MAIN]}, %")
-        rows = [[*row, _share(one.agreement[_MAIN])] for row, one in zip(rows, students, strict=True)]
+        rows = [[*row, one.agreement[_MAIN].cell] for row, one in zip(rows, students, strict=True)]
     rows = [[*row, "best" * (number in best)] for number, row in enumerate(rows)]
     return Table([*head, ""], rows, f"students of {metrics.arms[0].title}", best)
 
@@ -62,7 +62,7 @@ def agreement_table(metrics: RunMetrics) -> Table:
     # metrics of older versions have no random shapes
     kinds = [kind for kind in KINDS if kind in metrics.arms[0].agreement]
     rows = [
-        [arm.title, *(_share(arm.agreement[kind]).replace(" ", "\n", 1) for kind in kinds)]
+        [arm.title, *(arm.agreement[kind].cell.replace(" ", "\n", 1) for kind in kinds)]
         for arm in _sorted(metrics.arms)
     ]
     title = "agreement with the teacher, in %, on images that no student was trained on"
@@ -78,10 +78,10 @@ def students_table(metrics: RunMetrics) -> Table | None:
     if costs is None:
         return None
     results: Sequence[ArmMetrics] = metrics.sizes or metrics.arms[:1]
-    columns = {f"agreement on {KINDS[_MAIN]}": ["", *(_share(one.agreement[_MAIN]) for one in results)]}
+    columns = {f"agreement on {KINDS[_MAIN]}": ["", *(one.agreement[_MAIN].cell for one in results)]}
     of_teacher = metrics.teacher.test_accuracy
     if of_teacher is not None:
-        columns["test accuracy"] = list(map(_share, [of_teacher, *map(_measured, results)]))
+        columns["test accuracy"] = [one.cell for one in (of_teacher, *map(_measured, results))]
     rows = [[*row, *more] for row, *more in zip(costs.rows, *columns.values(), strict=True)]
     return Table([*costs.head, *columns], rows)
 
@@ -135,8 +135,3 @@ def passes_table(metrics: RunMetrics) -> Table | None:
         for stage, counts in metrics.passes.items()
     ]
     return Table(head, rows)
-
-
-def _share(value: Share) -> str:
-    """Return the table cell of a share."""
-    return f"{value.percent:.2f} [{value.low:.2f}, {value.high:.2f}]"

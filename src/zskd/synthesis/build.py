@@ -8,9 +8,6 @@ and a set of the interleaved order is the beginning of every larger one.
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,16 +25,26 @@ from zskd.core.passes import counting, teacher_passes
 from zskd.core.precision import computing_in
 from zskd.core.progress import Progress, readable_bytes, readable_seconds
 from zskd.models.classifier import Classifier
+from zskd.models.factory import own_code
 from zskd.models.modes import frozen
 from zskd.synthesis.cost import Cost
 from zskd.synthesis.outcome import outcome_of
-from zskd.synthesis.room import fit_spec, fit_workers, resolve, shard_need, storage_of, workers_bytes
+from zskd.synthesis.room import (
+    check_disk,
+    fit_spec,
+    fit_workers,
+    resolve,
+    set_bytes,
+    shard_need,
+    storage_of,
+    workers_bytes,
+)
 from zskd.synthesis.settling import Settled, settle
 from zskd.synthesis.shard import entry_of, label, make_shard, missed_target, plan_shard
 from zskd.synthesis.spec import SetSpec, spec_values
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import Provenance, ShardEntry
-from zskd.transfer_set.shard import Shard, write_shard
+from zskd.transfer_set.shard import write_shard
 from zskd.transfer_set.writer import Writer
 
 
@@ -75,7 +82,7 @@ def build_transfer_set(
         return TransferSet(folder)
     ready = sum(len(made.indices(k, teacher.classes)) for k in writer.done)
     images = spec.count - ready
-    _check_disk(teacher, made, images, folder)  # first: a list of all shards may be too long
+    check_disk(teacher, made, images, folder)  # first: a list of all shards may be too long
     missing = [k for k in range(made.shards(teacher.classes)) if k not in writer.done]
     if missing:
         seconds = images * seconds_per_image(teacher, made)
@@ -135,7 +142,10 @@ def open_writer(teacher: Classifier, spec: SetSpec, settled: Settled, folder: Pa
     """
     resolved = resolve(teacher, spec, settled.spec)
     provenance = Provenance(spec=spec_values(spec), teacher_sha256=teacher.fingerprint(), resolved=resolved)
-    provenance = provenance.model_copy(update=hashes_of(spec))
+    own = hashes_of(spec)
+    if of_teacher := own_code(teacher.architecture):
+        own["code"] = own.get("code", {}) | of_teacher
+    provenance = provenance.model_copy(update=own)
     return Writer(
         folder,
         provenance,
@@ -230,32 +240,6 @@ def _write_one(
     missed = int(missed_target(shard, spec.synthesis).sum()) + dropped
     storage = storage_of(spec, teacher.spec.shape)
     return write_shard(folder, number, shard, missed=missed, storage=storage, passes=tally.passes())
-
-
-def _check_disk(teacher: Classifier, spec: SetSpec, images: int, folder: Path) -> None:
-    """Check that the disk has room for some images.
-
-    Raises:
-        ZskdError: it has not.
-    """
-    need, free = set_bytes(teacher, spec, images), shutil.disk_usage(folder).free
-    if need > free:
-        raise ZskdError(
-            f"{images:,} images need {readable_bytes(need)} and {folder} has {readable_bytes(free)} free "
-            f"({os.strerror(errno.ENOSPC)}): make room, or lower --count"
-        )
-
-
-def set_bytes(teacher: Classifier, spec: SetSpec, images: int) -> int:
-    """Return the bytes on disk of some images of a set.
-
-    Args:
-        teacher: for its classes and the size of its images.
-        spec: from `fit_spec`.
-        images: number of images.
-    """
-    shape = teacher.spec.shape
-    return images * Shard.bytes_per_image(shape, teacher.classes, storage_of(spec, shape))
 
 
 def _announce(

@@ -1,4 +1,4 @@
-"""How much of a set is made at once: images per batch and per file, and processes.
+"""How much of a set is made at once: images per batch and per file, and processes; and its room on the disk.
 
 A set's bytes depend on the batch, so it is chosen before anything is made and kept in the manifest; the
 number of processes never changes them.
@@ -6,7 +6,10 @@ number of processes never changes them.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +222,38 @@ def _lane_bytes(teacher: Classifier, spec: SetSpec) -> int:
 
     with frozen(teacher), use_threads(1), torch.no_grad():
         return bytes_per_image(forward) + 3 * 4 * math.prod(shape)  # the image and Adam's two moments
+
+
+def check_disk(teacher: Classifier, spec: SetSpec, images: int, folder: Path) -> None:
+    """Check that the disk has room for some images.
+
+    Args:
+        teacher: as for `set_bytes`.
+        spec: as there.
+        images: number of images.
+        folder: of the set; it exists.
+
+    Raises:
+        ZskdError: it has not.
+    """
+    need, free = set_bytes(teacher, spec, images), shutil.disk_usage(folder).free
+    if need > free:
+        raise ZskdError(
+            f"{images:,} images need {readable_bytes(need)} and {folder} has {readable_bytes(free)} free "
+            f"({os.strerror(errno.ENOSPC)}): make room, or lower --count"
+        )
+
+
+def set_bytes(teacher: Classifier, spec: SetSpec, images: int) -> int:
+    """Return the bytes on disk of some images of a set.
+
+    Args:
+        teacher: for its classes and the size of its images.
+        spec: from `fit_spec`.
+        images: number of images.
+    """
+    shape = teacher.spec.shape
+    return images * Shard.bytes_per_image(shape, teacher.classes, storage_of(spec, shape))
 
 
 def of_size(teacher: Classifier, spec: SetSpec) -> SetSpec:

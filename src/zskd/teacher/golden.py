@@ -15,7 +15,7 @@ from torch import Tensor
 from zskd.core.arrays import read_arrays
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
-from zskd.core.reading import one_line_errors
+from zskd.core.reading import one_line_errors, opened
 from zskd.core.tensors import read_tensors
 from zskd.core.types import Logits
 from zskd.models.checkpoint import Golden
@@ -23,6 +23,10 @@ from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.models.output import Output, rows_of, two_classes
 
+AT_ONCE = 64
+"""Pairs in a pass through the network."""
+_ZIP = b"PK\x03\x04"
+"""First bytes of a `.npz` file, whatever its name."""
 _GOLDEN_TOLERANCE = 1e-3
 """Largest difference of two logits, relative to the largest golden logit, that counts as agreement."""
 _ROUNDINGS = 4
@@ -34,7 +38,7 @@ def check_golden(classifier: Classifier, path: Path, *, epsilon: float = 0.0) ->
 
     Args:
         classifier: any; its modes are restored.
-        path: `.safetensors` or `.npz` with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K): what the
+        path: a safetensors or `.npz` file with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K): what the
             network returned (of a tuple or a mapping, the class scores alone; also (N,) or (N, K, 1, 1)), or
             the logits of a network that ends in a softmax.
         epsilon: relative spacing of the type of number in which the weights were stored.
@@ -55,11 +59,12 @@ def check_golden(classifier: Classifier, path: Path, *, epsilon: float = 0.0) ->
         )
     if not 0 <= float(inputs.min()) <= float(inputs.max()) <= 1:
         raise ZskdError(f"{path}: inputs must be pixels in [0, 1], before mean and std are applied")
+    parts = torch.split(inputs, AT_ONCE)
     with frozen(classifier), torch.no_grad():
-        answers = [classifier(inputs)]
+        answers = [torch.cat([classifier(part) for part in parts])]
         if not classifier.reads_whole:  # the pairs hold what the network returns, after its named head
-            returned = classifier.module(classifier.normalise(inputs))
-            answers.append(classifier.returned.logits(returned, len(inputs)))
+            returned = ((classifier.module(classifier.normalise(part)), len(part)) for part in parts)
+            answers.append(torch.cat([classifier.returned.logits(*one) for one in returned]))
     worst, scale = min(
         _difference(found, meant, classifier.returned)
         for found in answers
@@ -88,11 +93,13 @@ def _difference(found: Logits, expected: Logits, output: Output) -> tuple[float,
     """
     if output.kind in ("probabilities", "log-probabilities"):
         found, expected = found.log_softmax(1), expected.log_softmax(1)
-    return float((found - expected).abs().max()), max(1.0, float(expected.abs().max()))
+    return float(output.apart(found, expected).max()), max(1.0, float(expected.abs().max()))
 
 
 def _read_golden(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".npz":
+    with opened(path) as stream:
+        is_zip = stream.read(len(_ZIP)) == _ZIP
+    if is_zip or path.suffix == ".npz":
         arrays = read_arrays(path, ("inputs", "logits"))
         with one_line_errors(f"{path} is no readable .npz of plain arrays"):
             pairs = {key: torch.from_numpy(one) for key, one in arrays.items()}

@@ -8,16 +8,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from zskd.config.training import DEFAULT_NETWORK
 from zskd.core.code import format_call
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
-from zskd.models.checkpoint import CARD, Card, Origin, StoredCard, load_checkpoint, load_weights
+from zskd.models.checkpoint import (
+    CARD,
+    Card,
+    Origin,
+    StoredCard,
+    load_checkpoint,
+    load_weights,
+    read_card,
+)
 from zskd.models.classifier import Classifier
+from zskd.models.factory import Architecture
 from zskd.models.libraries.transformers import ReversedChannels
 from zskd.teacher.golden import check_golden
+from zskd.teacher.named.exported import exported_facts
 from zskd.teacher.named.facts import Facts, Found, Given, settle
-from zskd.teacher.named.source import Source, is_there, parse_source
+from zskd.teacher.named.source import Source, is_there, parse_builtin, parse_source
 from zskd.teacher.weights.matching import Fitted, fit_weights
 from zskd.teacher.weights.reading import WeightsFile, read_weights
 from zskd.teacher.weights.refusal import Advice
@@ -82,9 +94,12 @@ def open_teacher(
     if parsed.kind == "path" and is_there(Path(parsed.name) / CARD):
         if weights is not None:
             raise ZskdError(f"{source} is a checkpoint of zskd with one network: leave out --weights")
+        if model is not None:
+            _check_model(source, model, read_card(Path(parsed.name)).architecture)
         classifier, card = load_checkpoint(Path(parsed.name), model=model)
         _check_given(source, given, card)
-        checked = check_golden(classifier.freeze(), golden) if golden else card.golden
+        epsilon = card.origin.epsilon or 0.0
+        checked = check_golden(classifier.freeze(), golden, epsilon=epsilon) if golden else card.golden
         return classifier.freeze(), Card(architecture=card.architecture, origin=card.origin, golden=checked)
     if parsed.kind == "path" and not is_there(parsed.name):
         raise ZskdError(
@@ -92,7 +107,24 @@ def open_teacher(
             "timm:resnet18 or my_net.py:build@weights.pt (docs/your-teacher.md)"
         )
     other = "name the right one " + ("with --model" if parsed.kind == "path" else "before the @")
-    return _open(_with_weights(parsed, model), given, golden, other)
+    parsed = _with_weights(parsed, model)
+    if (exported := exported_facts(parsed.weights)) is not None:
+        given = replace(given, otherwise=exported)
+    return _open(parsed, given, golden, other)
+
+
+def _check_model(source: str | Path, model: str, architecture: Architecture) -> None:
+    """Check that the network that the user names is that of a checkpoint, or code of the user's own.
+
+    Commands name that code also for a checkpoint beside it, which needs none.
+
+    Raises:
+        ZskdError: it is another one.
+    """
+    named = parse_builtin(model) or parse_source(model)
+    title = format_call(named.name, named.arguments)
+    if named.kind != "code" and architecture.title not in (title, f"{named.kind}:{named.name}"):
+        raise ZskdError(f"{source} is a checkpoint of {architecture.title}: leave out --model {model}")
 
 
 def _check_given(source: str | Path, given: Given, card: StoredCard) -> None:
@@ -132,7 +164,8 @@ def _with_weights(source: Source, model: str | None) -> Source:
         if model is not None and model != source.name:
             raise ZskdError(f"{source.text} names its network: leave out --model {model}")
         return source
-    network = parse_source(model or DEFAULT_NETWORK)
+    name = model or DEFAULT_NETWORK
+    network = parse_builtin(name) or parse_source(name)  # a file may have the name of a network
     if network.kind in ("path", "onnx") or network.weights is not None:
         raise ZskdError(
             f"--model {model} is no network: give a built-in name, timm:NAME, torchvision:NAME or "
@@ -149,7 +182,8 @@ def _open(source: Source, given: Given, golden: Path | None, other: str) -> tupl
         file = file or read_weights(source.weights)
         # the names in a file are those inside of our own wrapper
         own = found.module.network if isinstance(found.module, ReversedChannels) else found.module
-        fitted = fit_weights(own, file, given.weights, Advice(other, partial(_for, source, given)))
+        size = "tell the size of its images with --shape" if source.kind == "built-in" else None
+        fitted = fit_weights(own, file, given.weights, Advice(other, partial(_for, source, given), size))
         load_weights(own, fitted.tensors, file.path)
     elif given.weights is not None:
         raise ZskdError(f"{source.text} has no file of weights: leave out --weights {given.weights}")
@@ -157,8 +191,9 @@ def _open(source: Source, given: Given, golden: Path | None, other: str) -> tupl
         found.module, spec=settled.spec, class_names=settled.class_names, head=given.head, copy=False
     ).freeze()
     classifier.architecture = found.architecture
-    checked = check_golden(classifier, golden, epsilon=fitted.epsilon if fitted else 0.0) if golden else None
-    origin = _origin(source, file, fitted, settled.origins)
+    epsilon = fitted.epsilon if fitted else found.epsilon
+    checked = check_golden(classifier, golden, epsilon=epsilon) if golden else None
+    origin = _origin(source, file, fitted, settled.origins, epsilon)
     return classifier, Card(architecture=found.architecture, origin=origin, golden=checked)
 
 
@@ -168,7 +203,7 @@ def _for(source: Source, given: Given, classes: int) -> str:
         arguments = source.arguments | {"num_classes": classes}
         return f"write {format_call(f'{source.kind}:{source.name}', arguments)}"
     if source.kind == "built-in" and given.class_names is not None:
-        return f"give {classes} names with --class-names instead of {len(given.class_names)}, or none"
+        return f"give {max(2, classes)} names with --class-names instead of {len(given.class_names)}, or none"
     return f"name a network for {classes} classes"
 
 
@@ -194,7 +229,7 @@ def find_network(source: Source, given: Given) -> Found:
         case "hf":
             from zskd.teacher.named import huggingface
 
-            return huggingface.find(source)
+            return huggingface.find(source, given)
         case "onnx":
             from zskd.teacher.named import onnx
 
@@ -210,8 +245,12 @@ def find_network(source: Source, given: Given) -> Found:
     raise ZskdError(f"{source.text} is a path and no name of a network: say which network it belongs to")
 
 
-def _origin(source: Source, file: WeightsFile | None, fitted: Fitted | None, facts: dict[str, str]) -> Origin:
+def _origin(
+    source: Source, file: WeightsFile | None, fitted: Fitted | None, facts: dict[str, str], epsilon: float
+) -> Origin:
     values: dict[str, object] = {"how": "imported", "facts": facts}
+    if epsilon > torch.finfo(torch.float32).eps:
+        values["epsilon"] = epsilon
     if source.kind not in ("built-in", "code"):
         values["source"] = source.text
     if file is not None and fitted is not None:

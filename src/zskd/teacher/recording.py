@@ -18,10 +18,10 @@ from zskd.core.errors import ZskdError
 from zskd.core.files import whole_file
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
+from zskd.teacher.golden import AT_ONCE
 from zskd.teacher.named.source import Source
 
 _IMAGES = 16
-_AT_ONCE = 64
 
 _PROGRAM = """\
 # Run this where your own program runs. Where your program builds, loads or normalises otherwise, write
@@ -118,7 +118,7 @@ def record_golden(classifier: Classifier, inputs: Tensor, path: Path) -> None:
     if path.exists():
         raise ZskdError(f"{path} is there already: choose another file, or delete it")
     with frozen(classifier), torch.no_grad():
-        logits = torch.cat([classifier(part) for part in torch.split(inputs, _AT_ONCE)])
+        logits = torch.cat([classifier(part) for part in torch.split(inputs, AT_ONCE)])
     with whole_file(path) as unfinished, unfinished.open("wb") as stream:
         np.savez(stream, inputs=inputs.numpy(), logits=logits.numpy())
 

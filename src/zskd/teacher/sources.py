@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zskd.config.identity import described, to_values
 from zskd.config.recipe import Recipe
 from zskd.config.training import NetworkConfig, TeacherConfig
+from zskd.config.trust import code_hashes
 from zskd.core.artefact import Artefact, Sha256
-from zskd.core.code import format_call, is_code
+from zskd.core.code import format_call, is_code, without_folders
 from zskd.core.device import choose_device
 from zskd.core.errors import ZskdError
 from zskd.core.files import remove_file, sha256_json
@@ -19,7 +21,7 @@ from zskd.data.datasets import Dataset, folder_of_test, load_data
 from zskd.data.pictures import hash_pictures
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
-from zskd.models.factory import Architecture, build, describe, fresh_weights
+from zskd.models.factory import Architecture, build, describe, fresh_weights, own_code
 from zskd.teacher.named.source import parse_source
 from zskd.teacher.opening import open_teacher
 from zskd.teacher.training import train_teacher
@@ -64,6 +66,9 @@ class SourceHashes(Artefact):
     images_sha256: Sha256 | None = None
     """Of the files of `--images`, as the next of `--few`; absent without them."""
     few_sha256: Sha256 | None = None
+    code: dict[str, Sha256 | None] | None = None
+    """Of the source files of the user's own code in the settings of a run, by its name; absent without such,
+    and in runs of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
             "--weights chooses in a teacher's file, but this one is to be trained: give --teacher.path FILE"
         )
     shape = given[0].spec.shape if given else config.input_shape
-    hashes: dict[str, str] = {}
+    hashes: dict[str, Any] = {}
     if recipe.data.name != "none":
         data = load_data(recipe.data, shape, test=test)
     for kind, folder in recipe.picture_folders.items():
@@ -122,6 +127,17 @@ def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
         hashes["data_sha256"] = data.fingerprint()
     model.to(device).rewrite = recipe.rewrite
     return Sources(data, model, card, SourceHashes(**hashes))
+
+
+def with_code(recipe: Recipe, sources: Sources) -> SourceHashes:
+    """Return the hashes of sources with those of the user's own code: of the recipe and of a given teacher.
+
+    Raises:
+        ZskdError: the code cannot be found.
+    """
+    code = {without_folders(name): sha256 for name, sha256 in code_hashes(to_values(recipe)).items()}
+    code |= own_code(sources.model.architecture)
+    return sources.hashes.model_copy(update={"code": code}) if code else sources.hashes
 
 
 def _check_apart(kind: str, pictures: Path, test: Path | None) -> None:

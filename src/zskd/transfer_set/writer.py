@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from zskd.core.artefact import write_artefact
+from zskd.core.artefact import JsonValue, write_artefact
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError
 from zskd.core.files import first_difference, make_folder, sha256_file
@@ -133,6 +133,10 @@ class Writer:
             made = self._provenance.resolved is not None
             kind = {key: value for key, value in processor().items() if key != "cores" or not made}
             now |= {"versions": dict(versions()), "processor": {**manifest.processor, **kind}}
+        # manifests of earlier versions lack the code of a teacher
+        code = self._provenance.code or {}
+        kept: dict[str, JsonValue] = {**(manifest.code or {})}
+        stored["code"], now["code"] = kept, kept | {name: code[name] for name in kept.keys() & code.keys()}
         for key, value in now.items():
             if stored.get(key) != value:
                 what = first_difference(stored.get(key), value, key)

@@ -25,7 +25,7 @@ from zskd.experiment.conductor import Conductor
 from zskd.experiment.layout import CellPaths, place_cells
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import LEDGER
-from zskd.teacher.sources import Sources, make_teacher, open_sources
+from zskd.teacher.sources import Sources, make_teacher, open_sources, with_code
 from zskd.tuning.journal import FORMAT, Common, Journal, Trial, Value, note_search
 from zskd.tuning.proposals import Proposer, Sampler
 from zskd.tuning.space import Space, check_space, nested
@@ -100,7 +100,7 @@ def tune(
     common = Common(
         format=FORMAT,
         recipe=identity(base),
-        sources=sources.hashes.to_json(),
+        sources=with_code(base, sources).to_json(),
         space={key: one.to_json() for key, one in space.items()},
         sampler=sampler,
         together=together,

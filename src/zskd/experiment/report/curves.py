@@ -8,6 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from zskd.evaluation.figures import plain
 from zskd.evaluation.statistics import summarise
 from zskd.experiment.report.tables import Records, accuracies
 
@@ -40,7 +41,7 @@ def curves_figure(records: Records, arms: Sequence[str], title: str) -> Figure:
             images,
             [100 - one.mean for one in found],
             yerr=[one.deviation or 0.0 for one in found],
-            label=records.title(arm),
+            label=plain(records.title(arm)),
             color=colour,
             marker="o",
             markersize=4,
@@ -62,7 +63,7 @@ def curves_figure(records: Records, arms: Sequence[str], title: str) -> Figure:
     _label(axes.yaxis, LogLocator(subs=(1, 2, 5)))
     axes.set_xlabel("images")
     axes.set_ylabel("test error, %")
-    axes.set_title(title)
+    axes.set_title(plain(title))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure

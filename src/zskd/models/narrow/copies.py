@@ -17,7 +17,7 @@ from zskd.models.narrow.depth import drop_blocks
 from zskd.models.narrow.plan import CannotCut, read_logits
 from zskd.models.narrow.search import narrow_network
 from zskd.models.narrow.tracing import Read
-from zskd.models.preparation import copied
+from zskd.models.preparation import copied, different_images
 
 _LARGE = 128 * 128
 """Pixels above which a network is tried on fewer images."""
@@ -100,17 +100,12 @@ def copy_teacher(teacher: Classifier, size: Share) -> Copy:
 
 
 def probes(spec: InputSpec, network: nn.Module) -> Tensor:
-    """Return different images (N, C, H, W), normalised, to try a network with: noise, then coarse noise."""
-    channels, height, width = spec.shape
+    """Return different images (N, C, H, W), normalised, to try a network with."""
+    _, height, width = spec.shape
     device = next((value.device for value in network.parameters()), torch.device("cpu"))
-    each = 1 if height * width > _LARGE else 2
-    rng = torch.Generator().manual_seed(0)
-    noise = torch.rand(each, channels, height, width, generator=rng)
-    coarse = torch.rand(each, channels, min(4, height), min(4, width), generator=rng)
-    images = torch.cat([noise, nn.functional.interpolate(coarse, size=(height, width))])
-    low, high = spec.box
+    images = different_images(spec.shape, spec.box, each=1 if height * width > _LARGE else 2)
     mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (spec.mean, spec.std))
-    return ((low + (high - low) * images - mean) / std).to(device)
+    return ((images - mean) / std).to(device)
 
 
 def _described(teacher: Classifier) -> tuple[Architecture | None, nn.Module]:

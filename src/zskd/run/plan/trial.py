@@ -28,8 +28,8 @@ from zskd.run.plan.parts import NO_PASSES, Part, Parts
 from zskd.run.plan.sets import Sampled, few_steps, sample_set
 from zskd.run.plan.students import sample_students, untrained
 from zskd.run.plan.teacher import sample_teacher
-from zskd.synthesis.build import build_transfer_set, set_bytes
-from zskd.synthesis.room import possible_workers
+from zskd.synthesis.build import build_transfer_set
+from zskd.synthesis.room import possible_workers, set_bytes
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.sources import Sources
 from zskd.transfer_set.dataset import TransferSet

@@ -149,4 +149,5 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
     try:
         return from_values(kind, settings, f"--method-settings of {name}")
     except TypeError as error:  # what the class lacks, or a field without a default
-        raise ZskdError(f"--method {name} cannot be made: {error}") from error
+        advice = "write @dataclass(frozen=True) above its class, with a default for each field"
+        raise ZskdError(f"--method {name} cannot be made ({error}): {advice}") from error

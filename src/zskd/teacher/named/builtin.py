@@ -38,7 +38,10 @@ def find(source: Source, given: Given) -> Found:
         return _size_in(stored, one, other) or else_
 
     shape = given.known_shape or (told(of="channels", else_=1), 32, 32)
-    classes = len(given.class_names) if given.class_names else told(of="classes", else_=10)
+    names = len(given.class_names or ())
+    classes = names or told(of="classes", else_=10)
+    if names == 2 and told(of="classes", else_=2) == 1:
+        classes = 1  # one logit stands for two classes
     architecture = describe(name, shape=shape, classes=classes)
     module = build(architecture, run_code=False)
     return Found(module, architecture, Facts(shape=assumed(shape)), file=file)

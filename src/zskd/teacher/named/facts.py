@@ -49,6 +49,8 @@ class Found:
     facts: Facts
     file: WeightsFile | None = None
     """The weights behind the @, if the network could not be found without them."""
+    epsilon: float = 0.0
+    """Relative spacing of the type of number in which the library's weights were stored, if it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

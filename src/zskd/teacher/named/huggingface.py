@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from zskd.core.errors import ZskdError, one_line
@@ -26,14 +27,19 @@ from zskd.models.libraries.transformers import (
     check_type,
     clean_config,
 )
-from zskd.teacher.named.facts import Fact, Facts, Found
+from zskd.teacher.named.facts import Fact, Facts, Found, Given
 from zskd.teacher.named.source import Source
 
 _PROCESSOR = "preprocessor_config.json"
+_ADVICE = "give --shape, --mean and --std"
 
 
-def find(source: Source) -> Found:
+def find(source: Source, given: Given) -> Found:
     """Read a folder of transformers, with its weights unless the user names others.
+
+    Args:
+        source: names the folder.
+        given: where it tells shape, mean and std, the image processor need not be one that can be measured.
 
     Raises:
         ZskdError: not such a folder, a network that is not for image classification, or weights that are
@@ -49,14 +55,15 @@ def find(source: Source) -> Found:
         config = TransformersNetwork(transformers=kind, config=values).library_config()
         channels = int(getattr(config, "num_channels", 3))
         processor = _read_processor(folder)
-        measured = _measure(processor, channels) if processor else None
-        flipped = bool(measured and measured.reversed_channels)
+        measured = _measured(processor, channels, given) if processor else None
+        told = bool(getattr(processor, "do_flip_channel_order", False))  # where that is all that is known
+        flipped = measured.reversed_channels if measured else told
         names = [config.id2label[k] for k in sorted(config.id2label)]
         architecture = TransformersNetwork(
             transformers=kind, config=_short(config), reversed_channels=flipped
         )
-        module = architecture.build() if source.weights else _load(folder, config, flipped)
-    return Found(module, architecture, _facts(config, measured, names, channels))
+        module, epsilon = (architecture.build(), 0.0) if source.weights else _load(folder, config, flipped)
+    return Found(module, architecture, _facts(config, measured, names, channels), epsilon=epsilon)
 
 
 def _short(config: Any) -> dict[str, Any]:
@@ -67,8 +74,8 @@ def _short(config: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in dropped} | {"num_labels": count}
 
 
-def _load(folder: Path, config: Any, flipped: bool) -> nn.Module:
-    """Return the network with the weights of the folder."""
+def _load(folder: Path, config: Any, flipped: bool) -> tuple[nn.Module, float]:
+    """Return the network with the weights of the folder, and the spacing of their type of number."""
     auto = import_extra("transformers").AutoModelForImageClassification
     try:
         module, report = auto.from_pretrained(
@@ -83,7 +90,8 @@ def _load(folder: Path, config: Any, flipped: bool) -> nn.Module:
             f"the weights in {folder} lack {len(missing)} tensors of the network, e.g. {missing[0]}: choose "
             "a folder of a network for image classification"
         )
-    return ReversedChannels(module.float()) if flipped else module.float()
+    epsilon = max(torch.finfo(one.dtype).eps for one in module.parameters() if one.is_floating_point())
+    return ReversedChannels(module.float()) if flipped else module.float(), epsilon
 
 
 def _read_processor(folder: Path) -> Any:
@@ -104,13 +112,27 @@ def _read_processor(folder: Path) -> Any:
 class Measured:
     """What an image processor makes of images, measured on images of one colour."""
 
-    shape: tuple[int, int, int]
-    """Channels, height and width of what it returns."""
+    shape: tuple[int, int, int] | None
+    """Channels, height and width of what it returns; None: those of the image."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """It returns (pixel − mean) / std of pixels in [0, 1]."""
     reversed_channels: bool
     """Whether it returns blue, green, red."""
+
+
+def _measured(processor: Any, channels: int, given: Given) -> Measured | None:
+    """Measure an image processor; None where that fails and the user tells all of it.
+
+    Raises:
+        ZskdError: as `_measure` does.
+    """
+    try:
+        return _measure(processor, channels)
+    except ZskdError:
+        if None in (given.shape, given.mean, given.std):
+            raise
+        return None
 
 
 def _measure(processor: Any, channels: int) -> Measured:
@@ -120,7 +142,8 @@ def _measure(processor: Any, channels: int) -> Measured:
     Raises:
         ZskdError: it cannot process an image, or does not treat all pixels alike.
     """
-    black, white, red = (np.zeros((channels, 512, 512), np.uint8) for _ in range(3))
+    # one of another size shows whether it leaves the size as it is
+    black, white, red = (np.zeros((channels, side, side), np.uint8) for side in (512, 512, 640))
     white[:], red[0] = 255, 255
     try:
         seen = [
@@ -130,16 +153,18 @@ def _measure(processor: Any, channels: int) -> Measured:
             for one in (black, white, red)
         ]
     except Exception as error:  # the library raises many kinds
-        raise ZskdError(f"{_PROCESSOR} cannot process an image ({one_line(error)[:150]})") from error
+        raise ZskdError(
+            f"{_PROCESSOR} cannot process an image ({one_line(error)[:150]}): {_ADVICE}"
+        ) from error
     low, high, first = (one.reshape(channels, -1).astype(np.float64) for one in seen)
     if (np.ptp(low, axis=1) + np.ptp(high, axis=1)).max() > 1e-4 or (high - low).min() <= 0:
-        raise ZskdError(f"{_PROCESSOR} does not treat all pixels alike: give --shape, --mean and --std")
+        raise ZskdError(f"{_PROCESSOR} does not treat all pixels alike: {_ADVICE}")
     slope, offset = (high - low)[:, 0], low[:, 0]
-    flipped = channels > 1 and bool(np.abs(first[-1] - high[-1]).max() < 1e-4)
+    flipped = channels > 1 and bool(np.abs(first[-1] - high[-1, 0]).max() < 1e-4)
     if flipped:
         slope, offset = slope[::-1], offset[::-1]
     return Measured(
-        shape=(channels, *seen[0].shape[1:]),
+        shape=(channels, *seen[0].shape[1:]) if seen[0].shape == seen[2].shape else None,
         mean=tuple(round(float(-b / a), 6) + 0.0 for a, b in zip(slope, offset, strict=True)),
         std=tuple(round(float(1 / a), 6 if a < 1000 else 12) for a in slope),
         reversed_channels=flipped,
@@ -149,7 +174,7 @@ def _measure(processor: Any, channels: int) -> Measured:
 def _facts(config: Any, measured: Measured | None, names: list[str], channels: int) -> Facts:
     size = getattr(config, "image_size", None)
     shape = None
-    if measured:
+    if measured and measured.shape:
         shape = Fact(measured.shape, _PROCESSOR)
     elif size:
         height, width = (size, size) if isinstance(size, int) else size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ _CODE = re.compile(
 _NAME = re.compile(r"(?P<name>[^(@]+)(?P<call>\(.*\))?(?:@(?P<weights>.+))?", re.DOTALL)
 _FOLDER = ("local-dir:", "hf-hub:", "hf_hub:")
 """Prefixes of names of timm that come with their weights."""
+EXPORTED = "zskd"
+"""Key of a `config.json` that `zskd export --to hf` wrote."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def parse_source(text: str) -> Source:
     if is_there(text):
         return _path(text)
     if not colon:
-        return _builtin(text) or _path(text)
+        return parse_builtin(text) or _path(text)
     match kind:
         case "timm" if rest.startswith(_FOLDER):
             return Source(text, "timm", *parse_call(rest))
@@ -86,8 +88,11 @@ def _named(text: str, kind: Kind, found: re.Match[str] | None) -> Source:
     return Source(text, kind, name, arguments, Path(weights) if weights else None)
 
 
-def _builtin(text: str) -> Source | None:
-    """Return the source of a built-in network, with its weights; None for another name."""
+def parse_builtin(text: str) -> Source | None:
+    """Return the source of a built-in network, with its weights; None for another name.
+
+    Whether there is a file of this name is not asked.
+    """
     found = _NAME.fullmatch(text)
     if found is None or not ARCHITECTURES.knows(found["name"]):
         return None
@@ -101,6 +106,9 @@ def _path(text: str) -> Source:
         return Source(text, "onnx", text, {})
     if is_there(path / "config.json") and not is_there(path / "card.json"):
         config = read_json(path / "config.json", "the configuration of a network")
+        if EXPORTED in config and "pretrained_cfg" not in config:  # weights beside it
+            found = parse_builtin(str(config.get("architecture")))
+            return replace(found, text=text, weights=path) if found else Source(text, "path", text, {})
         if "pretrained_cfg" in config or ("architecture" in config and "model_type" not in config):
             return Source(text, "timm", f"local-dir:{text}", {})
         if "model_type" in config:

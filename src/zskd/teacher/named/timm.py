@@ -129,6 +129,9 @@ def _class_names(
     config: dict[str, Any], arguments: dict[str, Any], assumed: bool
 ) -> Fact[tuple[str, ...]] | None:
     labels = config.get("label_names")
+    if isinstance(labels, dict):  # by class
+        labels = [labels.get(str(k)) for k in range(len(labels))]
+        labels = None if None in labels else labels
     if not labels or len(labels) != arguments.get("num_classes", config.get("num_classes")):
         return None
     told = config.get("label_descriptions") or {}

@@ -18,8 +18,8 @@ from zskd.models.libraries.torchvision import SLOW_WEIGHTS, TorchvisionNetwork, 
 from zskd.teacher.named.facts import Fact, Facts, Found, as_json, of_weights
 from zskd.teacher.named.source import Source
 
-_WITH_WEIGHTS: Final = {"transform_input": True, "aux_logits": False}
-"""What GoogLeNet and Inception become when torchvision loads their weights."""
+_USUAL_SIZE: Final = 224
+"""Height and width that a vision transformer is made for where nothing else is told."""
 
 
 def find(source: Source) -> Found:
@@ -50,10 +50,17 @@ def find(source: Source) -> Found:
             f"the weights of {source.text} cannot be had ({one_line(error)[:150]}): name a file of weights: "
             f"torchvision:{source.name}@FILE"
         ) from error
-    if source.name in SLOW_WEIGHTS:
-        arguments = _WITH_WEIGHTS | arguments
-        architecture = TorchvisionNetwork(torchvision=source.name, arguments=as_json(arguments))
+    arguments = with_weights(source.name, module) | arguments
+    architecture = TorchvisionNetwork(torchvision=source.name, arguments=as_json(arguments))
     return Found(module, architecture, _facts(weights, arguments))
+
+
+def with_weights(name: str, module: Any) -> dict[str, Any]:
+    """Return the arguments that torchvision itself gave to a network, because its weights need them."""
+    if name in SLOW_WEIGHTS:
+        return {"transform_input": module.transform_input, "aux_logits": module.aux_logits}
+    changed = name.startswith("vit_") and module.image_size != _USUAL_SIZE
+    return {"image_size": module.image_size} if changed else {}
 
 
 def _choose_weights(name: str, wanted: Any) -> Any:

@@ -23,8 +23,11 @@ of the teacher in self-distillation (mean teacher, DINO), which is an average of
 _BEST = re.compile(r"(?:^|[._-])best", re.IGNORECASE)
 _UNTRAINED = re.compile(r"(?:^|[._-])(?:init|initial|pretrained)(?:[._-]|$)", re.IGNORECASE)
 """Keys of copies from before the training, which are taken last."""
-OPTIMISER = re.compile(r"(?:^|[._-])(?:optim|opt(?:$|[._-])|exp_avg|momentum|grad)", re.IGNORECASE)
-"""Keys of the state of an optimiser, which may have the names and shapes of the network, too."""
+OPTIMISER = re.compile(
+    r"(?:^|[._-])(?:optim|opt(?:$|[._-])|exp_avg|momentum(?!_encoder|_model)|grad)", re.IGNORECASE
+)
+"""Keys of the state of an optimiser, which may have the names and shapes of the network, too. The momentum
+encoder of MoCo is a network."""
 _MOST_TOLD = 4
 _ADVICE = Advice()
 

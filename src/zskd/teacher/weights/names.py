@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zskd.models.preparation import check_sizes
+from zskd.models.preparation import check_sizes, state_of
 
 WRAPPERS = frozenset(
     (
@@ -55,10 +55,10 @@ class Wanted:
         """Return what a module wants.
 
         Raises:
-            ZskdError: the size of a weight is not known yet.
+            ZskdError: the size of a weight is not known yet, or the module has state that is no tensor.
         """
         check_sizes(module)
-        own: dict[str, Tensor] = module.state_dict()
+        own = state_of(module)
         plain = plain_names(own)
         groups: dict[tuple[object, ...], list[str]] = {}
         for name, one in own.items():

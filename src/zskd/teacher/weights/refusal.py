@@ -61,6 +61,8 @@ class Advice:
     """One of another architecture."""
     classes: Callable[[int], str] = "build the network for {} classes".format
     """The same for another number of classes."""
+    size: str | None = None
+    """The same for images of another size; None: no layer of the network depends on it."""
 
 
 def refuse(file: WeightsFile, wanted: Wanted, weights: str | None, advice: Advice) -> NoReturn:
@@ -81,6 +83,8 @@ def refuse(file: WeightsFile, wanted: Wanted, weights: str | None, advice: Advic
     distance = _distance(near, wanted, len(names))
     if near is not None and (classes := _classes(near, wanted)) is not None:
         raise ZskdError(f"{file.path} is for {classes} classes ({distance}): {advice.classes(classes)}")
+    if near is not None and advice.size is not None and _is_of_other_images(near, wanted):
+        raise ZskdError(f"{file.path} is for images of another size ({distance}): {advice.size}")
     looks = _family(names)
     raise ZskdError(
         f"{file.path} belongs to another architecture ({distance})"
@@ -96,6 +100,15 @@ def _classes(near: Near, wanted: Wanted) -> int | None:
     same = all(one and other and one[1:] == other[1:] for one, other in pairs)
     rows = {(one[0], other[0]) for one, other in pairs} if same else set()
     return next(iter(rows))[0] if len(rows) == 1 else None
+
+
+def _is_of_other_images(near: Near, wanted: Wanted) -> bool:
+    """Whether a file differs from the network in the number of inputs of one linear layer alone."""
+    if near.missing or near.extra or len(near.wrong) != 1:
+        return False
+    ((plain, name),) = near.wrong.items()
+    one, other = near.table.tensors[name].shape, wanted.shape(plain)
+    return len(one) == len(other) == 2 and one[0] == other[0]
 
 
 def _no_network(file: WeightsFile, keys: list[str], names: list[str]) -> str | None:

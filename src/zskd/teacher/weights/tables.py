@@ -93,10 +93,10 @@ def read_index(path: Path, read: ReadFile) -> tuple[Contents, tuple[Path, ...]]:
         ZskdError: a shard is missing, or lacks a tensor.
     """
     table: dict[str, Any] = _index(path)
+    if not all(isinstance(name, str) and Path(name).name == name for name in table.values()):
+        raise ZskdError(f"{path} names a file outside of its folder: give an index beside its shards")
     names = dict.fromkeys(table.values())
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ZskdError(f"{path} names a file outside of its folder: give an index beside its shards")
         if not (path.parent / name).is_file():
             raise ZskdError(
                 f"{path.parent / name} is missing: {path.name} needs {len(names)} files beside it"

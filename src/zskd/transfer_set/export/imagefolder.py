@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zskd.core.errors import readable_errors
 from zskd.core.files import whole_folder, write_text
+from zskd.models.class_names import folder_names
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.export.card import README, columns, dataset_card
@@ -62,20 +63,3 @@ def export_imagefolder(teacher: Classifier, transfer_set: TransferSet, folder: s
         card = dataset_card(transfer_set, columns(transfer_set), _READ, typed=False)
         write_text(temporary / README, card)
     return folder
-
-
-def folder_names(class_names: tuple[str, ...]) -> list[str]:
-    """Return the folder of each class, sorted as the classes are."""
-    cleaned = [_cleaned(name) for name in class_names]
-    plain = [
-        clean if clean and clean == name else f"{k}_{clean}"
-        for k, (clean, name) in enumerate(zip(cleaned, class_names, strict=True))
-    ]
-    if plain == sorted(plain) and len({name.lower() for name in plain}) == len(plain):
-        return plain
-    digits = len(str(len(class_names) - 1))
-    return [f"{k:0{digits}d}_{clean}" for k, clean in enumerate(cleaned)]
-
-
-def _cleaned(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in name).strip(". ")
