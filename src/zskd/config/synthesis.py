@@ -78,7 +78,7 @@ class SynthesisConfig(Config):
     with instructions for it. Its outputs for finished images are computed in float32."""
     storage: Literal["auto", "float32", "float16", "uint8"] = "auto"
     """How pixels are stored. The teacher's outputs are those for the stored pixels. auto: uint8 (8 bits) for
-    images larger than 64×64 pixels, float32 for others."""
+    images larger than 64×64 pixels, float32 for others, and for methods whose images differ by less."""
 
     def __post_init__(self) -> None:
         """Check names, sizes and rates, and settings that exclude each other."""
