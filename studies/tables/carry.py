@@ -42,8 +42,10 @@ _HOW = {
 }
 """Training of the record -> column."""
 _PRECISION = "bfloat16"
-"""Of the students of the table, but for arms that have none; others stand in a table of their own."""
+"""Of the students of the first table and the picture; those in float32 stand in tables of their own."""
 _CONTROLS = ("white", "shapes", "procedural", "balanced")
+_CONTROL = "procedural"
+"""What the others are compared with, seed by seed."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class _Row:
     @property
     def agreement(self) -> Summary:
         return summarise([line["agreement"] for line in self.lines])
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        return {line["seed"]: line["agreement"] for line in self.lines}
 
     @property
     def passes(self) -> float:
@@ -103,7 +109,7 @@ def carry() -> str:
         first = next(row for row in found.values() if row is not None)
         rows.append(
             (
-                _title(arm),
+                _TITLES[arm],
                 f"{steps:,}",
                 f"{first.lines[0]['images']:,}",
                 f"{first.passes / 1000:,.0f}",
@@ -118,6 +124,40 @@ def carry() -> str:
         "teacher passes, thousands",
         "core minutes",
         *hows.values(),
+    )
+    return markdown_table(head, rows)
+
+
+def seeds() -> str:
+    """Students in float32 with features, and what each source brings over procedural pictures, paired."""
+    cells = list(_rows("features", "float32"))
+    control = {row.steps: row.by_seed for row in cells if row.arm == _CONTROL}
+    rows = []
+    for row in cells:
+        ahead = None
+        if row.arm != _CONTROL and row.by_seed.keys() & control.get(row.steps, {}).keys():
+            ahead = compare_paired(row.by_seed, control[row.steps], names=(row.arm, _CONTROL))
+        rows.append(
+            (
+                _TITLES[row.arm],
+                f"{row.steps:,}",
+                f"{row.lines[0]['images']:,}",
+                f"{row.passes / 1000:,.0f}",
+                f"{row.minutes:.1f}",
+                in_words(row.agreement),
+                "–" if ahead is None else f"{ahead.mean:+.1f}",
+                "–" if ahead is None or ahead.low is None else f"[{ahead.low:+.1f}, {ahead.high:+.1f}]",
+            )
+        )
+    head = (
+        "pictures",
+        "steps",
+        "images",
+        "teacher passes, thousands",
+        "core minutes",
+        "agreement",
+        f"over `{_CONTROL}`",
+        "95 % interval",
     )
     return markdown_table(head, rows)
 
@@ -215,25 +255,15 @@ def draw_carry(folder: Path) -> None:
     save_figure(figure, folder / PICTURE)
 
 
-def _rows(how: str) -> Iterator[_Row]:
+def _rows(how: str, precision: str = _PRECISION) -> Iterator[_Row]:
     for arm in _TITLES:
         of_arm = [
             line
             for line in _lines()
-            if line["arm"] == arm and line["how"] == how and line["precision"] == _precision_of(arm)
+            if (line["arm"], line["how"], line["precision"]) == (arm, how, precision)
         ]
         for steps in sorted({line["steps"] for line in of_arm}):
             yield _Row(arm, steps, how, [line for line in of_arm if line["steps"] == steps])
-
-
-def _precision_of(arm: str) -> str:
-    """Return the precision of an arm's students in the table: that of the others where there are any."""
-    found = {line["precision"] for line in _lines() if line["arm"] == arm}
-    return _PRECISION if _PRECISION in found else "float32"
-
-
-def _title(arm: str) -> str:
-    return _TITLES[arm] + ("" if _precision_of(arm) == _PRECISION else ", in float32")
 
 
 def _lines() -> list[Line]:
@@ -245,4 +275,5 @@ CARRY_TABLES: dict[str, Callable[[], str]] = {
     "carry-picture": picture,
     "carry-precision": precision,
     "carry-provenance": provenance,
+    "carry-seeds": seeds,
 }

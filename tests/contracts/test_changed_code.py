@@ -4,18 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from conftest import StopAt, Stopped
 from zskd.cli.main import main
 from zskd.config.distillation import DistillConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import AugmentConfig
+from zskd.config.trust import code_hashes
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import read_card, save_checkpoint
 from zskd.models.classifier import Classifier
+from zskd.models.factory import build, describe
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.opening import open_teacher
@@ -163,6 +166,38 @@ def test_a_run_of_a_method_that_is_not_named_again_is_no_damaged_one(
     assert "damaged" not in told
 
 
+def test_names_of_classes_are_no_code(
+    teacher_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"ICD10:C{number}" for number in range(40, 50)]
+    assert not code_hashes({"teacher": {"class_names": names, "weights": "ema:model"}, "method": "zskd"})
+    command = ["run", "my-teacher", "--teacher.path", str(teacher_folder), "--out", str(tmp_path / "run")]
+    assert main([*command, "--class-names", *names]) == 2
+    assert "cannot import" not in capsys.readouterr().err
+
+
+def test_an_import_is_repeated_into_a_folder_that_is_called_as_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlp").mkdir()
+    save_file(build(describe("mlp", shape=SHAPE, classes=3), run_code=False).state_dict(), "net.safetensors")
+    command = [
+        "teacher",
+        "import",
+        "mlp@net.safetensors",
+        "--shape",
+        "1",
+        "8",
+        "8",
+        "--mean",
+        "0",
+        "--std",
+        "1",
+    ]
+    assert main([*command, "--out", "mlp"]) == 0
+
+
 # settings
 
 
@@ -217,8 +252,6 @@ def test_a_run_does_not_write_over_files_that_are_no_run(
 def test_a_checkpoint_is_not_written_over_the_weights_that_it_is_made_of(
     own: Classifier, code: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from safetensors.torch import save_file
-
     weights = tmp_path / "net" / "model.safetensors"
     weights.parent.mkdir()
     save_file({f"ema.{name}": one for name, one in own.module.state_dict().items()}, weights)

@@ -133,7 +133,9 @@ def _check_kept(source: str, out: Path) -> None:
     from zskd.teacher.named.source import is_there, parse_source
 
     parsed = parse_source(source)
-    for path in (Path(parsed.name.removeprefix("local-dir:")), parsed.weights):
+    is_path = parsed.kind in ("path", "onnx", "hf") or parsed.name.startswith("local-dir:")
+    named = Path(parsed.name.removeprefix("local-dir:")) if is_path else None
+    for path in (named, parsed.weights):
         if path is None or not is_there(path):
             continue
         if out.resolve() == path.resolve() or (out / WEIGHTS).resolve() == path.resolve():

@@ -66,40 +66,48 @@ def not_trusted(values: Any, named: Iterable[str]) -> str | None:
     return None
 
 
-def code_in(value: Any, key: str = "") -> Iterator[str]:
-    """Yield the names of code in nested values; `key` is the last part of the name of the setting."""
-    if isinstance(value, str) and _is_code(value, key):
+def code_in(value: Any, key: str = "", *, guess: bool = True) -> Iterator[str]:
+    """Yield the names of code in nested values.
+
+    Args:
+        value: nested.
+        key: last part of the name of the setting.
+        guess: whether what looks like a name in a module counts where the setting is not known.
+    """
+    if isinstance(value, str) and _is_code(value, key, guess):
         yield value
     elif isinstance(value, dict):
-        yield from (
-            found for name, one in value.items() for found in code_in(one, str(name).rpartition(".")[2])
-        )
+        for name, one in value.items():
+            yield from code_in(one, str(name).rpartition(".")[2], guess=guess)
     elif isinstance(value, list | tuple):
-        yield from (found for one in value for found in code_in(one, key))
+        yield from (found for one in value for found in code_in(one, key, guess=guess))
 
 
 def code_hashes(values: Any, key: str = "") -> dict[str, str | None]:
-    """Return the hash of the file of all code in nested values, by its name without arguments.
+    """Return the hash of the file of all code in nested settings, by its name without arguments.
 
     The code is imported. Code that differs in its hash makes another result.
 
     Args:
         values: nested plain values, or one.
-        key: as for `code_in`.
+        key: as for `code_in`, where there is one value.
 
     Raises:
         ZskdError: as `code_sha256` does.
     """
-    return {name: code_sha256(name) for name in sorted({plain_code(one) for one in code_in(values, key)})}
+    names = {plain_code(one) for one in code_in(values, key, guess=False)}
+    return {name: code_sha256(name) for name in sorted(names)}
 
 
-def _is_code(text: str, key: str) -> bool:
+def _is_code(text: str, key: str, guess: bool) -> bool:
     """Return whether a text of a setting may be imported: anything that its registry does not know."""
     if ":" not in text or ".py:" in text:
         return ".py:" in text
     if text.partition(":")[0] in _LIBRARIES.get(key, ()):
         return False
     registries = _OF_KEY.get(key)
+    if registries is None and not guess:
+        return False
     if not registries:  # no registry, or it is not known what the setting is for
         libraries = _LIBRARIES["path"] if registries is None else ()
         known = registries is None and any(one.knows(_without_call(text)) for one in REGISTRIES.values())

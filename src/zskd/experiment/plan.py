@@ -91,7 +91,7 @@ class Cell:
         if self.arm.images == "none":
             for name in ("student", "distill"):
                 values.pop(name)
-        if code := code_hashes(values) | code_hashes(str(self.recipe.teacher.path), "path"):
+        if code := code_hashes(values):
             values["code"] = code
         if self.arm.images == "made" and (files := self._method_files()):
             values["files"] = files

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from zskd.config.engines import open_engine
-from zskd.config.identity import identity
+from zskd.config.identity import identity, to_values
 from zskd.config.recipe import Recipe
 from zskd.core.artefact import write_artefact
 from zskd.core.device import use_threads
@@ -84,7 +84,7 @@ def run_recipe(
         for student in recipe.every_student:
             fresh_student(describe_student(student, sources.model), sources.model, recipe.seed)
         check_generator(sources.model, recipe.distill)
-        claim_folder(recipe, folder, with_code(recipe, sources))
+        claim_folder(recipe, folder, with_code(sources, to_values(recipe)))
         # the metrics are the last file of a run: with them it is finished
         if (folder / METRICS).is_file() and is_whole(folder, progress):
             return read_metrics(folder / METRICS)

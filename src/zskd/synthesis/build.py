@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from zskd.core.code import code_sha256, is_code
+from zskd.config.trust import code_hashes
 from zskd.core.device import use_threads, warn_if_slow
 from zskd.core.engines.base import Engine, Need
 from zskd.core.engines.local import LocalEngine
@@ -163,7 +163,7 @@ def hashes_of(spec: SetSpec) -> dict[str, dict[str, str | None]]:
     Raises:
         ZskdError: code or file are missing.
     """
-    code = {name: code_sha256(name) for name in (spec.method, spec.synthesis.start) if is_code(name)}
+    code = code_hashes({"method": spec.method, "start": spec.synthesis.start})
     found: dict[str, dict[str, str | None]] = {"code": code, "files": dict(spec.own_method.files())}
     return {kind: hashes for kind, hashes in found.items() if hashes}
 

@@ -123,7 +123,7 @@ def _check_model(source: str | Path, model: str, architecture: Architecture) -> 
     """
     named = parse_builtin(model) or parse_source(model)
     title = format_call(named.name, named.arguments)
-    if named.kind != "code" and architecture.title not in (title, f"{named.kind}:{named.name}"):
+    if named.kind not in ("code", "hf") and architecture.title not in (title, f"{named.kind}:{named.name}"):
         raise ZskdError(f"{source} is a checkpoint of {architecture.title}: leave out --model {model}")
 
 

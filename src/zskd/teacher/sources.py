@@ -129,13 +129,17 @@ def open_sources(recipe: Recipe, *, test: bool = True) -> Sources:
     return Sources(data, model, card, SourceHashes(**hashes))
 
 
-def with_code(recipe: Recipe, sources: Sources) -> SourceHashes:
-    """Return the hashes of sources with those of the user's own code: of the recipe and of a given teacher.
+def with_code(sources: Sources, settings: Any) -> SourceHashes:
+    """Return the hashes of sources with those of the user's own code.
+
+    Args:
+        sources: of which a given teacher may be such code.
+        settings: nested plain values, which may name such code.
 
     Raises:
         ZskdError: the code cannot be found.
     """
-    code = {without_folders(name): sha256 for name, sha256 in code_hashes(to_values(recipe)).items()}
+    code = {without_folders(name): sha256 for name, sha256 in code_hashes(settings).items()}
     code |= own_code(sources.model.architecture)
     return sources.hashes.model_copy(update={"code": code}) if code else sources.hashes
 

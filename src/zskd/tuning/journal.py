@@ -87,6 +87,9 @@ class Journal:
             write_artefact(folder / STUDY, common)
             return
         there = read_artefact(folder / STUDY, Common, "what the trials of a search have in common", _ADVICE)
+        if "code" not in there.sources:  # as in searches of earlier versions
+            sources = {key: one for key, one in common.sources.items() if key != "code"}
+            common = common.model_copy(update={"sources": sources})
         if there != common:
             what = first_difference(there.to_json(), common.to_json(), "")
             raise ZskdError(f"{folder} is a search with another {what}: {_ADVICE}")

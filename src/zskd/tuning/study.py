@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zskd.config.engines import open_engine
-from zskd.config.identity import identity
+from zskd.config.identity import identity, to_values
 from zskd.config.loading import to_yaml
 from zskd.config.recipe import Recipe
 from zskd.core.artefact import JsonObject
@@ -97,10 +97,11 @@ def tune(
     sources = sources or open_sources(base, test=False)
     if sources.data is None or not len(sources.data.validation):
         raise ZskdError("a search needs validation images: give --data.name, and --data.validation above 0")
+    choices = {key: one.to_json().get("choices") for key, one in space.items()}
     common = Common(
         format=FORMAT,
         recipe=identity(base),
-        sources=with_code(base, sources).to_json(),
+        sources=with_code(sources, [to_values(base), choices]).to_json(),
         space={key: one.to_json() for key, one in space.items()},
         sampler=sampler,
         together=together,

@@ -1,4 +1,4 @@
-"""What was found by reading all of the code once more."""
+"""Folders, pictures and settings that verbs get: names as they may be written, answers that are none."""
 
 import json
 import unicodedata

@@ -1,4 +1,4 @@
-"""Mistakes that a third reading of teachers and exports found."""
+"""Exports, sources of libraries, files of weights and golden pairs of unusual kinds."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a second reading found: settings, sizes and networks of unusual kinds do what is said of them."""
+"""Settings, sizes and networks of unusual kinds: students, sets and generators do what is said of them."""
 
 from __future__ import annotations
 
