@@ -9,19 +9,26 @@ from safetensors.torch import save_file
 from conftest import StopAt, Stopped
 from zskd.cli.main import main
 from zskd.config.distillation import DistillConfig
+from zskd.config.loading import load_recipe
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.config.trust import code_hashes
+from zskd.core.code import code_sha256, without_folders
 from zskd.core.errors import ZskdError
+from zskd.core.files import sha256_file
 from zskd.core.progress import Progress
 from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
+from zskd.experiment.definition import Arm
+from zskd.experiment.layout import place_cells
+from zskd.experiment.plan import Cell
 from zskd.models.checkpoint import read_card, save_checkpoint
 from zskd.models.classifier import Classifier
 from zskd.models.factory import build, describe
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.opening import open_teacher
+from zskd.teacher.sources import open_sources
 
 SHAPE = (1, 8, 8)
 CODE = """
@@ -164,6 +171,52 @@ def test_a_run_of_a_method_that_is_not_named_again_is_no_damaged_one(
     told = capsys.readouterr().err
     assert f"was made with the code {method}:Plain, which this command does not name" in told
     assert "damaged" not in told
+
+
+def test_two_files_of_one_name_have_each_its_own_hash(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same_name.py").write_text(f"def made():\n    return '{folder}'\n")
+    names = [f"{tmp_path / folder / 'same_name.py'}:made" for folder in "ab"]
+    for _ in range(2):
+        found = [code_sha256(name) for name in names]
+        assert found == [sha256_file(Path(name.rpartition(":")[0])) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("/home/jane/ssd.pytorch/acme/m.py:Method", "m.py:Method"),
+        ("/home/.pyenv/x/m.py:Method(a=b/c)", "m.py:Method(a=b/c)"),
+        ("a/m.py", "m.py"),
+        ("m.py:build@weights/w.pt", "m.py:build@weights/w.pt"),
+        ("package.module:Name", "package.module:Name"),
+    ],
+)
+def test_a_name_of_code_tells_nothing_of_its_folder(name: str, expected: str) -> None:
+    assert without_folders(name) == expected
+
+
+def test_a_teacher_of_changed_code_is_trained_in_another_folder(tmp_path: Path) -> None:
+    code = tmp_path / "trained_network.py"
+    code.write_text(CODE.replace("Linear(64", "Linear(256").replace("Linear(12, 4)", "Linear(12, 10)"))
+    recipe = load_recipe("digits", {"teacher": {"model": f"{code}:Net", "shape": [1, 16, 16]}})
+    cell = Cell("teacher-0", "teacher", Arm(title="Teacher", images="none"), None, recipe, None)
+    folders = []
+    for _ in range(2):
+        placed = place_cells("mine", [cell], open_sources(recipe), tmp_path / "out", tmp_path / "results")
+        folders.append(placed[0].teacher)
+        change(code)
+    assert folders[0] != folders[1]
+
+
+def test_a_search_does_not_write_over_the_recipe_that_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.yaml").write_text("name: mine\n")
+    assert main(["tune", "best.yaml", "--over", "distill.tau=1..20", "--trials", "4", "--out", "."]) == 2
+    assert "is no search and has best.yaml, which a search would write over" in capsys.readouterr().err
 
 
 def test_names_of_classes_are_no_code(

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import keyword
 import math
+import re
 import sys
 import sysconfig
 from collections.abc import Mapping
@@ -32,6 +33,10 @@ _LONGEST = 1000
 """Characters of the arguments of a name; Python's parser has no limit of its own."""
 _WORDS: dict[str, object] = {"true": True, "false": False}
 """Bare words that are no text, because the text "false" would count as true."""
+
+
+_ENDING = re.compile(r"\.py(?=[:(@]|$)")
+"""Of a file of code; the name of a folder may hold `.py`, too."""
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
@@ -77,8 +82,8 @@ def without_folders(value: Any) -> Any:
         return [without_folders(one) for one in value]
     if not isinstance(value, str):
         return value
-    path, ending, rest = value.partition(".py")
-    return path.replace("\\", "/").rpartition("/")[2] + ending + rest
+    end = next((found.end() for found in _ENDING.finditer(value)), len(value))
+    return value[:end].replace("\\", "/").rpartition("/")[2] + value[end:]
 
 
 def split_names(text: str) -> list[str]:
@@ -182,7 +187,10 @@ def code_sha256(target: str) -> str | None:
         ZskdError: as for `import_object`.
     """
     found = import_object(target)
-    source = sys.modules[(found.func if isinstance(found, partial) else found).__module__].__file__
+    home, file = (found.func if isinstance(found, partial) else found).__module__, target.rpartition(":")[0]
+    # of two files with one name, only the last that was imported is among the modules
+    own = file.endswith(".py") and home == Path(file).stem
+    source = file if own else sys.modules[home].__file__
     return sha256_file(Path(source)) if source else None
 
 

@@ -23,7 +23,7 @@ from zskd.teacher.sources import SourceHashes
 SOURCES = "sources.json"
 _WRITTEN = (
     *("recipe.yaml", "README.md", "metrics.json", "similarity.json", "changes.json", "budget.json"),
-    *("timings.json", "teacher", "timed"),
+    *("timings.json", "teacher", "figures", "timed"),
 )
 """What a run writes over, deletes or takes for its own, where it is there."""
 

@@ -10,7 +10,7 @@ from zskd.config.identity import described, to_values
 from zskd.config.recipe import Recipe
 from zskd.config.training import NetworkConfig, TeacherConfig
 from zskd.config.trust import code_hashes
-from zskd.core.artefact import Artefact, Sha256
+from zskd.core.artefact import Artefact, JsonObject, Sha256
 from zskd.core.code import format_call, is_code, without_folders
 from zskd.core.device import choose_device
 from zskd.core.errors import ZskdError
@@ -139,8 +139,10 @@ def with_code(sources: Sources, settings: Any) -> SourceHashes:
     Raises:
         ZskdError: the code cannot be found.
     """
-    code = {without_folders(name): sha256 for name, sha256 in code_hashes(settings).items()}
-    code |= own_code(sources.model.architecture)
+    code = dict(own_code(sources.model.architecture))
+    for name, sha256 in code_hashes(settings).items():
+        short = without_folders(name)
+        code[short if code.get(short, sha256) == sha256 else name] = sha256  # two files may have one name
     return sources.hashes.model_copy(update={"code": code}) if code else sources.hashes
 
 
@@ -240,7 +242,9 @@ def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -
     del settings["teacher"]["weights"]  # for a teacher from a file
     settings["seed"] = recipe.teacher_seed
     settings["versions"] = versions()
-    how = {"device": recipe.device, "rewrite": recipe.rewrite}
+    how: JsonObject = {"device": recipe.device, "rewrite": recipe.rewrite}
+    if code := own_code(sources.model.architecture):
+        how["code"] = {**code}
     train_teacher(
         sources.model,
         sources.data,

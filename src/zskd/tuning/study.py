@@ -26,7 +26,7 @@ from zskd.experiment.layout import CellPaths, place_cells
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import LEDGER
 from zskd.teacher.sources import Sources, make_teacher, open_sources, with_code
-from zskd.tuning.journal import FORMAT, Common, Journal, Trial, Value, note_search
+from zskd.tuning.journal import FORMAT, STUDY, Common, Journal, Trial, Value, note_search
 from zskd.tuning.proposals import Proposer, Sampler
 from zskd.tuning.space import Space, check_space, nested
 from zskd.tuning.trial import Measured, run_trial, trial_cell
@@ -108,6 +108,7 @@ def tune(
         value=value,
     )
     with folder_lock(folder):
+        _check_free(folder)
         journal = Journal(folder, common)
         search = _Search(recipe_of, journal, sources, folder, value, trials, progress)
         for first in range(0, trials, together):
@@ -119,6 +120,19 @@ def tune(
         write_text(found.recipe, to_yaml(recipe))
         note_search(results / LEDGER, base, common, found.trials)
     return found
+
+
+def _check_free(folder: Path) -> None:
+    """Check that the recipe of a new search would not take the place of one of somebody's own.
+
+    Raises:
+        ZskdError: it would.
+    """
+    if (folder / BEST).exists() and not (folder / STUDY).exists():
+        raise ZskdError(
+            f"{folder} is no search and has {BEST}, which a search would write over: name another folder, "
+            f"such as --out {folder / 'search'}"
+        )
 
 
 def _check(recipe: Recipe, trials: int, together: int) -> None:
