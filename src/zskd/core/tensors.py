@@ -33,17 +33,18 @@ _KINDS = {"float": "F", "bfloat": "BF", "int": "I", "uint": "U", "bool": "BOOL",
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors as safetensors: a tensor of several names is written under each of them.
+    """Write named tensors as safetensors, each whole: also those of several names or of common memory.
 
     Raises:
         OSError: the disk is full or permission is missing. `whole_file` turns it into a `ZskdError`.
     """
     apart: dict[str, Tensor] = {}
-    places: set[int] = set()
+    storages: set[int] = set()
     for name, tensor in tensors.items():
-        # the library refuses tensors that share memory
-        apart[name] = tensor.clone() if tensor.data_ptr() in places and tensor.numel() else tensor
-        places.add(tensor.data_ptr())
+        # the library refuses tensors that share memory; a part of another begins anywhere in its storage
+        storage = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if storage in storages and tensor.numel() else tensor
+        storages.add(storage)
     try:
         save_file(apart, path, metadata=metadata)
     except SafetensorError as error:

@@ -20,7 +20,7 @@ from torch import Tensor
 from zskd.core.errors import ZskdError, has_hidden, readable_errors
 from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images
-from zskd.data.packed import ENDINGS, Picture
+from zskd.data.packed import ENDINGS, Picture, ScratchError
 from zskd.models.class_names import composed, numbers_of_folders
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -77,7 +77,12 @@ def _formats_told() -> Iterator[None]:
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Return a picture as it is to be looked at: phones store portraits sideways, and say so beside them."""
-    method = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    picture.load()  # of its errors, none is of metadata; and Pillow itself turns a TIFF while it loads
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # its reader fails in many ways, and the pixels are sound
+        return picture
+    method = _UPRIGHT.get(orientation)
     return picture if method is None else picture.transpose(method)
 
 
@@ -118,6 +123,7 @@ def read_pictures(
 
     Raises:
         ZskdError: `shape` has other than one or three channels.
+        ScratchError: pictures cannot be kept on the disk.
     """
     _check_channels(shape)
     for start in range(0, len(files), batch):
@@ -125,6 +131,8 @@ def read_pictures(
         for row, path in enumerate(files[start : start + batch], start=start):
             try:
                 read.append(read_image(path, shape))
+            except ScratchError:
+                raise
             except ZskdError as error:
                 on_broken(path, error)
             else:

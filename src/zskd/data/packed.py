@@ -18,6 +18,10 @@ ENDINGS: Final = frozenset(
 """Of the names of pictures, in lower case."""
 
 
+class ScratchError(ZskdError):
+    """Pictures cannot be kept on the disk: no picture is to blame, and none may be left out for it."""
+
+
 class Packed(ABC):
     """One picture inside of a file. Its text names it for messages."""
 
@@ -27,6 +31,7 @@ class Packed(ABC):
 
         Raises:
             ZskdError: it is damaged, or larger than `MOST_BYTES`.
+            ScratchError: what was read cannot be kept.
         """
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from zskd.core.errors import ZskdError, one_line, readable_errors
-from zskd.data.packed import Packed, check_number, check_size
+from zskd.data.packed import Packed, ScratchError, check_number, check_size
 from zskd.models.libraries.extras import import_extra
 
 _ROWS = 16
@@ -38,6 +39,7 @@ class ParquetPicture(Packed):
 
         Raises:
             ZskdError: the file is damaged, the row holds no picture, or it is too large.
+            ScratchError: what was read cannot be kept.
         """
         return self.rows.read(self.row)
 
@@ -101,7 +103,7 @@ class _Rows:
         return f"{group.path} row {row - group.of_file}"
 
     def read(self, row: int) -> bytes:
-        with readable_errors(self._scratch, "keep pictures in"):
+        with self._kept():
             if self._copies is None:
                 self._copies = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115 - it goes with us
             if row in self._places:
@@ -109,10 +111,20 @@ class _Rows:
                 self._copies.seek(offset)
                 return self._copies.read(size)
         data = self._decode(row)
-        with readable_errors(self._scratch, "keep pictures in"):
-            self._places[row] = self._copies.seek(0, 2), len(data)
+        with self._kept():
+            offset = self._copies.seek(0, 2)
             self._copies.write(data)
+            self._copies.flush()  # a full disk is told here, not for another picture
+            self._places[row] = offset, len(data)
         return data
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            with readable_errors(self._scratch, "keep pictures in"):
+                yield
+        except ZskdError as error:
+            raise ScratchError(str(error)) from error
 
     def _group(self, row: int) -> _Group:
         return self._groups[bisect_right(self._firsts, row) - 1]

@@ -151,6 +151,7 @@ def audit_student(
     for name, one in given.items():
         check_alike(name, (one.class_names, one.spec.shape), (student.class_names, student.spec.shape))
     asked: dict[str, Network] = {name: partial(logits_of, one) for name, one in given.items()}
+    _check_counts(len(members), len(others))
     near = None if impressions is None else NearestImpressions(impressions, teacher, student.spec.shape)
     of_members, of_others = (show(torch.split(images, _BATCH), asked, near) for images in (members, others))
     if labels is not None:
@@ -172,10 +173,7 @@ def audit_shown(members: Shown, others: Shown) -> Audit:
         ZskdError: there are too few images, or an output is not finite.
     """
     counts = [len(one.logits.get("student", ())) for one in (members, others)]
-    if min(counts) < FEWEST:
-        raise ZskdError(
-            f"there are {counts[0]} members and {counts[1]} others: give at least {FEWEST} images of each"
-        )
+    _check_counts(*counts)
     logits = {name: torch.cat([one, others.logits[name]]) for name, one in members.logits.items()}
     for name, values in logits.items():
         if not bool(torch.isfinite(values).all()):
@@ -197,6 +195,13 @@ def audit_shown(members: Shown, others: Shown) -> Audit:
         ),
         nearest=(near[0], near[1]) if near else None,
     )
+
+
+def _check_counts(members: int, others: int) -> None:
+    if min(members, others) < FEWEST:
+        raise ZskdError(
+            f"there are {members} members and {others} others: give at least {FEWEST} images of each"
+        )
 
 
 def _joined(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:

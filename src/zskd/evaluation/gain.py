@@ -22,12 +22,14 @@ from zskd.core.device import to_device, use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.memory import available_memory, bytes_per_image, is_large
 from zskd.core.passes import uncounted
+from zskd.core.rng import keep_global_rng
 from zskd.core.tables import Table
 from zskd.core.tensors import stored_bytes
 from zskd.core.types import Images, Logits
 from zskd.evaluation.inspection import count_multiply_adds
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.deployed import deployed
+from zskd.models.modes import in_mode
 
 BATCHES = (1, 64)
 """Images in a timed pass: one at a time, and many. A large network has fewer than 64."""
@@ -231,10 +233,11 @@ def _that_fit_memory(networks: Sequence[Classifier]) -> int:
 
     def forward(network: Classifier, count: int) -> Logits:
         images = to_device(_images(network.spec, count), network.device)
-        answer: Logits = network(images.requires_grad_())
+        with in_mode(network, training=False):  # not frozen: what the weights' gradients need counts
+            answer: Logits = network(images.requires_grad_())
         return answer
 
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), keep_global_rng(), torch.enable_grad():
         most = max(bytes_per_image(partial(forward, network)) for network in networks)
     batch = BATCHES[-1]
     while batch > 1 and batch * most > available_memory() // 2:

@@ -59,8 +59,9 @@ class NearestImpressions:
         `pixels` is the root of the mean squared difference, 0 to 1; `features` is Euclidean.
 
         Args:
-            images: (n, C, H, W) in [0, 1], of the shape of the impressions.
+            images: (n, C, H, W) in [0, 1], of the shape of the impressions; on any device.
         """
+        images = images.to("cpu", torch.float32)  # as the impressions
         flat, scale = images.flatten(1), images[0].numel() ** 0.5
         found = {PIXELS: torch.full((len(images),), torch.inf)}
         for part in self._parts():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zskd.config.data import DataConfig
 from zskd.config.loading import load_recipe
 from zskd.config.presets import RECIPES
-from zskd.config.yaml import merge, read_yaml
+from zskd.config.yaml import read_yaml
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
-from zskd.data.datasets import Dataset, load_data
+from zskd.data.datasets import IN_FOLDERS, Dataset, load_data
 from zskd.models.checkpoint import load_checkpoint
 from zskd.models.classifier import Classifier
 from zskd.report.behaviour import Behaviour, measure_behaviour
@@ -70,7 +71,8 @@ def report_run(
         progress: receives what takes long.
 
     Raises:
-        ZskdError: the folder holds no finished run, or one of its files is damaged.
+        ZskdError: the folder holds no finished run, one of its files is damaged, or its data are in no folder
+            and `data_dir` is given.
     """
     folder, progress = Path(folder), progress or Progress()
     found = read_run(
@@ -96,6 +98,7 @@ def read_run(
     """Gather what the page shows; arguments and errors are those of `report_run`."""
     if not (folder / METRICS).is_file():
         raise ZskdError(f"{folder} holds no finished run: name the folder of one, or an experiment")
+    data_config = _data_config(folder, data_dir)
     metrics = read_metrics(folder / METRICS)
     arm = metrics.arms[0].arm
     teacher, _ = load_checkpoint(folder / "teacher", model=model)
@@ -109,7 +112,7 @@ def read_run(
         missing.append(f"There is no gallery: {why}.")
     else:
         gallery = make_gallery(teacher, student, images, _spec(images, trust, missing), progress)
-    data = _data_of(folder, data_dir, teacher, metrics, missing)
+    data = _data_of(data_config, teacher, metrics, missing)
     behaviour = None if data is None else measure_behaviour(teacher, student, data.test, images)
     similarity = class_similarity(teacher.head_weight).tolist() if shows_similarity(teacher) else []
     return RunReport(
@@ -132,14 +135,24 @@ def _spec(images: TransferSet, trust: Collection[str], missing: list[str]) -> Se
         return None
 
 
+def _data_config(folder: Path, data_dir: Path | None) -> DataConfig:
+    """Return the settings of the run's data, with the folder where they are now."""
+    # of the data alone: other settings may name code
+    kept = read_yaml(str(folder / "recipe.yaml"), RECIPES, "recipe").get("data") or {}
+    config = load_recipe(None, {"data": kept}).data
+    if data_dir is None:
+        return config
+    if config.name not in IN_FOLDERS:
+        raise ZskdError(
+            f"the run in {folder} reads no folder of data (data.name: {config.name}): leave out --data-dir"
+        )
+    return replace(config, dir=data_dir)
+
+
 def _data_of(
-    folder: Path, data_dir: Path | None, teacher: Classifier, metrics: RunMetrics, missing: list[str]
+    config: DataConfig, teacher: Classifier, metrics: RunMetrics, missing: list[str]
 ) -> Dataset | None:
     """Return the run's data; None where it had none, where they are gone, or others are in their place."""
-    values = {} if data_dir is None else {"data": {"dir": data_dir}}
-    # the settings of the data alone: other settings may name code
-    kept = read_yaml(str(folder / "recipe.yaml"), RECIPES, "recipe").get("data") or {}
-    config = load_recipe(None, merge({"data": kept}, values)).data
     if config.name == "none":
         missing.append(
             "Accuracy, confusion, recall and calibration cannot be known without real images. "
