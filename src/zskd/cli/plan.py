@@ -41,7 +41,8 @@ def plan(
     """Tell what a run takes: time, core-hours, money, memory and disk, for several numbers of workers.
 
     A shard of each set and some steps of each student are made, and all is measured once, in a folder that is
-    deleted. The cost of an experiment is told by `zskd reproduce NAME --dry-run`.
+    deleted. `zskd reproduce NAME --dry-run` tells the cost of an experiment, without the training of its
+    teachers.
 
     Args:
         recipe: Name or file.

@@ -63,8 +63,8 @@ def reproduce(
             permuted. The name of the experiment is then NAME-TWIN.
         only: Names or patterns of the cells to run.
         seeds: Largest number of seeds of each arm.
-        dry_run: Only print the plan and its expected cost.
-        status: Only print the progress.
+        dry_run: Only print the plan and its expected cost, without the training of teachers.
+        status: Only print the progress, and the time left without the training of teachers.
         again: Run cells again that have a record, and compare the results with it.
         out: Folder of teachers, sets and students; absent: runs/NAME-experiment. Cells that are run again
             use this name with -again.

@@ -26,9 +26,9 @@ _SHOWN = 5
 @app.command(
     group_parameters=RUN,
     help_epilogue=examples(
-        "zskd tune digits --over distill.learning_rate=0.001..0.1:log --trials 12",
+        "zskd tune digits --over distill.learning_rate=0.001..0.1:log --trials 24",
         "zskd tune digits --over distill.tau=1..20 --over synthesis.start=shapes,procedural --trials 24",
-        "zskd tune mine.yaml --search space.yaml --sampler qmc --trials 32 --out runs/mine-tuning",
+        "zskd tune mine.yaml --search space.yaml --sampler qmc --trials 33 --out runs/mine-tuning",
     ),
 )
 def tune(
@@ -57,7 +57,8 @@ def tune(
         trials: Number of students; those of an interrupted search count.
         search: YAML file with settings and their ranges, `distill.tau: {low: 1, high: 20}`.
         over: A setting and its range, KEY=LOW..HIGH, with :log or :STEP behind it, or KEY=A,B,C.
-        sampler: Optuna's sampler that proposes the trials.
+        sampler: Optuna's sampler that proposes the trials; `tpe` does so at random until a round begins with
+            ten values.
         together: Trials of a round. They are proposed before any of them has a value.
         value: What is maximised on the validation images.
         out: Folder of the search; absent: runs/NAME-tuning.

@@ -58,7 +58,7 @@ class Job:
     count: int
     """Number of training images: the first ones of the set."""
     nested: bool
-    """Whether its images may be the beginning of a larger set."""
+    """Whether its images may be the beginning of a larger set, and the steps of each are its passes."""
     set_seconds: float
     """Seconds that its images took."""
     workers: int
@@ -245,7 +245,7 @@ def passes_of_cell(job: Job, images: TransferSet | None) -> Passes | None:
     """
     of_images: Passes | None = {}
     if images is not None and job.cell.arm.images == "made":
-        of_images = _of_nested(images) if job.nested else images.manifest.passes
+        of_images = _of_nested(images) if job.nested else _of_share(images)
     return sum_known([of_images, passes_of(job.folder / "student")])
 
 
@@ -258,6 +258,20 @@ def _of_nested(images: TransferSet) -> Passes:
         "labelling": StagePasses(teacher_forward=len(images), teacher_backward=0, **none),
     }
     return sum_passes([images.manifest.asked or {}, of_images])
+
+
+def _of_share(images: TransferSet) -> Passes | None:
+    """Return the passes of a set; of its first images, their share, and all that the teacher was asked
+    before."""
+    manifest, share = images.manifest, len(images) / images.manifest.count
+    of_set = sum_known(entry.passes for entry in manifest.shards)
+    if of_set is None:
+        return None
+    of_images = {
+        stage: StagePasses(**{of: round(share * number) for of, number in counts.model_dump().items()})
+        for stage, counts in of_set.items()
+    }
+    return sum_passes([manifest.asked or {}, of_images])
 
 
 def _unique(images: TransferSet) -> int:

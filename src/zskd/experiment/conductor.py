@@ -185,7 +185,7 @@ class Conductor(Generic[Result]):
         return Need(threads=max(paths.cell.recipe.threads or 1 for paths in cells), gpus=self._gpus)
 
     def _job(self, paths: CellPaths) -> Job:
-        share = 0.0
+        share, spec = 0.0, paths.images.spec if paths.images else None
         if paths.images is not None and paths.set_folder is not None:
             share = _set_clock(paths.set_folder).seconds["set"] * paths.count / paths.images.count
         return Job(
@@ -196,7 +196,7 @@ class Conductor(Generic[Result]):
             teacher=paths.teacher,
             images=paths.set_folder,
             count=paths.count,
-            nested=paths.images is not None and paths.images.spec is not None and paths.images.spec.nests,
+            nested=spec is not None and spec.nests and spec.own_method.by_objective,
             set_seconds=share,
             workers=self._workers,
             record=paths.record,

@@ -256,8 +256,9 @@ def _read(name: str) -> dict[str, Any]:
     if "plan" in values and all(isinstance(one.get("arms", {}), Mapping) for one in (base, values)):
         named = _planned(values["plan"]) | values.get("arms", {}).keys()
         merged["arms"] = {arm: its for arm, its in merged.get("arms", {}).items() if arm in named}
-        for part in {"contrasts", "reported"} & base.keys() - values.keys():
-            merged[part] = [one for one in base[part] if named | {TEACHER} >= _arms_of(one)]
+        for part in {"contrasts", "reported"} - values.keys():
+            if isinstance(base.get(part), list):  # all else is refused later
+                merged[part] = [one for one in base[part] if named | {TEACHER} >= _arms_of(one)]
     return merged
 
 
@@ -268,8 +269,10 @@ def _planned(plan: Any) -> set[str]:
     return {arm for one in lists if isinstance(one, list) for arm in one if isinstance(arm, str)}
 
 
-def _arms_of(comparison: Mapping[str, Any]) -> set[str]:
-    return {comparison[side] for side in ("arm", "first", "second") if side in comparison}
+def _arms_of(comparison: Any) -> set[str]:
+    """Return the arms of a comparison; what is none is refused later."""
+    sides = comparison if isinstance(comparison, Mapping) else {}
+    return {arm for side in ("arm", "first", "second") if isinstance(arm := sides.get(side), str)}
 
 
 def on_twin(experiment: Experiment, twin: Twin) -> Experiment:

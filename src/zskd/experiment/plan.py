@@ -126,12 +126,12 @@ def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | 
                 "another name, or rates that differ more"
             )
     for pattern in only:
-        if not any(fnmatchcase(name, pattern) for name in cells):
+        if not any(_matches(name, pattern) for name in cells):
             raise ZskdError(f"no cell of {experiment.name} is called {pattern!r}: --dry-run shows them all")
     chosen = [
         cell
         for cell in sorted(cells.values(), key=lambda cell: cell.recipe.seed)
-        if (not only or any(fnmatchcase(cell.name, pattern) for pattern in only))
+        if (not only or any(_matches(cell.name, pattern) for pattern in only))
         and (seeds is None or cell.recipe.seed < seeds)
     ]
     if not chosen:
@@ -139,6 +139,10 @@ def plan_cells(experiment: Experiment, only: tuple[str, ...] = (), seeds: int | 
             f"none of the cells called {' or '.join(only)} has a seed below {seeds}: raise --seeds"
         )
     return chosen
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)  # a name may hold brackets
 
 
 def _cells(experiment: Experiment) -> Iterator[Cell]:
@@ -185,7 +189,10 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
 
 def _recipe(experiment: Experiment, arm: Arm, own: dict[str, Any]) -> Recipe:
     common = override(experiment.settings, own)
-    recipe = load_recipe(experiment.recipe, override(common, arm.settings))
+    below = common
+    if "method" in common and arm.settings.get("method", common["method"]) != common["method"]:
+        below = {key: value for key, value in common.items() if key != "method_settings"}  # of that method
+    recipe = load_recipe(experiment.recipe, override(below, arm.settings))
     if recipe.picture_folders:
         raise ZskdError(f"experiment {experiment.name}: it takes no images or few: use zskd run for them")
     if arm.own_schedule:

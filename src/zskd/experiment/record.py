@@ -102,7 +102,8 @@ class Record(Artefact):
     commit: str | None
     """Of the checkout; None where zskd was installed from a package: see `versions`."""
     command: Name
-    """Command line that runs this cell again and compares."""
+    """Command line that runs this cell again and compares. It has no --data-dir, which is a matter of the
+    machine: add it where the data do not lie in the cache."""
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +68,7 @@ def verified(folder: Path) -> list[Whole]:
     if (folder / CARD).is_file():
         _verify_checkpoint(folder)
         return [Whole(folder, None)]
-    marks = sorted(found for mark in (MANIFEST, CARD) for found in folder.glob(f"**/{mark}"))
+    marks = sorted(_marks(folder))
     for found in marks:
         if not found.is_file():
             raise ZskdError(f"{found} is no file: make what its folder holds again")
@@ -76,6 +78,17 @@ def verified(folder: Path) -> list[Whole]:
             f"{folder} holds neither a transfer set nor a checkpoint: give the folder of one, or of a run"
         )
     return [one for part in inside for one in verified(part)]
+
+
+def _marks(folder: Path) -> Iterator[Path]:
+    """Yield the manifests and cards in a folder and in those that are linked there, of each folder once."""
+    seen = set(folder.resolve().parents)  # a link to one of them leads out of the run
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := Path(place).resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in (*folders, *files) if name in (MANIFEST, CARD))
 
 
 def _verify_checkpoint(folder: Path) -> None:

@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from zskd.evaluation.figures import plain
 from zskd.evaluation.statistics import summarise
+from zskd.experiment.definition import TEACHER
 from zskd.experiment.report.tables import Records, accuracies
 
 _COLOURS = 10
@@ -53,7 +54,7 @@ def curves_figure(records: Records, arms: Sequence[str], title: str) -> Figure:
             if reported is not None:
                 axes.plot([count], [100 - reported.value], "o", mfc="none", color=colour, markersize=9)
         counts.update(images)
-    teachers = accuracies(records.at("teacher", None))
+    teachers = accuracies(records.at(TEACHER, None))
     if teachers:
         mean = 100 - summarise(teachers.values()).mean
         axes.axhline(mean, color="black", linestyle="--", linewidth=1, label="teacher")
