@@ -44,6 +44,8 @@ _HOW = {
 _PRECISION = "bfloat16"
 """Of the students of the first table and the picture; those in float32 stand in tables of their own."""
 _CONTROLS = ("white", "shapes", "procedural", "balanced")
+_COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
+"""Without grey, which pale black would look like."""
 _CONTROL = "procedural"
 """What the others are compared with, seed by seed."""
 
@@ -232,7 +234,7 @@ def draw_carry(folder: Path) -> None:
                 [row.agreement.mean for row in rows],
                 [row.agreement.deviation or 0 for row in rows],
                 fmt="s--" if arm in _CONTROLS else "o-",
-                color="black" if arm == "real" else f"C{number}",
+                color="black" if arm == "real" else _COLOURS[number % len(_COLOURS)],
                 ms=4,
                 lw=1.2,
                 alpha=1.0 if how == "features" else 0.4,
