@@ -1,6 +1,7 @@
 """Shapes and types are checked at run time in tests; one thread, so that workers do not fight for cores."""
 
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -195,6 +196,17 @@ def joined(shards: Iterable[Shard]) -> Shard:
     """Return the images of several shards, or of a set, as one shard."""
     columns = zip(*(shard.tensors().items() for shard in shards), strict=True)
     return Shard(**{parts[0][0]: torch.cat([one for _, one in parts]) for parts in columns})
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system cut what is written behind so many bytes of a file, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Lines(Progress):

@@ -44,6 +44,7 @@ _HOW = {
 _PRECISION = "bfloat16"
 """Of the students of the first table and the picture; those in float32 stand in tables of their own."""
 _CONTROLS = ("white", "shapes", "procedural", "balanced")
+_HEAD = ("pictures", "steps", "images", "teacher passes, thousands", "core minutes")
 _COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
 """Without grey, which pale black would look like."""
 _CONTROL = "procedural"
@@ -63,6 +64,17 @@ class _Row:
     @property
     def agreement(self) -> Summary:
         return summarise([line["agreement"] for line in self.lines])
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What the tables tell of the making, under `_HEAD`."""
+        return (
+            _TITLES[self.arm],
+            f"{self.steps:,}",
+            f"{self.lines[0]['images']:,}",
+            f"{self.passes / 1000:,.0f}",
+            f"{self.minutes:.1f}",
+        )
 
     @property
     def by_seed(self) -> dict[int, float]:
@@ -111,23 +123,11 @@ def carry() -> str:
         first = next(row for row in found.values() if row is not None)
         rows.append(
             (
-                _TITLES[arm],
-                f"{steps:,}",
-                f"{first.lines[0]['images']:,}",
-                f"{first.passes / 1000:,.0f}",
-                f"{first.minutes:.1f}",
+                *first.cells,
                 *("–" if row is None else in_words(row.agreement, count=False) for row in found.values()),
             )
         )
-    head = (
-        "pictures",
-        "steps",
-        "images",
-        "teacher passes, thousands",
-        "core minutes",
-        *hows.values(),
-    )
-    return markdown_table(head, rows)
+    return markdown_table((*_HEAD, *hows.values()), rows)
 
 
 def seeds() -> str:
@@ -141,27 +141,13 @@ def seeds() -> str:
             ahead = compare_paired(row.by_seed, control[row.steps], names=(row.arm, _CONTROL))
         rows.append(
             (
-                _TITLES[row.arm],
-                f"{row.steps:,}",
-                f"{row.lines[0]['images']:,}",
-                f"{row.passes / 1000:,.0f}",
-                f"{row.minutes:.1f}",
+                *row.cells,
                 in_words(row.agreement),
                 "–" if ahead is None else f"{ahead.mean:+.1f}",
                 "–" if ahead is None or ahead.low is None else f"[{ahead.low:+.1f}, {ahead.high:+.1f}]",
             )
         )
-    head = (
-        "pictures",
-        "steps",
-        "images",
-        "teacher passes, thousands",
-        "core minutes",
-        "agreement",
-        f"over `{_CONTROL}`",
-        "95 % interval",
-    )
-    return markdown_table(head, rows)
+    return markdown_table((*_HEAD, "agreement", f"over `{_CONTROL}`", "95 % interval"), rows)
 
 
 def precision() -> str:

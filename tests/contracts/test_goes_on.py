@@ -1,9 +1,7 @@
 """What was begun goes on: on other cores, with what an optimiser keeps, and behind a full disk."""
 
 import json
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Lines, StopAt, Stopped
+from conftest import Lines, StopAt, Stopped, files_of_at_most
 from zskd.config.distillation import DistillConfig
 from zskd.config.loading import load_recipe
 from zskd.config.synthesis import SynthesisConfig
@@ -223,17 +221,6 @@ def test_an_optimiser_resumes_with_the_types_that_it_keeps(
 
 
 # a full disk
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Let the system cut what is written behind so many bytes of a file, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_line_that_a_full_disk_cuts_is_taken_back_so_that_no_other_joins_it(tmp_path: Path) -> None:

@@ -1,9 +1,6 @@
 """Pictures of odd files and disks, networks of odd kinds, and what is measured on them."""
 
 import io
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jaxtyping
@@ -14,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
+from conftest import files_of_at_most
 from zskd.core.errors import ZskdError
 from zskd.core.tensors import read_tensors, save_tensors, stored_bytes
 from zskd.data.datasets import Split
@@ -82,17 +80,6 @@ def test_costs_of_networks_for_large_images_leave_statistics_modes_and_random_nu
 
 
 # -- pictures that cannot be kept
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Let the system cut what is written behind so many bytes of a file, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def photos(path: Path, count: int) -> Path:
