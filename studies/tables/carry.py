@@ -180,10 +180,11 @@ def provenance() -> str:
     """How the students were made."""
     lines = _lines()
     of = lines[0]
+    processors = " and ".join(sorted({line["processor"]["name"] for line in lines}))
     commits = ", ".join(sorted({line["commit"][:8] for line in lines}))
     return (
         f"n = {of['n']:,} held-out images; ± is the standard deviation over seeds, and a number without it "
-        f"is of one seed; {of['processor']['name']}, one thread; torch {of['versions']['torch']}; commits "
+        f"is of one seed; {processors}, one thread; torch {of['versions']['torch']}; commits "
         f"{commits}."
     )
 

@@ -266,6 +266,8 @@ def test_reports_refuse_options_without_effect(done: Path, capsys: pytest.Captur
     assert "--data-dir is for the page of a run" in capsys.readouterr().err
     assert zskd("report", done, "--twin", "inverted") == 2
     assert "--twin is for an experiment" in capsys.readouterr().err
+    assert zskd("report", done, "--format", "md", "--trust", "my.py:start") == 2
+    assert "--trust is for the page of a run" in capsys.readouterr().err
 
 
 def test_the_ending_of_a_picture_is_checked_before_the_work(

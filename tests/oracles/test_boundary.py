@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from zskd.cli.main import main
+from zskd.config.loading import load_recipe
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.models.classifier import Classifier, InputSpec
+from zskd.run.arms import plan_arms
+from zskd.run.measure import held_out_specs
 from zskd.synthesis.methods.boundary import Boundary
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec
@@ -122,3 +125,13 @@ def test_the_preset_makes_pairs(teacher_folder: Path, tmp_path: Path) -> None:
     made = TransferSet(tmp_path / "set")
     assert made.manifest.method == "boundary"
     assert int((made.labels[0::2] != made.labels[1::2]).sum()) >= 5
+
+
+def test_images_beside_the_pairs_are_optimised_as_those_of_other_runs(teacher: Classifier) -> None:
+    recipe = load_recipe("digits", {"preset": "boundary", "count": 40})
+    control = next(arm.spec for arm in plan_arms(recipe, None) if arm.name == "class_impressions")
+    for spec in (control, held_out_specs(recipe, teacher)["impressions"]):
+        assert spec is not None
+        assert spec.has_traces
+        assert (spec.synthesis.steps, spec.synthesis.learning_rate, spec.synthesis.tau) == (50, 0.1, 10.0)
+        assert (spec.synthesis.start, spec.synthesis.candidates) == ("procedural", 4)

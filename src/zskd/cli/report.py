@@ -60,10 +60,10 @@ def report(
     """
     of_run = _is_run(subject)
     page = of_run and format in (None, "html") and not json
-    _check_options(
-        {"--results": results, "--twin": twin} if of_run else {},
-        {} if page else {"--data-dir": data_dir, "--model": model, "--student-model": student_model},
-    )
+    for_page = {"--data-dir": data_dir, "--model": model, "--student-model": student_model}
+    if of_run:  # an experiment's file may name such code, too
+        for_page["--trust"] = trust or None
+    _check_options({"--results": results, "--twin": twin} if of_run else {}, {} if page else for_page)
     results = results or Path("results")
     if json:
         if format is not None or out is not None:

@@ -12,9 +12,11 @@ from zskd.config.engines import open_engine
 from zskd.config.entries import Registry
 from zskd.config.recipe import Recipe
 from zskd.config.registry import CONTROLS
+from zskd.config.synthesis import SynthesisConfig
 from zskd.data.datasets import Dataset, load_data
 from zskd.distillation.execution import Execution
 from zskd.distillation.spec import StudentSpec
+from zskd.synthesis.methods.base import Method
 from zskd.synthesis.spec import SetSpec
 
 _LONGEST = 80
@@ -147,10 +149,26 @@ def main_set(recipe: Recipe, data: Dataset | None) -> SetSpec:
 
 def _control(name: str, main: SetSpec) -> Arm:
     control = CONTROLS[name]
-    synthesis = replace(main.synthesis, start=control.start or main.synthesis.start)
+    synthesis = optimisation(main.synthesis, main.own_method)
+    synthesis = replace(synthesis, start=control.start or synthesis.start)
     settings = main.method_settings if control.method == main.method else {}
     spec = replace(main, method=control.method, method_settings=settings, synthesis=synthesis)
     return Arm(name, control.summary, spec, name)
+
+
+def optimisation(config: SynthesisConfig, method: Method) -> SynthesisConfig:
+    """Return the settings of images that are optimised beside those of a method: of a control, or held out.
+
+    Args:
+        config: settings of the method's images. Start images, sizes and storage hold for both.
+        method: where it makes its images otherwise, as boundary pairs, its steps are others: the usual ones
+            hold.
+    """
+    if method.by_objective:
+        return config
+    kept = ("start", "candidates", "noise_share", "missed", "batch_size", "shard_size", "shard_mb")
+    values = {name: getattr(config, name) for name in (*kept, "precision", "storage")}
+    return replace(SynthesisConfig(), **values)
 
 
 def set_size(recipe: Recipe, data: Dataset | None) -> int:

@@ -25,11 +25,11 @@ from zskd.evaluation.gain import Cost, Gain, measure_costs
 from zskd.evaluation.metrics import accuracies, accuracy, agreement
 from zskd.evaluation.probes import Probes, make_probes
 from zskd.models.classifier import Classifier
-from zskd.run.arms import Arm, Trainee, execution, plan_students, student_spec
+from zskd.run.arms import Arm, Trainee, execution, optimisation, plan_students, student_spec
 from zskd.run.metrics import ArmMetrics, RunMetrics, SetFacts, SizeMetrics, StudentMetrics, TeacherMetrics
 from zskd.run.similarity import has_similarity
 from zskd.synthesis.build import build_transfer_set
-from zskd.synthesis.methods.base import make_method
+from zskd.synthesis.methods.base import Method, make_method
 from zskd.synthesis.methods.with_statistics import MethodWithStatistics
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 from zskd.teacher.sources import Sources
@@ -72,14 +72,19 @@ def held_out_specs(recipe: Recipe, teacher: Classifier) -> dict[str, SetSpec]:
         recipe: as for `held_out_sets`.
         teacher: frozen.
     """
+    own = make_method(recipe.method, recipe.method_settings)
     impressions = SetSpec(
-        method=_held_out_method(recipe, teacher),
+        method=_held_out_method(own, teacher),
         count=recipe.held_out_count,
         seed=recipe.seed,
         first_index=HELD_OUT,
         targets=replace(recipe.targets, order="interleaved"),
         synthesis=replace(
-            recipe.synthesis, noise_share=0.0, missed="keep", carry_images=False, carry_moments=False
+            optimisation(recipe.synthesis, own),
+            noise_share=0.0,
+            missed="keep",
+            carry_images=False,
+            carry_moments=False,
         ),
     )
     specs = {"impressions": impressions}
@@ -90,11 +95,10 @@ def held_out_specs(recipe: Recipe, teacher: Classifier) -> dict[str, SetSpec]:
     return specs
 
 
-def _held_out_method(recipe: Recipe, teacher: Classifier) -> str:
+def _held_out_method(own: Method, teacher: Classifier) -> str:
     """Return the method of held-out impressions, the same whatever images the students are trained on."""
     if not has_similarity(teacher):
         return "class_impressions"
-    own = make_method(recipe.method, recipe.method_settings)
     # one that reads statistics of batch-norm says that the teacher has some
     return "zskd_bn" if isinstance(own, MethodWithStatistics) else "zskd"
 
