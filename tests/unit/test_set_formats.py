@@ -147,6 +147,8 @@ def test_the_card_tells_where_the_set_comes_from(exported: Path, small_set: Tran
     assert small_set.fingerprint() in text
     settings = json.loads(text.partition("```json\n")[2].partition("\n```")[0])
     assert settings == small_set.manifest.spec
+    tau = settings["synthesis"]["tau"]
+    assert f"10 probabilities that the teacher should output at the temperature {tau}" in text
     assert "These images are no photographs." in text
     assert str(Path.home()) not in text
 
@@ -156,6 +158,9 @@ def test_the_card_of_real_pictures_says_so(exported: Path, teacher: Classifier, 
     text = (export_webdataset(teacher, made, tmp_path / "out") / "README.md").read_text("utf-8")
     assert "Whether they may be passed on is a question of where they came from" in text
     assert "`cls` | its label, or else the class that the teacher predicts |" in text
+    assert "10 probabilities that the teacher outputs at the temperature 10" in text
+    shard = next(iter(made))
+    assert torch.allclose(shard.targets, torch.softmax(shard.logits / 10, dim=1), atol=1e-6)
     assert f"SHA-256 of the pictures: {made.manifest.data_sha256}" in text
     assert "no photographs" not in text
 

@@ -29,7 +29,8 @@ class TargetsConfig(Config):
     """Added to every concentration before β. With two classes, min-max gives (1, 0), and only this floor
     gives mixed targets."""
     redraws: int = 100
-    """Largest number of redraws of a target whose largest entry is not its anchor class."""
+    """Largest number of redraws of a target whose largest entry is not its anchor class; after them, this
+    entry and that of the class are exchanged. 0: the first draw is kept as it is."""
     priors: tuple[float, ...] | None = None
     """Share of each class among the anchor classes; the sum is 1. Absent: equal shares."""
     order: Literal["interleaved", "rows"] = "interleaved"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import yaml
 
+from zskd.config.synthesis import SynthesisConfig
 from zskd.core.artefact import JsonObject, JsonValue
 from zskd.core.code import without_folders
 from zskd.transfer_set.dataset import TransferSet
@@ -41,7 +42,7 @@ def columns(transfer_set: TransferSet) -> list[Column]:
     return [
         Column("image", "the picture, in 8 bits", {"dtype": "image"}),
         Column("label", _LABELS.get(transfer_set.manifest.method, _MADE_LABEL), {"dtype": labels}),
-        Column("target", f"{len(names)} probabilities that the teacher should output", numbers),
+        Column("target", f"{len(names)} probabilities {_wanted(transfer_set.manifest)}", numbers),
         Column("logits", f"{len(names)} logits that the teacher outputs for the picture in 8 bits", numbers),
     ]
 
@@ -105,7 +106,16 @@ def _how(manifest: Manifest) -> str:
     )
 
 
-_MADE_LABEL = "the class that the image was made for"
+def _wanted(manifest: Manifest) -> str:
+    """Return whose probabilities a target holds, and at which temperature."""
+    if manifest.method in (REAL, PICTURES):
+        return f"that the teacher outputs at the temperature {SynthesisConfig().tau:g}"
+    synthesis = manifest.spec.get("synthesis")
+    tau = synthesis.get("tau") if isinstance(synthesis, Mapping) else None
+    return f"that the teacher should output at the temperature {tau}"
+
+
+_MADE_LABEL = "the class that the image was made for, or else the class that the teacher predicts"
 _LABELS: Final = {REAL: "its label", PICTURES: "its label, or else the class that the teacher predicts"}
 _MADE_LIMITS = (
     "These images are no photographs. They were made to teach a student what this teacher outputs, and they "
