@@ -58,6 +58,20 @@ class Lengths(FeatureLoss):
         return (student - teacher).abs().mean()
 
 
+class OfEach(Lengths):
+    """Forgets the mean over the images."""
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return (student - teacher).abs()
+
+
+class Numbers(Lengths):
+    """Forgets that the student learns from it."""
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return (student - teacher).abs().mean().item()  # type: ignore[return-value]
+
+
 OWN = f"{__name__}:Lengths"
 ALL = (*FEATURE_LOSSES, OWN)
 
@@ -129,6 +143,25 @@ def test_an_interrupted_training_resumes_to_the_same_student(
         weights(teacher, config, noise, state=state, progress=StopAt(20))
     assert same(weights(teacher, config, noise, state=state), whole)
     assert whole.keys() == network(1).state_dict().keys(), "a weight of the loss is saved with the student"
+
+
+def test_a_resumed_training_goes_on_with_the_map_that_it_began_with(
+    teacher: Classifier, noise: TransferSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another number of threads the map would be fitted to other bits."""
+    state, config = tmp_path / "state.safetensors", with_loss("aligned", WITH_SET)
+    whole = weights(teacher, config, noise)
+    with pytest.raises(Stopped):
+        weights(teacher, config, noise, state=state, progress=StopAt(20))
+    fit = Aligned.begin
+
+    def otherwise(self: Aligned, *given: Any) -> None:
+        fit(self, *given)
+        self.weight.mul_(1.01)
+
+    monkeypatch.setattr(Aligned, "begin", otherwise)
+    assert not same(weights(teacher, config, noise), whole)
+    assert same(weights(teacher, config, noise, state=state), whole)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -223,6 +256,8 @@ def test_a_loss_needs_no_weight_of_the_logits(teacher: Classifier, noise: Transf
     [
         ("zskd.distillation.losses:kl", "is no subclass of zskd.FeatureLoss"),
         ("zskd.distillation.features.base:FeatureLoss", "cannot be made"),
+        (f"{__name__}:OfEach", r"the distance of OfEach is a tensor \(8,\): it must be one number"),
+        (f"{__name__}:Numbers", "the distance of Numbers is .*: it must be one number"),
     ],
 )
 def test_what_is_no_feature_loss_is_refused(name: str, message: str, teacher: Classifier) -> None:

@@ -134,3 +134,8 @@ def test_shares_that_add_up_to_more_than_a_batch_are_refused() -> None:
         replace(QUICK, generator=GeneratorConfig(share=0.6))
     with pytest.raises(ZskdError, match="images have no labels"):
         replace(QUICK, label_weight=1.0)
+
+
+def test_a_bank_of_one_phase_is_refused_because_it_has_no_images() -> None:
+    with pytest.raises(ZskdError, match=r"--distill\.image-bank\.count must be at least 2"):
+        ImageBankConfig(share=0.25, count=1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import Lines
 from zskd.cli.main import main
 from zskd.config.distillation import DistillConfig, FreshConfig, GeneratorConfig
 from zskd.config.loading import load_recipe
@@ -112,7 +113,9 @@ def test_a_share_of_less_than_half_an_image_is_none(
     config: DistillConfig, small: Classifier, shapes: TransferSet
 ) -> None:
     config = replace(config, start="random", steps=6)
-    made = distill(small, network(), None if config.generator.share == 1 else shapes, config)
+    log, every = Lines(), config.generator.share == 1
+    made = distill(small, network(), None if every else shapes, config, progress=log)
+    assert every != any(".share gives no image of a batch of 4" in line for line in log.lines)
     assert bool(torch.isfinite(made(torch.rand(2, 1, 8, 8))).all())
 
 

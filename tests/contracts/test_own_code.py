@@ -20,6 +20,7 @@ from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.inversion.objective import CrossEntropy, ForwardPass, Objective, SquaredPixels, Term
 from zskd.synthesis.methods.base import make_method
+from zskd.synthesis.settling import settle
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import SetSpec, read_spec
 from zskd.synthesis.trace import trace_impression
@@ -82,6 +83,33 @@ class Coupled(Plain):
 class OfStatistics(Plain):
     def objective(self, config):
         return zskd.CrossEntropy() + self.weight * Statistics()
+
+
+class Far(zskd.Term):
+    """The same everywhere."""
+
+    def __call__(self, forward):
+        return torch.ones(len(forward.images))
+
+
+class Low(Plain):
+    def objective(self, config):
+        return zskd.match_targets(config) + (-1000) * Far()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maker(Plain):
+    what: str = "images"
+
+    def make(self, teacher, entries, batch, config, *, on_progress=None):
+        images, steps = batch.starts, torch.full((len(batch.starts),), 3)
+        return {
+            "images": images,
+            "bytes": ((255 * images).byte(), steps),
+            "fewer": (images[1:], steps),
+            "seconds": (images, steps / 2),
+            "both": (images, steps),
+        }[self.what]
 
 
 def wrong(streams, shape, box):
@@ -183,6 +211,24 @@ def test_another_version_of_the_code_makes_another_set(teacher: Classifier, tmp_
     path.write_text(METHOD + "# changed\n", encoding="utf-8")
     with pytest.raises(ZskdError, match="made with another code"):
         build_transfer_set(teacher, spec, tmp_path / "set")
+
+
+@pytest.mark.parametrize("what", ["images", "bytes", "fewer", "seconds", "both"])
+def test_what_a_method_makes_is_checked(teacher: Classifier, code: str, what: str) -> None:
+    spec = replace(spec_of(f"{code}:Maker"), method_settings={"what": what})
+    if what == "both":
+        assert make_shard(teacher, spec, 0).steps.tolist() == [3] * 20
+        return
+    with pytest.raises(ZskdError, match=r"`make` must return a float32 tensor \(20, 1, 32, 32\)"):
+        make_shard(teacher, spec, 0)
+
+
+def test_a_negative_objective_does_not_choose_the_largest_learning_rate(
+    teacher: Classifier, code: str
+) -> None:
+    """Of −1,000, nothing that another rate changes is 3 %."""
+    spec = spec_of(f"{code}:Low", learning_rate=0.03, learning_rate_search=3)
+    assert settle(teacher, spec).spec.synthesis.learning_rate == 0.03
 
 
 WRONG = {

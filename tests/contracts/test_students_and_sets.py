@@ -140,6 +140,10 @@ def test_a_generator_makes_the_large_images_of_statistics_in_parts() -> None:
         made._generator.register_forward_hook(lambda _, __, images, sizes=sizes: sizes.append(len(images)))
         assert len(made.images_for_statistics(30)) == 30 == sum(sizes)
         assert max(sizes) == most
+    # of small images, too, not all 2,000 are made at once
+    sizes.clear()
+    made.images_for_statistics(1200)
+    assert max(sizes) <= 500
 
 
 def test_a_bank_draws_as_many_pixels_at_once_whatever_the_size_of_an_image() -> None:

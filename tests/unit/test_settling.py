@@ -88,6 +88,13 @@ def test_nobody_is_asked_where_nothing_depends_on_it() -> None:
         assert log.lines == []
 
 
+@pytest.mark.parametrize(("lanes", "count"), [(2, 32), (8, 32), (44, 44), (100, 100), (300, 100)])
+def test_the_answer_does_not_hang_on_a_few_impressions(lanes: int, count: int) -> None:
+    """Of images above 64×64 pixels a CPU makes few at once: 8 of 224×224."""
+    spec = replace(SPEC, synthesis=replace(WITH_FLIPS, batch_size=lanes))
+    assert some_impressions(spec).count == count
+
+
 def searching(rate: float, most: int) -> SetSpec:
     """Impressions that are still at their starts after 20 steps, or pass their target, at a wrong rate."""
     config = replace(WITH_FLIPS, warp=WarpConfig(), learning_rate=rate, learning_rate_search=most)

@@ -72,7 +72,8 @@ class GeneratorConfig(Config):
     replace the easiest."""
     replay: float = 0.0
     """Share of the generated images of a batch that comes from this pool, 0 to 1: hard ones, and those that
-    the student has not received for long."""
+    the student has not received for long. They are not replaced in this step: a pool of no more images does
+    not change."""
 
     def __post_init__(self) -> None:
         """Check shares and sizes."""
@@ -134,6 +135,8 @@ class ImageBankConfig(Config):
         self.check_range("share", low=0, high=1)
         self.check_range("count", "images", "keep", "steps", low=1)
         self.check_range("learning_rate", low=0, above=True)
+        if self.is_whole and self.share and self.count < 2:
+            raise ZskdError(f"{self.option('count')} must be at least 2: the first phase has no images of it")
 
 
 @Parameter(group=FEATURES)
@@ -233,6 +236,16 @@ class DistillConfig(FitConfig):
         return self.generator.share < 1
 
     @property
+    def shares_of_nothing(self) -> list[str]:
+        """The options of shares that are less than half an image of a batch."""
+        shares = [(one.option("share"), one.share) for one in self._sources]
+        return [option for option, share in shares if share and not round(share * self.batch_size)]
+
+    @property
+    def _sources(self) -> tuple[GeneratorConfig, ImageBankConfig, FreshConfig, ReplayConfig]:
+        return self.generator, self.image_bank, self.fresh, self.replay
+
+    @property
     def follows_student(self) -> bool:
         """Whether images depend on the student's weights, so that no helper process can make them."""
         return bool(self.generator.share or self.image_bank.share or self.replay.share)
@@ -285,7 +298,7 @@ class DistillConfig(FitConfig):
         Raises:
             ZskdError: they sum to more than 1, or there are labels or no logits where these are needed.
         """
-        groups = (self.generator, self.image_bank, self.fresh, self.replay)
+        groups = self._sources
         options = [one.option("share") for one in groups if one.share]
         named = f"{', '.join(options[:-1])} and {options[-1]}" if len(options) > 1 else "".join(options)
         if sum(one.share for one in groups) > 1 + _ROUNDING:

@@ -126,8 +126,12 @@ def distill(
         f"{f', in each of {ranks.world} processes' if ranks.several else ''}; "
         f"teacher: {teacher.how_run()}; student: {classifier.how_run()}"
     )
+    for option in config.shares_of_nothing:
+        progress.log(f"distill: {option} gives no image of a batch of {config.batch_size}: raise one of them")
     if features is not None:
         if features.begins:
+            # what it finds is rounded otherwise with another number of threads
+            companions = {**companions, "features": (features.losses, None)}
             first = next(batches.images_for_statistics(seed))[:_FIRST_IMAGES]
             with counting("initialisation", teacher=teacher):
                 features.begin(teacher, classifier, first, torch_stream(seed, "features", 0))

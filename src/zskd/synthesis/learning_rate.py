@@ -63,7 +63,7 @@ def search_learning_rate(teacher: Classifier, question: SetSpec, most: int, prog
                 values[rate] = math.inf
                 break
             values[rate] = new.value
-            if not new.value < (1 - _ENOUGH) * best.value:
+            if not new.value < best.value - _ENOUGH * abs(best.value):
                 break
             best = new
         if best is not first:

@@ -9,6 +9,7 @@ would by chance.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,6 +29,8 @@ ENOUGH: Final = 0.5
 """Least share of impressions with the same class when they are mirrored, for which images are made with
 flips."""
 _IMAGES = 100
+_LEAST = 32
+"""Impressions that the teacher is asked about: a batch of up to 100, or as many smaller ones as give 32."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def settle(teacher: Classifier, spec: SetSpec, progress: Progress | None = None)
             used = share >= ENOUGH
             progress.log(
                 f"{spec.method}: images are made {'with' if used else 'without'} flips: the teacher predicts "
-                f"the same class for {100 * share:.0f} % of some impressions when they are mirrored"
+                f"the same class for {100 * share:.0f} % of {len(images)} impressions when they are mirrored"
             )
             warp = warp if used else replace(warp, flip=0.0)
     config = replace(config, changes="all", warp=warp, learning_rate=rate, learning_rate_search=0)
@@ -83,7 +86,8 @@ def settle(teacher: Classifier, spec: SetSpec, progress: Progress | None = None)
 def some_impressions(spec: SetSpec) -> SetSpec:
     """Return the spec of the held-out impressions, made without flips, that the teacher is asked about."""
     config, together = spec.synthesis, spec.own_method.images_per_start
-    count = max(together, min(_IMAGES, config.batch_size) // together * together)
+    batches = math.ceil(_LEAST / config.batch_size)
+    count = max(together, min(_IMAGES, batches * config.batch_size) // together * together)
     config = replace(
         config,
         changes="all",

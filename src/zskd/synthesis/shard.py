@@ -59,9 +59,10 @@ def make_shard(
         images = plan.starts  # of this plan alone
         steps = torch.zeros(len(images), dtype=torch.int32)
         if len(plan.rows):
-            images[plan.rows], steps[plan.rows] = spec.own_method.make(
+            made = spec.own_method.make(
                 teacher, plan.entries, plan.batch, spec.synthesis, on_progress=on_progress
             )
+            images[plan.rows], steps[plan.rows] = _checked(spec.method, made, plan.batch.starts)
         if on_progress is not None:
             on_progress(len(images) - len(plan.rows))
         images.clamp_(*teacher.spec.box)
@@ -80,6 +81,25 @@ def make_shard(
     if spec.synthesis.missed == "keep":
         return shard
     return shard.select(~missed_target(shard, spec.synthesis))
+
+
+def _checked(method: str, made: object, starts: Images) -> tuple[Images, Tensor]:
+    """Return the images and steps that a method made of some start images.
+
+    Raises:
+        ZskdError: it made something else.
+    """
+    match made:
+        case (Tensor() as images, Tensor() as steps) if (
+            (images.shape, images.dtype, images.device) == (starts.shape, starts.dtype, starts.device)
+            and steps.shape == starts.shape[:1]
+            and not steps.is_floating_point()
+        ):
+            return images, steps.int()
+    raise ZskdError(
+        f"--method {method} made something else than images and steps: `make` must return a float32 tensor "
+        f"{tuple(starts.shape)} on the CPU, and one of integers ({len(starts)},)"
+    )
 
 
 def missed_target(shard: Shard, config: SynthesisConfig) -> Tensor:

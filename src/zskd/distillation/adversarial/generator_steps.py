@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ from zskd.models.modes import in_mode
 from zskd.training.loop import rate_at
 from zskd.training.losses import checked_loss
 from zskd.training.state import Companions
+
+_PART: Final = 500
+"""Images for statistics that are made at once: the layers of a generator take much memory for them."""
 
 
 class AdversarialGenerator:
@@ -150,7 +154,7 @@ class AdversarialGenerator:
         Large images are made in parts.
         """
         inputs = self._inputs("statistics'", int(self._generator.turn), count)
-        size = at_once(count, self._teacher.spec.shape)
+        size = at_once(min(count, _PART), self._teacher.spec.shape)
         parts = [torch.split(one, size) for one in inputs if one is not None]
         with in_mode(self._shown, training=False), torch.no_grad():
             return torch.cat([self._shown(*part) for part in zip(*parts, strict=True)])

@@ -41,8 +41,7 @@ class FeatureLoss(nn.Module, ABC):
     def begin(self, student: FeatureMaps, teacher: FeatureMaps, rng: Generator) -> None:
         """Look at what both networks return for the same images before the training, without gradients.
 
-        A resumed training calls it again with the same values, so what it sets need not be saved: buffers
-        are not.
+        A resumed training calls it again, and then takes weights and buffers from what was saved.
 
         Args:
             student: features (N, C, h, w).

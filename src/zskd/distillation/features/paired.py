@@ -21,6 +21,7 @@ from zskd.models.factory import fresh_weights
 from zskd.models.modes import frozen
 from zskd.models.observation import observe
 from zskd.models.stages import Grid, Stage
+from zskd.training.losses import checked_loss
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,12 @@ class PairedFeatures:
 
     def distance(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """Return the sum over all pairs of what `of_student` and `of_teacher` returned, a scalar."""
-        found = [loss.distance(s, t) for loss, s, t in zip(self._losses(), student, teacher, strict=True)]
+        found = [
+            checked_loss(
+                loss.distance(s, t), f"the distance of {type(loss).__name__}", learns=s.requires_grad
+            )
+            for loss, s, t in zip(self._losses(), student, teacher, strict=True)
+        ]
         return torch.stack(found).sum()
 
     def bytes_of_teacher(self, images: int) -> int:

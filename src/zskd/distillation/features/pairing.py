@@ -45,7 +45,7 @@ def pair_layers(
     if not pairs:
         raise ZskdError(
             "student and teacher have no stages with features that this loss can compare (of vectors, only "
-            f"fitnets and similarity can): choose another --distill.features.loss, or {_OFF}"
+            f"aligned, fitnets and similarity can): choose another --distill.features.loss, or {_OFF}"
         )
     return pairs
 
