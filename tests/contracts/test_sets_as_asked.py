@@ -233,8 +233,8 @@ def test_pairs_are_made_with_an_odd_batch_and_nobody_asks_about_their_flips(tmp_
         steps=2, candidates=2, batch_size=7, changes="by_teacher", warp=WarpConfig(flip=0.5)
     )
     spec = SetSpec(method="boundary", count=20, synthesis=replace(config, noise_share=0.0))
-    assert some_impressions(spec).count == 6
-    assert some_impressions(replace(spec, synthesis=replace(spec.synthesis, batch_size=1))).count == 2
+    assert some_impressions(spec).count == 34
+    assert some_impressions(replace(spec, synthesis=replace(spec.synthesis, batch_size=1))).count == 32
     teacher = linear(3)
     assert settle(teacher, spec).asked is None
     made = build_transfer_set(teacher, spec, tmp_path)
