@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.pairs import teacher_of_student
+from zskd.cli.pairs import check_models, teacher_of_student
 from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller, print_error, without_labels
 from zskd.core.errors import ZskdError
 
@@ -63,6 +63,7 @@ def check(
     from zskd.evaluation.metrics import check_alike
     from zskd.models.opened import open_network
 
+    check_models(model, teacher_model, student, teacher=teacher)
     network = open_network(student, model=model)
     of_teacher = teacher_of_student(teacher, teacher_model, model, network)
     own = network.class_names, network.shape

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import is_given
-from zskd.cli.pairs import note_other_teacher
+from zskd.cli.pairs import check_models, note_other_teacher
 from zskd.cli.places import Place, local
 from zskd.cli.telling import Json, Teller
 from zskd.config.data import DataConfig
@@ -62,8 +62,10 @@ def evaluate(
 
     if data.name != "none" and not is_given("data", "name"):  # another option of them made it the usual one
         raise ZskdError("--data-dir and --data.* are for a data set: name it, as in --data.name folder")
-    student, card = load_checkpoint(local(checkpoint), model=model)
-    teacher_network = load_checkpoint(local(teacher), model=teacher_model or model)[0] if teacher else None
+    of_student, of_teacher = local(checkpoint), local(teacher) if teacher else None
+    check_models(model, teacher_model, of_student, teacher=of_teacher)
+    student, card = load_checkpoint(of_student, model=model)
+    teacher_network = load_checkpoint(of_teacher, model=teacher_model or model)[0] if of_teacher else None
     if transfer_set is not None and teacher_network is None:
         raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
     if teacher_network is not None:

@@ -41,7 +41,9 @@ def show_similarity(
     from zskd.evaluation.figures import save_figure, similarity_figure
     from zskd.models.checkpoint import load_checkpoint
     from zskd.synthesis.similarity import class_similarity, concentration
+    from zskd.teacher.opening import check_model
 
+    check_model(model, teacher)
     classifier, _ = load_checkpoint(teacher, model=model)
     values = class_similarity(classifier.head_weight)
     title = "class similarity" if raw else "concentration (class similarity, row min-max)"
@@ -120,9 +122,11 @@ def show_filmstrip(
     from zskd.synthesis.build import hashes_of
     from zskd.synthesis.room import as_made
     from zskd.synthesis.spec import read_spec
+    from zskd.teacher.opening import check_model
     from zskd.transfer_set.manifest import read_manifest
 
     check_ending(out)
+    check_model(model, teacher)
     classifier, _ = load_checkpoint(teacher, model=model)
     manifest = read_manifest(transfer_set)
     if manifest.teacher_sha256 != classifier.fingerprint():

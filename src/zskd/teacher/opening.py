@@ -24,7 +24,6 @@ from zskd.models.checkpoint import (
     read_card,
 )
 from zskd.models.classifier import Classifier
-from zskd.models.factory import Architecture
 from zskd.models.libraries.transformers import ReversedChannels
 from zskd.teacher.golden import check_golden
 from zskd.teacher.named.exported import exported_facts
@@ -94,8 +93,7 @@ def open_teacher(
     if parsed.kind == "path" and is_there(Path(parsed.name) / CARD):
         if weights is not None:
             raise ZskdError(f"{source} is a checkpoint of zskd with one network: leave out --weights")
-        if model is not None:
-            _check_model(source, model, read_card(Path(parsed.name)).architecture)
+        check_model(model, parsed.name)
         classifier, card = load_checkpoint(Path(parsed.name), model=model)
         _check_given(source, given, card)
         epsilon = card.origin.epsilon or 0.0
@@ -113,18 +111,37 @@ def open_teacher(
     return _open(parsed, given, golden, other)
 
 
-def _check_model(source: str | Path, model: str, architecture: Architecture) -> None:
-    """Check that the network that the user names is that of a checkpoint, or code of the user's own.
+def check_model(model: str | None, *sources: str | Path, option: str = "--model") -> None:
+    """Check that a network that the user names is that of one of some sources, or code of the user's own.
 
     Commands name that code also for a checkpoint beside it, which needs none.
 
+    Args:
+        model: as it was typed; None: nothing is named.
+        sources: what it is named for.
+        option: by which it is named.
+
     Raises:
-        ZskdError: it is another one.
+        ZskdError: each source has another network.
     """
-    named = parse_builtin(model) or parse_source(model)
-    title = format_call(named.name, named.arguments)
-    if named.kind not in ("code", "hf") and architecture.title not in (title, f"{named.kind}:{named.name}"):
-        raise ZskdError(f"{source} is a checkpoint of {architecture.title}: leave out --model {model}")
+    if model is None:
+        return
+    named, own = parse_builtin(model) or parse_source(model), [_network_of(source) for source in sources]
+    titles = (format_call(named.name, named.arguments), f"{named.kind}:{named.name}")
+    if named.kind == "code" or any(title is None or title in titles for title in own):
+        return
+    if named.kind == "hf" and any("transformers:" in str(title) for title in own):  # the card has no folder
+        return
+    has = f"is a checkpoint of {own[0]}" if is_there(Path(sources[0]) / CARD) else "names its network"
+    raise ZskdError(f"{sources[0]} {has}: leave out {option} {model}")
+
+
+def _network_of(source: str | Path) -> str | None:
+    """Return the name of the network of a source; None where the user names it."""
+    if is_there(Path(source) / CARD):
+        return read_card(Path(source)).architecture.title
+    parsed = parse_source(str(source))
+    return None if parsed.kind == "path" else f"{parsed.kind}:{parsed.name}"
 
 
 def _check_given(source: str | Path, given: Given, card: StoredCard) -> None:
