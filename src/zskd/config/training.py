@@ -15,8 +15,8 @@ from zskd.config.registry import ARCHITECTURES, OPTIMISERS
 from zskd.core.errors import ZskdError
 from zskd.core.precision import Precision
 
-DEFAULT_NETWORK, DEFAULT_SHAPE = "lenet5", (1, 32, 32)
-"""Network and input shape where neither the user nor the teacher tells them."""
+DEFAULT_NETWORK, DEFAULT_SHAPE, DEFAULT_BOX = "lenet5", (1, 32, 32), (0.0, 1.0)
+"""Network, input shape and box of pixels where neither the user nor the teacher tells them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +96,9 @@ class NetworkConfig(Config):
     std: Annotated[tuple[float, ...] | None, _short("std")] = None
     """Standard deviation, by which they are divided. One value, or one per channel. Absent: as the source
     tells, or 1."""
-    box: Annotated[tuple[float, float], _short("box")] = (0.0, 1.0)
-    """Least and largest pixel value of a valid image. Both are inside [0, 1]."""
+    box: Annotated[tuple[float, float] | None, _short("box")] = None
+    """Least and largest pixel value of a valid image. Both are inside [0, 1]. Absent: as the source tells, or
+    0 1."""
     class_names: Annotated[tuple[str, ...] | None, _short("class-names")] = None
     """One name per class. Absent: as the source tells, or numbers; of a teacher to be trained, those of the
     data."""

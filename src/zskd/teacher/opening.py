@@ -45,7 +45,7 @@ def open_teacher(
     shape: tuple[int, int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    box: tuple[float, float] = (0.0, 1.0),
+    box: tuple[float, float] | None = None,
     class_names: tuple[str, ...] | None = None,
     head: str | None = None,
     golden: str | Path | None = None,
@@ -65,11 +65,11 @@ def open_teacher(
             source; those of a checkpoint folder they must equal.
         mean: subtracted from pixels in [0, 1], one value or one per channel.
         std: divides them then.
-        box: least and largest value of a valid pixel.
+        box: least and largest value of a valid pixel; 0 and 1 where neither this nor the source tells it.
         class_names: one per class.
         head: dotted name of the last linear layer, if it cannot be found.
         golden: file with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K) of the original program.
-        otherwise: shape, mean, std and class names where neither the user nor the source tells them.
+        otherwise: shape, mean, std, box and class names where neither the user nor the source tells them.
 
     Returns:
         The classifier, frozen, and its card: `origin.taken` says in one line what was read, and
@@ -106,7 +106,7 @@ def open_teacher(
         )
     other = "name the right one " + ("with --model" if parsed.kind == "path" else "before the @")
     parsed = _with_weights(parsed, model)
-    if (exported := exported_facts(parsed.weights)) is not None:
+    if (exported := exported_facts(parsed.weights or Path(source))) is not None:
         given = replace(given, otherwise=exported)
     return _open(parsed, given, golden, other)
 
@@ -154,7 +154,7 @@ def _check_given(source: str | Path, given: Given, card: StoredCard) -> None:
     values = {"shape": own.shape, "mean": own.mean, "std": own.std, "box": own.box}
     for name, held in {**values, "class_names": card.class_names, "head": card.head}.items():
         told = getattr(given, name)
-        if told != getattr(Given(), name) and _each(told, channels) != _each(held, channels):
+        if told is not None and _each(told, channels) != _each(held, channels):
             has = "no named head" if held is None else f"{name.replace('_', ' ')} {_typed(held)}"
             option = f"--{name.replace('_', '-')}"
             raise ZskdError(
