@@ -15,6 +15,8 @@ from zskd.config.transforms import WarpConfig
 from zskd.core.errors import ZskdError
 from zskd.core.precision import Precision
 
+_MOST_CANDIDATES = 10_000
+
 
 @Parameter(group=SYNTHESIS)
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,8 @@ class SynthesisConfig(Config):
         self.check_range("noise_share", low=0, high=1)
         self.check_range("steps", "tolerance", "l2", "shard_mb", "learning_rate_search", low=0)
         self.check_range("learning_rate", "tau", low=0, above=True)
-        self.check_range("candidates", "batch_size", "shard_size", low=1)
+        self.check_range("candidates", low=1, high=_MOST_CANDIDATES)
+        self.check_range("batch_size", "shard_size", low=1)
         if self.is_whole:
             self._check_together()
 

@@ -17,6 +17,8 @@ from zskd.core.precision import Precision
 
 DEFAULT_NETWORK, DEFAULT_SHAPE, DEFAULT_BOX = "lenet5", (1, 32, 32), (0.0, 1.0)
 """Network, input shape and box of pixels where neither the user nor the teacher tells them."""
+_LARGEST_BATCH = 10**6
+"""Images of a step; the order of a set is drawn until it fills one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,8 @@ class FitConfig(Config):
             raise ZskdError(
                 f"training needs a number of steps: give {self.option('steps')} or {self.option('epochs')}"
             )
-        self.check_range("steps", "batch_size", low=1)
+        self.check_range("steps", low=1)
+        self.check_range("batch_size", low=1, high=_LARGEST_BATCH)
         self.check_range("epochs", "learning_rate", low=0, above=True)
         self.check_range("l2", low=0)
 
