@@ -58,7 +58,6 @@ def evaluate(
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.measure import NOT_MEASURED
     from zskd.transfer_set.dataset import TransferSet
-    from zskd.transfer_set.manifest import REAL
 
     if data.name != "none" and not is_given("data", "name"):  # another option of them made it the usual one
         raise ZskdError("--data-dir and --data.* are for a data set: name it, as in --data.name folder")
@@ -93,10 +92,7 @@ def evaluate(
         found["set_agreement"] = asdict(agreed)
         tell.line(f"agreement with the teacher on {transfer_set}  {agreed}")
     if teacher_network is not None and estimate:
-        from_real = card.origin.how == "trained" or card.origin.method == REAL
-        estimated = tell.estimate(
-            teacher_network, student, from_real=from_real, count=card.origin.transfer_set_images
-        )
+        estimated = tell.estimate(teacher_network, student, card.origin)
         found["estimated_agreement"] = None if estimated is None else estimated.record().to_json()
     if out is not None:
         write_json(out, found)
