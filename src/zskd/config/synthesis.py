@@ -66,8 +66,9 @@ class SynthesisConfig(Config):
     carry_moments: bool = False
     """A batch continues with Adam's moments and step count of the previous batch of its shard."""
     batch_size: int = 100
-    """Number of images optimised together: a new image replaces a finished one. It changes results, because
-    another size rounds differently. The default is less on a CPU for images larger than 64×64 pixels, and any
+    """Number of images optimised together: a new image replaces a finished one. It changes results: another
+    size rounds differently, and with statistics of batch-norm or `minmax` pixels, which are taken over the
+    batch, it makes other images. The default is less on a CPU for images larger than 64×64 pixels, and any
     number is halved until it fits into the memory; the manifest says what was used."""
     shard_size: int = 1000
     """Images in one file, the unit of parallel work; with `targets.order: rows`, a shard is one row. The

@@ -92,7 +92,8 @@ class NetworkConfig(Config):
     """Place in a file with several copies of the network. Such as `model_ema`; absent: an averaged copy if
     there is one, otherwise the first."""
     shape: Annotated[tuple[int, int, int] | None, _short("shape")] = None
-    """Channels, height and width of its input. Absent: as the source tells, or 1 32 32."""
+    """Channels, height and width of its input. Absent: as the source tells, else 32×32 with the channels of a
+    built-in network's weights, or grey; own code in colour must be told."""
     mean: Annotated[tuple[float, ...] | None, _short("mean")] = None
     """Mean, subtracted from pixels in [0, 1]. One value, or one per channel. Absent: as the source tells, or
     0."""
