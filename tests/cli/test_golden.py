@@ -30,6 +30,23 @@ NORMALISE = ["--mean", "0.5", "0.4", "0.3", "--std", "0.25"]
 SHAPE = ["--shape", "3", "4", "4"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "wrong"),
+    [
+        (["--shape", "0", "-3", "5"], "input shape (0, -3, 5): it must be"),
+        (["--shape", "3", "4", "4", "--mean", "nan", "0.4"], "mean and std must be finite numbers"),
+        (["--shape", "3", "4", "4", "--std", "0"], "std (0.0,) must be above 0"),
+    ],
+)
+def test_a_program_that_cannot_run_is_not_printed(
+    typed: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["golden", "my.py:Net@x.pt", *typed]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert wrong in told.err
+
+
 @pytest.fixture
 def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)

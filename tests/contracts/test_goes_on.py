@@ -191,6 +191,13 @@ class Typed(torch.optim.Optimizer):
                 )
 
 
+def descend(network: nn.Module, optimiser: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimiser.zero_grad()
+        network(torch.ones(1, 3)).square().sum().backward()
+        optimiser.step()
+
+
 @pytest.mark.parametrize("make", [Typed, torch.optim.Adam])
 def test_an_optimiser_resumes_with_the_types_that_it_keeps(
     make: Callable[[Any], torch.optim.Optimizer], tmp_path: Path
@@ -198,12 +205,6 @@ def test_an_optimiser_resumes_with_the_types_that_it_keeps(
     def begun() -> tuple[nn.Module, torch.optim.Optimizer]:
         network = fresh_weights(lambda: nn.Linear(3, 2), 0)
         return network, make(network.parameters())
-
-    def descend(network: nn.Module, optimiser: torch.optim.Optimizer, steps: int) -> None:
-        for _ in range(steps):
-            optimiser.zero_grad()
-            network(torch.ones(1, 3)).square().sum().backward()
-            optimiser.step()
 
     whole, stopped, resumed = begun(), begun(), begun()
     descend(*whole, 8)
@@ -218,6 +219,51 @@ def test_an_optimiser_resumes_with_the_types_that_it_keeps(
             assert torch.equal(value, after[number][name])
     descend(*resumed, 3)
     assert torch.equal(whole[0].weight, resumed[0].weight)
+
+
+class Phased(torch.optim.Optimizer):
+    """Steps by a value of its group, which a function changes, beside values that stay as they are."""
+
+    def __init__(self, parameters: Any, kept: Any, changed: Callable[[Any], Any]) -> None:
+        groups = [{"params": list(parameters), "name": "all"}]
+        super().__init__(groups, {"lr": 0.1, "kept": kept, "dtype": torch.float32, "betas": (0.9, None)})
+        self.changed = changed
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["kept"] = self.changed(group["kept"])
+            for parameter in group["params"]:
+                parameter.data -= group["lr"] / len(group["kept"]) * parameter.grad
+
+
+@pytest.mark.parametrize(
+    ("kept", "changed"), [("a", lambda text: text + "b"), ((1, None), lambda numbers: (*numbers, 0.1))]
+)
+def test_an_optimiser_resumes_with_the_texts_and_tuples_of_its_groups(
+    kept: Any, changed: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    networks = [fresh_weights(lambda: nn.Linear(3, 2), 0) for _ in range(3)]
+    whole, stopped, resumed = [(one, Phased(one.parameters(), kept, changed)) for one in networks]
+    descend(*whole, 8)
+    descend(*stopped, 5)
+    save_state(tmp_path / "state", "k", {"": stopped}, Done([1.0] * 5))
+    load_state(tmp_path / "state", "k", {"": resumed})
+    descend(*resumed, 3)
+    assert torch.equal(whole[0].weight, resumed[0].weight)
+    save_state(tmp_path / "state", "k", {"": resumed}, Done([1.0] * 8))  # what stays is still as it was
+
+
+@pytest.mark.parametrize("changed", [lambda steps: [*steps, 0], lambda steps: steps.append(0) or steps])
+def test_an_optimiser_with_a_list_in_its_groups_is_refused(
+    changed: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    network = fresh_weights(lambda: nn.Linear(3, 2), 0)
+    optimiser = Phased(network.parameters(), [], changed)
+    descend(network, optimiser, 1)
+    with pytest.raises(
+        ZskdError, match="the optimiser Phased keeps kept in its group, which cannot be saved"
+    ):
+        save_state(tmp_path / "state", "k", {"": (network, optimiser)}, Done([1.0]))
 
 
 # a full disk

@@ -53,6 +53,27 @@ def shapes(small: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Trans
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "most"),
+    [
+        ("--threads", 4096),
+        ("--distill.generator.latent", 65536),
+        ("--distill.generator.width", 65536),
+        ("--distill.batch-size", 10**6),
+        ("--teacher.batch-size", 10**6),
+        ("--synthesis.candidates", 10**4),
+    ],
+)
+def test_a_number_beyond_every_machine_is_refused(
+    typed: str, most: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show = ["run", "my-teacher", "--print-config", typed]
+    for number in (most + 1, 2**62):
+        assert main([*show, str(number)]) == 2
+        assert capsys.readouterr().err.endswith(f" and at most {most:g}\n")
+    assert main([*show, str(most)]) == 0
+
+
 @pytest.mark.parametrize(("height", "width"), [(16, 64), (48, 24), (33, 33)])
 def test_a_rotation_turns_images_that_are_not_square(height: int, width: int) -> None:
     bar = torch.zeros(1, 1, height, width)

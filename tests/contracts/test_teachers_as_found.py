@@ -124,6 +124,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"mean": (0.0,)}, "with mean 0.5: import its weights again with --mean 0, or leave out --mean"),
         ({"std": (0.1,)}, "with std 0.1 0.2 0.3: "),
         ({"box": (0.0, 0.9)}, "with box 0.1 0.9: "),
+        ({"box": (0.0, 1.0)}, "with box 0.1 0.9: import its weights again with --box 0 1, or"),
         ({"class_names": ("a", "d", "b c")}, "with class names a 'b c' d: import its weights again with --"),
         ({"head": "conv1"}, "with head linear: "),
     ],

@@ -296,6 +296,8 @@ def test_a_picture_of_fewer_samples_than_asked_for_says_so(
     asked = ["show", "samples", tmp_path / "set", "--out", tmp_path / "a.png", "--class", "weite"]
     assert told(capsys, *asked, "--per-class", 4)[1].splitlines()[1:] == ["it shows no more than 3 images"]
     assert told(capsys, *asked, "--per-class", 3)[1].splitlines()[1:] == []
+    monkeypatch.setattr("zskd.run.page.MOST_SAMPLES", 12)  # as many as there are
+    assert told(capsys, *asked[:-2], "--per-class", 2**62)[1].splitlines()[1:] == []
 
 
 def test_networks_of_other_images_are_not_compared() -> None:

@@ -29,6 +29,7 @@ from zskd.data.datasets import Dataset
 from zskd.data.folder import read_image
 from zskd.data.pictures import hash_pictures
 from zskd.distillation.batches import DistillationBatches
+from zskd.evaluation.agreement import NOT_ESTIMATED
 from zskd.models.classifier import Classifier
 from zskd.run.arms import plan_arms, plan_students
 from zskd.run.pipeline import run_recipe
@@ -238,6 +239,8 @@ def test_a_run_shows_the_method_with_and_without_the_pictures(
     told = "\n".join(summary_lines(metrics))
     assert re.search(r"^\d+ s in all: .*evaluation \d+ s\.$", told, re.MULTILINE)
     assert "ZSKD (default) alone" in told
+    assert [arm.estimated_agreement is None for arm in metrics.arms] == [True, False]
+    assert f"ZSKD (default) + --images, --few: {NOT_ESTIMATED}." in told
     assert [one.change for one in metrics.changes] == ["rotation", "shift", "scale", "shear"]
     assert all(f"{one.words}." in told and f"distill: {one.words}" in lines.lines for one in metrics.changes)
     assert sorted(path.name for path in (tmp_path / "run" / "sets").iterdir()) == ["zskd"]
@@ -270,12 +273,21 @@ def test_distill_takes_pictures_too(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = ["distill", str(teacher_folder), str(small_set.folder), "--distill.steps", "4"]
-    command += ["--distill.start", "random", "--workers", "1", "--no-estimate"]
+    command += ["--distill.start", "random", "--workers", "1"]
     assert main([*command, "--images", str(folder), "--out", str(tmp_path / "student")]) == 0
-    assert capsys.readouterr().err.count("is no readable picture") == 1
+    told = capsys.readouterr()
+    assert told.err.count("is no readable picture") == 1
+    assert NOT_ESTIMATED in told.out
+    student, teacher = str(tmp_path / "student"), str(teacher_folder)
+    assert main(["evaluate", student, "--teacher", teacher]) == 0
+    assert NOT_ESTIMATED in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):  # one picture cannot be read
+        main(["check", student, str(folder), "--teacher", teacher, "--json"])
+    assert json.loads(capsys.readouterr().out)["estimate"] is None
     card = json.loads((tmp_path / "student" / "card.json").read_text())
     found = TransferSet(tmp_path / "student" / "pictures" / "images")
     assert card["origin"]["pictures_sha256"] == {"images": found.fingerprint()}
+    command.append("--no-estimate")
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "a.png").write_bytes(b"no")

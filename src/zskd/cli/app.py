@@ -18,7 +18,7 @@ app = App(
     ),
     help_epilogue=examples(
         "zskd run digits",
-        "zskd run my-teacher --teacher.path net.pt --model my_net.py:MyNet --count 20000",
+        "zskd run my-teacher --teacher.path net.pt --model my_net.py:MyNet --shape 3 32 32 --count 20000",
         "zskd teacher import teacher.mat --out teacher/",
     ),
     version=__version__,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.pairs import teacher_of_student
+from zskd.cli.pairs import check_models, teacher_of_student
 from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller, print_error, without_labels
 from zskd.core.errors import ZskdError
 
@@ -63,6 +63,7 @@ def check(
     from zskd.evaluation.metrics import check_alike
     from zskd.models.opened import open_network
 
+    check_models(model, teacher_model, student, teacher=teacher)
     network = open_network(student, model=model)
     of_teacher = teacher_of_student(teacher, teacher_model, model, network)
     own = network.class_names, network.shape
@@ -119,19 +120,17 @@ def _answers(
 
 def _estimate(folder: Path, student: Opened, teacher: Classifier) -> EstimateRecord | None:
     """Return the estimate of the student's run, or a new one; None for a student trained on real images."""
-    from zskd.evaluation.agreement import estimate_agreement
+    from zskd.evaluation.agreement import estimate_agreement, is_estimated
     from zskd.evaluation.probes import make_probes
     from zskd.run.recorded import recorded_estimate
-    from zskd.transfer_set.manifest import REAL
 
+    if student.card is not None and not is_estimated(student.card.origin):
+        return None
     own = None if student.classifier is None else student.classifier.fingerprint()
     recorded = recorded_estimate(folder, sha256=own, teacher_sha256=teacher.fingerprint())
     if recorded is not None or student.classifier is None or student.card is None:
         return recorded
-    origin = student.card.origin
-    if origin.how == "trained" or origin.method == REAL:
-        return None
-    probes = make_probes(teacher, count=origin.transfer_set_images, workers=0)
+    probes = make_probes(teacher, count=student.card.origin.transfer_set_images, workers=0)
     return estimate_agreement(teacher, student.classifier, probes).record()
 
 

@@ -105,9 +105,9 @@ def distill(
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
     from zskd.evaluation.sizes import log_sizes
+    from zskd.models.checkpoint import read_card
     from zskd.run.arms import execution, student_spec
     from zskd.transfer_set.dataset import TransferSet
-    from zskd.transfer_set.manifest import REAL
 
     settings = Settings(
         recipe,
@@ -161,17 +161,16 @@ def distill(
             ranks=ranks,
             progress=progress,
         )
-    if not ranks.first:
-        return
+        if not ranks.first:
+            return
+        card = read_card(folder)
     tell = Teller(json)
     tell.line(f"student in {out}: {made.parameters_count:,} parameters")
     gain = measure_gain(classifier, made)
     tell.table(gain_table(["teacher", "student"], [gain.teacher, gain.student]))
     document = {"folder": out, "parameters": made.parameters_count, "cost": gain.to_json()}
     if estimate:
-        from_real = loaded is not None and loaded.manifest.method == REAL
-        count = None if loaded is None else len(loaded)
-        estimated = tell.estimate(classifier, made, from_real=from_real, count=count)
+        estimated = tell.estimate(classifier, made, card.origin)
         document["estimated_agreement"] = estimated and estimated.record().to_json()
     tell.document(document)
 

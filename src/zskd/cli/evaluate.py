@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import is_given
-from zskd.cli.pairs import note_other_teacher
+from zskd.cli.pairs import check_models, note_other_teacher
 from zskd.cli.places import Place, local
 from zskd.cli.telling import Json, Teller
 from zskd.config.data import DataConfig
@@ -58,12 +58,13 @@ def evaluate(
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.measure import NOT_MEASURED
     from zskd.transfer_set.dataset import TransferSet
-    from zskd.transfer_set.manifest import REAL
 
     if data.name != "none" and not is_given("data", "name"):  # another option of them made it the usual one
         raise ZskdError("--data-dir and --data.* are for a data set: name it, as in --data.name folder")
-    student, card = load_checkpoint(local(checkpoint), model=model)
-    teacher_network = load_checkpoint(local(teacher), model=teacher_model or model)[0] if teacher else None
+    of_student, of_teacher = local(checkpoint), local(teacher) if teacher else None
+    check_models(model, teacher_model, of_student, teacher=of_teacher)
+    student, card = load_checkpoint(of_student, model=model)
+    teacher_network = load_checkpoint(of_teacher, model=teacher_model or model)[0] if of_teacher else None
     if transfer_set is not None and teacher_network is None:
         raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
     if teacher_network is not None:
@@ -91,10 +92,7 @@ def evaluate(
         found["set_agreement"] = asdict(agreed)
         tell.line(f"agreement with the teacher on {transfer_set}  {agreed}")
     if teacher_network is not None and estimate:
-        from_real = card.origin.how == "trained" or card.origin.method == REAL
-        estimated = tell.estimate(
-            teacher_network, student, from_real=from_real, count=card.origin.transfer_set_images
-        )
+        estimated = tell.estimate(teacher_network, student, card.origin)
         found["estimated_agreement"] = None if estimated is None else estimated.record().to_json()
     if out is not None:
         write_json(out, found)

@@ -92,6 +92,7 @@ def _wrong(source: Path, *, is_set: bool, is_network: bool) -> str:
 
 def _export_set(loaded: TransferSet, to: str, out: Path, teacher: Path | None, model: str | None) -> None:
     from zskd.models.checkpoint import load_checkpoint
+    from zskd.teacher.opening import check_model
     from zskd.transfer_set.export.imagefolder import export_imagefolder
     from zskd.transfer_set.export.mat import export_mat
     from zskd.transfer_set.export.parquet import export_parquet
@@ -102,6 +103,7 @@ def _export_set(loaded: TransferSet, to: str, out: Path, teacher: Path | None, m
         return
     if teacher is None:
         raise ZskdError("the teacher must compute the logits of the 8-bit pictures: add --teacher FOLDER")
+    check_model(model, teacher)
     classifier, _ = load_checkpoint(teacher, model=model)
     exporters = {
         "parquet": export_parquet,
@@ -122,8 +124,10 @@ def _export_network(source: Path, to: str, out: Path, images: TransferSet | None
     from zskd.export.pt2 import export_pt2
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.summary import checkpoint_results
+    from zskd.teacher.opening import check_model
 
     tell = Teller(as_json=False)
+    check_model(model, source)
     classifier, card = load_checkpoint(source, model=model)
     if to == "onnx-int8":
         if images is None:

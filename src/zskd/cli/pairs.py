@@ -14,6 +14,29 @@ if TYPE_CHECKING:
     from zskd.models.opened import Opened
 
 
+def check_models(model: str | None, teacher_model: str | None, *students: Path, teacher: Path | None) -> None:
+    """Check the networks that are named for students and a teacher.
+
+    Args:
+        model: named for the students, and for the teacher where `teacher_model` is absent.
+        teacher_model: named for the teacher alone.
+        students: checkpoint folders or ONNX files.
+        teacher: a checkpoint folder, or another source.
+
+    Raises:
+        ZskdError: as `check_model` does.
+    """
+    from zskd.teacher.opening import check_model
+
+    if teacher is None:
+        check_model(model, *students)
+    elif teacher_model is None:
+        check_model(model, *students, teacher)
+    else:
+        check_model(model, *students)
+        check_model(teacher_model, teacher, option="--teacher-model")
+
+
 def teacher_of_student(source: Path, own: str | None, of_student: str | None, student: Opened) -> Classifier:
     """Return the teacher that a student is compared with, frozen.
 
@@ -29,7 +52,7 @@ def teacher_of_student(source: Path, own: str | None, of_student: str | None, st
     Raises:
         ZskdError: as `open_teacher` does, or neither source nor student tells mean and std.
     """
-    from zskd.models.checkpoint import CARD, NOT_KNOWN
+    from zskd.models.checkpoint import CARD, NOT_KNOWN, load_checkpoint
     from zskd.teacher.named.facts import Fact, Facts
     from zskd.teacher.named.source import is_there, parse_source
     from zskd.teacher.opening import open_teacher
@@ -38,7 +61,7 @@ def teacher_of_student(source: Path, own: str | None, of_student: str | None, st
     model = own or (of_student if of_path else None)
     of_it = student.card.origin.teacher_sha256 if student.card else None
     if is_there(source / CARD):
-        teacher = open_teacher(source, model=model)[0]
+        teacher = load_checkpoint(source, model=model)[0]
         note_other_teacher(of_it, teacher, "this student was distilled from")
         return teacher.freeze()
     told = "that of its student"

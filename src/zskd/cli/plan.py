@@ -20,7 +20,7 @@ from zskd.config.recipe import Recipe
     help_epilogue=examples(
         "zskd plan digits",
         "zskd plan mnist --data-dir data --rate 40 --price 0.04 --for-workers 1 8 64",
-        "zskd plan my-teacher --teacher.path net.pt --model my_net.py:MyNet --count 20000 --json",
+        "zskd plan my-teacher --teacher.path net.pt --model my_net.py:MyNet --shape 3 32 32 --count 20000",
         "zskd reproduce mnist --data-dir data --dry-run",
     ),
 )

@@ -38,11 +38,13 @@ def predict(
     from zskd.core.memory import at_once
     from zskd.data.folder import read_pictures
     from zskd.models.opened import open_network
+    from zskd.teacher.opening import check_model
 
     if not paths:
         raise ZskdError("name at least one picture or folder")
     if top < 1:
         raise ZskdError(f"--top is {top}: it must be at least 1")
+    check_model(model, checkpoint)
     network = open_network(checkpoint, model=model)
     tell, broken, predicted = Teller(json), Broken(), []
     files = _files(paths)

@@ -41,7 +41,9 @@ def show_similarity(
     from zskd.evaluation.figures import save_figure, similarity_figure
     from zskd.models.checkpoint import load_checkpoint
     from zskd.synthesis.similarity import class_similarity, concentration
+    from zskd.teacher.opening import check_model
 
+    check_model(model, teacher)
     classifier, _ = load_checkpoint(teacher, model=model)
     values = class_similarity(classifier.head_weight)
     title = "class similarity" if raw else "concentration (class similarity, row min-max)"
@@ -74,6 +76,7 @@ def show_samples(
     from zskd.evaluation.figures import save_figure
     from zskd.run.page import MOST_SAMPLES, samples_figure
     from zskd.transfer_set.dataset import TransferSet
+    from zskd.transfer_set.first import first_of_classes
 
     if per_class < 1:
         raise ZskdError(f"--per-class is {per_class}: it must be at least 1")
@@ -81,9 +84,10 @@ def show_samples(
     names = loaded.class_names
     if only is not None and only not in names:
         raise ZskdError(f"there is no class {only!r}: choose one of {', '.join(names)}")
-    figure = samples_figure(loaded, per_class=per_class, only=None if only is None else names.index(only))
+    number = None if only is None else names.index(only)
+    figure = samples_figure(loaded, per_class=per_class, only=number)
     print_line(f"picture in {save_figure(figure, out)}")
-    if per_class * (len(names) if only is None else 1) > MOST_SAMPLES:
+    if len(first_of_classes(loaded, per_class, most=MOST_SAMPLES + 1, only=number)) > MOST_SAMPLES:
         print_line(f"it shows no more than {MOST_SAMPLES} images")
 
 
@@ -120,9 +124,11 @@ def show_filmstrip(
     from zskd.synthesis.build import hashes_of
     from zskd.synthesis.room import as_made
     from zskd.synthesis.spec import read_spec
+    from zskd.teacher.opening import check_model
     from zskd.transfer_set.manifest import read_manifest
 
     check_ending(out)
+    check_model(model, teacher)
     classifier, _ = load_checkpoint(teacher, model=model)
     manifest = read_manifest(transfer_set)
     if manifest.teacher_sha256 != classifier.fingerprint():

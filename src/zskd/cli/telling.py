@@ -18,6 +18,7 @@ from zskd.core.tables import WIDTH, Table
 
 if TYPE_CHECKING:
     from zskd.evaluation.agreement import Estimate
+    from zskd.models.checkpoint import Origin
     from zskd.models.classifier import Classifier
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -69,24 +70,22 @@ class Teller:
             for name, row in zip(names, values[:, columns], strict=True):
                 self.line(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
 
-    def estimate(
-        self, teacher: Classifier, student: Classifier, *, from_real: bool, count: int | None = None
-    ) -> Estimate | None:
-        """Print and return the estimated agreement on real images; None for a student trained on real images.
+    def estimate(self, teacher: Classifier, student: Classifier, origin: Origin) -> Estimate | None:
+        """Print and return the estimated agreement on real images; None for a student trained on such.
 
         Args:
             teacher: not changed.
             student: not changed.
-            from_real: whether it was trained on real images.
-            count: images of its transfer set, whose cost that of the estimate should not exceed.
+            origin: of the student. The cost of the estimate should not exceed that of its transfer set.
         """
-        from zskd.evaluation.agreement import estimate_agreement
+        from zskd.evaluation.agreement import NOT_ESTIMATED, estimate_agreement, is_estimated
         from zskd.evaluation.probes import make_probes
 
-        if from_real:
-            self.line("agreement on real images is not estimated: the student was trained on real images")
+        if not is_estimated(origin):
+            self.line(NOT_ESTIMATED)
             return None
-        estimate = estimate_agreement(teacher, student, make_probes(teacher, count=count, workers=0))
+        probes = make_probes(teacher, count=origin.transfer_set_images, workers=0)
+        estimate = estimate_agreement(teacher, student, probes)
         for line in estimate.lines():
             self.line(line)
         return estimate

@@ -20,6 +20,8 @@ from zskd.core.precision import Precision
 _ROUNDING = 1e-9
 """Largest rounding error of a sum of shares."""
 _STEPS = 4000
+_MOST_CHANNELS = 65536
+"""Of a generator's input and of its layers; one of more than any memory ended in a traceback."""
 
 
 @Parameter(group=GENERATOR)
@@ -87,7 +89,8 @@ class GeneratorConfig(Config):
                 raise ZskdError(f"{self.option(name)} is {getattr(self, name)}: it must be below 1")
         GENERATOR_METHODS.check(self.method, self.option("method"))
         self.check_range("share", low=0, high=1)
-        self.check_range("student_steps", "latent", "width", low=1)
+        self.check_range("student_steps", low=1)
+        self.check_range("latent", "width", low=1, high=_MOST_CHANNELS)
         self.check_range("learning_rate", low=0, above=True)
         if self.is_whole:
             self._check_together()

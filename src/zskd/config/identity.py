@@ -16,7 +16,7 @@ from zskd.config.checks import Config
 from zskd.config.distillation import GeneratorConfig, ImageBankConfig
 from zskd.config.recipe import Recipe
 from zskd.config.sources import FreshConfig, PicturesConfig, ReplayConfig
-from zskd.config.training import DEFAULT_NETWORK, DEFAULT_SHAPE
+from zskd.config.training import DEFAULT_BOX, DEFAULT_NETWORK, DEFAULT_SHAPE
 from zskd.config.transforms import AugmentConfig
 
 _RENAMED = {
@@ -155,6 +155,7 @@ _GONE = {"weights": "last", "ema_decay": 0.999}
 def described(teacher: Mapping[str, Any]) -> dict[str, Any]:
     """Return plain settings of a teacher with the network and input that hold where they are absent."""
     told = {"model": DEFAULT_NETWORK, "shape": list(DEFAULT_SHAPE), "mean": [0.0], "std": [1.0]}
+    told["box"] = list(DEFAULT_BOX)
     return {key: told.get(key) if value is None else value for key, value in teacher.items()}
 
 

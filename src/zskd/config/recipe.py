@@ -24,6 +24,7 @@ from zskd.core.errors import ZskdError
 
 _CONTROLS = ("class_impressions", "noise_shapes", "noise_white")
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 20, 500
+_MOST_THREADS = 4096
 
 
 def read_controls(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -157,7 +158,8 @@ class Recipe(Config):
             self._check_pictures()
         self.check_range("seed", low=0, high=LAST_SEED)
         self.check_range("count", "held_out", low=1)
-        self.check_range("threads", "workers", low=0)
+        self.check_range("threads", low=0, high=_MOST_THREADS)
+        self.check_range("workers", low=0)
         self.check_range("budget", low=0, above=True)
         self.check_range("passes", low=1)
         if self.budget is not None and self.passes is not None:

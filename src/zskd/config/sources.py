@@ -42,7 +42,8 @@ class ReplayConfig(Config):
     share: float = 0.0
     """Share of images of earlier batches that were most difficult for the student, 0 to 1."""
     keep: int = 2000
-    """Number of difficult images that are kept; their difficulty is measured again when they are shown."""
+    """Largest number of difficult images to keep, and at most 256 MB of them. Their difficulty is measured
+    again when they are shown."""
 
     def __post_init__(self) -> None:
         """Check share and number."""

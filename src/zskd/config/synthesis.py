@@ -15,6 +15,8 @@ from zskd.config.transforms import WarpConfig
 from zskd.core.errors import ZskdError
 from zskd.core.precision import Precision
 
+_MOST_CANDIDATES = 10_000
+
 
 @Parameter(group=SYNTHESIS)
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,9 @@ class SynthesisConfig(Config):
     carry_moments: bool = False
     """A batch continues with Adam's moments and step count of the previous batch of its shard."""
     batch_size: int = 100
-    """Number of images optimised together: a new image replaces a finished one. It changes results, because
-    another size rounds differently. The default is less on a CPU for images larger than 64×64 pixels, and any
+    """Number of images optimised together: a new image replaces a finished one. It changes results: another
+    size rounds differently, and with statistics of batch-norm or `minmax` pixels, which are taken over the
+    batch, it makes other images. The default is less on a CPU for images larger than 64×64 pixels, and any
     number is halved until it fits into the memory; the manifest says what was used."""
     shard_size: int = 1000
     """Images in one file, the unit of parallel work; with `targets.order: rows`, a shard is one row. The
@@ -88,7 +91,8 @@ class SynthesisConfig(Config):
         self.check_range("noise_share", low=0, high=1)
         self.check_range("steps", "tolerance", "l2", "shard_mb", "learning_rate_search", low=0)
         self.check_range("learning_rate", "tau", low=0, above=True)
-        self.check_range("candidates", "batch_size", "shard_size", low=1)
+        self.check_range("candidates", low=1, high=_MOST_CANDIDATES)
+        self.check_range("batch_size", "shard_size", low=1)
         if self.is_whole:
             self._check_together()
 

@@ -15,8 +15,10 @@ from zskd.config.registry import ARCHITECTURES, OPTIMISERS
 from zskd.core.errors import ZskdError
 from zskd.core.precision import Precision
 
-DEFAULT_NETWORK, DEFAULT_SHAPE = "lenet5", (1, 32, 32)
-"""Network and input shape where neither the user nor the teacher tells them."""
+DEFAULT_NETWORK, DEFAULT_SHAPE, DEFAULT_BOX = "lenet5", (1, 32, 32), (0.0, 1.0)
+"""Network, input shape and box of pixels where neither the user nor the teacher tells them."""
+_LARGEST_BATCH = 10**6
+"""Images of a step; the order of a set is drawn until it fills one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,8 @@ class FitConfig(Config):
             raise ZskdError(
                 f"training needs a number of steps: give {self.option('steps')} or {self.option('epochs')}"
             )
-        self.check_range("steps", "batch_size", low=1)
+        self.check_range("steps", low=1)
+        self.check_range("batch_size", low=1, high=_LARGEST_BATCH)
         self.check_range("epochs", "learning_rate", low=0, above=True)
         self.check_range("l2", low=0)
 
@@ -89,15 +92,17 @@ class NetworkConfig(Config):
     """Place in a file with several copies of the network. Such as `model_ema`; absent: an averaged copy if
     there is one, otherwise the first."""
     shape: Annotated[tuple[int, int, int] | None, _short("shape")] = None
-    """Channels, height and width of its input. Absent: as the source tells, or 1 32 32."""
+    """Channels, height and width of its input. Absent: as the source tells, else 32×32 with the channels of a
+    built-in network's weights, or grey; own code in colour must be told."""
     mean: Annotated[tuple[float, ...] | None, _short("mean")] = None
     """Mean, subtracted from pixels in [0, 1]. One value, or one per channel. Absent: as the source tells, or
     0."""
     std: Annotated[tuple[float, ...] | None, _short("std")] = None
     """Standard deviation, by which they are divided. One value, or one per channel. Absent: as the source
     tells, or 1."""
-    box: Annotated[tuple[float, float], _short("box")] = (0.0, 1.0)
-    """Least and largest pixel value of a valid image. Both are inside [0, 1]."""
+    box: Annotated[tuple[float, float] | None, _short("box")] = None
+    """Least and largest pixel value of a valid image. Both are inside [0, 1]. Absent: as the source tells, or
+    0 1."""
     class_names: Annotated[tuple[str, ...] | None, _short("class-names")] = None
     """One name per class. Absent: as the source tells, or numbers; of a teacher to be trained, those of the
     data."""

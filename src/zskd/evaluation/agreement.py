@@ -22,7 +22,9 @@ from pydantic import field_serializer
 
 from zskd.core.artefact import Artefact
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure, sampling_error
+from zskd.models.checkpoint import Origin
 from zskd.models.classifier import Classifier
+from zskd.transfer_set.manifest import PICTURES, REAL
 
 WEAKEST = 3
 """Number of weakest classes that are listed."""
@@ -36,6 +38,11 @@ USELESS = (
     "Warning: this student is likely useless on real images: give it more steps and images, or choose a "
     "larger student (in zskd run: --distill.steps, --count, --student)"
 )
+NOT_ESTIMATED = (
+    "agreement on real images is not estimated: the student was trained on real images, or on pictures that "
+    "were given"
+)
+"""For such a student the estimate would be too low."""
 UNSEEN = "The teacher's own errors cannot be seen: where it is wrong, agreement with it is an error too."
 
 
@@ -147,6 +154,11 @@ class EstimateRecord(Artefact):
         return measured
 
 
+def is_estimated(origin: Origin) -> bool:
+    """Return whether a network learned from images alone that were made for its teacher."""
+    return origin.how != "trained" and origin.method not in (REAL, PICTURES) and not origin.pictures_sha256
+
+
 @cache
 def fitted_law() -> Law:
     """Return the fitted law of agreement.json."""
@@ -167,8 +179,8 @@ def _read(name: str) -> dict[str, Any]:
 def estimate_agreement(teacher: Classifier, student: Classifier, probes: Probes | None = None) -> Estimate:
     """Estimate how often a student predicts its teacher's class on real images, without any.
 
-    It is for students that were trained on images made for this teacher. For a student trained on real images
-    it is too low.
+    It is for students that were trained on images made for this teacher. For a student trained on real
+    images, also beside others, it is too low.
 
     Args:
         teacher: run in evaluation mode; not changed.

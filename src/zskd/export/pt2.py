@@ -40,7 +40,7 @@ def export_pt2(classifier: Classifier, path: str | Path, *, images: Images | Non
     path = check_ending(path, _ENDING)
     program = record(classifier)
     pictures = check_pictures(classifier) if images is None else images
-    description = Description.of(classifier).model_dump_json()
+    description = Description.of(classifier).model_dump_json(exclude_unset=True)
     archive = io.BytesIO()  # a file's name would become a part of it
     with quiet():
         torch.export.save(program, archive, extra_files={DESCRIPTION: description})

@@ -14,6 +14,7 @@ from zskd.core.artefact import Artefact, ClassNames, Sha256, Shape, parse
 from zskd.core.errors import ZskdError
 from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images, Logits
+from zskd.models.checkpoint import Number
 from zskd.models.classifier import Classifier
 from zskd.models.libraries.extras import import_extra
 
@@ -33,6 +34,8 @@ class Description(Artefact):
     """Channels, height and width of the images, whose pixels are in [0, 1]."""
     network_sha256: Sha256
     """Fingerprint of the network that was exported (`Classifier.fingerprint`)."""
+    box: tuple[Number, Number] | None = None
+    """Least and largest pixel value of a valid image; absent: 0 and 1."""
     weights: Literal["float32", "int8"] = "float32"
 
     @classmethod
@@ -44,6 +47,7 @@ class Description(Artefact):
             shape=classifier.spec.shape,
             network_sha256=classifier.fingerprint(),
             weights=weights,
+            **({} if classifier.spec.box == (0, 1) else {"box": classifier.spec.box}),
         )
 
     def metadata(self) -> dict[str, str]:

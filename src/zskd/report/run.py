@@ -23,6 +23,7 @@ from zskd.run.similarity import shows_similarity
 from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity
 from zskd.synthesis.spec import SetSpec, read_spec
+from zskd.teacher.opening import check_model
 from zskd.training.curve import Curve, read_curve
 from zskd.transfer_set.dataset import TransferSet
 
@@ -101,6 +102,8 @@ def read_run(
     data_config = _data_config(folder, data_dir)
     metrics = read_metrics(folder / METRICS)
     arm = metrics.arms[0].arm
+    check_model(model, folder / "teacher")
+    check_model(student_model, folder / "students" / arm, option="--student-model")
     teacher, _ = load_checkpoint(folder / "teacher", model=model)
     student, _ = load_checkpoint(folder / "students" / arm, model=student_model)
     missing: list[str] = []

@@ -216,7 +216,9 @@ def _results(
         title=trainee.arm.title,
         count=generated_images(recipe.distill) if count is None else count,
         agreement=agrees,
-        estimated_agreement=estimate_agreement(teacher, student, probes).record(),
+        estimated_agreement=(
+            None if trainee.arm.pictures else estimate_agreement(teacher, student, probes).record()
+        ),
         parameters=student.parameters_count,
         sha256=student.fingerprint(),
         passes=passes,

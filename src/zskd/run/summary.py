@@ -7,10 +7,12 @@ from pathlib import Path
 
 from zskd.core.energy import MEASURED, readable_joules
 from zskd.core.progress import readable_seconds
+from zskd.evaluation.agreement import NOT_ESTIMATED
 from zskd.evaluation.statistics import Share
 from zskd.run.metrics import ArmMetrics, RunMetrics
 from zskd.run.recorded import recorded_run, results_of
 from zskd.run.tables import KINDS, agreement_table, costs_table, results_table, sizes_table
+from zskd.teacher.sources import SourceHashes
 
 _HOW_TIMED = (
     "µs: one thread of this machine, each network as after export (batch-norm folded); the median of passes",
@@ -58,7 +60,7 @@ def checkpoint_results(checkpoint: Path, sha256: str | None = None) -> list[str]
         f"Agreement with its teacher on {KINDS.get(kind, kind)}: {share}."
         for kind, share in found.agreement.items()
     ]
-    return [*_measured(metrics.data, found.test_accuracy), *agreement, *_estimated(found)]
+    return [*_measured(metrics.data, found.test_accuracy), *agreement, *_estimated(found, metrics.sources)]
 
 
 def _measured(data: str, accuracy: Share | None) -> list[str]:
@@ -82,7 +84,7 @@ def notes(metrics: RunMetrics) -> list[str]:
     lines += [f"Images of {title}: {words}." for title, words in made.items() if words]
     lines += [f"{one.words}." for one in metrics.changes]
     lines += [line for arm in metrics.arms for line in _counted(arm)]
-    lines += _estimated(metrics.arms[0])
+    lines += _estimated(metrics.arms[0], metrics.sources)
     if metrics.teacher.test_accuracy is not None:
         return lines
     return [
@@ -148,10 +150,11 @@ def _counted(arm: ArmMetrics) -> list[str]:
     ]
 
 
-def _estimated(arm: ArmMetrics) -> list[str]:
+def _estimated(arm: ArmMetrics, sources: SourceHashes) -> list[str]:
     """The estimate for real images; metrics of older versions have none."""
     found = arm.estimated_agreement
     if found is None:
-        return []
+        of_pictures = sources.images_sha256 or sources.few_sha256
+        return [f"{arm.title}: {NOT_ESTIMATED}."] if of_pictures else []
     first, *others = found.words
     return [f"{arm.title}: {first}.", *(line.rstrip(".") + "." for line in others)]

@@ -24,7 +24,6 @@ from zskd.models.checkpoint import (
     read_card,
 )
 from zskd.models.classifier import Classifier
-from zskd.models.factory import Architecture
 from zskd.models.libraries.transformers import ReversedChannels
 from zskd.teacher.golden import check_golden
 from zskd.teacher.named.exported import exported_facts
@@ -46,7 +45,7 @@ def open_teacher(
     shape: tuple[int, int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    box: tuple[float, float] = (0.0, 1.0),
+    box: tuple[float, float] | None = None,
     class_names: tuple[str, ...] | None = None,
     head: str | None = None,
     golden: str | Path | None = None,
@@ -66,11 +65,11 @@ def open_teacher(
             source; those of a checkpoint folder they must equal.
         mean: subtracted from pixels in [0, 1], one value or one per channel.
         std: divides them then.
-        box: least and largest value of a valid pixel.
+        box: least and largest value of a valid pixel; 0 and 1 where neither this nor the source tells it.
         class_names: one per class.
         head: dotted name of the last linear layer, if it cannot be found.
         golden: file with `inputs` (N, C, H, W) in [0, 1] and `logits` (N, K) of the original program.
-        otherwise: shape, mean, std and class names where neither the user nor the source tells them.
+        otherwise: shape, mean, std, box and class names where neither the user nor the source tells them.
 
     Returns:
         The classifier, frozen, and its card: `origin.taken` says in one line what was read, and
@@ -94,8 +93,7 @@ def open_teacher(
     if parsed.kind == "path" and is_there(Path(parsed.name) / CARD):
         if weights is not None:
             raise ZskdError(f"{source} is a checkpoint of zskd with one network: leave out --weights")
-        if model is not None:
-            _check_model(source, model, read_card(Path(parsed.name)).architecture)
+        check_model(model, parsed.name)
         classifier, card = load_checkpoint(Path(parsed.name), model=model)
         _check_given(source, given, card)
         epsilon = card.origin.epsilon or 0.0
@@ -108,23 +106,42 @@ def open_teacher(
         )
     other = "name the right one " + ("with --model" if parsed.kind == "path" else "before the @")
     parsed = _with_weights(parsed, model)
-    if (exported := exported_facts(parsed.weights)) is not None:
+    if (exported := exported_facts(parsed.weights or Path(source))) is not None:
         given = replace(given, otherwise=exported)
     return _open(parsed, given, golden, other)
 
 
-def _check_model(source: str | Path, model: str, architecture: Architecture) -> None:
-    """Check that the network that the user names is that of a checkpoint, or code of the user's own.
+def check_model(model: str | None, *sources: str | Path, option: str = "--model") -> None:
+    """Check that a network that the user names is that of one of some sources, or code of the user's own.
 
     Commands name that code also for a checkpoint beside it, which needs none.
 
+    Args:
+        model: as it was typed; None: nothing is named.
+        sources: what it is named for.
+        option: by which it is named.
+
     Raises:
-        ZskdError: it is another one.
+        ZskdError: each source has another network.
     """
-    named = parse_builtin(model) or parse_source(model)
-    title = format_call(named.name, named.arguments)
-    if named.kind not in ("code", "hf") and architecture.title not in (title, f"{named.kind}:{named.name}"):
-        raise ZskdError(f"{source} is a checkpoint of {architecture.title}: leave out --model {model}")
+    if model is None:
+        return
+    named, own = parse_builtin(model) or parse_source(model), [_network_of(source) for source in sources]
+    titles = (format_call(named.name, named.arguments), f"{named.kind}:{named.name}")
+    if named.kind == "code" or any(title is None or title in titles for title in own):
+        return
+    if named.kind == "hf" and any("transformers:" in str(title) for title in own):  # the card has no folder
+        return
+    has = f"is a checkpoint of {own[0]}" if is_there(Path(sources[0]) / CARD) else "names its network"
+    raise ZskdError(f"{sources[0]} {has}: leave out {option} {model}")
+
+
+def _network_of(source: str | Path) -> str | None:
+    """Return the name of the network of a source; None where the user names it."""
+    if is_there(Path(source) / CARD):
+        return read_card(Path(source)).architecture.title
+    parsed = parse_source(str(source))
+    return None if parsed.kind == "path" else f"{parsed.kind}:{parsed.name}"
 
 
 def _check_given(source: str | Path, given: Given, card: StoredCard) -> None:
@@ -137,7 +154,7 @@ def _check_given(source: str | Path, given: Given, card: StoredCard) -> None:
     values = {"shape": own.shape, "mean": own.mean, "std": own.std, "box": own.box}
     for name, held in {**values, "class_names": card.class_names, "head": card.head}.items():
         told = getattr(given, name)
-        if told != getattr(Given(), name) and _each(told, channels) != _each(held, channels):
+        if told is not None and _each(told, channels) != _each(held, channels):
             has = "no named head" if held is None else f"{name.replace('_', ' ')} {_typed(held)}"
             option = f"--{name.replace('_', '-')}"
             raise ZskdError(

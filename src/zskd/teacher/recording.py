@@ -16,7 +16,7 @@ from torch import Tensor
 from zskd.core.arrays import read_arrays
 from zskd.core.errors import ZskdError
 from zskd.core.files import whole_file
-from zskd.models.classifier import Classifier
+from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.modes import frozen
 from zskd.teacher.golden import AT_ONCE
 from zskd.teacher.named.source import Source
@@ -54,7 +54,11 @@ def golden_code(
         shape: channels, height and width of the images.
         mean: of the pixels in [0, 1]; one value, or one per channel.
         std: as `mean`.
+
+    Raises:
+        ZskdError: shape, mean or std are those of no network.
     """
+    spec = InputSpec(shape=shape, mean=mean, std=std)
     imports = ["import numpy as np", "import torch"]
     if source.kind == "code":
         network = _own_network(source, imports)
@@ -63,10 +67,10 @@ def golden_code(
     return _PROGRAM.format(
         imports="\n".join(imports),
         network="\n".join(network),
-        mean=_per_channel(mean),
-        std=_per_channel(std),
+        mean=_per_channel(spec.mean),
+        std=_per_channel(spec.std),
         images=_IMAGES,
-        shape=", ".join(map(str, shape)),
+        shape=", ".join(map(str, spec.shape)),
         out=str(out),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from zskd.config.identity import described, to_values
 from zskd.config.recipe import Recipe
-from zskd.config.training import NetworkConfig, TeacherConfig
+from zskd.config.training import DEFAULT_BOX, NetworkConfig, TeacherConfig
 from zskd.config.trust import code_hashes
 from zskd.core.artefact import Artefact, JsonObject, Sha256
 from zskd.core.code import format_call, is_code, without_folders
@@ -32,8 +32,8 @@ STATE = "training.safetensors"
 
 def input_spec(config: NetworkConfig) -> InputSpec:
     """Return the input specification of a network to be trained."""
-    mean, std = config.mean or (0.0,), config.std or (1.0,)
-    return InputSpec(shape=config.input_shape, mean=mean, std=std, box=config.box)
+    mean, std, box = config.mean or (0.0,), config.std or (1.0,), config.box or DEFAULT_BOX
+    return InputSpec(shape=config.input_shape, mean=mean, std=std, box=box)
 
 
 def open_given(source: Path, config: NetworkConfig) -> tuple[Classifier, Card]:

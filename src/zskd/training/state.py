@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ class _Counted(Artefact):
 
 
 _LOSSES = "losses"
-_Numbers = dict[str, float | None]
+_Numbers = dict[str, Any]
+"""Values that JSON holds, and tuples of such."""
+_GIVEN = ("params", "param_names", "lr")
+"""What a group is made with; each step sets the last."""
 _GROUP = "group "
 """Begins the names of what an optimiser keeps for a group of parameters; others begin with a parameter's
 number."""
@@ -55,7 +59,7 @@ def save_state(path: Path, key: str, learners: Companions, done: Done, *, thread
         threads: of the training, which change its rounding; None: they do not matter to it.
 
     Raises:
-        ZskdError: the file cannot be written, or an optimiser keeps more than tensors and numbers.
+        ZskdError: the file cannot be written, or an optimiser keeps what cannot be saved.
     """
     tensors = {_LOSSES: torch.tensor(done.losses, dtype=torch.float64)}
     numbers: dict[str, _Numbers] = {}
@@ -128,9 +132,18 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _taken_apart(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], _Numbers]:
     """Return what an optimiser keeps, by <number of the parameter>/<name>: tensors, and numbers beside them.
 
+    Of a group, texts and tuples of numbers are kept as well; what is as it was at first is not.
+
     Raises:
         ZskdError: it keeps anything else.
     """
+
+    def refusal(name: object, of: str) -> ZskdError:
+        return ZskdError(
+            f"the optimiser {type(optimiser).__name__} keeps {name} in its {of}, which cannot be saved: let "
+            "it keep tensors and numbers, or choose another"
+        )
+
     tensors: dict[str, Tensor] = {}
     numbers: _Numbers = {}
     for number, own in optimiser.state_dict()["state"].items():
@@ -140,19 +153,27 @@ def _taken_apart(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], _
             elif name and (value is None or isinstance(value, int | float)):
                 numbers[f"{number}/{name}"] = value
             else:
-                raise ZskdError(
-                    f"the optimiser {type(optimiser).__name__} keeps {name or number} in its state, which "
-                    "cannot be saved: let it keep tensors and numbers for each parameter, or choose another"
-                )
+                raise refusal(name or number, "state")
     for number, group in enumerate(optimiser.param_groups):
         for name, value in group.items():
-            if name == "lr":  # each step sets it
+            first = optimiser.defaults.get(name)
+            if name in _GIVEN:
                 continue
             if isinstance(value, Tensor):
                 tensors[f"{_GROUP}{number}/{name}"] = value
-            elif isinstance(value, int | float) and value != optimiser.defaults.get(name):
-                numbers[f"{_GROUP}{number}/{name}"] = value
+            elif _is_plain(value):
+                if value != first:
+                    numbers[f"{_GROUP}{number}/{name}"] = value
+            elif deepcopy(value) is not first:  # another one, or one that may have changed in place
+                raise refusal(name, "group")
     return tensors, numbers
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value of a group is a number, a text, None, or a tuple of numbers and None."""
+    if isinstance(value, tuple):
+        return all(isinstance(one, int | float | None) for one in value)
+    return isinstance(value, int | float | str | None)
 
 
 def _restore(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor], numbers: _Numbers) -> None:
@@ -163,7 +184,8 @@ def _restore(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor], numb
     for name, value in [*saved.items(), *numbers.items()]:
         owner, _, field = name.partition("/")
         if owner.startswith(_GROUP):
-            state["param_groups"][int(owner.removeprefix(_GROUP))][field] = value
+            kept = tuple(value) if isinstance(value, list) else value
+            state["param_groups"][int(owner.removeprefix(_GROUP))][field] = kept
             continue
         restored: Any = value
         if isinstance(value, Tensor):

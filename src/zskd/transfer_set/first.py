@@ -28,5 +28,6 @@ def first_of_classes(made: TransferSet, per_class: int, *, most: int, only: int 
         of_class = by_class.get(label) if fits[row] else None
         if of_class is not None and len(of_class) < per_class:
             of_class.append(row)
-    turns = (rows[turn] for turn in range(per_class) for rows in by_class.values() if turn < len(rows))
+    longest = max(map(len, by_class.values()), default=0)
+    turns = (rows[turn] for turn in range(longest) for rows in by_class.values() if turn < len(rows))
     return torch.tensor(list(islice(turns, most)), dtype=torch.int64)

@@ -28,6 +28,7 @@ class _Description(Artefact):
     model_config = ConfigDict(extra="ignore")
 
     class_names: Annotated[ClassNames, Field(min_length=2)]
+    box: tuple[Number, Number] | None = None
 
 
 class _Config(Artefact):
@@ -37,13 +38,13 @@ class _Config(Artefact):
     zskd: _Description
 
 
-def exported_facts(weights: Path | None) -> Facts | None:
+def exported_facts(weights: Path) -> Facts | None:
     """Return what an exported folder tells; None of other weights.
 
     Raises:
         ZskdError: its `config.json` is damaged.
     """
-    if weights is None or not is_there(path := weights / "config.json"):
+    if not is_there(path := weights / "config.json"):
         return None
     what = "the configuration of a network"
     values = read_json(path, what)
@@ -55,5 +56,6 @@ def exported_facts(weights: Path | None) -> Facts | None:
         shape=Fact(own.shape, _ORIGIN),
         mean=Fact(own.mean, _ORIGIN),
         std=Fact(own.std, _ORIGIN),
+        box=None if config.zskd.box is None else Fact(config.zskd.box, _ORIGIN),
         class_names=Fact(config.zskd.class_names, _ORIGIN),
     )

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from zskd.config.training import DEFAULT_BOX
 from zskd.core.artefact import JsonValue
 from zskd.core.errors import ZskdError
 from zskd.models.checkpoint import NOT_KNOWN
@@ -34,6 +35,7 @@ class Facts:
     shape: Fact[tuple[int, int, int]] | None = None
     mean: Fact[tuple[float, ...]] | None = None
     std: Fact[tuple[float, ...]] | None = None
+    box: Fact[tuple[float, float]] | None = None
     class_names: Fact[tuple[str, ...]] | None = None
     others: dict[str, str] = field(default_factory=dict)
     """What else the card should tell: {"conversion": "agrees with onnxruntime"}."""
@@ -60,7 +62,7 @@ class Given:
     shape: tuple[int, int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    box: tuple[float, float] = (0.0, 1.0)
+    box: tuple[float, float] | None = None
     class_names: tuple[str, ...] | None = None
     head: str | None = None
     weights: str | None = None
@@ -126,7 +128,9 @@ def settle(facts: Facts, given: Given) -> Settled:
     if given.class_names is not None and (twice := _repeated(given.class_names)):
         raise ZskdError(f"--class-names has {twice[0]!r} twice: give each class a name of its own")
     names = names and _told_apart(names)
-    spec = InputSpec(shape=tuple(shape), mean=tuple(mean), std=tuple(std), box=given.box)
+    boxes = given.box, facts.box, given.otherwise.box
+    box = choose("box", DEFAULT_BOX, "") if any(boxes) else DEFAULT_BOX
+    spec = InputSpec(shape=tuple(shape), mean=tuple(mean), std=tuple(std), box=tuple(box))
     return Settled(spec, names, origins | facts.others)
 
 

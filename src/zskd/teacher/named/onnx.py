@@ -52,8 +52,9 @@ def find(source: Source, shape: tuple[int, int, int] | None) -> Found:
         shape=Fact(used, "input of the ONNX file"), others={"conversion": compare(network, used, path)}
     )
     if is_exported(metadata):  # the normalisation is inside
-        told, names = "metadata of zskd export", described(metadata, str(path)).class_names
-        facts = replace(facts, mean=Fact((0.0,), told), std=Fact((1.0,), told), class_names=Fact(names, told))
+        told, own = "metadata of zskd export", described(metadata, str(path))
+        facts = replace(facts, mean=Fact((0.0,), told), std=Fact((1.0,), told))
+        facts = replace(facts, class_names=Fact(own.class_names, told), box=own.box and Fact(own.box, told))
     return Found(network, architecture, facts)
 
 
