@@ -104,6 +104,15 @@ def test_accuracies_stand_at_their_rate_with_spread_and_n(records: Records) -> N
     assert "never_run" not in table
 
 
+def test_images_of_a_generator_are_not_called_real(records: Records) -> None:
+    one = record("no_data", None, 0, 100, method="dafl", count=25_600, unique_images=25_600)
+    table = accuracy_table(titled([*records, one], "teacher", "default", "no_data"))
+    assert row(table, "arm") == ["arm", "10 %", "40 %", "all real images", "generated images"]
+    assert row(table, "*images*") == ["*images*", "100", "400", "1,000", "25,600"]
+    assert row(table, "the no_data")[3:] == ["–", "50.00 (n = 1)"]
+    assert row(table, "the teacher")[3:] == ["99.00 (n = 1)", "–"]
+
+
 def test_what_was_reported_stands_below_what_was_measured(records: Records) -> None:
     lines = accuracy_table(records).splitlines()
     below = lines[lines.index(next(line for line in lines if line.startswith("| the default"))) + 1]
@@ -213,6 +222,14 @@ def test_the_page_says_how_many_teachers_the_seeds_share(records: Records) -> No
     )
     assert "over seeds of teacher, images and student (n)" in own
     assert "over seeds of images and student (n), in percent. Seeds share teachers: there is 1." in shared
+
+
+def test_one_seed_shares_its_teacher_with_no_other() -> None:
+    one = titled([record("teacher", None, 0, 198), record("default", 10, 0, 190)], "teacher", "default")
+    experiment = load_experiment("digits")
+    assert experiment.seeds > 1
+    for planned in (experiment, replace(experiment, teachers=(0, 0, 0))):
+        assert "share" not in dict(sections(one, planned))["Test accuracy"]
 
 
 def test_without_records_one_line_says_what_to_do(tmp_path: Path) -> None:

@@ -73,11 +73,11 @@ def sections(records: Records, experiment: Experiment) -> list[tuple[str, str]]:
         )
     seeded, shared = "teacher, images and student", ""
     teachers = len({record.teacher_sha256 for record in records})
-    if experiment.teachers or (teachers == 1 and experiment.seeds > 1):
-        seeded, shared = (
-            "images and student",
-            " Seeds share teachers: there " + ("is 1." if teachers == 1 else f"are {teachers}."),
-        )
+    several = len({record.seed for record in records}) > 1
+    if experiment.teachers or (teachers == 1 and several):
+        seeded = "images and student"
+        if several:
+            shared = f" Seeds share teachers: there {'is' if teachers == 1 else 'are'} {teachers}."
     parts = [
         (
             "Test accuracy",
