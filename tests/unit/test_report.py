@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import run_zskd
+from zskd.core.errors import ZskdError
 from zskd.experiment.definition import load_experiment
 from zskd.experiment.record import FORMAT, Record, pack_mask, record_path, write_record
 from zskd.experiment.report.curves import curves_figure
@@ -187,6 +188,18 @@ def test_the_page_has_every_section_and_its_picture(records: Records, tmp_path: 
     assert [title for title, _ in sections(records, experiment)] == re.findall(r"^## (.*)$", text, re.M)
     (picture,) = re.findall(r"\]\((.*?\.png)\)", text)
     assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_takes_the_place_of_its_earlier_version_alone(records: Records, tmp_path: Path) -> None:
+    experiment, earlier = load_experiment("digits"), "# Experiment digits\n\n## A section of old\n"
+    (tmp_path / "README.md").write_text(earlier)
+    page = write_page(records, experiment, tmp_path)
+    assert "A section of old" not in page.read_text()
+    for mine in ("mine", "# Experiment digits and others\n", earlier.replace("digits", "mnist"), ""):
+        page.write_text(mine)
+        with pytest.raises(ZskdError, match="is no page about experiment digits and would be written over"):
+            write_page(records, experiment, tmp_path)
+        assert page.read_text() == mine
 
 
 def test_the_verb_prints_what_the_records_say(tmp_path: Path) -> None:
