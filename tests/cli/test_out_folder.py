@@ -55,6 +55,22 @@ def test_what_is_in_the_way_is_told_in_one_line(tmp_path: Path, capsys: pytest.C
     assert place.read_text() == "mine"
 
 
+@pytest.mark.parametrize("text", ['{"news": ["a", "b"]}', "[]", None])
+def test_a_folder_is_no_run_by_the_name_of_a_file(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    if text is None:
+        (tmp_path / "sources.json").mkdir()
+    else:
+        (tmp_path / "sources.json").write_text(text)
+    command = ["run", "digits", "--count", "10", "--quiet", "--teacher.epochs", "1", "--distill.steps", "1"]
+    assert run([*command, "--out", "."]) == 2
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".lock", "README.md", "sources.json"]
+
+
 @pytest.mark.slow
 def test_commands_in_a_folder_and_below_it_do_not_disturb_each_other(tmp_path: Path) -> None:
     below = tmp_path / "below"

@@ -53,6 +53,24 @@ def test_comparisons_that_are_none_are_refused_in_one_line(
     assert f"{mine}: contrasts" in line
 
 
+@pytest.mark.parametrize(
+    ("settings", "instead"),
+    [
+        ({"workers": 1}, "workers is for a run, and would change nothing: give --workers"),
+        ({"engine": "ray"}, "engine is for a run, and would change nothing: give --engine"),
+        ({"controls": []}, "controls is for a run, and would change nothing: each control is an arm"),
+        ({"held_out": 20}, "held_out is for a run, and would change nothing: students are measured on"),
+    ],
+)
+def test_settings_that_an_experiment_does_not_read_are_refused(
+    settings: dict[str, Any], instead: str, tmp_path: Path
+) -> None:
+    arms = {"noise": {"title": "noise", "settings": {"method": "noise"} | settings}}
+    for changes in ({"settings": PLAN["settings"] | settings}, {"arms": arms}):
+        with pytest.raises(ZskdError, match=instead):
+            load_experiment(experiment(tmp_path, **changes))
+
+
 SPREAD = {"method": "soft_targeted", "method_settings": {"spread": 0.5}}
 
 

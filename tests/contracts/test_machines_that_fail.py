@@ -22,6 +22,7 @@ from zskd.core.files import cache_folder, folder_lock, is_locked, sha256_file
 from zskd.core.parallel import each_done
 from zskd.core.remote import download, upload, uploaded
 from zskd.run.pipeline import run_recipe
+from zskd.run.verify import verify_folder
 from zskd.training.batches import Batch, Batches, Order, prepared
 from zskd.tuning.journal import read_journal
 from zskd.tuning.space import read_space
@@ -97,6 +98,32 @@ def test_damaged_networks_of_a_finished_run_are_made_again(
     for one in weights:
         assert (tmp_path / "run" / one).read_bytes() == (finished / one).read_bytes()
     assert metrics == run_recipe(load_recipe(None, TINY), finished), "the test set is not used again"
+
+
+@pytest.mark.parametrize("missing", ["teacher", "students/zskd", "students/zskd/card.json"])
+def test_networks_that_a_finished_run_lacks_are_made_again(
+    missing: str, finished: Path, tmp_path: Path
+) -> None:
+    """Such as that of a repair that was stopped."""
+    folder, network = tmp_path / "run", missing.removesuffix("/card.json")
+    shutil.copytree(finished, folder, ignore=lambda place, _: ["sets"] if Path(place) == finished else [])
+    assert verify_folder(folder)
+    shutil.move(folder / missing, tmp_path / "lost")
+    with pytest.raises(ZskdError, match=f"{network} has no card.json: run the same recipe again"):
+        verify_folder(folder)
+    metrics = run_recipe(load_recipe(None, TINY), folder)
+    assert metrics == run_recipe(load_recipe(None, TINY), finished), "the test set is not used again"
+    weights = Path(network, "model.safetensors")
+    assert (folder / weights).read_bytes() == (finished / weights).read_bytes()
+
+
+def test_results_of_a_run_without_its_teacher_are_not_those_of_another_recipe(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "teacher")
+    with pytest.raises(ZskdError, match="was made with another seed"):
+        run_recipe(load_recipe(None, merge(TINY, {"seed": 5})), tmp_path / "run")
 
 
 def test_those_who_may_only_read_a_folder_see_whether_it_is_in_use() -> None:

@@ -16,6 +16,7 @@ from zskd.config.recipe import Recipe
 from zskd.config.rule import TeacherFacts, choose
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
+from zskd.core.files import folder_lock
 from zskd.data.datasets import Dataset
 from zskd.evaluation.check import check_answers
 from zskd.evaluation.membership import separation
@@ -23,6 +24,7 @@ from zskd.evaluation.metrics import agreement
 from zskd.evaluation.statistics import prediction_interval
 from zskd.experiment.cell import _of_nested
 from zskd.experiment.definition import load_experiment
+from zskd.experiment.layout import State, lay_out, states
 from zskd.experiment.plan import Cell, plan_cells
 from zskd.experiment.record import LEDGER, read_record
 from zskd.models.classifier import Classifier
@@ -117,6 +119,20 @@ def test_cells_are_run_again_as_their_records_say(
     assert zskd("reproduce", other, "--only", "noise-2-0", *words) == 2
     assert "other settings or code" in capsys.readouterr().err
     assert (results / LEDGER).read_text().count("\n") == before + 1
+
+
+def test_interrupted_cells_do_not_run_while_another_command_runs_other_cells(
+    done: Path, tmp_path: Path
+) -> None:
+    experiment, out = load_experiment(str(done / "tiny.yaml")), tmp_path / "work"
+    layout, _ = lay_out(experiment, plan_cells(experiment), out, tmp_path / "results")
+    interrupted = next(paths for paths in layout if paths.cell.name == "noise-2-1")
+    interrupted.folder.mkdir(parents=True)
+    interrupted.started.touch()
+    words = ("--results", tmp_path / "results", "--out", out, "--workers", "1", "--quiet")
+    assert zskd("reproduce", done / "tiny.yaml", "--only", "teacher-0", *words) == 0
+    with folder_lock(out):
+        assert states([interrupted], out) == [State.LEFT]
 
 
 def test_records_count_all_passes_of_the_teacher(done: Path) -> None:

@@ -1,6 +1,7 @@
 """A search from end to end on pictures in folders, whose test pictures cannot be read."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -176,6 +177,22 @@ class Backwards(LocalEngine):
     ) -> Iterator[tuple[int, Result]]:
         for number in reversed(numbers):
             yield number, work(shared, number, on_progress)
+
+
+def test_the_command_for_the_best_names_code_that_was_typed_as_a_setting(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loss_of_search.py").write_text(
+        "import torch.nn.functional as F\n\n\ndef loss(student, teacher, config):\n"
+        "    return F.mse_loss(student, teacher)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    where = ["--out", str(tmp_path / "search"), "--results", str(tmp_path / "results"), "--quiet"]
+    loss = ["--distill.loss", "loss_of_search:loss", "--over", "distill.tau=2,3", "--trials", "1"]
+    assert run(["tune", str(recipe), *loss, *where]) == 0
+    zskd, *command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert (zskd, *command[-2:]) == ("zskd", "--trust", "loss_of_search:loss")
+    assert run([*command, "--print-config"]) == 0
 
 
 def test_a_killed_search_goes_on_to_the_same_journal_whichever_trial_ends_first(

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from zskd.cli.main import main as run
+from zskd.config.identity import to_values
 from zskd.config.loading import load_recipe
 from zskd.config.yaml import merge
 from zskd.core.errors import ZskdError
@@ -428,13 +429,12 @@ MATTERS: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     # and these do not
     "neutral values": (of_all(distill={"features": {"loss": "fitnets"}, "batch_norm": "running"}), set()),
     "the teacher of the same seed": (lambda values: values.update(teachers=[0] * 9), set()),
-    "workers": (of_all(workers=3), set()),
     "folder of the data": (of_all(data={"dir": "/elsewhere"}), set()),
     "folder for TensorBoard": (of_all(tensorboard="/elsewhere"), set()),
     "where images are read from": (of_all(distill={"images": "mapped"}), set()),
     "title": (lambda values: values["arms"]["default"].update(title="another"), set()),
     "name": (lambda values: values.update(name="another"), set()),
-    "parts of a whole run": (of_all(controls=[], held_out=7, name="another"), set()),
+    "name of a run": (of_all(name="another"), set()),
     "more seeds": (lambda values: values["plan"][1].update(seeds=9), set()),
     "reported value": (lambda values: values["reported"][0].update(at={"5": 1.0}), set()),
 }
@@ -453,6 +453,13 @@ def test_a_key_changes_with_what_matters_to_its_cell_and_with_nothing_else(
     values = copy.deepcopy(BASE)
     MATTERS[what][0](values)
     assert {name for name in keys if key(cell(tmp_path, name, values)) != keys[name]} == MATTERS[what][1]
+
+
+def test_what_a_recipe_tells_of_whole_runs_changes_no_key(keys: dict[str, str], tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    of_runs = {"workers": 3, "controls": [], "held_out": 7, "engine": "ray"}
+    recipe.write_text(yaml.safe_dump(to_values(load_recipe("digits", of_runs))))
+    assert {name: key(cell(tmp_path, name, BASE | {"recipe": str(recipe)})) for name in keys} == keys
 
 
 def test_a_key_changes_with_seed_count_and_sources(tmp_path: Path) -> None:

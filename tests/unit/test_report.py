@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import run_zskd
+from zskd.core.errors import ZskdError
 from zskd.experiment.definition import load_experiment
 from zskd.experiment.record import FORMAT, Record, pack_mask, record_path, write_record
 from zskd.experiment.report.curves import curves_figure
@@ -104,6 +105,15 @@ def test_accuracies_stand_at_their_rate_with_spread_and_n(records: Records) -> N
     assert "never_run" not in table
 
 
+def test_images_of_a_generator_are_not_called_real(records: Records) -> None:
+    one = record("no_data", None, 0, 100, method="dafl", count=25_600, unique_images=25_600)
+    table = accuracy_table(titled([*records, one], "teacher", "default", "no_data"))
+    assert row(table, "arm") == ["arm", "10 %", "40 %", "all real images", "generated images"]
+    assert row(table, "*images*") == ["*images*", "100", "400", "1,000", "25,600"]
+    assert row(table, "the no_data")[3:] == ["–", "50.00 (n = 1)"]
+    assert row(table, "the teacher")[3:] == ["99.00 (n = 1)", "–"]
+
+
 def test_what_was_reported_stands_below_what_was_measured(records: Records) -> None:
     lines = accuracy_table(records).splitlines()
     below = lines[lines.index(next(line for line in lines if line.startswith("| the default"))) + 1]
@@ -180,6 +190,18 @@ def test_the_page_has_every_section_and_its_picture(records: Records, tmp_path: 
     assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_page_takes_the_place_of_its_earlier_version_alone(records: Records, tmp_path: Path) -> None:
+    experiment, earlier = load_experiment("digits"), "# Experiment digits\n\n## A section of old\n"
+    (tmp_path / "README.md").write_text(earlier)
+    page = write_page(records, experiment, tmp_path)
+    assert "A section of old" not in page.read_text()
+    for mine in ("mine", "# Experiment digits and others\n", earlier.replace("digits", "mnist"), ""):
+        page.write_text(mine)
+        with pytest.raises(ZskdError, match="is no page about experiment digits and would be written over"):
+            write_page(records, experiment, tmp_path)
+        assert page.read_text() == mine
+
+
 def test_the_verb_prints_what_the_records_say(tmp_path: Path) -> None:
     for seed, right in enumerate((190, 194)):
         one = record("default", 10, seed, right)
@@ -213,6 +235,14 @@ def test_the_page_says_how_many_teachers_the_seeds_share(records: Records) -> No
     )
     assert "over seeds of teacher, images and student (n)" in own
     assert "over seeds of images and student (n), in percent. Seeds share teachers: there is 1." in shared
+
+
+def test_one_seed_shares_its_teacher_with_no_other() -> None:
+    one = titled([record("teacher", None, 0, 198), record("default", 10, 0, 190)], "teacher", "default")
+    experiment = load_experiment("digits")
+    assert experiment.seeds > 1
+    for planned in (experiment, replace(experiment, teachers=(0, 0, 0))):
+        assert "share" not in dict(sections(one, planned))["Test accuracy"]
 
 
 def test_without_records_one_line_says_what_to_do(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from zskd.cli.main import main as run
 from zskd.config.loading import load_recipe
@@ -15,7 +18,7 @@ from zskd.core.engines.local import LocalEngine
 from zskd.core.engines.overhead import Overhead, empty_task_seconds, measure_overhead
 from zskd.core.schedule import seconds_until_done
 from zskd.models.classifier import Classifier
-from zskd.run.metrics import read_metrics
+from zskd.run.metrics import RunMetrics, read_metrics
 from zskd.run.passes import set_passes
 from zskd.run.plan.parts import Part, Parts
 from zskd.run.plan.sets import sample_set
@@ -155,17 +158,43 @@ TINY = (
 )
 
 
+def planned_and_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], *recipe: object
+) -> tuple[dict[str, Any], RunMetrics]:
+    """Return the plan of a run, and what it measured, in `run/` of an empty folder."""
+    plan = ("plan", *recipe, "--workers", 2, "--seconds", 0.05, "--for-workers", 1, 3, "--json")
+    assert run(list(map(str, plan))) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert not list(folder.iterdir())
+    assert run(list(map(str, ("run", *recipe, "--workers", 1, "--out", folder / "run")))) == 0
+    return told, read_metrics(folder / "run" / "metrics.json")
+
+
+def test_a_plan_counts_the_pictures_of_the_user(
+    teacher_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "here").mkdir()
+    for number in range(30):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+    recipe = ("my-teacher", "--teacher.path", teacher_folder, *TINY, "--images", tmp_path / "pictures")
+    told, metrics = planned_and_run(tmp_path / "here", capsys, *recipe)
+    assert metrics.passes is not None
+    taken, planned = metrics.passes.values(), told["stages"].values()
+    assert sum(one["teacher_passes"] for one in planned) == sum(one.teacher for one in taken)
+    made = [
+        *(tmp_path / "here/run/students").rglob("model.*"),
+        *(tmp_path / "here/run").rglob("images/shard-*"),
+    ]
+    assert told["stages"]["students"]["disk_bytes"] == sum(path.stat().st_size for path in made)
+
+
 def test_a_plan_foresees_the_passes_of_its_run(
     teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = ("my-teacher", "--teacher.path", teacher_folder, *TINY)
-    plan = ("plan", *recipe, "--workers", 2, "--seconds", 0.05, "--for-workers", 1, 3, "--json")
-    assert run(list(map(str, plan))) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert not list(tmp_path.iterdir())
-    assert run(list(map(str, ("run", *recipe, "--workers", 1, "--out", "run")))) == 0
-    metrics = read_metrics(tmp_path / "run" / "metrics.json")
+    told, metrics = planned_and_run(tmp_path, capsys, "my-teacher", "--teacher.path", teacher_folder, *TINY)
     assert metrics.passes is not None
     taken = metrics.passes.values()
     stages = told["stages"]

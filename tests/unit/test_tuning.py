@@ -8,11 +8,12 @@ import optuna
 import pytest
 
 from zskd.cli.main import main as run
+from zskd.config.loading import load_recipe
 from zskd.core.artefact import JsonObject
 from zskd.core.errors import ZskdError
 from zskd.tuning.journal import read_journal
 from zskd.tuning.proposals import Proposer, Sampler
-from zskd.tuning.space import Choices, Range, Space, nested, read_space
+from zskd.tuning.space import Choices, Range, Space, check_space, nested, read_space
 
 SPACE = """
 distill.learning_rate: {low: 1e-4, high: 0.1, log: true}
@@ -62,6 +63,7 @@ WRONG = {
     "distill.loss=1..2": "is no number: give choices",
     "distill.tau=1,1": "give each choice once",
     "distill.tau=-1..2": "distill.tau cannot be -1.0: --distill.tau is -1",
+    "method_settings.sprad=0.5,2": "method_settings.sprad cannot be 0.5: --method-settings of zskd: unknown",
     "distill.loss=kl,klx": "distill.loss cannot be 'klx': --distill.loss is 'klx'",
 }
 
@@ -73,6 +75,17 @@ def test_a_wrong_range_is_one_line(over: str, tmp_path: Path, capsys: pytest.Cap
     (line,) = capsys.readouterr().err.splitlines()
     assert WRONG[over] in line
     assert not out.exists()
+
+
+def test_settings_of_a_method_are_searched_with_methods_that_have_them() -> None:
+    def check(*over: str) -> None:
+        check_space(read_space(None, over), lambda more: load_recipe("digits", more))
+
+    check("method=soft_targeted", "method_settings.spread=0.5..2")
+    check("preset=boundary", "method_settings.halvings=2,3")
+    for name, other in (("method=soft_targeted,zskd", "method zskd"), ("preset=paper", "preset paper")):
+        with pytest.raises(ZskdError, match=f"spread cannot be 0.5 with {other}: .* unknown key spread"):
+            check(name, "method_settings.spread=0.5..2")
 
 
 FILES = {

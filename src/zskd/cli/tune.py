@@ -128,12 +128,18 @@ def _table(found: Found, value: str) -> Table:
 
 def _sentences(found: Found, value: str, trusted: tuple[str, ...]) -> list[str]:
     """Return what the table means, and the command that uses it."""
+    from zskd.config.presets import RECIPES
+    from zskd.config.trust import not_trusted
+    from zskd.config.yaml import read_yaml
     from zskd.evaluation.statistics import share_of
 
     best, of = found.best, found.best.measured
     assert of is not None
     share = share_of(round(getattr(of, value) * of.images / 100), of.images)
-    trust = [word for code in trusted for word in ("--trust", code)]
+    values, named = read_yaml(str(found.recipe), RECIPES, "recipe"), list(trusted)
+    while (code := not_trusted(values, named)) is not None:  # typed as a setting, and not remembered
+        named.append(code)
+    trust = [word for code in named for word in ("--trust", code)]
     failed = sum(trial.measured is None for trial in found.trials)
     lines = [f"{failed} of {len(found.trials)} trials failed"] if failed else []
     return [

@@ -72,9 +72,10 @@ class Conductor(Generic[Result]):
         self._command, self._progress = command, progress
         self._workers = possible_workers(sources.model, workers, engine)
         self._engine, self._gpus = engine, int(sources.model.device.type == "cuda")
+        for started in out.glob("cells/*/started"):  # of cells that were interrupted, of other commands, too
+            remove_file(started)
         for paths in todo:
             remove_file(paths.log)
-            remove_file(paths.started)
         known = read_known(out)
         costs = estimate(todo, sources.model, known)
         self._costs = {paths.cell.name: cost for paths, cost in zip(todo, costs, strict=True)}

@@ -26,6 +26,13 @@ _OF_ALL = {"data", "teacher", "seed", "rate", "count", "threads", "device", "rew
 """Settings that all arms share, so that they can be compared."""
 _OF_PLAN = {"seed", "rate", "count"}
 """Settings that the plan gives."""
+_OF_RUN = {
+    "workers": "give --workers to the command",
+    "engine": "give --engine to the command",
+    "controls": "each control is an arm",
+    "held_out": "students are measured on the test images",
+}
+"""Settings of a run that an experiment does not read, and what takes their place."""
 EXPERIMENTS = Path(__file__).parents[1] / "recipes" / "experiments"
 
 
@@ -127,6 +134,9 @@ class Experiment:
                 raise self._wrong(f"arm {name} cannot leave_out anything: that is for arms with images: real")
         if TEACHER in self.arms:
             raise self._wrong(f"an arm cannot be called {TEACHER}: that is the teachers themselves")
+        for settings in (self.settings, *(arm.settings for arm in self.arms.values())):
+            for key in sorted(_OF_RUN.keys() & settings.keys()):
+                raise self._wrong(f"{key} is for a run, and would change nothing: {_OF_RUN[key]}")
         for key in sorted(_OF_PLAN & self.settings.keys()):
             raise self._wrong(f"settings cannot have a {key}: rates and seeds are given in the plan")
         if not planned:

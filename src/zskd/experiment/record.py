@@ -117,6 +117,11 @@ class Record(Artefact):
             raise ValueError("set_seconds are part of wall_seconds")
         return self
 
+    @property
+    def generated(self) -> bool:
+        """Whether a generator made the images, of which there is neither a set nor a share."""
+        return self.rate is None and self.method not in ("real", "none")
+
 
 def record_path(results: Path, experiment: str, cell: str) -> Path:
     """Return the path of the record of a cell."""

@@ -17,12 +17,12 @@ from zskd.core.files import first_difference, remove_file, write_text
 from zskd.core.progress import Progress
 from zskd.models.checkpoint import CARD
 from zskd.run.budget import BUDGET
+from zskd.run.metrics import METRICS, SOURCES
 from zskd.run.verify import verify_folder
 from zskd.teacher.sources import SourceHashes
 
-SOURCES = "sources.json"
 _WRITTEN = (
-    *("recipe.yaml", "README.md", "metrics.json", "similarity.json", "changes.json", "budget.json"),
+    *("recipe.yaml", "README.md", METRICS, SOURCES, "similarity.json", "changes.json", BUDGET),
     *("timings.json", "teacher", "figures", "timed"),
 )
 """What a run writes over, deletes or takes for its own, where it is there."""
@@ -31,7 +31,7 @@ _WRITTEN = (
 def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
     """Write recipe and hashes of the sources into a new folder; refuse the folder of another run.
 
-    A run without a teacher counts as new, so that a mistake in the command can be corrected.
+    A run that has made nothing counts as new, so that a mistake in the command can be corrected.
 
     Args:
         recipe: of the run.
@@ -42,10 +42,10 @@ def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
         ZskdError: the folder was made with other settings, sources or code, holds files of the user's that
             would be lost, or is damaged.
     """
-    path = folder / "recipe.yaml"
-    if not (folder / SOURCES).is_file():
+    path, made_from = folder / "recipe.yaml", _made_from(folder)
+    if made_from is None:
         _check_free(folder)
-    if not (folder / "teacher").exists():
+    if made_from is None or not ((folder / "teacher").exists() or _is_budget_spent(folder)):
         write_artefact(folder / SOURCES, hashes)  # first: with it, the folder is that of a run
         write_text(path, to_yaml(recipe))
         return
@@ -60,7 +60,6 @@ def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
             f"{folder} was made with the code {other}, which this command does not name: name it, or choose "
             "another folder with --out"
         )
-    made_from = read_artefact(folder / SOURCES, SourceHashes, "the hashes of a run's sources", advice)
     budgets = {(one.budget, one.passes) for one in (begun, recipe)}
     other_budget = len(budgets) > 1 and not _is_budget_spent(folder)
     if other_budget:
@@ -80,6 +79,17 @@ def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
         write_text(path, to_yaml(begun))
 
 
+def _made_from(folder: Path) -> SourceHashes | None:
+    """Return the hashes that a run has left in a folder; None where it has none.
+
+    Raises:
+        ZskdError: the file is damaged, or is somebody's own.
+    """
+    what, advice = "the hashes of a run's sources", "choose another folder with --out"
+    there = (folder / SOURCES).is_file()
+    return read_artefact(folder / SOURCES, SourceHashes, what, advice) if there else None
+
+
 def _check_free(folder: Path) -> None:
     """Check that a new run would not write over files of somebody's own.
 
@@ -95,13 +105,12 @@ def _check_free(folder: Path) -> None:
 
 def _is_budget_spent(folder: Path) -> bool:
     """Whether a run has made anything that depends on its budget; a refused budget leaves nothing."""
-    return any(
-        [(folder / BUDGET).exists(), (folder / "students").exists(), *folder.glob("sets/*/manifest.json")]
-    )
+    made = (BUDGET, "students", METRICS)
+    return any([*((folder / one).exists() for one in made), *folder.glob("sets/*/manifest.json")])
 
 
 def is_whole(folder: Path, progress: Progress) -> bool:
-    """Return whether all files of a finished run are undamaged; log the first that is not.
+    """Return whether a finished run has all its networks, and all its files are undamaged; log what is wrong.
 
     Damaged networks lose their cards, so that they are made again; damaged sets are repaired shard by shard.
 

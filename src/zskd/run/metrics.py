@@ -27,11 +27,14 @@ from zskd.distillation.invariance import AskedChange
 from zskd.evaluation.agreement import EstimateRecord
 from zskd.evaluation.gain import Cost, Gain
 from zskd.evaluation.statistics import Share
+from zskd.run.arms import folder_name
 from zskd.synthesis.outcome import outcome_of
 from zskd.teacher.sources import SourceHashes
 from zskd.transfer_set.dataset import TransferSet
 
 METRICS = "metrics.json"
+SOURCES = "sources.json"
+"""The hashes of a run's sources: its first file, which tells that a folder is that of a run."""
 
 
 def _holds_together(share: Share) -> Share:
@@ -177,6 +180,14 @@ class RunMetrics(Artefact):
         """Whether there are joules of every stage."""
         return bool(self.joules) and self.joules.keys() == self.seconds.keys()
 
+    @property
+    def students(self) -> dict[str, ArmMetrics]:
+        """The results of all students, by the names of their folders."""
+        found: dict[str, ArmMetrics] = {arm.arm: arm for arm in self.arms}
+        for one in self.sizes[1:]:  # the first is that of the main arm
+            found[folder_name(f"{one.arm}@{one.student}", found)] = one
+        return found
+
 
 def read_metrics(path: Path) -> RunMetrics:
     """Read the metrics of a run.
@@ -185,3 +196,14 @@ def read_metrics(path: Path) -> RunMetrics:
         ZskdError: the file is missing or damaged.
     """
     return read_artefact(path, RunMetrics, "the metrics of a run")
+
+
+def metrics_of(folder: Path) -> RunMetrics | None:
+    """Return the metrics of a finished run; None for another folder.
+
+    Raises:
+        ZskdError: the metrics are damaged.
+    """
+    # other programs write a metrics.json, too
+    finished = all((folder / one).is_file() for one in (METRICS, SOURCES))
+    return read_metrics(folder / METRICS) if finished else None

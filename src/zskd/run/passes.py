@@ -135,7 +135,7 @@ def plan_passes(
 def correct_steps(
     plan: PassBudget, sets: Mapping[str, TransferSet], trainings: Sequence[DistillConfig], progress: Progress
 ) -> int:
-    """Return the steps of each student: as planned, or as many as fit with what sets and pictures took.
+    """Return the steps of each student: as planned, or fewer where sets and pictures took more than planned.
 
     Args:
         plan: from `plan_passes`.
@@ -147,7 +147,8 @@ def correct_steps(
         ZskdError: nothing is left for the students.
     """
     taken = sum(teacher_passes(one.manifest.passes or {}) for one in sets.values())
-    steps = steps_within(trainings, plan.limit - max(plan.sets, taken))
+    foreseen = plan.sets + plan.pictures
+    steps = steps_within(trainings, plan.limit - max(foreseen, taken))
     if steps == plan.steps:
         return steps
     if steps < FEWEST_STEPS:
@@ -156,7 +157,6 @@ def correct_steps(
             f"the sets took {taken:,} passes, and --passes {plan.limit} leaves {max(0, steps)} steps: "
             f"give --passes {needed} or more"
         )
-    foreseen = plan.sets + plan.pictures
     progress.log(f"passes: the sets took {taken:,} instead of {foreseen:,}, which leaves {steps:,} steps")
     return steps
 

@@ -37,7 +37,7 @@ from zskd.run.arms import Arm, execution, plan_arms, plan_students, trained_as
 from zskd.run.budget import Budget
 from zskd.run.folder import claim_folder, is_whole
 from zskd.run.measure import held_out_sets, measure_run
-from zskd.run.metrics import METRICS, RunMetrics, read_metrics
+from zskd.run.metrics import METRICS, RunMetrics, metrics_of
 from zskd.run.page import draw_run, write_page
 from zskd.run.passes import PassBudget, correct_steps, with_steps, within_passes
 from zskd.run.pictures import picture_sets
@@ -86,8 +86,9 @@ def run_recipe(
         check_generator(sources.model, recipe.distill)
         claim_folder(recipe, folder, with_code(sources, to_values(recipe)))
         # the metrics are the last file of a run: with them it is finished
-        if (folder / METRICS).is_file() and is_whole(folder, progress):
-            return read_metrics(folder / METRICS)
+        finished = metrics_of(folder)
+        if finished is not None and is_whole(folder, progress):
+            return finished
         log_sizes(recipe.every_student, sources.model, progress)
         run = _Run(recipe, folder, sources, progress, tracker, Meter(Path(powercap)))
         teacher = run.teacher()
@@ -95,16 +96,15 @@ def run_recipe(
         students = run.students(teacher, sets)
         with run.stages("evaluation", "measurements and figures") as of_stage:
             held_out = held_out_sets(run.recipe, teacher, folder, of_stage)
-            if (folder / METRICS).is_file():  # a stage was repaired; the test set is not used a second time
-                metrics = read_metrics(folder / METRICS)
-                for arm in metrics.arms:
+            if finished is not None:  # a stage was repaired; the test set is not used a second time
+                for arm in finished.arms:
                     if arm.sha256 not in (None, students[arm.arm].fingerprint()):
                         progress.log(
                             f"note: students/{arm.arm} was made again with other threads or versions, and is "
                             f"not the one that was measured: delete {folder / METRICS} to measure anew"
                         )
-                _note_results(metrics, tracker)
-                return metrics
+                _note_results(finished, tracker)
+                return finished
             metrics = measure_run(
                 run.recipe,
                 teacher,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zskd.evaluation.agreement import EstimateRecord
-from zskd.run.arms import folder_name
-from zskd.run.folder import SOURCES
-from zskd.run.metrics import METRICS, ArmMetrics, RunMetrics, read_metrics
+from zskd.run.metrics import ArmMetrics, RunMetrics, metrics_of
 
 
 def recorded_run(checkpoint: Path) -> RunMetrics | None:
@@ -22,9 +20,7 @@ def recorded_run(checkpoint: Path) -> RunMetrics | None:
     folder = checkpoint.resolve()
     run = folder.parent if folder.name == "teacher" else folder.parent.parent
     known = folder.name == "teacher" or folder.parent.name == "students"
-    # other programs write a metrics.json, too
-    of_run = known and all((run / one).is_file() for one in (METRICS, SOURCES))
-    return read_metrics(run / METRICS) if of_run else None
+    return metrics_of(run) if known else None
 
 
 def results_of(student: Path, metrics: RunMetrics, sha256: str | None = None) -> ArmMetrics | None:
@@ -35,10 +31,7 @@ def results_of(student: Path, metrics: RunMetrics, sha256: str | None = None) ->
         metrics: of the run.
         sha256: fingerprint of the network that is in the folder now, which results must be about; None: any.
     """
-    students: dict[str, ArmMetrics] = {arm.arm: arm for arm in metrics.arms}
-    for one in metrics.sizes[1:]:  # the first is that of the main arm
-        students[folder_name(f"{one.arm}@{one.student}", students)] = one
-    found = students.get(student.resolve().name)
+    found = metrics.students.get(student.resolve().name)
     if found is not None and None not in (sha256, found.sha256) and found.sha256 != sha256:
         return None  # another network has taken its place
     return found

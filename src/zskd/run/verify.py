@@ -14,6 +14,7 @@ from zskd.core.tensors import read_tensors
 from zskd.models.checkpoint import CARD, WEIGHTS, check_finite, load_checkpoint, read_card
 from zskd.models.factory import Layers, Named, innermost
 from zskd.models.libraries.onnx import OnnxNetwork
+from zskd.run.metrics import metrics_of
 from zskd.synthesis.spec import check_spec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST
@@ -56,7 +57,8 @@ def verified(folder: Path) -> list[Whole]:
     """Return the transfer sets and checkpoints of a folder, verified.
 
     Raises:
-        ZskdError: one of them is damaged, or the folder has neither.
+        ZskdError: one of them is damaged, or the folder has neither, or is that of a finished run and lacks a
+            network. The sets of a run may be deleted.
     """
     if (folder / MANIFEST).is_file():
         manifest = TransferSet(folder).manifest
@@ -77,6 +79,12 @@ def verified(folder: Path) -> list[Whole]:
         raise ZskdError(
             f"{folder} holds neither a transfer set nor a checkpoint: give the folder of one, or of a run"
         )
+    if (metrics := metrics_of(folder)) is not None:
+        for network in ("teacher", *(f"students/{name}" for name in metrics.students)):
+            if not (folder / network / CARD).exists():
+                raise ZskdError(
+                    f"{folder / network} has no {CARD}: run the same recipe again, which makes it"
+                )
     return [one for part in inside for one in verified(part)]
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, get_args, get_origin, get_type_hints
@@ -19,6 +20,7 @@ from zskd.core.artefact import JsonObject, JsonValue
 from zskd.core.code import split_names
 from zskd.core.errors import ZskdError
 from zskd.core.reading import read_bytes
+from zskd.synthesis.methods.base import make_method
 
 _SEARCHED = (
     "preset",
@@ -136,6 +138,8 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 def check_space(space: Space, recipe_of: Callable[[dict[str, Any]], Recipe]) -> None:
     """Check that a recipe takes the ends of every range, and every choice.
 
+    Settings of a method are checked with each method that is searched.
+
     Args:
         space: of the search.
         recipe_of: returns the recipe with some nested settings.
@@ -143,13 +147,23 @@ def check_space(space: Space, recipe_of: Callable[[dict[str, Any]], Recipe]) -> 
     Raises:
         ZskdError: it does not.
     """
+    by = next((key for key in ("method", "preset") if key in space), None)
+    methods = [{by: value} for value in _ends(space[by])] if by else [{}]
     for key, one in space.items():
-        ends = (one.plain(one.low), one.plain(one.high)) if isinstance(one, Range) else one.values
-        for value in ends:
+        others = methods if key.startswith("method_settings.") else [{}]
+        for value, beside in product(_ends(one), others):
             try:
-                recipe_of(nested({key: value}))
+                recipe = recipe_of(nested(beside | {key: value}))
+                if recipe.distill.needs_set:
+                    make_method(recipe.method, recipe.method_settings)
             except ZskdError as error:
-                raise ZskdError(f"{key} cannot be {short(value)}: {error}") from error
+                told = "".join(f" with {name} {other}" for name, other in beside.items())
+                raise ZskdError(f"{key} cannot be {short(value)}{told}: {error}") from error
+
+
+def _ends(one: Range | Choices) -> tuple[JsonValue, ...]:
+    """Return the ends of a range, or all choices."""
+    return (one.plain(one.low), one.plain(one.high)) if isinstance(one, Range) else one.values
 
 
 def _of_file(key: str, value: Any, source: str) -> Range | Choices:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from zskd.config.identity import identity
+from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_json, write_text
+from zskd.core.reading import read_bytes
 from zskd.evaluation.figures import save_figure
 from zskd.evaluation.statistics import sampling_error
 from zskd.experiment.definition import TEACHER, Experiment
@@ -73,11 +75,11 @@ def sections(records: Records, experiment: Experiment) -> list[tuple[str, str]]:
         )
     seeded, shared = "teacher, images and student", ""
     teachers = len({record.teacher_sha256 for record in records})
-    if experiment.teachers or (teachers == 1 and experiment.seeds > 1):
-        seeded, shared = (
-            "images and student",
-            " Seeds share teachers: there " + ("is 1." if teachers == 1 else f"are {teachers}."),
-        )
+    several = len({record.seed for record in records}) > 1
+    if experiment.teachers or (teachers == 1 and several):
+        seeded = "images and student"
+        if several:
+            shared = f" Seeds share teachers: there {'is' if teachers == 1 else 'are'} {teachers}."
     parts = [
         (
             "Test accuracy",
@@ -98,11 +100,17 @@ def write_page(records: Records, experiment: Experiment, folder: Path) -> Path:
     """Write README.md and the figure of an experiment; return the path of the page.
 
     Raises:
-        ZskdError: the folder cannot be written.
+        ZskdError: the folder cannot be written, or has a README.md that is no page about the experiment.
     """
+    title, page = f"# Experiment {experiment.name}", folder / "README.md"
+    if page.exists() and not read_bytes(page, "a page").startswith(f"{title}\n".encode()):
+        raise ZskdError(
+            f"{page} is no page about experiment {experiment.name} and would be written over: name another "
+            f"folder, such as --out {folder / 'report'}"
+        )
     figure = curves_figure(records, records.arms, f"test error, {experiment.name}")
     save_figure(figure, folder / PICTURE)
-    parts = [f"# Experiment {experiment.name}", f"![test error over the number of images]({PICTURE})"]
+    parts = [title, f"![test error over the number of images]({PICTURE})"]
     parts += [f"## {title}\n\n{text}" for title, text in sections(records, experiment)]
-    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
-    return folder / "README.md"
+    write_text(page, "\n\n".join(parts) + "\n")
+    return page

@@ -72,12 +72,11 @@ def accuracy_table(records: Records, arms: Sequence[str] | None = None) -> str:
         records: of one experiment.
         arms: names of the rows; None: all.
     """
-    rates: list[float | None] = [*records.rates(), None]
-    head = ["arm", *("all real images" if rate is None else f"{rate:g} %" for rate in rates)]
-    sizes = [_size(records, rate) for rate in rates]
-    rows: list[list[str]] = [["*images*", *sizes]]
+    head = ["arm", *(f"{rate:g} %" for rate in records.rates()), "all real images", "generated images"]
+    columns = {arm: _columns(records, arm) for arm in records.arms}
+    rows: list[list[str]] = [["*images*", *map(_sizes, zip(*columns.values(), strict=True))]]
     for arm in records.arms if arms is None else [arm for arm in arms if arm in records.arms]:
-        groups = [records.at(arm, rate) for rate in rates]
+        groups = columns[arm]
         rows.append([records.title(arm), *map(_accuracy, groups)])
         reported = [_reported(group) for group in groups]
         if any(cell != _NONE for cell in reported):
@@ -188,8 +187,15 @@ def _short(commit: str | None) -> str:
     return "not known" if commit is None else commit[:8] + "+" * commit.endswith("+")
 
 
-def _size(records: Records, rate: float | None) -> str:
-    counts = {r.count for arm in records.arms for r in records.at(arm, rate).values()}
+def _columns(records: Records, arm: str) -> list[Group]:
+    """Return the records of an arm at each rate, of all real images, and of images of a generator."""
+    unrated = records.at(arm, None).items()
+    of_real, generated = ({s: r for s, r in unrated if r.generated == other} for other in (False, True))
+    return [*(records.at(arm, rate) for rate in records.rates()), of_real, generated]
+
+
+def _sizes(groups: Iterable[Group]) -> str:
+    counts = {record.count for group in groups for record in group.values()}
     return ", ".join(f"{count:,}" for count in sorted(counts)) or _NONE
 
 

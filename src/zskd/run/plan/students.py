@@ -33,7 +33,7 @@ def sample_students(
     seconds: float,
     workers: int,
 ) -> Part:
-    """Train each student of a run for some seconds, and return what all of them cost.
+    """Train each student of a run for some seconds, and return what all of them and the user's pictures cost.
 
     Args:
         recipe: of the run.
@@ -66,20 +66,22 @@ def sample_students(
     counts = [training_counts(trained_as(one), steps_of(one)) for one in planned]
     students = [untrained(one, teacher) for one in planned]
     pairs = list(zip(students, counts, strict=True))
-    of_teacher = count_multiply_adds(teacher)
+    labels = [one for made in pictures.values() for one in (made.manifest.passes or {}).values()]
+    passes, of_teacher = add_counts([*labels, *counts]), count_multiply_adds(teacher)
     return Part(
         stage="students",
         serial=serial,
         alone=alone,
         busy=busy,
-        passes=add_counts(counts),
-        multiply_adds=sum(
-            of_teacher * one.teacher
-            + count_multiply_adds(student) * (one.student_forward + BACKWARD * one.student_backward)
+        passes=passes,
+        multiply_adds=of_teacher * passes.teacher
+        + sum(
+            count_multiply_adds(student) * (one.student_forward + BACKWARD * one.student_backward)
             for student, one in pairs
         ),
         memory=max(_memory(recipe, *pair, images) for pair in zip(planned, students, strict=True)),
-        disk=sum(stored_bytes(one.module.state_dict()) for one in students),
+        disk=sum(stored_bytes(one.module.state_dict()) for one in students)
+        + sum(shard.stat().st_size for made in pictures.values() for shard in made.folder.glob("shard-*")),
     )
 
 
