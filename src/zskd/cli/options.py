@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, ArgumentCollection, Parameter
 
@@ -193,16 +193,31 @@ def print_line(text: str) -> None:
     print(text, file=sys.stdout, flush=True)
 
 
+_WEIGHTS = ("model.safetensors", "training.safetensors")
+_WRITTEN = {
+    "teacher": _WEIGHTS,
+    "student": (*_WEIGHTS, "changes.json", "curve.json", "budget.json", "pictures", "timed"),
+}
+"""What is written over, deleted or taken for a part of a checkpoint, where it is there."""
+
+
 @contextmanager
-def new_folder(folder: Path) -> Iterator[None]:
+def new_folder(folder: Path, what: Literal["teacher", "student"] = "teacher") -> Iterator[None]:
     """Lock a folder for a checkpoint that is not finished.
 
+    Args:
+        folder: new, or that of an interrupted command.
+        what: is made.
+
     Raises:
-        ZskdError: it is finished, another process has locked it, or it cannot be written to.
+        ZskdError: it is finished, holds files of the user's that would be lost, another process has locked
+            it, or it cannot be written to.
     """
-    from zskd.core.files import folder_lock
+    from zskd.core.files import LOCK, check_free, folder_lock
 
     _must_be_unfinished(folder)
+    if not (folder / LOCK).exists():  # it stays where a command was interrupted
+        check_free(folder, _WRITTEN[what], what)
     with folder_lock(folder):
         _must_be_unfinished(folder)  # another process may have finished it meanwhile
         yield
