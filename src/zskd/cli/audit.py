@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.pairs import note_other_teacher, teacher_of_student
+from zskd.cli.pairs import check_teacher_named, note_other_teacher, teacher_of_student
 from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller, print_error, without_labels
 from zskd.core.errors import ZskdError
 from zskd.core.tables import WIDTH, Table
@@ -81,6 +81,7 @@ def audit(
     from zskd.evaluation.audit import audit_shown
     from zskd.models.opened import open_network
 
+    check_teacher_named(teacher, teacher_model)
     network = open_network(student, model=model)
     of_teacher = teacher_of_student(teacher, teacher_model, model, network) if teacher else None
     networks = _networks(network, of_teacher, open_network(reference, model=model) if reference else None)

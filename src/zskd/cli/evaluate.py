@@ -10,10 +10,10 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import is_given
-from zskd.cli.pairs import note_other_teacher
+from zskd.cli.pairs import check_teacher_named, note_other_teacher
 from zskd.cli.places import Place, local
 from zskd.cli.telling import Json, Teller
+from zskd.cli.typed import check_data, is_given
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
 
@@ -62,6 +62,10 @@ def evaluate(
 
     if data.name != "none" and not is_given("data", "name"):  # another option of them made it the usual one
         raise ZskdError("--data-dir and --data.* are for a data set: name it, as in --data.name folder")
+    check_data(data)
+    if is_given("data", "validation"):
+        raise ZskdError("--data.validation divides training images, and test images are read: leave it out")
+    check_teacher_named(teacher, teacher_model)
     student, card = load_checkpoint(local(checkpoint), model=model)
     teacher_network = load_checkpoint(local(teacher), model=teacher_model or model)[0] if teacher else None
     if transfer_set is not None and teacher_network is None:

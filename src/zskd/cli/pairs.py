@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from zskd.models.opened import Opened
 
 
+def check_teacher_named(teacher: object, teacher_model: str | None) -> None:
+    """Check that code is named for a teacher that is there.
+
+    Raises:
+        ZskdError: there is no teacher.
+    """
+    if teacher is None and teacher_model is not None:
+        raise ZskdError("--teacher-model is the code of a teacher: add --teacher FOLDER, or leave it out")
+
+
 def teacher_of_student(source: Path, own: str | None, of_student: str | None, student: Opened) -> Classifier:
     """Return the teacher that a student is compared with, frozen.
 
