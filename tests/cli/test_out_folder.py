@@ -10,6 +10,7 @@ from limits import LIMIT
 from warm import zskd
 from zskd.cli.main import main as run
 from zskd.run.verify import verify_folder
+from zskd.transfer_set.dataset import TransferSet
 
 TRAIN = ("teacher", "train", "--data.name", "digits", "--teacher.epochs", "1", "--quiet", "--out")
 RUN = (
@@ -69,6 +70,76 @@ def test_a_folder_is_no_run_by_the_name_of_a_file(
     assert run([*command, "--out", "."]) == 2
     assert (tmp_path / "README.md").read_text() == "mine"
     assert sorted(one.name for one in tmp_path.iterdir()) == [".lock", "README.md", "sources.json"]
+
+
+def asked(verb: str, teacher: Path, images: TransferSet) -> list[str]:
+    if verb == "train":
+        return [*TRAIN]
+    if verb == "import":
+        return ["teacher", "import", str(teacher / "model.safetensors"), "--model", "lenet5", "--out"]
+    small = [
+        "--distill.steps",
+        "2",
+        "--distill.start",
+        "random",
+        "--threads",
+        "1",
+        "--no-estimate",
+        "--quiet",
+    ]
+    return ["distill", str(teacher), str(images.folder), *small, "--out"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        ("train", "model.safetensors"),
+        ("train", "training.safetensors"),
+        ("import", "model.safetensors"),
+        ("distill", "model.safetensors"),
+        ("distill", "timed/mine"),
+        ("distill", "pictures/mine"),
+        ("distill", "budget.json"),
+    ],
+)
+def test_a_checkpoint_takes_the_place_of_no_file_of_the_users(
+    verb: str,
+    name: str,
+    teacher_folder: Path,
+    small_set: TransferSet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine = tmp_path / "here" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    command = asked(verb, teacher_folder, small_set)
+    assert run([*command, str(tmp_path / "here")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"has {Path(name).parts[0]}, which a " in line
+    assert mine.read_text() == "mine"
+    assert [one.name for one in (tmp_path / "here").iterdir()] == [Path(name).parts[0]]
+    other = line.partition("--out ")[2]
+    assert run([*command, other]) == 0, "the folder that the message names"
+
+
+@pytest.mark.parametrize("verb", ["train", "distill"])
+def test_what_an_interrupted_command_left_is_taken_up(
+    verb: str, teacher_folder: Path, small_set: TransferSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its card; the weights or the state of a training may be there."""
+    command = [*asked(verb, teacher_folder, small_set), str(tmp_path / "here")]
+    where = "zskd.teacher.sources" if verb == "train" else "zskd.distillation.build"
+    with monkeypatch.context() as killed:
+        killed.setattr(f"{where}.save_checkpoint", stop)
+        assert run(command) == 130
+    (tmp_path / "here" / "model.safetensors").write_text("half of them")
+    assert run(command) == 0
+    assert verify_folder(tmp_path / "here")
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.slow

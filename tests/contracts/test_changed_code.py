@@ -216,7 +216,9 @@ def test_a_search_does_not_write_over_the_recipe_that_it_is_given(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "best.yaml").write_text("name: mine\n")
     assert main(["tune", "best.yaml", "--over", "distill.tau=1..20", "--trials", "4", "--out", "."]) == 2
-    assert "is no search and has best.yaml, which a search would write over" in capsys.readouterr().err
+    assert (
+        "is no search of zskd and has best.yaml, which a search would write over" in capsys.readouterr().err
+    )
 
 
 def test_names_of_classes_are_no_code(

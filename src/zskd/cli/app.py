@@ -5,7 +5,7 @@ from __future__ import annotations
 from cyclopts import App, Group, Parameter
 
 from zskd.cli.help import FLAGS, default_in_help, examples
-from zskd.cli.options import note_given
+from zskd.cli.typed import note_given
 from zskd.core.versions import __version__
 
 app = App(

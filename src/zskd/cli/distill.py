@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,7 +144,9 @@ def distill(
         | {"images": str(images), "few": str(few)}
     )
     with (
-        output(out, key, new_folder, progress) if ranks.first else nullcontext(Path(out)) as folder,
+        output(out, key, partial(new_folder, what="student"), progress)
+        if ranks.first
+        else nullcontext(Path(out)) as folder,
         use_threads(how.threads_of_each(ranks.here), chosen=how.threads > 0),
     ):
         if ranks.first:

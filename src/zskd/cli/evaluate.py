@@ -10,10 +10,10 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import is_given
 from zskd.cli.pairs import check_models, note_other_teacher
 from zskd.cli.places import Place, local
 from zskd.cli.telling import Json, Teller
+from zskd.cli.typed import check_data, is_given
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
 
@@ -61,6 +61,9 @@ def evaluate(
 
     if data.name != "none" and not is_given("data", "name"):  # another option of them made it the usual one
         raise ZskdError("--data-dir and --data.* are for a data set: name it, as in --data.name folder")
+    check_data(data)
+    if is_given("data", "validation"):
+        raise ZskdError("--data.validation divides training images, and test images are read: leave it out")
     of_student, of_teacher = local(checkpoint), local(teacher) if teacher else None
     check_models(model, teacher_model, of_student, teacher=of_teacher)
     student, card = load_checkpoint(of_student, model=model)

@@ -99,6 +99,11 @@ def _export_set(loaded: TransferSet, to: str, out: Path, teacher: Path | None, m
     from zskd.transfer_set.export.webdataset import export_webdataset
 
     if to == "mat":
+        if teacher is not None or model is not None:
+            raise ZskdError(
+                "--teacher and --model compute the logits of 8-bit pictures, and a MATLAB file has pixels as "
+                "they are: leave them out"
+            )
         print_line(f"exported to {export_mat(loaded, out)}")
         return
     if teacher is None:

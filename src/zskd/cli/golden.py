@@ -53,6 +53,8 @@ def golden(
     from zskd.teacher.recording import golden_code, read_inputs, record_golden
 
     parsed = parse_source(source)
+    if parsed.kind != "path" and model not in (None, parsed.name):
+        raise ZskdError(f"{source} names its network: leave out --model {model}")
     if parsed.kind == "path" and model is not None:
         parsed = replace(parse_source(model), weights=Path(source))
     if inputs is not None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts import Parameter
 
+from zskd.cli.typed import check_effect, given
 from zskd.config.groups import MACHINE, OUTPUT, RUN_DETAILS
 from zskd.config.loading import load_recipe, override, recipe_names
 from zskd.config.presets import RECIPES
@@ -73,29 +73,6 @@ class Trust:
     """Code that a recipe file may run."""
 
 
-_given: ContextVar[tuple[tuple[str, ...], ...]] = ContextVar("given", default=())
-
-
-def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Store which options are on the command line; cyclopts calls this between parsing and conversion.
-
-    After conversion, a given value cannot be told from a default value.
-    """
-    names = [argument.names[0] for argument in arguments if argument.tokens]
-    _given.set(
-        tuple(
-            tuple(name.removeprefix("--").replace("-", "_").split("."))
-            for name in names
-            if name.startswith("--")
-        )
-    )
-
-
-def is_given(*path: str) -> bool:
-    """Return whether an option is on the command line, by its parts: ("data", "name")."""
-    return path in _given.get()
-
-
 class Settings:
     """The settings of a command: options override the recipe, and the recipe overrides its preset."""
 
@@ -122,7 +99,7 @@ class Settings:
         parsed |= vars(machine) if machine else {}
         self._recipe, self._known = recipe, tuple(parsed)
         self._overrides: dict[str, Any] = {}
-        for path in _given.get():
+        for path in given():
             if path[0] in parsed:
                 value = reduce(getattr, path[1:], parsed[path[0]])
                 group = reduce(lambda level, key: level.setdefault(key, {}), path[:-1], self._overrides)
@@ -158,15 +135,22 @@ class Settings:
         """
         return load_recipe(self._recipe, self._overrides)
 
-    def of(self, teacher: Classifier, progress: Progress | None) -> Recipe:
+    def of(self, teacher: Classifier, progress: Progress | None, *, searched: Collection[str] = ()) -> Recipe:
         """Return the recipe for a teacher.
 
+        Args:
+            teacher: for which something is chosen.
+            progress: logs what is chosen.
+            searched: settings that trials may differ in.
+
         Raises:
-            ZskdError: as `recipe_for` does.
+            ZskdError: as `recipe_for` does, or an option would change nothing.
         """
         from zskd.run.choice import recipe_for
 
-        return recipe_for(teacher, self._recipe, self._overrides, only=self._known, progress=progress)
+        recipe = recipe_for(teacher, self._recipe, self._overrides, only=self._known, progress=progress)
+        check_effect(recipe, searched)
+        return recipe
 
 
 def ready_teacher(source: Path, model: str | None, recipe: Recipe) -> Classifier:
@@ -193,16 +177,31 @@ def print_line(text: str) -> None:
     print(text, file=sys.stdout, flush=True)
 
 
+_WEIGHTS = ("model.safetensors", "training.safetensors")
+_WRITTEN = {
+    "teacher": _WEIGHTS,
+    "student": (*_WEIGHTS, "changes.json", "curve.json", "budget.json", "pictures", "timed"),
+}
+"""What is written over, deleted or taken for a part of a checkpoint, where it is there."""
+
+
 @contextmanager
-def new_folder(folder: Path) -> Iterator[None]:
+def new_folder(folder: Path, what: Literal["teacher", "student"] = "teacher") -> Iterator[None]:
     """Lock a folder for a checkpoint that is not finished.
 
+    Args:
+        folder: new, or that of an interrupted command.
+        what: is made.
+
     Raises:
-        ZskdError: it is finished, another process has locked it, or it cannot be written to.
+        ZskdError: it is finished, holds files of the user's that would be lost, another process has locked
+            it, or it cannot be written to.
     """
-    from zskd.core.files import folder_lock
+    from zskd.core.files import LOCK, check_free, folder_lock
 
     _must_be_unfinished(folder)
+    if not (folder / LOCK).exists():  # it stays where a command was interrupted
+        check_free(folder, _WRITTEN[what], what)
     with folder_lock(folder):
         _must_be_unfinished(folder)  # another process may have finished it meanwhile
         yield

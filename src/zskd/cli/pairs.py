@@ -24,10 +24,12 @@ def check_models(model: str | None, teacher_model: str | None, *students: Path, 
         teacher: a checkpoint folder, or another source.
 
     Raises:
-        ZskdError: as `check_model` does.
+        ZskdError: as `check_model` does, or there is no teacher that one is named for.
     """
     from zskd.teacher.opening import check_model
 
+    if teacher is None and teacher_model is not None:
+        raise ZskdError("--teacher-model is the code of a teacher: add --teacher FOLDER, or leave it out")
     if teacher is None:
         check_model(model, *students)
     elif teacher_model is None:

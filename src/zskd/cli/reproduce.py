@@ -12,6 +12,7 @@ from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import Detail, ExperimentName, Flag, Trust
 from zskd.cli.telling import Json, Teller
+from zskd.cli.typed import note_no_folder
 from zskd.config.data import Twin
 from zskd.config.names import EngineName
 from zskd.core.errors import ZskdError
@@ -78,6 +79,7 @@ def reproduce(
         json: Print the outcome, the plan or the progress as JSON.
     """
     from zskd.config.engines import open_engine
+    from zskd.config.loading import load_recipe
     from zskd.experiment.definition import load_experiment, on_twin
     from zskd.experiment.plan import plan_cells
 
@@ -85,10 +87,14 @@ def reproduce(
         raise ZskdError(f"--seeds is {seeds}: it must be at least 1")
     if workers < 0:
         raise ZskdError(f"--workers is {workers}: it must be at least 0, one per core")
+    if again and (dry_run or status):
+        raise ZskdError("--again runs cells, and --dry-run and --status only tell of them: give one of them")
     settings: dict[str, Any] = {"data": {"dir": data_dir}} if data_dir else {}
     if tensorboard:
         settings["tensorboard"] = str(tensorboard)
     experiment = load_experiment(recipe, settings, trust=trust.trust)
+    if data_dir:
+        note_no_folder(load_recipe(experiment.recipe, experiment.settings).data)
     if twin:
         experiment = on_twin(experiment, twin)
     cells = plan_cells(experiment, only, seeds)

@@ -55,6 +55,8 @@ def run(
     """
     given = Settings.of_recipe(recipe, settings, trust)
     if print_config:
+        if json:
+            raise ZskdError("--print-config prints YAML, and --json the results of a run: give one of them")
         _print_config(given, detail.progress())
         return
     from zskd.run.pipeline import run_recipe
@@ -82,8 +84,10 @@ def _print_config(given: Settings, progress: Progress) -> None:
 
     full = given.alone()
     try:
-        full = given.of(open_network(full), progress)
+        network = open_network(full)
     except ZskdError as error:
         progress.log(f"preset, student and count are chosen when the teacher can be opened: {error}")
         print_line(_NOTHING_CHOSEN)
+    else:
+        full = given.of(network, progress)
     print_line(to_yaml(full).rstrip())

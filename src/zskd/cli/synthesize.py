@@ -12,6 +12,7 @@ from zskd.cli.help import examples
 from zskd.cli.options import Detail, Machine, Settings, Trust, ready_teacher
 from zskd.cli.places import Place, local, output
 from zskd.cli.telling import Json, Teller
+from zskd.cli.typed import given, option
 from zskd.config.checks import MethodSettings
 from zskd.config.data import DataConfig
 from zskd.config.groups import MACHINE, OUTPUT, RUN, RUN_DETAILS, TEACHER
@@ -100,10 +101,22 @@ def synthesize(
         raise ZskdError(
             "--rate is a percentage of a training set: name it with --data.name, or give --count N"
         )
+    alone = settings.alone()
+    if (alone.budget or alone.passes) and not (alone.count or alone.rate):
+        raise ZskdError(
+            f"{recipe} has a budget, which zskd run divides among sets and students: give --count N, or "
+            "--rate PERCENT, for one set"
+        )
     progress = detail.progress()
-    classifier = ready_teacher(local(teacher, progress), model, settings.alone())
+    classifier = ready_teacher(local(teacher, progress), model, alone)
     full = settings.of(classifier, progress)
     by_rate = full.count is None and full.data.name != "none"
+    for path in given():
+        if path[0] == "data" and not by_rate:
+            raise ZskdError(
+                f"{option('.'.join(path))} is for --rate, a percentage of that training set: give --rate, or "
+                "leave it out"
+            )
     spec = main_set(full, load_data(full.data, classifier.spec.shape) if by_rate else None)
     with output(out, "set", folder_lock, progress) as folder:
         log_findings(classifier, progress)

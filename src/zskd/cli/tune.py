@@ -12,8 +12,10 @@ from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import Detail, RecipeName, Settings, Trust
 from zskd.cli.telling import Json, Teller
+from zskd.cli.typed import is_given, option
 from zskd.config.groups import OUTPUT, RUN
 from zskd.config.recipe import Recipe
+from zskd.core.errors import ZskdError
 
 if TYPE_CHECKING:
     from zskd.core.tables import Table
@@ -75,11 +77,14 @@ def tune(
 
     given = Settings.of_recipe(recipe, settings, trust)
     full, progress, space = given.alone(), detail.progress(), read_space(search, over, trust=trust.trust)
+    for key in space:
+        if is_given(*key.split(".")):
+            raise ZskdError(f"{option(key)} is given, and {key} is searched: leave one of them out")
     folder = out or Path("runs") / f"{full.name}-tuning"
     sources = open_sources(full, test=False)
-    given.of(sources.model, progress)  # tells what is chosen
+    given.of(sources.model, progress, searched=space)  # tells what is chosen
     found = run_search(
-        lambda more: given.over(more).of(sources.model, None),
+        lambda more: given.over(more).of(sources.model, None, searched=space),
         space,
         folder,
         trials=trials,

@@ -22,6 +22,8 @@ DataName = Literal[
     "folder",
     "none",
 ]
+IN_FOLDERS = ("mnist", "fashion-mnist", "folder")
+"""Data sets that are files, which may lie in any folder; the others are made of what scikit-learn holds."""
 Twin = Literal["transposed", "inverted", "permuted"]
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import takewhile
@@ -21,6 +21,8 @@ from filelock import FileLock, Timeout
 from zskd.core.errors import ZskdError, escaped, readable_errors
 from zskd.core.reading import opened
 
+LOCK = ".lock"
+"""File of a locked folder; it stays when the lock is released."""
 _HASH_BLOCK = 1 << 20
 _MOST_FILES = 1024
 """Open files of a process where the system names no limit."""
@@ -123,6 +125,24 @@ def whole_folder(path: Path) -> Iterator[Path]:
             _flush_folder(path.parent)
         finally:
             _remove_unfinished(path, folders=True)
+
+
+def check_free(folder: Path, names: Iterable[str], what: str) -> None:
+    """Check that a new artefact would not take the place of files of somebody's own.
+
+    Args:
+        folder: where it is to be, in which zskd has made nothing yet.
+        names: of what is written over, deleted or taken for its own there.
+        what: the artefact: "run".
+
+    Raises:
+        ZskdError: one of them is there.
+    """
+    if there := [name for name in names if os.path.lexists(folder / name)]:
+        raise ZskdError(
+            f"{folder} is no {what} of zskd and has {there[0]}, which a {what} would write over: name "
+            f"another folder, such as --out {folder / what}"
+        )
 
 
 def remove_file(path: Path) -> None:
@@ -268,7 +288,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         ZskdError: another process has locked it, or the folder cannot be written to.
     """
     make_folder(folder)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     with readable_errors(folder, "lock"):
         try:
             lock.acquire(timeout=0)
@@ -284,15 +304,15 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a running process has locked `folder`."""
-    if not (folder / ".lock").is_file():
+    if not (folder / LOCK).is_file():
         return False
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return True
     except OSError:  # a file of another user, or a disk that may only be read
-        return _is_locked_for_readers(folder / ".lock")
+        return _is_locked_for_readers(folder / LOCK)
     lock.release()
     return False
 

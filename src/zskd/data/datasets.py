@@ -34,8 +34,6 @@ _PAIRS_TRAIN, _PAIRS_TEST = 100, 40
 _PAIRS_LEAST = 8
 """Least height and width of a picture of two digits."""
 _FOLDER_TEST_SHARE = 0.2
-IN_FOLDERS = ("mnist", "fashion-mnist", "folder")
-"""Data sets that are files, which may lie in any folder; the others are made of what scikit-learn holds."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zskd.config.data import DataConfig
+from zskd.config.data import IN_FOLDERS, DataConfig
 from zskd.config.loading import load_recipe
 from zskd.config.presets import RECIPES
 from zskd.config.yaml import read_yaml
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
-from zskd.data.datasets import IN_FOLDERS, Dataset, load_data
+from zskd.data.datasets import Dataset, load_data
 from zskd.models.checkpoint import load_checkpoint
 from zskd.models.classifier import Classifier
 from zskd.report.behaviour import Behaviour, measure_behaviour

@@ -13,7 +13,7 @@ from zskd.config.trust import code_in, not_trusted
 from zskd.config.yaml import read_yaml
 from zskd.core.artefact import read_artefact, write_artefact
 from zskd.core.errors import ZskdError
-from zskd.core.files import first_difference, remove_file, write_text
+from zskd.core.files import check_free, first_difference, remove_file, write_text
 from zskd.core.progress import Progress
 from zskd.models.checkpoint import CARD
 from zskd.run.budget import BUDGET
@@ -44,7 +44,7 @@ def claim_folder(recipe: Recipe, folder: Path, hashes: SourceHashes) -> None:
     """
     path, made_from = folder / "recipe.yaml", _made_from(folder)
     if made_from is None:
-        _check_free(folder)
+        check_free(folder, _WRITTEN, "run")
     if made_from is None or not ((folder / "teacher").exists() or _is_budget_spent(folder)):
         write_artefact(folder / SOURCES, hashes)  # first: with it, the folder is that of a run
         write_text(path, to_yaml(recipe))
@@ -88,19 +88,6 @@ def _made_from(folder: Path) -> SourceHashes | None:
     what, advice = "the hashes of a run's sources", "choose another folder with --out"
     there = (folder / SOURCES).is_file()
     return read_artefact(folder / SOURCES, SourceHashes, what, advice) if there else None
-
-
-def _check_free(folder: Path) -> None:
-    """Check that a new run would not write over files of somebody's own.
-
-    Raises:
-        ZskdError: it would.
-    """
-    if there := [name for name in _WRITTEN if (folder / name).exists()]:
-        raise ZskdError(
-            f"{folder} is no run of zskd and has {there[0]}, which a run would write over: name another "
-            f"folder, such as --out {folder / 'run'}"
-        )
 
 
 def _is_budget_spent(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from zskd.data.pictures import hash_pictures
 from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, build, describe, fresh_weights, own_code
+from zskd.teacher.named.facts import check_given_names
 from zskd.teacher.named.source import parse_source
 from zskd.teacher.opening import open_teacher
 from zskd.teacher.training import train_teacher
@@ -217,9 +218,10 @@ def fresh_teacher(recipe: Recipe, data: Dataset) -> Classifier:
     """Build the untrained teacher of a recipe for the classes of its data.
 
     Raises:
-        ZskdError: unknown architecture, or it does not accept such images.
+        ZskdError: unknown architecture, it does not accept such images, or two classes are named alike.
     """
     config = recipe.teacher
+    check_given_names(config.class_names or ())
     architecture = _architecture(recipe, data)
     module = fresh_weights(lambda: build(architecture, run_code=True), recipe.teacher_seed)
     names = config.class_names or data.class_names

@@ -18,7 +18,7 @@ from zskd.config.recipe import Recipe
 from zskd.core.artefact import JsonObject
 from zskd.core.device import processor, use_threads
 from zskd.core.errors import ZskdError
-from zskd.core.files import folder_lock, write_text
+from zskd.core.files import check_free, folder_lock, write_text
 from zskd.core.progress import Progress, readable_seconds
 from zskd.core.versions import source_commit, versions
 from zskd.experiment.conductor import Conductor
@@ -108,7 +108,8 @@ def tune(
         value=value,
     )
     with folder_lock(folder):
-        _check_free(folder)
+        if not (folder / STUDY).exists():
+            check_free(folder, [BEST], "search")
         journal = Journal(folder, common)
         search = _Search(recipe_of, journal, sources, folder, value, trials, progress)
         for first in range(0, trials, together):
@@ -120,19 +121,6 @@ def tune(
         write_text(found.recipe, to_yaml(recipe))
         note_search(results / LEDGER, base, common, found.trials)
     return found
-
-
-def _check_free(folder: Path) -> None:
-    """Check that the recipe of a new search would not take the place of one of somebody's own.
-
-    Raises:
-        ZskdError: it would.
-    """
-    if (folder / BEST).exists() and not (folder / STUDY).exists():
-        raise ZskdError(
-            f"{folder} is no search and has {BEST}, which a search would write over: name another folder, "
-            f"such as --out {folder / 'search'}"
-        )
 
 
 def _check(recipe: Recipe, trials: int, together: int) -> None:

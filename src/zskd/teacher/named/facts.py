@@ -125,13 +125,22 @@ def settle(facts: Facts, given: Given) -> Settled:
     mean = choose("mean", (0.0,), "0, that is, pixels in [0, 1] as they are")
     std = choose("std", (1.0,), "1, that is, pixels in [0, 1] as they are")
     names = choose("class_names", None, "numbers")
-    if given.class_names is not None and (twice := _repeated(given.class_names)):
-        raise ZskdError(f"--class-names has {twice[0]!r} twice: give each class a name of its own")
+    check_given_names(given.class_names or ())
     names = names and _told_apart(names)
     boxes = given.box, facts.box, given.otherwise.box
     box = choose("box", DEFAULT_BOX, "") if any(boxes) else DEFAULT_BOX
     spec = InputSpec(shape=tuple(shape), mean=tuple(mean), std=tuple(std), box=tuple(box))
     return Settled(spec, names, origins | facts.others)
+
+
+def check_given_names(names: tuple[str, ...]) -> None:
+    """Check that the user has named no two classes alike: their results could not be told apart.
+
+    Raises:
+        ZskdError: a name stands twice.
+    """
+    if twice := _repeated(names):
+        raise ZskdError(f"--class-names has {twice[0]!r} twice: give each class a name of its own")
 
 
 def _repeated(names: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,110 @@
+"""Which options are on the command line, and which of them would change nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from contextvars import ContextVar
+from dataclasses import fields
+from functools import reduce
+from typing import Any
+
+from cyclopts import App, ArgumentCollection
+
+from zskd.config.data import IN_FOLDERS, DataConfig
+from zskd.config.recipe import Recipe
+from zskd.config.training import FitConfig
+from zskd.core.errors import ZskdError
+
+_given: ContextVar[tuple[tuple[str, ...], ...]] = ContextVar("given", default=())
+_NEEDS = {
+    "distill.features": "distill.features.weight",
+    "distill.generator": "distill.generator.share",
+    "distill.image_bank": "distill.image_bank.share",
+    "distill.fresh": "distill.fresh.share",
+    "distill.replay": "distill.replay.share",
+    "distill.pictures.share": "images",
+    "distill.pictures.count": "images",
+    "distill.pictures.few_share": "few",
+}
+"""Settings, and groups of them, that nothing reads where another one is absent or 0."""
+_LIMITS = ("budget", "passes")
+_REPLACED_BY = {
+    "distill.steps": _LIMITS,
+    "distill.epochs": _LIMITS,
+    **{f"teacher.{one}": ("teacher.path",) for one in (*(field.name for field in fields(FitConfig)), "seed")},
+}
+"""Settings that nothing reads where another one is there."""
+
+
+def note_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Store which options are on the command line; cyclopts calls this between parsing and conversion.
+
+    After conversion, a given value cannot be told from a default value.
+    """
+    names = [argument.names[0] for argument in arguments if argument.tokens]
+    _given.set(
+        tuple(
+            tuple(name.removeprefix("--").replace("-", "_").split("."))
+            for name in names
+            if name.startswith("--")
+        )
+    )
+
+
+def given() -> tuple[tuple[str, ...], ...]:
+    """Return the options that are on the command line, each by its parts: ("data", "name")."""
+    return _given.get()
+
+
+def is_given(*path: str) -> bool:
+    """Return whether an option is on the command line, by its parts."""
+    return path in given()
+
+
+def option(name: str) -> str:
+    """Return how a setting is typed: "--distill.image-bank.share" of "distill.image_bank.share"."""
+    return f"--{name}".replace("_", "-")
+
+
+def check_effect(recipe: Recipe, searched: Collection[str] = ()) -> None:
+    """Refuse options that would change nothing, because another setting is off or takes their place.
+
+    Args:
+        recipe: with all that preset, file and options name, and what was chosen for the teacher.
+        searched: settings that trials may differ in; what depends on them has an effect in some.
+
+    Raises:
+        ZskdError: there is such an option.
+    """
+    for name in map(".".join, given()):
+        needed = next((one for part, one in _NEEDS.items() if f"{name}.".startswith(f"{part}.")), name)
+        if name != needed and not {needed, "preset"} & {*searched} and not _value(recipe, needed):
+            raise ZskdError(f"{option(name)} has no effect without {option(needed)}: give it, too")
+        for other in _REPLACED_BY.get(name, ()):
+            if _value(recipe, other) is not None:
+                raise ZskdError(f"{option(name)} has no effect beside {option(other)}: leave one of them out")
+    check_data(recipe.data)
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuse options of real images that would change nothing; a folder without effect is told.
+
+    Raises:
+        ZskdError: there is such an option.
+    """
+    if is_given("data", "dir"):
+        note_no_folder(data)
+    for name in ("validation", "twin"):
+        if data.name == "none" and is_given("data", name):
+            raise ZskdError(f"{data.option(name)} is for a data set: name it, as in --data.name folder")
+
+
+def note_no_folder(data: DataConfig) -> None:
+    """Print a line where no folder holds the images: scripts name one for all data sets."""
+    if data.name not in IN_FOLDERS:
+        print(f"zskd: note: --data-dir has no effect: {data.name} needs no files", file=sys.stderr)
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    return reduce(getattr, name.split("."), recipe)
