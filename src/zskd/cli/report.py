@@ -60,7 +60,7 @@ def report(
     """
     of_run = _is_run(subject)
     page = of_run and format in (None, "html") and not json
-    for_page = {"--data-dir": data_dir, "--model": model, "--student-model": student_model}
+    for_page: dict[str, object] = {"--data-dir": data_dir, "--model": model, "--student-model": student_model}
     if of_run:  # an experiment's file may name such code, too
         for_page["--trust"] = trust or None
     _check_options({"--results": results, "--twin": twin} if of_run else {}, {} if page else for_page)
