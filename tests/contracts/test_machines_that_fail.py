@@ -77,6 +77,39 @@ def test_a_search_ends_at_a_full_disk_and_goes_on_as_if_there_had_been_room(
     assert values[0] == values[1]
 
 
+KILLED = """
+import multiprocessing
+import os
+import torch.nn.functional as F
+
+def loss(student, teacher, config):
+    if config.tau == 3 and multiprocessing.parent_process():  # as the system does where the memory is full
+        os.kill(os.getpid(), 9)
+    return F.mse_loss(student, teacher)
+"""
+
+
+@pytest.mark.slow
+def test_a_search_gets_past_a_trial_whose_process_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(KILLED)
+    base = merge(TINY, {"workers": 2, "distill": {"loss": "own.py:loss"}})
+    found = tune(
+        lambda more: load_recipe(None, merge(base, more)),
+        read_space(None, ["distill.tau=2,3,4"]),
+        Path("search"),
+        trials=3,
+        sampler="grid",
+        results=Path("results"),
+        progress=Lines(),
+    )
+    errors = {trial.settings["distill.tau"]: trial.error for trial in found.trials}
+    assert errors[2] is errors[4] is None
+    assert str(errors[3]).startswith("worker processes died 3 times in a row")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"

@@ -33,6 +33,10 @@ _OF_TRACKER = "ignore:resource_tracker"
 """As for Python's option -W: a category of warnings, by the beginning of their text."""
 
 
+class WorkersDied(ZskdError):
+    """Workers were killed again and again, before any of them had a result."""
+
+
 def each_done(
     work: Callable[[Shared, int, OnProgress], Result],
     shared: Shared,
@@ -51,8 +55,8 @@ def each_done(
         on_progress: called with the number of units done since the last call, as `work` reports them.
 
     Raises:
-        ZskdError: raised by a task; or workers were killed three times in a row; or `shared` cannot be
-            pickled.
+        WorkersDied: workers were killed three times in a row.
+        ZskdError: raised by a task; or `shared` cannot be pickled.
     """
     if workers == 1:
         for number in numbers:
@@ -77,7 +81,7 @@ def each_done(
         except BrokenProcessPool as error:
             broken += 1
             if broken == _ATTEMPTS:
-                raise ZskdError(
+                raise WorkersDied(
                     f"worker processes died {_ATTEMPTS} times in a row (too little memory, or too few "
                     "open files: ulimit -n): give --workers 1; a script must start workers only under "
                     'if __name__ == "__main__":'

@@ -7,14 +7,15 @@ seed the expensive sets come last. A cell that fails leaves a log and stops no o
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from zskd.core.device import use_threads
-from zskd.core.engines.base import Engine, Need
+from zskd.core.engines.base import Engine, Need, OnProgress
 from zskd.core.errors import ZskdError, escaped, one_line
 from zskd.core.files import remove_file, write_json, write_text
+from zskd.core.parallel import WorkersDied
 from zskd.core.progress import Progress, WorkerProgress, readable_seconds
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
@@ -168,19 +169,35 @@ class Conductor(Generic[Result]):
             return
         steps = sum(paths.cell.student_steps(paths.count) for paths in cells)
         with self._progress.task(f"{len(jobs)} cells", steps, "steps") as task:
-            done = self._engine.each_done(
-                _do_job,
-                (self._work, jobs),
-                range(len(jobs)),
-                workers=min(self._workers, len(jobs)),
-                need=self._need(cells),
-                on_progress=task.advance,
-            )
-            for number, (result, log) in done:
+            for number, (result, log) in self._each_job(jobs, self._need(cells), task.advance):
                 if result is None:
                     self._fail([cells[number]], log)
                 else:
                     self._report(cells[number], result)
+
+    def _each_job(
+        self, jobs: list[Job], need: Need, on_progress: OnProgress
+    ) -> Iterator[tuple[int, tuple[Result | None, str]]]:
+        """Run jobs and yield number and outcome of each, also of one whose worker is killed every time."""
+
+        def done(numbers: Sequence[int], workers: int) -> Iterator[tuple[int, tuple[Result | None, str]]]:
+            shared = (self._work, jobs)
+            return self._engine.each_done(
+                _do_job, shared, numbers, workers=workers, need=need, on_progress=on_progress
+            )
+
+        left = list(range(len(jobs)))
+        try:
+            for number, outcome in done(tuple(left), min(self._workers, len(jobs))):
+                left.remove(number)
+                yield number, outcome
+        except WorkersDied:
+            self._engine.start(self._workers)  # raises this, too, where no worker can live
+            for number in left:
+                try:
+                    yield from done([number], 2)  # the only task, in a process that is not this one
+                except WorkersDied as error:
+                    yield number, (None, _log(error))
 
     def _need(self, cells: list[CellPaths]) -> Need:
         return Need(threads=max(paths.cell.recipe.threads or 1 for paths in cells), gpus=self._gpus)
@@ -226,8 +243,9 @@ def _set_clock(folder: Path) -> Clock:
 
 def _log(error: Exception) -> str:
     """Return the log of a failure; its last line is the error. The user's own code may raise any text."""
-    trace = "" if isinstance(error, ZskdError) else traceback.format_exc()
-    log = f"{trace}{type(error).__name__}: {one_line(error)}\n"
+    told = isinstance(error, ZskdError)
+    trace, kind = ("", ZskdError) if told else (traceback.format_exc(), type(error))
+    log = f"{trace}{kind.__name__}: {one_line(error)}\n"
     return "\n".join(map(escaped, log.split("\n")))
 
 
