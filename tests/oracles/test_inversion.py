@@ -340,9 +340,11 @@ def test_the_batch_does_not_change(
     assert torch.equal(batch.targets, before[1])
 
 
+@pytest.mark.parametrize("shape", [(3, 16, 12), (1, 32, 32)])
 @pytest.mark.parametrize("kind", list(START_IMAGES))
-def test_starts_depend_on_their_index_alone(kind: str) -> None:
-    numbers, shape = [4, 9, *range(20, 61)], (3, 16, 12)
+def test_starts_depend_on_their_index_alone(kind: str, shape: tuple[int, int, int]) -> None:
+    """Also where MKL rounds one transform otherwise than one of several: of 32×32, with AVX-512."""
+    numbers = [4, 9, *range(20, 61)]
     together = draw_initial(kind, numbers, seed=1, shape=shape, box=(0.0, 1.0))
     assert together.shape == (len(numbers), *shape)
     for some in ([1], [40], [0, 2], [30, 5, 11]):

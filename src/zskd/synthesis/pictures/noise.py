@@ -60,5 +60,8 @@ def spectral(
     amplitude = exp(-slope * log_frequency - centred.square() / (2 * torch.as_tensor(width).square()))
     amplitude[..., 0, 0] = 0  # the mean
     values *= amplitude[..., None]
-    fields: Tensor = torch.fft.irfft2(torch.view_as_complex(values), s=(height, columns), norm="forward")
+    spectra = torch.view_as_complex(values)
+    if len(spectra) * channels == 1:  # MKL may round a single transform otherwise than one of several
+        spectra = spectra.repeat(2, 1, 1, 1)
+    fields: Tensor = torch.fft.irfft2(spectra, s=(height, columns), norm="forward")[: len(values)]
     return fields / fields.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(_LEAST)
