@@ -17,8 +17,8 @@ from zskd.core.precision import Precision
 
 DEFAULT_NETWORK, DEFAULT_SHAPE, DEFAULT_BOX = "lenet5", (1, 32, 32), (0.0, 1.0)
 """Network, input shape and box of pixels where neither the user nor the teacher tells them."""
-_LARGEST_BATCH = 10**6
-"""Images of a step; the order of a set is drawn until it fills one."""
+_LARGEST_BATCH = 10**9
+"""Images of a step, which no memory holds: with more, the numbers of a step would be drawn for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
