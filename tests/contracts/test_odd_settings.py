@@ -59,8 +59,8 @@ def shapes(small: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Trans
         ("--threads", 4096),
         ("--distill.generator.latent", 65536),
         ("--distill.generator.width", 65536),
-        ("--distill.batch-size", 10**6),
-        ("--teacher.batch-size", 10**6),
+        ("--distill.batch-size", 10**9),
+        ("--teacher.batch-size", 10**9),
         ("--synthesis.candidates", 10**4),
     ],
 )
