@@ -26,7 +26,7 @@ from zskd.transfer_set.manifest import read_manifest
 
 SHAPE = (1, 16, 16)
 STEPS = SynthesisConfig(
-    start="shapes",
+    start="uniform",
     steps=4,
     tolerance=0.0,
     noise_share=0.0,
@@ -99,7 +99,7 @@ def plain_loss(teacher: Classifier, images: Tensor, targets: Tensor) -> Tensor:
 
 
 def plain_images(loss: Callable[[Tensor], Tensor]) -> Tensor:
-    images = draw_initial("shapes", range(6), seed=0, shape=SHAPE, box=(0.0, 1.0)).requires_grad_()
+    images = draw_initial("uniform", range(6), seed=0, shape=SHAPE, box=(0.0, 1.0)).requires_grad_()
     adam = torch.optim.Adam([images], lr=0.02)
     for _ in range(4):
         adam.zero_grad()
@@ -109,9 +109,8 @@ def plain_images(loss: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def check_same(images: Tensor, plain: Tensor) -> None:
-    """Up to the pixels whose gradient is so near to 0 that rounding decides its sign, which Adam follows."""
-    apart = (images - plain).abs() > 1e-4
-    assert float(apart.float().mean()) < 0.01
+    """From noise: where neighbours are equal, rounding decides the sign of a difference, and Adam follows."""
+    assert float((images - plain).abs().max()) < 1e-5
 
 
 WEIGHTS = {"statistics": 0.5, "variation": 3.0}

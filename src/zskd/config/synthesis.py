@@ -68,11 +68,11 @@ class SynthesisConfig(Config):
     batch_size: int = 100
     """Number of images optimised together: a new image replaces a finished one. It changes results: another
     size rounds differently, and with statistics of batch-norm or `minmax` pixels, which are taken over the
-    batch, it makes other images. The default is less on a CPU for images larger than 64×64 pixels, and any
-    number is halved until it fits into the memory; the manifest says what was used."""
+    batch, it makes other images. The default, also if given, is less on a CPU for images larger than 64×64
+    pixels, and any number is halved until it fits into the memory; the manifest says what was used."""
     shard_size: int = 1000
     """Images in one file, the unit of parallel work; with `targets.order: rows`, a shard is one row. The
-    default is four batches for images larger than 64×64 pixels."""
+    default, also if given, is four batches for images larger than 64×64 pixels."""
     shard_mb: int = 0
     """Megabytes of one file, instead of `shard_size`: as many full batches as fit, and at least one image. 0:
     `shard_size` holds. A process that makes a file needs some 10 to 40 times as much memory."""
