@@ -97,9 +97,6 @@ def asked(verb: str, teacher: Path, images: TransferSet) -> list[str]:
         ("train", "training.safetensors"),
         ("import", "model.safetensors"),
         ("distill", "model.safetensors"),
-        ("distill", "timed/mine"),
-        ("distill", "pictures/mine"),
-        ("distill", "budget.json"),
     ],
 )
 def test_a_checkpoint_takes_the_place_of_no_file_of_the_users(
@@ -121,6 +118,29 @@ def test_a_checkpoint_takes_the_place_of_no_file_of_the_users(
     assert [one.name for one in (tmp_path / "here").iterdir()] == [Path(name).parts[0]]
     other = line.partition("--out ")[2]
     assert run([*command, other]) == 0, "the folder that the message names"
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("timed/mine", "--budget=1"), ("budget.json", "--budget=1"), ("pictures/mine", "--images=photos")],
+)
+def test_what_an_option_would_write_over_is_no_obstacle_without_it(
+    name: str,
+    option: str,
+    teacher_folder: Path,
+    small_set: TransferSet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine = tmp_path / "here" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    command = [*asked("distill", teacher_folder, small_set), str(tmp_path / "here")]
+    words = [word for word in command if word not in ("--distill.steps", "2")]
+    assert run([*(words if "budget" in option else command), option]) == 2
+    assert f"has {Path(name).parts[0]}, which a student would write over" in capsys.readouterr().err
+    assert run(command) == 0
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("verb", ["train", "distill"])

@@ -83,6 +83,8 @@ def test_settings_of_a_method_are_searched_with_methods_that_have_them() -> None
 
     check("method=soft_targeted", "method_settings.spread=0.5..2")
     check("preset=boundary", "method_settings.halvings=2,3")
+    # a method that needs a setting which is searched, too
+    check("method=adi", "method_settings.student=one,other", "distill.tau=1..9")
     for name, other in (("method=soft_targeted,zskd", "method zskd"), ("preset=paper", "preset paper")):
         with pytest.raises(ZskdError, match=f"spread cannot be 0.5 with {other}: .* unknown key spread"):
             check(name, "method_settings.spread=0.5..2")

@@ -143,8 +143,10 @@ def distill(
         | {"teacher": classifier.fingerprint(), "set": loaded and loaded.fingerprint()}
         | {"images": str(images), "few": str(few)}
     )
+    written = ["changes.json", "curve.json", *(["pictures"] if images or few else [])]
+    written += [] if full.budget is None else ["budget.json", "timed"]
     with (
-        output(out, key, partial(new_folder, what="student"), progress)
+        output(out, key, partial(new_folder, what="student", also=written), progress)
         if ranks.first
         else nullcontext(Path(out)) as folder,
         use_threads(how.threads_of_each(ranks.here), chosen=how.threads > 0),

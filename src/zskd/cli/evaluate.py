@@ -13,7 +13,7 @@ from zskd.cli.help import examples
 from zskd.cli.pairs import check_models, note_other_teacher
 from zskd.cli.places import Place, local
 from zskd.cli.telling import Json, Teller
-from zskd.cli.typed import check_data, is_given
+from zskd.cli.typed import check_data, is_given, note_no_folder
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
 
@@ -62,6 +62,7 @@ def evaluate(
     if data.name != "none" and not is_given("data", "name"):  # another option of them made it the usual one
         raise ZskdError("--data-dir and --data.* are for a data set: name it, as in --data.name folder")
     check_data(data)
+    note_no_folder(data)
     if is_given("data", "validation"):
         raise ZskdError("--data.validation divides training images, and test images are read: leave it out")
     of_student, of_teacher = local(checkpoint), local(teacher) if teacher else None

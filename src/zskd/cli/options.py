@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from zskd.cli.typed import check_effect, given
+from zskd.cli.typed import check_effect, given, note_no_folder
 from zskd.config.groups import MACHINE, OUTPUT, RUN_DETAILS
 from zskd.config.loading import load_recipe, override, recipe_names
 from zskd.config.presets import RECIPES
@@ -150,6 +150,8 @@ class Settings:
 
         recipe = recipe_for(teacher, self._recipe, self._overrides, only=self._known, progress=progress)
         check_effect(recipe, searched)
+        if progress is not None:  # those of trials have none
+            note_no_folder(recipe.data)
         return recipe
 
 
@@ -177,21 +179,20 @@ def print_line(text: str) -> None:
     print(text, file=sys.stdout, flush=True)
 
 
-_WEIGHTS = ("model.safetensors", "training.safetensors")
-_WRITTEN = {
-    "teacher": _WEIGHTS,
-    "student": (*_WEIGHTS, "changes.json", "curve.json", "budget.json", "pictures", "timed"),
-}
-"""What is written over, deleted or taken for a part of a checkpoint, where it is there."""
+_WRITTEN = ("model.safetensors", "training.safetensors")
+"""What is written over or taken for a part of a checkpoint, where it is there."""
 
 
 @contextmanager
-def new_folder(folder: Path, what: Literal["teacher", "student"] = "teacher") -> Iterator[None]:
+def new_folder(
+    folder: Path, what: Literal["teacher", "student"] = "teacher", also: Collection[str] = ()
+) -> Iterator[None]:
     """Lock a folder for a checkpoint that is not finished.
 
     Args:
         folder: new, or that of an interrupted command.
         what: is made.
+        also: names of what is written over beside the checkpoint.
 
     Raises:
         ZskdError: it is finished, holds files of the user's that would be lost, another process has locked
@@ -201,7 +202,7 @@ def new_folder(folder: Path, what: Literal["teacher", "student"] = "teacher") ->
 
     _must_be_unfinished(folder)
     if not (folder / LOCK).exists():  # it stays where a command was interrupted
-        check_free(folder, _WRITTEN[what], what)
+        check_free(folder, (*_WRITTEN, *also), what)
     with folder_lock(folder):
         _must_be_unfinished(folder)  # another process may have finished it meanwhile
         yield

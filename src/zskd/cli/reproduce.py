@@ -93,8 +93,7 @@ def reproduce(
     if tensorboard:
         settings["tensorboard"] = str(tensorboard)
     experiment = load_experiment(recipe, settings, trust=trust.trust)
-    if data_dir:
-        note_no_folder(load_recipe(experiment.recipe, experiment.settings).data)
+    note_no_folder(load_recipe(experiment.recipe, experiment.settings).data)
     if twin:
         experiment = on_twin(experiment, twin)
     cells = plan_cells(experiment, only, seeds)

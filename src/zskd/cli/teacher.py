@@ -12,7 +12,7 @@ from zskd.cli.app import app
 from zskd.cli.help import FLAGS, examples
 from zskd.cli.options import Detail, Settings, Trust, new_folder
 from zskd.cli.telling import Json, Teller
-from zskd.cli.typed import check_data
+from zskd.cli.typed import check_data, note_no_folder
 from zskd.config.data import DataConfig
 from zskd.config.groups import MACHINE, OUTPUT
 from zskd.config.training import NetworkConfig, TeacherConfig
@@ -67,6 +67,7 @@ def train(
     if full.teacher.path is not None:
         raise ZskdError("--teacher.path is for a trained teacher: import it with zskd teacher import FILE")
     check_data(full.data)
+    note_no_folder(full.data)
     with new_folder(out), use_threads(full.threads):
         sources = open_sources(full)
         made = make_teacher(full, sources, out, detail.progress())

@@ -88,21 +88,20 @@ def check_effect(recipe: Recipe, searched: Collection[str] = ()) -> None:
 
 
 def check_data(data: DataConfig) -> None:
-    """Refuse options of real images that would change nothing; a folder without effect is told.
+    """Refuse options of real images that would change nothing.
 
     Raises:
         ZskdError: there is such an option.
     """
-    if is_given("data", "dir"):
-        note_no_folder(data)
     for name in ("validation", "twin"):
         if data.name == "none" and is_given("data", name):
             raise ZskdError(f"{data.option(name)} is for a data set: name it, as in --data.name folder")
 
 
 def note_no_folder(data: DataConfig) -> None:
-    """Print a line where no folder holds the images: scripts name one for all data sets."""
-    if data.name not in IN_FOLDERS:
+    """Print a line where a folder is given and the images are in none: scripts name one for all data sets."""
+    named = is_given("data", "dir") or is_given("data_dir")
+    if named and data.name not in IN_FOLDERS:
         print(f"zskd: note: --data-dir has no effect: {data.name} needs no files", file=sys.stderr)
 
 

@@ -34,7 +34,7 @@ from zskd.distillation.batch_norm import Statistics
 from zskd.distillation.batches import DistillationBatches
 from zskd.distillation.compiling import Compiling
 from zskd.distillation.division import check_division
-from zskd.distillation.features.paired import pair_features
+from zskd.distillation.features.paired import PairedFeatures, pair_features
 from zskd.distillation.invariance import settle_changes
 from zskd.distillation.objective import Objective
 from zskd.distillation.order import in_windows, order_of
@@ -160,7 +160,9 @@ def distill(
         if config.compile == "auto":
             compiling.before_step(step)
 
-    key = _key(teacher, classifier, begins_as, transfer_set, pictures or {}, config, seed) if state else ""
+    key = ""
+    if state:
+        key = _key(teacher, classifier, begins_as, transfer_set, pictures or {}, config, features, seed)
     # the teacher that a helper receives is frozen too, because it is pickled in here
     with frozen(teacher), counting("distillation", teacher=teacher), compiling, _several_images():
         fell = fit(
@@ -280,6 +282,7 @@ def _key(
     transfer_set: TransferSet | None,
     pictures: Mapping[str, TransferSet],
     config: DistillConfig,
+    features: PairedFeatures | None,
     seed: int,
 ) -> str:
     """Return a hash of everything that a saved state must have in common with this training to be resumed."""
@@ -298,4 +301,5 @@ def _key(
             "rewrite": teacher.rewrite,
         }
         | ({"code": code} if code else {})
+        | ({"fitted": "saved"} if features is not None and features.begins else {})
     )

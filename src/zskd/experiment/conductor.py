@@ -193,6 +193,7 @@ class Conductor(Generic[Result]):
                 yield number, outcome
         except WorkersDied:
             self._engine.start(self._workers)  # raises this, too, where no worker can live
+            self._progress.log(f"workers were killed: what is left runs one by one, {len(left)} in all")
             for number in left:
                 try:
                     yield from done([number], 2)  # the only task, in a process that is not this one

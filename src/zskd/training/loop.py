@@ -84,7 +84,8 @@ def fit(
         state: file to save the state to after every pass, and to resume from. Where nobody has chosen the
             number of threads, that of the state holds until the end of the caller's `use_threads`.
         key: identifies the training; a state with another key is replaced, which a line tells.
-        companions: modules that `prepare` changes, saved and restored together; not with a helper.
+        companions: other modules, saved and restored together: those that `prepare` changes, which has no
+            helper then, and those that were fitted before the first step.
         beside: further weights of `batch_loss`, trained in place by the same loss and settings, without `l2`.
         before_step: called with the number of each step, from 0, when its batch is ready; may change modes
             and buffers of the network.

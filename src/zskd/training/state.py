@@ -20,7 +20,7 @@ from zskd.core.reading import one_line_errors
 from zskd.core.tensors import read_header, read_tensors, save_tensors, set_state
 
 Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer | None]]
-"""Modules that change during the preparation of batches: name -> module and its optimiser, if any."""
+"""Modules that are saved beside the one in training: name -> module and its optimiser, if any."""
 
 
 class _Counted(Artefact):

@@ -154,7 +154,7 @@ def check_space(space: Space, recipe_of: Callable[[dict[str, Any]], Recipe]) -> 
         for value, beside in product(_ends(one), others):
             try:
                 recipe = recipe_of(nested(beside | {key: value}))
-                if recipe.distill.needs_set:
+                if key.startswith("method_settings.") and recipe.distill.needs_set:
                     make_method(recipe.method, recipe.method_settings)
             except ZskdError as error:
                 told = "".join(f" with {name} {other}" for name, other in beside.items())

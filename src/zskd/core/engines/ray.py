@@ -15,6 +15,7 @@ from typing import Any
 from zskd.core.engines.base import Need, OnProgress, Result, Shared
 from zskd.core.engines.node import Parcel, Units, run, started
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.parallel import WorkersDied
 from zskd.core.progress import readable_bytes
 
 _ATTEMPTS = 3
@@ -93,7 +94,7 @@ class RayEngine:
                     if result is None:
                         lost[number] += 1
                         if lost[number] == _ATTEMPTS:
-                            raise ZskdError(
+                            raise WorkersDied(
                                 f"task {number} lost its worker {_ATTEMPTS} times (perhaps too little memory "
                                 "on the nodes): give fewer --workers, or see the logs of Ray"
                             )
