@@ -121,6 +121,18 @@ def test_a_folder_of_data_that_are_in_none_is_told(command: str, there: Path, ca
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        f"{MY_TEACHER} --print-config --data.validation 0 --data.twin none",
+        "evaluate teacher --data.name digits --data.validation 0",
+        "synthesize teacher --count 9 --method noise --data.name none --out new",
+    ],
+)
+def test_what_holds_anyway_may_be_said(command: str, there: Path) -> None:
+    assert run(command.split()) == 0
+
+
+@pytest.mark.parametrize(
     ("command", "expected"),
     [
         ("synthesize teacher --count 9 --data.name digits --out new", "--data.name is for --rate"),

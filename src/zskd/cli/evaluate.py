@@ -63,7 +63,7 @@ def evaluate(
         raise ZskdError("--data-dir and --data.* are for a data set: name it, as in --data.name folder")
     check_data(data)
     note_no_folder(data)
-    if is_given("data", "validation"):
+    if is_given("data", "validation") and data.validation:
         raise ZskdError("--data.validation divides training images, and test images are read: leave it out")
     of_student, of_teacher = local(checkpoint), local(teacher) if teacher else None
     check_models(model, teacher_model, of_student, teacher=of_teacher)

@@ -112,7 +112,7 @@ def synthesize(
     full = settings.of(classifier, progress)
     by_rate = full.count is None and full.data.name != "none"
     for path in given():
-        if path[0] == "data" and not by_rate:
+        if path[0] == "data" and not by_rate and (path != ("data", "name") or full.data.name != "none"):
             raise ZskdError(
                 f"{option('.'.join(path))} is for --rate, a percentage of that training set: give --rate, or "
                 "leave it out"

@@ -94,7 +94,8 @@ def check_data(data: DataConfig) -> None:
         ZskdError: there is such an option.
     """
     for name in ("validation", "twin"):
-        if data.name == "none" and is_given("data", name):
+        off = getattr(data, name) in (0, "none")  # says what holds without images, too
+        if data.name == "none" and is_given("data", name) and not off:
             raise ZskdError(f"{data.option(name)} is for a data set: name it, as in --data.name folder")
 
 
