@@ -72,6 +72,12 @@ def test_a_folder_is_no_run_by_the_name_of_a_file(
     assert sorted(one.name for one in tmp_path.iterdir()) == [".lock", "README.md", "sources.json"]
 
 
+def own_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    return path
+
+
 def asked(verb: str, teacher: Path, images: TransferSet) -> list[str]:
     if verb == "train":
         return [*TRAIN]
@@ -107,15 +113,13 @@ def test_a_checkpoint_takes_the_place_of_no_file_of_the_users(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    mine = tmp_path / "here" / name
-    mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
+    mine = own_file(tmp_path / "here" / name)
     command = asked(verb, teacher_folder, small_set)
     assert run([*command, str(tmp_path / "here")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"has {Path(name).parts[0]}, which a " in line
+    assert f"has {name}, which a " in line
     assert mine.read_text() == "mine"
-    assert [one.name for one in (tmp_path / "here").iterdir()] == [Path(name).parts[0]]
+    assert [one.name for one in (tmp_path / "here").iterdir()] == [name]
     other = line.partition("--out ")[2]
     assert run([*command, other]) == 0, "the folder that the message names"
 
@@ -132,9 +136,7 @@ def test_what_an_option_would_write_over_is_no_obstacle_without_it(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    mine = tmp_path / "here" / name
-    mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
+    mine = own_file(tmp_path / "here" / name)
     command = [*asked("distill", teacher_folder, small_set), str(tmp_path / "here")]
     words = [word for word in command if word not in ("--distill.steps", "2")]
     assert run([*(words if "budget" in option else command), option]) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from zskd.cli.app import app
@@ -49,14 +48,12 @@ def golden(
         std: Standard deviation, as in your program.
     """
     from zskd.teacher.named.source import parse_source
-    from zskd.teacher.opening import open_teacher
+    from zskd.teacher.opening import open_teacher, with_weights
     from zskd.teacher.recording import golden_code, read_inputs, record_golden
 
     parsed = parse_source(source)
-    if parsed.kind != "path" and model not in (None, parsed.name):
-        raise ZskdError(f"{source} names its network: leave out --model {model}")
-    if parsed.kind == "path" and model is not None:
-        parsed = replace(parse_source(model), weights=Path(source))
+    if model is not None:
+        parsed = with_weights(parsed, model)
     if inputs is not None:
         images = read_inputs(inputs)
         _, *size = images.shape

@@ -105,7 +105,7 @@ def open_teacher(
             "timm:resnet18 or my_net.py:build@weights.pt (docs/your-teacher.md)"
         )
     other = "name the right one " + ("with --model" if parsed.kind == "path" else "before the @")
-    parsed = _with_weights(parsed, model)
+    parsed = with_weights(parsed, model)
     if (exported := exported_facts(parsed.weights or Path(source))) is not None:
         given = replace(given, otherwise=exported)
     return _open(parsed, given, golden, other)
@@ -175,8 +175,12 @@ def _typed(value: Any) -> str:
     return first + " …" * (len(parts) > _MOST_SHOWN)
 
 
-def _with_weights(source: Source, model: str | None) -> Source:
-    """Join a path to weights with the network that `--model` names; other sources name their own."""
+def with_weights(source: Source, model: str | None) -> Source:
+    """Join a path to weights with the network that `--model` names; other sources name their own.
+
+    Raises:
+        ZskdError: the source names its network and another one is named, or what is named is no network.
+    """
     if source.kind != "path":
         if model is not None and model != source.name:
             raise ZskdError(f"{source.text} names its network: leave out --model {model}")
