@@ -155,9 +155,10 @@ for room in (4000, 600, 150):
     free = max(free, available_memory())  # the process may give some back meanwhile
     workers = fit_workers(wide, made, 4, shards=4, seconds=1000.0)
     found.append([made.synthesis.batch_size, worker_bytes(wide, made), workers, free])
+many = SetSpec(count=2000, synthesis=SynthesisConfig(shard_size=800, steps=2))
 try:
-    resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + 25_000_000, hard))
-    fit_spec(wide, spec)
+    resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + 150_000_000, hard))
+    fit_spec(wide, many)  # a file of images takes twice as much, whatever the process gives back meanwhile
 except Exception as error:
     found.append([str(error)])
 print(json.dumps(found))
