@@ -45,10 +45,14 @@ _PRECISION = "bfloat16"
 """Of the students of the first table and the picture; those in float32 stand in tables of their own."""
 _CONTROLS = ("white", "shapes", "procedural", "balanced")
 _HEAD = ("pictures", "steps", "images", "teacher passes, thousands", "core minutes")
-_COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
-"""Without grey, which pale black would look like."""
+_COLOURS = [f"C{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8, 9)] + ["gold", "navy", "lime", "maroon"]
+"""One for each arm; without grey, which pale black would look like."""
 _CONTROL = "procedural"
 """What the others are compared with, seed by seed."""
+_LONG = 3000
+"""Steps of the longer training."""
+_NONE = ("–", "–")
+"""The control beside itself."""
 
 
 @dataclass(frozen=True)
@@ -132,22 +136,56 @@ def carry() -> str:
 
 def seeds() -> str:
     """Students in float32 with features, and what each source brings over procedural pictures, paired."""
-    cells = list(_rows("features", "float32"))
-    control = {row.steps: row.by_seed for row in cells if row.arm == _CONTROL}
-    rows = []
-    for row in cells:
-        ahead = None
-        if row.arm != _CONTROL and row.by_seed.keys() & control.get(row.steps, {}).keys():
-            ahead = compare_paired(row.by_seed, control[row.steps], names=(row.arm, _CONTROL))
-        rows.append(
-            (
-                *row.cells,
-                in_words(row.agreement),
-                "–" if ahead is None else f"{ahead.mean:+.1f}",
-                "–" if ahead is None or ahead.low is None else f"[{ahead.low:+.1f}, {ahead.high:+.1f}]",
-            )
+    return _over_control(list(_rows("features", "float32")))
+
+
+def long() -> str:
+    """The same after 3,000 steps, in bfloat16."""
+    return _over_control([row for row in _rows("features") if row.steps == _LONG])
+
+
+def _over_control(cells: list[_Row]) -> str:
+    control = next(row for row in cells if row.arm == _CONTROL)
+    rows = [
+        (
+            *row.cells,
+            in_words(row.agreement),
+            *(_NONE if row is control else _change(row, control)),
         )
+        for row in cells
+    ]
     return markdown_table((*_HEAD, "agreement", f"over `{_CONTROL}`", "95 % interval"), rows)
+
+
+def mixtures() -> str:
+    """What half procedural pictures in each batch change, paired, with features."""
+    cells = [
+        (row, pure)
+        for precision in ("float32", _PRECISION)
+        for row in _rows("both", precision)
+        for pure in _rows("features", precision)
+        if (pure.arm, pure.steps) == (row.arm, row.steps)
+    ]
+    rows = [
+        (
+            _TITLES[row.arm],
+            f"{row.steps:,}",
+            row.lines[0]["precision"],
+            in_words(pure.agreement),
+            in_words(row.agreement),
+            *_change(row, pure),
+        )
+        for row, pure in cells
+    ]
+    head = ("pictures", "steps", "precision", "alone", f"with `{_CONTROL}`", "change", "95 % interval")
+    return markdown_table(head, rows)
+
+
+def _change(row: _Row, other: _Row) -> tuple[str, str]:
+    """The mean difference of two rows, seed by seed, and its interval."""
+    found = compare_paired(row.by_seed, other.by_seed, names=(row.arm, other.arm))
+    interval = "–" if found.low is None else f"[{found.low:+.1f}, {found.high:+.1f}]"
+    return f"{found.mean:+.1f}", interval
 
 
 def precision() -> str:
@@ -197,11 +235,13 @@ def picture() -> str:
 def draw_carry(folder: Path) -> None:
     """Draw the agreement of each arm over steps, passes and minutes; controls are dashed.
 
-    Students without the loss of features are pale.
+    Students without the loss of features are pale; arms without students in bfloat16 have those in float32.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
     drawn = [row for how in ("alone", "features") for row in _rows(how)]
+    there = {row.arm for row in drawn}
+    drawn += [row for row in _rows("features", "float32") if row.arm not in there]
     arms = [arm for arm in _TITLES if any(row.arm == arm for row in drawn)]
     for (number, arm), how in itertools.product(enumerate(arms), ("alone", "features")):
         rows = [row for row in drawn if (row.arm, row.how) == (arm, how)]
@@ -261,6 +301,8 @@ def _lines() -> list[Line]:
 
 CARRY_TABLES: dict[str, Callable[[], str]] = {
     "carry": carry,
+    "carry-long": long,
+    "carry-mixtures": mixtures,
     "carry-picture": picture,
     "carry-precision": precision,
     "carry-provenance": provenance,

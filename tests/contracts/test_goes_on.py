@@ -1,7 +1,8 @@
 """What was begun goes on: on other cores, with what an optimiser keeps, and behind a full disk."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from zskd.config.transforms import AugmentConfig
 from zskd.core.device import usable_cores, use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
-from zskd.core.progress import Progress
+from zskd.core.progress import Progress, Task
 from zskd.core.tensors import read_header, read_tensors, save_tensors
 from zskd.distillation.execution import Execution
 from zskd.distillation.spec import StudentSpec
@@ -90,6 +91,35 @@ def test_a_student_goes_on_with_the_threads_that_it_was_begun_with_and_the_next_
     whole = students(teacher, noise, tmp_path / "whole", threads=OTHER)
     one, other = (sha256_file(folder / "a" / "model.safetensors") for folder in (whole, cut))
     assert one == other
+
+
+class Counted(Progress):
+    """Keeps the steps that a task begins with, and those of its workers."""
+
+    def __init__(self) -> None:
+        self.begun, self.steps = list[tuple[int, int]](), 0
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        if title.startswith("students"):
+            self.begun.append((total, done))
+        yield self
+
+    def advance(self, done: int = 1, note: str = "") -> None:
+        self.steps += done
+
+
+def test_steps_of_an_earlier_command_are_not_told_as_done_now(
+    teacher: Classifier, noise: TransferSet, tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        students(teacher, noise, tmp_path, threads=1, progress=StopAt(21))
+    counted, execution = Counted(), Execution(threads=1, workers=2)
+    make_students(
+        teacher, SPECS, dict.fromkeys(SPECS, noise), tmp_path, execution=execution, progress=counted
+    )
+    assert counted.begun == [(48, 20)]
+    assert counted.steps == 28
 
 
 def test_a_student_begins_anew_where_another_number_of_threads_is_given(

@@ -165,6 +165,21 @@ def test_damaged_files_are_refused_and_not_kept(tmp_path: Path, bytes_: bytes) -
         download("memory://b/x")
 
 
+def test_a_download_goes_on_behind_the_files_that_it_has_read(tmp_path: Path) -> None:
+    for name in ("a/one", "a/two", "three"):
+        (tmp_path / "made" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / name).write_text(name)
+    upload(tmp_path / "made", "memory://b/x")
+    MemoryFileSystem().pipe_file("/b/x/three", b"THREE")
+    with pytest.raises(ZskdError, match="three is not the file"):
+        download("memory://b/x")
+    MemoryFileSystem().pipe_file("/b/x/three", b"three")
+    MemoryFileSystem().rm("/b/x/a", recursive=True)  # these are not read again
+    found = download("memory://b/x")
+    assert [(found / name).read_text() for name in ("a/one", "a/two", "three")] == ["a/one", "a/two", "three"]
+    assert not list((cache_folder() / "remote").glob("*.part"))
+
+
 ENTRY = {"size": 1, "sha256": "0" * 64}
 LISTS = {
     "none": b"",

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from conftest import files_of_at_most
 from limits import LIMIT
 from small_networks import Tokens
 from zskd.cli.main import main
@@ -324,6 +325,14 @@ def test_a_set_that_does_not_fit_is_refused(
     fitting = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)), spec=InputSpec(shape=(1, 32, 32)))
     with pytest.raises(ZskdError, match="holds one image"):
         export_onnx_int8(fitting, one, tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_no_fault_of_the_network(small_set: TransferSet, tmp_path: Path) -> None:
+    fitting = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)), spec=InputSpec(shape=(1, 32, 32)))
+    told = pytest.raises(ZskdError, match=r"^cannot write temporary files to /\S+: File too large$")
+    with files_of_at_most(1000), told:
+        export_onnx_int8(fitting, small_set, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -21,6 +21,7 @@ from zskd.core.files import (
     sha256_file,
     sha256_json,
     whole_file,
+    whole_folder,
     write_json,
     write_text,
 )
@@ -293,6 +294,35 @@ def test_a_second_process_is_refused_and_told_why(tmp_path: Path) -> None:
     assert said.startswith(f"{folder} is in use by another zskd process")
     with process(TRY, folder) as third:
         assert third.communicate(timeout=LIMIT)[0].strip() == "held"
+
+
+def test_a_second_writer_of_a_folder_is_refused_and_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    code = TRY.replace("folder_lock", "whole_folder")
+    folder = tmp_path / "made"
+    with whole_folder(folder) as temporary:
+        (temporary / "one").write_text("1")
+        with process(code, folder) as second:
+            said = second.communicate(timeout=LIMIT)[0].strip()
+        (temporary / "two").write_text("2")
+    assert said.startswith(f"{folder} is in use by another zskd process")
+    assert names(folder) == ["one", "two"]
+    assert names(tmp_path) == ["made"]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", "file:///tmp/run", "memory://b/x"])
+def test_no_folder_is_named_after_the_protocol_of_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inside = Path(address)
+    for write in (lambda: make_folder(inside), lambda: write_text(inside / "a.txt", "x")):
+        with pytest.raises(ZskdError, match="is no path of this machine: only zskd synthesize"):
+            write()
+    with pytest.raises(ZskdError, match="is no path of this machine"), whole_folder(inside):
+        pass
+    assert names(tmp_path) == []
+    make_folder(Path("a:b/c:"))  # a name like any other
+    assert names(tmp_path) == ["a:b"]
 
 
 def test_a_killed_process_gives_the_lock_back(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
 from zskd.training.batches import Batch, Prepare
 from zskd.training.loop import fit
+from zskd.training.state import STATE, steps_done
 
 IMAGES, BATCH, STEPS = 13, 4, 11
 CONFIG = FitConfig(steps=STEPS, batch_size=BATCH, learning_rate=0.01)
@@ -408,3 +409,20 @@ def test_short_passes_do_not_mean_that_the_state_is_saved_all_the_time(
     with pytest.raises(KeyboardInterrupt):
         run(loss=stopping_at(7), state=state)
     assert state.exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("_MOST_STEPS", 1), ("_SAVE_SECONDS", -1.0)])
+def test_a_pass_without_end_is_saved_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+) -> None:
+    """After so many steps, or so many seconds."""
+    monkeypatch.setattr("zskd.training.loop._SAVE_STEPS", 1)
+    monkeypatch.setattr(f"zskd.training.loop.{name}", value)
+    straight, state = run(), tmp_path / STATE
+    with pytest.raises(KeyboardInterrupt):
+        run(loss=stopping_at(2), state=state)
+    assert steps_done([tmp_path]) == 2, "a pass has three steps"
+    assert same(straight, run(state=state))
+    assert steps_done([tmp_path, tmp_path / "none"]) == STEPS - 1
+    state.write_bytes(b"damaged")
+    assert steps_done([tmp_path]) == 0

@@ -298,9 +298,14 @@ def test_no_more_shards_are_mapped_than_the_files_that_may_be_open(tmp_path: Pat
         assert mapped() == 0
         images = made.images(torch.arange(80))
         assert 3 < mapped() <= (here + 30) // 4
+        many = made.keeping(1000)
+        many.images(torch.arange(80))
+        del made
+        assert mapped() <= (here + 30) // 4
+        made = many
         few = made.keeping(3)
         few.images(torch.arange(80))
-        del made
+        del made, many
         assert mapped() == 3
         again = pickle.loads(pickle.dumps(few))
         assert torch.equal(again.images(torch.arange(80)), images)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ _MOST_FILES = 1024
 """Open files of a process where the system names no limit."""
 _UNFINISHED = ".tmp"
 """Prefix of temporary files. The temporary files of safetensors begin with it, too."""
+_WRITER = f"{_UNFINISHED}.lock"
+"""Locked by the process that writes a whole folder."""
 _FLUSHES = 16
 """Files flushed at the same time: the file system writes those that wait for it together."""
 _NO_FLUSH = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
@@ -43,8 +46,9 @@ def make_folder(path: Path) -> Path:
     """Create `path` with its parents, and flush their names.
 
     Raises:
-        ZskdError: the folder cannot be created or written to.
+        ZskdError: the folder cannot be created or written to, or the path is an address.
     """
+    _check_local(path)
     with readable_errors(path, "create the folder"):
         new = list(takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
         path.mkdir(parents=True, exist_ok=True)
@@ -53,6 +57,16 @@ def make_folder(path: Path) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise ZskdError(f"cannot write to the folder {path}: choose another one or change its permissions")
     return path
+
+
+def _check_local(path: Path) -> None:
+    """Refuse an address, of which a path makes a folder named after its protocol."""
+    first = path.parts[0] if path.parts else ""
+    if re.fullmatch(r"[a-z0-9]{2,}:", first) and not os.path.lexists(first):
+        raise ZskdError(
+            f"{path} is no path of this machine: only zskd synthesize and zskd distill write to addresses, "
+            "and zskd.upload(folder, address) copies any finished folder"
+        )
 
 
 @contextmanager
@@ -69,6 +83,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         ZskdError: the file cannot be written (no permission, disk full), it is a device or a pipe, or
             something else has the name of the private folder.
     """
+    _check_local(path)
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ZskdError(f"{path} is a device or a pipe: give a file")
@@ -104,25 +119,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
         path: absent, or an empty folder.
 
     Raises:
-        ZskdError: `path` is not empty or no folder, cannot be written, or something else has the name of the
-            private folder.
+        ZskdError: `path` is not empty or no folder, cannot be written, another process writes it, or
+            something else has the name of the private folder.
     """
+    _check_local(path)
     path = Path(os.path.realpath(path))  # a link to an empty folder stays
     make_folder(path.parent)
     with readable_errors(path, "write"):
         if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
             what = "is not empty" if path.is_dir() else "is a file"
             raise ZskdError(f"{path} {what}: choose another folder")
-        _remove_unfinished(path, folders=True)
         unfinished = _unfinished(path)
+        if is_locked(unfinished, _WRITER):
+            raise _in_use(path)
+        _remove_unfinished(path, folders=True)
         unfinished.mkdir(mode=0o700)
         temporary = unfinished / _UNFINISHED
         try:
-            temporary.mkdir()
-            yield temporary
-            _flush_all(temporary)
-            temporary.replace(path)
-            _flush_folder(path.parent)
+            with FileLock(unfinished / _WRITER):
+                temporary.mkdir()
+                yield temporary
+                _flush_all(temporary)
+                temporary.replace(path)
+                _flush_folder(path.parent)
         finally:
             _remove_unfinished(path, folders=True)
 
@@ -293,26 +312,28 @@ def folder_lock(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:  # a subclass of OSError
-            raise ZskdError(
-                f"{folder} is in use by another zskd process: wait for it, or choose another folder"
-            ) from error
+            raise _in_use(folder) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def is_locked(folder: Path) -> bool:
-    """Return whether a running process has locked `folder`."""
-    if not (folder / LOCK).is_file():
+def _in_use(folder: Path) -> ZskdError:
+    return ZskdError(f"{folder} is in use by another zskd process: wait for it, or choose another folder")
+
+
+def is_locked(folder: Path, name: str = LOCK) -> bool:
+    """Return whether a running process has locked `folder`, by the file of this name in it."""
+    if not (folder / name).is_file():
         return False
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / name)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return True
     except OSError:  # a file of another user, or a disk that may only be read
-        return _is_locked_for_readers(folder / LOCK)
+        return _is_locked_for_readers(folder / name)
     lock.release()
     return False
 

@@ -245,9 +245,8 @@ class StepsProgress(Progress):
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """Yield itself for a task in steps, of which `done` were done before."""
+        """Yield itself for a task in steps; the `done` ones of an earlier command are not followed."""
         if unit == "steps":
-            self.advance(done)
             yield self
             return
         with super().task(title, total, unit, done) as silent:
@@ -255,7 +254,7 @@ class StepsProgress(Progress):
 
     @abstractmethod
     def advance(self, done: int = 1, note: str = "") -> None:
-        """Follow `done` further steps; none at the beginning of a task that nothing of was done before."""
+        """Follow `done` further steps."""
 
 
 class WorkerProgress(StepsProgress):

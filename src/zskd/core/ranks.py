@@ -66,10 +66,6 @@ class Ranks:
         part = self.part(count)
         return float((part.stop - part.start) / count)
 
-    def on_this_machine(self, count: int) -> int:
-        """Return how many rows of a batch of `count` the ranks of this machine have together, at most."""
-        return -(-count * self.here // self.world)
-
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return the sum over all ranks of each of some numbers, in one message; each rank has as many."""
         if not self.several:

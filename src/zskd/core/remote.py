@@ -11,8 +11,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,8 +20,8 @@ from filelock import FileLock
 from pydantic import AfterValidator, Field
 
 from zskd.core.artefact import Artefact, Count, JsonObject, Name, Sha256, parse
-from zskd.core.errors import ZskdError
-from zskd.core.files import cache_folder, folder_lock, make_folder, sha256_file, whole_folder
+from zskd.core.errors import ZskdError, readable_errors
+from zskd.core.files import cache_folder, folder_lock, make_folder, sha256_file, whole_file
 from zskd.core.progress import Progress, readable_bytes
 from zskd.core.reading import LARGEST_TEXT, one_line_errors, parse_json
 
@@ -89,16 +89,30 @@ def download(address: str, progress: Progress | None = None) -> Path:
         if folder.is_dir() and not sizes.items() <= _sizes(folder).items():
             shutil.rmtree(folder)
         if not folder.is_dir():
-            _check_disk(stored, address, folder.parent)
-            progress = progress or Progress()
-            with (
-                whole_folder(folder) as unfinished,
-                progress.task(f"reading {address}", len(stored.files), "files") as task,
-            ):
-                for name, one in stored.files.items():
-                    _read_file(store, f"{root}/{name}", unfinished / name, one, f"{address}/{name}")
-                    task.advance()
+            _read_files(store, root, address, stored, folder, progress or Progress())
     return folder
+
+
+def _read_files(
+    store: AbstractFileSystem, root: str, address: str, stored: Stored, folder: Path, progress: Progress
+) -> None:
+    """Fill a folder that is absent; an interrupted command goes on behind the files that it has read."""
+    unfinished = make_folder(folder.with_suffix(".part"))
+    there = _sizes(unfinished)
+    missing = {name: one for name, one in stored.files.items() if there.get(name) != one.size}
+    _check_disk(missing.values(), address, folder.parent)
+    done = len(stored.files) - len(missing)
+    try:
+        with progress.task(f"reading {address}", len(stored.files), "files", done) as task:
+            for name, one in missing.items():
+                with whole_file(unfinished / name) as temporary:
+                    _read_file(store, f"{root}/{name}", temporary, one, f"{address}/{name}")
+                task.advance()
+        with readable_errors(folder, "write"):
+            unfinished.rename(folder)
+    finally:
+        with suppress(OSError):  # it is gone, or has files to go on with
+            unfinished.rmdir()
 
 
 def upload(folder: str | Path, address: str, progress: Progress | None = None) -> None:
@@ -240,7 +254,6 @@ def _read_list(store: AbstractFileSystem, root: str, address: str) -> bytes:
 
 
 def _read_file(store: AbstractFileSystem, path: str, to: Path, stored: StoredFile, address: str) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
     with one_line_errors(f"cannot read {address}", _AGAIN):
         fits = store.size(path) == stored.size
         if fits:
@@ -249,8 +262,8 @@ def _read_file(store: AbstractFileSystem, path: str, to: Path, stored: StoredFil
         raise ZskdError(f"{address} is not the file that was written: {_AGAIN}")
 
 
-def _check_disk(stored: Stored, address: str, folder: Path) -> None:
-    need, free = sum(one.size for one in stored.files.values()), shutil.disk_usage(folder).free
+def _check_disk(files: Iterable[StoredFile], address: str, folder: Path) -> None:
+    need, free = sum(one.size for one in files), shutil.disk_usage(folder).free
     if need > free:
         raise ZskdError(
             f"{address} needs {readable_bytes(need)} and {folder} has {readable_bytes(free)} free: make "

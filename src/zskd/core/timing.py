@@ -120,8 +120,6 @@ class Stopwatch(StepsProgress):
         Raises:
             Enough: enough steps have been timed.
         """
-        if not done:
-            return
         self._times.append(time.perf_counter() - self._begun)
         timed = self._times[_WARM_STEPS:]
         if len(timed) > _LEAST_STEPS and timed[-1] - timed[0] >= self._seconds:

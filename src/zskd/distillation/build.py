@@ -31,10 +31,9 @@ from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, read_car
 from zskd.models.classifier import Classifier
 from zskd.models.factory import Architecture, Factory, Layers, Narrowed
 from zskd.training.curve import CURVE
+from zskd.training.state import STATE
 from zskd.transfer_set.dataset import TransferSet
 
-_STATE = "training.safetensors"
-"""File that an interrupted training is resumed from."""
 _ABSENT: JsonObject = {"attention": 0.0, "features": None}
 """Settings of which cards have one at most, where they are absent."""
 
@@ -72,7 +71,7 @@ def build_student(
     pictures = {kind: one for kind, one in (pictures or {}).items() if spec.distill.pictures.shares[kind]}
     if (folder / CARD).is_file():
         _check_finished(folder, teacher, spec, transfer_set, pictures)
-        remove_file(folder / _STATE)  # of a training killed after its last step
+        remove_file(folder / STATE)  # of a training killed after its last step
         student = load_checkpoint(folder, model=spec.factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
@@ -98,7 +97,7 @@ def build_student(
             transfer_set,
             config,
             seed=spec.seed,
-            state=folder / _STATE,
+            state=folder / STATE,
             begins_as=spec.student,
             curve=folder / CURVE,
             helper=helper,
@@ -128,7 +127,7 @@ def build_student(
         origin = origin.model_copy(update={"ranks": ranks.world})
     if ranks.first:
         save_checkpoint(student, Card(architecture=architecture, origin=origin), folder)
-        remove_file(folder / _STATE)
+        remove_file(folder / STATE)
     ranks.wait()
     return student
 

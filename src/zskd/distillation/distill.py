@@ -112,7 +112,7 @@ def distill(
     if not any(p.requires_grad for p in classifier.module.parameters()):
         raise ZskdError("all weights of the student are frozen: call student.requires_grad_() first")
     features = pair_features(teacher, classifier, config.features, seed=seed)
-    check_memory(classifier, replace(config, batch_size=ranks.on_this_machine(config.batch_size)), features)
+    check_memory(classifier, config, features, ranks)
     if transfer_set is not None:
         config = choose_reading(transfer_set, config, progress, readers=ranks.here)
     images = config.batch_size if transfer_set is None else len(transfer_set)
@@ -135,6 +135,7 @@ def distill(
             first = next(batches.images_for_statistics(seed))[:_FIRST_IMAGES]
             with counting("initialisation", teacher=teacher):
                 features.begin(teacher, classifier, first, torch_stream(seed, "features", 0))
+            ranks.copy_first(features.losses)  # their machines may round otherwise
         progress.log(f"distill: {config.features.loss} compares {', '.join(map(str, features.pairs))}")
     elif config.features.weight:
         progress.log(

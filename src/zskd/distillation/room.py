@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 
@@ -11,6 +12,7 @@ from zskd.core.engines.base import PROCESS_BYTES, Need
 from zskd.core.errors import ZskdError
 from zskd.core.memory import available_memory, bytes_per_image, is_large
 from zskd.core.progress import readable_bytes
+from zskd.core.ranks import ALONE, Ranks
 from zskd.core.rng import keep_global_rng
 from zskd.distillation.features.paired import PairedFeatures
 from zskd.models.classifier import Classifier
@@ -44,20 +46,27 @@ def training_bytes(student: Classifier, config: DistillConfig, features: PairedF
     return config.batch_size * image + _OF_EACH_WEIGHT * weights + teachers
 
 
-def check_memory(student: Classifier, config: DistillConfig, features: PairedFeatures | None = None) -> None:
+def check_memory(
+    student: Classifier, config: DistillConfig, features: PairedFeatures | None = None, ranks: Ranks = ALONE
+) -> None:
     """Refuse a batch of large images for which there is no memory; others are small beside the rest.
 
     Args:
         student: left as it is.
         config: batch size.
         features: of student and teacher, where a loss reads them.
+        ranks: that train it together. On processors those of a machine share its memory; each has a GPU of
+            its own.
 
     Raises:
         ZskdError: there is none; the message names a batch size that fits.
     """
     if not is_large(student.spec.shape):
         return
-    need, free = training_bytes(student, config, features), available_memory(student.device)
+    part = ranks.part(config.batch_size)
+    own = replace(config, batch_size=part.stop - part.start)
+    sharing = 1 if student.device.type == "cuda" else ranks.here
+    need, free = sharing * training_bytes(student, own, features), available_memory(student.device)
     if need > free:
         fits = max(1, config.batch_size * free // (2 * need))
         raise ZskdError(

@@ -27,6 +27,7 @@ from zskd.distillation.room import fit_students, student_need
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import CARD
 from zskd.models.classifier import Classifier
+from zskd.training.state import steps_done
 from zskd.transfer_set.dataset import TransferSet
 
 _LONGEST = 60
@@ -72,7 +73,8 @@ def make_students(
         work = _work(teacher, specs, sets, pictures, folder, execution, workers, progress)
         steps = sum(specs[names[number]].steps(_size(sets[names[number]])) for number in missing)
         title = f"students {', '.join(names[number] for number in missing)}"
-        with progress.task(shorten(title, _LONGEST, placeholder=" …"), steps, "steps") as task:
+        done = steps_done(folder / names[number] for number in missing)
+        with progress.task(shorten(title, _LONGEST, placeholder=" …"), steps, "steps", done) as task:
             need = _need(work, missing)
             for _ in execution.engine.each_done(
                 _make_one, work, missing, workers=workers, need=need, on_progress=task.advance

@@ -38,6 +38,8 @@ from zskd.teacher.sources import load_teacher
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import read_manifest
 
+STUDENT = "student"
+"""Folder of a cell's student, in that of the cell."""
 _SHOWN = 64
 """Number of images of a set that TensorBoard shows."""
 
@@ -118,7 +120,7 @@ def train_cell(job: Job, progress: Progress) -> Trained:
     if job.cell.arm.images == "none":
         return Trained(teacher, teacher, None)
     spec = StudentSpec(student=recipe.student, seed=recipe.seed, distill=recipe.distill)
-    student = build_student(teacher, spec, images, job.folder / "student", progress=progress)
+    student = build_student(teacher, spec, images, job.folder / STUDENT, progress=progress)
     return Trained(teacher, student, images)
 
 
@@ -228,7 +230,7 @@ def _facts_of_student(job: Job, images: TransferSet | None) -> dict[str, Any]:
         "student_steps": job.cell.student_steps(job.count if images is None else len(images)),
         "teacher_forwards": None if total is None else sum(one.teacher_forward for one in total.values()),
         "teacher_backwards": None if total is None else sum(one.teacher_backward for one in total.values()),
-        "passes": passes_of(job.folder / "student"),
+        "passes": passes_of(job.folder / STUDENT),
     }
 
 
@@ -246,7 +248,7 @@ def passes_of_cell(job: Job, images: TransferSet | None) -> Passes | None:
     of_images: Passes | None = {}
     if images is not None and job.cell.arm.images == "made":
         of_images = _of_nested(images) if job.nested else _of_share(images)
-    return sum_known([of_images, passes_of(job.folder / "student")])
+    return sum_known([of_images, passes_of(job.folder / STUDENT)])
 
 
 def _of_nested(images: TransferSet) -> Passes:

@@ -20,14 +20,15 @@ from zskd.core.progress import Progress, WorkerProgress, readable_seconds
 from zskd.core.tensorboard import tracked
 from zskd.core.timing import Clock
 from zskd.data.datasets import Dataset
-from zskd.experiment.cell import Job
+from zskd.experiment.cell import STUDENT, Job
 from zskd.experiment.cost import COSTS, estimate, read_known, seconds_left
 from zskd.experiment.layout import CellPaths
 from zskd.experiment.plan import Cell
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.real import build_real_set
 from zskd.synthesis.room import possible_workers
-from zskd.teacher.sources import STATE, Sources, load_teacher, make_teacher, open_sources
+from zskd.teacher.sources import Sources, load_teacher, make_teacher, open_sources
+from zskd.training.state import STATE, steps_done
 
 Result = TypeVar("Result")
 _ROUND_SECONDS = 300.0
@@ -99,7 +100,8 @@ class Conductor(Generic[Result]):
         steps = sum(p.cell.recipe.teacher.total_steps(len(self._data.train)) for p in missing)
         if not missing:
             return
-        with self._progress.task(f"{len(missing)} teachers", steps, "steps") as task:
+        before = steps_done(paths.teacher for paths in missing)
+        with self._progress.task(f"{len(missing)} teachers", steps, "steps", before) as task:
             done = self._engine.each_done(
                 _make_teacher,
                 missing,
@@ -168,7 +170,8 @@ class Conductor(Generic[Result]):
         if not jobs:
             return
         steps = sum(paths.cell.student_steps(paths.count) for paths in cells)
-        with self._progress.task(f"{len(jobs)} cells", steps, "steps") as task:
+        before = steps_done(job.folder / STUDENT for job in jobs)
+        with self._progress.task(f"{len(jobs)} cells", steps, "steps", before) as task:
             for number, (result, log) in self._each_job(jobs, self._need(cells), task.advance):
                 if result is None:
                     self._fail([cells[number]], log)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zskd.core.errors import ZskdError, one_line
+from zskd.core.errors import ZskdError, one_line, readable_errors
 from zskd.core.files import whole_file
 from zskd.core.memory import at_once
 from zskd.core.rng import numpy_stream
@@ -156,7 +156,10 @@ def _quantised(original: bytes, description: Description, batches: Iterator[Imag
         ZskdError: onnxruntime cannot quantise it.
     """
     onnx, quantization = import_extra("onnx"), _quantization()
-    with tempfile.TemporaryDirectory(prefix="zskd-") as folder:
+    with (
+        readable_errors(Path(tempfile.gettempdir()), "write temporary files to"),
+        tempfile.TemporaryDirectory(prefix="zskd-") as folder,
+    ):
         prepared, result = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
         try:
             with quiet():
@@ -173,6 +176,8 @@ def _quantised(original: bytes, description: Description, batches: Iterator[Imag
                     extra_options={"OpTypesToExcludeOutputQuantization": _FINE},
                 )
             model = onnx.load(result)
+        except OSError:  # a full disk is no fault of the network
+            raise
         except Exception as error:  # the quantiser raises many kinds
             raise ZskdError(
                 f"onnxruntime cannot quantise this network ({one_line(error)[:200]}): give --to onnx"

@@ -125,7 +125,8 @@ class Budget:
         self._found: BudgetFile | None = None
         self._started, self._earlier = time.perf_counter(), spent
         if (folder / BUDGET).is_file():
-            found = read_artefact(folder / BUDGET, BudgetFile, "what a budget allows")
+            advice = "delete it and the folder sets beside it, and both are made again"
+            found = read_artefact(folder / BUDGET, BudgetFile, "what a budget allows", advice)
             if found.key == key:
                 self._found, self._earlier = found, found.earlier or 0.0
                 self._started -= found.seconds + spent - self._earlier

@@ -92,7 +92,7 @@ def build_picture_set(
             raise ZskdError(f"{source} holds no picture that can be read: give a folder with some")
         kept = balanced(found.confidence, found.predicted, count)
         progress.log(_summary(source, found, kept, teacher.classes))
-        _write(teacher, files, found.rows[kept], classes, writer, choosing.passes(), folder)
+        _write(teacher, files, found.rows[kept], classes, writer, choosing.passes(), folder, progress)
     writer.finish()
     return TransferSet(folder)
 
@@ -130,15 +130,18 @@ def _look_at(
     """Read pictures in small batches and keep what the teacher predicts for them, not the pictures."""
     shape, size = teacher.spec.shape, at_once(_BATCH, teacher.spec.shape)
     readable, parts = list[int](), [torch.empty(0, teacher.classes).double().max(1)]
+    with progress.task("looking at pictures", len(rows), "pictures") as task:
 
-    def leave_out(_: Picture, error: ZskdError) -> None:
-        progress.log(f"warning: {error}; it is left out")
+        def leave_out(_: Picture, error: ZskdError) -> None:
+            progress.log(f"warning: {error}; it is left out")
+            task.advance()
 
-    for places, read in read_pictures([files[row] for row in rows], shape, size, leave_out):
-        readable += [rows[place] for place in places]
-        images: Images = read.clamp(*teacher.spec.box)
-        logits: Logits = teacher(images.to(teacher.device)).cpu()
-        parts.append(F.softmax(logits.double(), dim=1).max(1))
+        for places, read in read_pictures([files[row] for row in rows], shape, size, leave_out):
+            readable += [rows[place] for place in places]
+            images: Images = read.clamp(*teacher.spec.box)
+            logits: Logits = teacher(images.to(teacher.device)).cpu()
+            parts.append(F.softmax(logits.double(), dim=1).max(1))
+            task.advance(len(places))
     confidence, predicted = (torch.cat(values) for values in zip(*parts, strict=True))
     return _Candidates(torch.tensor(readable, dtype=torch.int64), confidence, predicted)
 
@@ -171,26 +174,30 @@ def _write(
     writer: Writer,
     choosing: Passes,
     folder: Path,
+    progress: Progress,
 ) -> None:
     """Write the shards that are missing; the first one lists the passes for the choice of all pictures."""
     config = SynthesisConfig(batch_size=at_once(_BATCH, teacher.spec.shape))
     storage = usual_storage(teacher.spec.shape)
     size = in_files_as_begun(config, teacher.spec.shape, len(rows), writer.done)
-    for number, chosen in enumerate(torch.split(rows, size)):
-        if number in writer.done:
-            continue
-        read = (read_image(files[row], teacher.spec.shape) for row in chosen.tolist())
-        stored = torch.cat([encode(torch.from_numpy(picture)[None], "uint8") for picture in read])
-        images = round_to(decode(stored).clamp(*teacher.spec.box), storage, teacher.spec.box)
-        steps = torch.zeros(len(chosen), dtype=torch.int32)
-        anchors = steps.long() if classes is None else classes[chosen]
-        with counting("labelling") as tally:
-            targets = torch.zeros(len(chosen), teacher.classes)
-            shard = label(teacher, images, targets, anchors, steps, config)
-        if classes is not None:
-            shard = replace(shard, anchors=anchors)
-        passes = sum_passes([tally.passes()] if number else [choosing, tally.passes()])
-        writer.add(number, write_shard(folder, number, shard, storage=storage, passes=passes))
+    parts = dict(enumerate(torch.split(rows, size)))
+    missing = {number: chosen for number, chosen in parts.items() if number not in writer.done}
+    left = sum(map(len, missing.values()))
+    with progress.task("pictures", len(rows), "pictures", done=len(rows) - left) as task:
+        for number, chosen in missing.items():
+            read = (read_image(files[row], teacher.spec.shape) for row in chosen.tolist())
+            stored = torch.cat([encode(torch.from_numpy(picture)[None], "uint8") for picture in read])
+            images = round_to(decode(stored).clamp(*teacher.spec.box), storage, teacher.spec.box)
+            steps = torch.zeros(len(chosen), dtype=torch.int32)
+            anchors = steps.long() if classes is None else classes[chosen]
+            with counting("labelling") as tally:
+                targets = torch.zeros(len(chosen), teacher.classes)
+                shard = label(teacher, images, targets, anchors, steps, config)
+            if classes is not None:
+                shard = replace(shard, anchors=anchors)
+            passes = sum_passes([tally.passes()] if number else [choosing, tally.passes()])
+            writer.add(number, write_shard(folder, number, shard, storage=storage, passes=passes))
+            task.advance(len(chosen))
 
 
 def _summary(source: Path, found: _Candidates, kept: Tensor, classes: int) -> str:

@@ -26,9 +26,7 @@ from zskd.teacher.named.facts import check_given_names
 from zskd.teacher.named.source import parse_source
 from zskd.teacher.opening import open_teacher
 from zskd.teacher.training import train_teacher
-
-STATE = "training.safetensors"
-"""File that an interrupted training of a teacher is resumed from."""
+from zskd.training.state import STATE
 
 
 def input_spec(config: NetworkConfig) -> InputSpec:

@@ -3,7 +3,7 @@
 A step is a function of the weights, the optimiser's state and the number of the step: images, augmentation
 and dropout masks use random streams keyed by this number. So another process can prepare the batch, and a
 saved training can resume. Weights and state are saved after every pass over the images, or every 20 steps
-where a pass is shorter; a killed training repeats at most these steps.
+where a pass is shorter, and at least every minute; a killed training repeats at most these steps.
 
 Several ranks take each step together: each computes the gradient of its part of the batch, and all go on with
 the mean over the images. They have the same weights, and any number of them can resume the training.
@@ -40,8 +40,10 @@ from zskd.training.state import Companions, Done, load_state, save_state
 
 _PROBE_STEPS = 10
 """Number of steps after which the total time is estimated and logged."""
-_SAVE_STEPS = 20
-"""Least number of steps between two saved states."""
+_SAVE_STEPS, _MOST_STEPS = 20, 500
+"""Least and largest number of steps between two saved states."""
+_SAVE_SECONDS = 60
+"""Seconds after which a state is saved in any case. Several ranks save together, by their steps alone."""
 _NOTE_EVERY, _WATCH_EVERY = 10, 50
 """Steps between two points of the loss curve, and of the curves of `watch`."""
 Watch = Callable[[], dict[str, float]]
@@ -81,8 +83,9 @@ def fit(
         seed: of the order of the images, of `prepare` and of dropout.
         section: name of the group of settings, for messages.
         helper: whether a second process prepares the batches, with as many threads as this one.
-        state: file to save the state to after every pass, and to resume from. Where nobody has chosen the
-            number of threads, that of the state holds until the end of the caller's `use_threads`.
+        state: file to save the state to after every pass, 500 steps or minute, and to resume from. Where
+            nobody has chosen the number of threads, that of the state holds until the end of the caller's
+            `use_threads`.
         key: identifies the training; a state with another key is replaced, which a line tells.
         companions: other modules, saved and restored together: those that `prepare` changes, which has no
             helper then, and those that were fitted before the first step.
@@ -127,9 +130,9 @@ def fit(
         progress.log(f"{section}: the training goes on with the {threads} threads that it was begun with")
     done, share = len(before.losses), ranks.share(config.batch_size)
     losses = Losses(before.losses, ranks, share)
-    save_every = max(_SAVE_STEPS, images // config.batch_size)
+    save_every = max(_SAVE_STEPS, min(images // config.batch_size, _MOST_STEPS))
     module.train()
-    started = time.perf_counter()
+    started = saved = time.perf_counter()
     with (
         keep_global_rng(),
         counting() as tally,
@@ -149,7 +152,8 @@ def fit(
             loss = batch_loss(batch)
             losses.add(loss)
             last = step + 1 == total
-            saves = state is not None and (step + 1) % save_every == 0 and not last
+            is_late = not ranks.several and time.perf_counter() - saved > _SAVE_SECONDS
+            saves = state is not None and not last and (is_late or (step + 1) % save_every == 0)
             reads = saves or last or step % read_every == 0 or step % _NOTE_EVERY == 0
             if reads and (ago := losses.read()) is not None:
                 what = f"the loss is not finite at step {step + 1 - ago} of {total}"
@@ -166,6 +170,7 @@ def fit(
                 passes = all_passes(tally, ranks)
                 if ranks.first:
                     save_state(state, key, learners, Done(losses.known, passes), threads=threads)
+                saved = time.perf_counter()
             task.advance(1, f"loss {losses.last:.4f}{_rate(tally.total - first, started)}")
             if step == done:  # before it, networks may have been compiled
                 probed = time.perf_counter()

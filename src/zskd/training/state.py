@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,8 @@ from zskd.core.passes import Passes
 from zskd.core.reading import one_line_errors
 from zskd.core.tensors import read_header, read_tensors, save_tensors, set_state
 
+STATE = "training.safetensors"
+"""Of a training that is not finished, in the folder of its network."""
 Companions = Mapping[str, tuple[nn.Module, torch.optim.Optimizer | None]]
 """Modules that are saved beside the one in training: name -> module and its optimiser, if any."""
 
@@ -78,6 +82,20 @@ def save_state(path: Path, key: str, learners: Companions, done: Done, *, thread
             temporary,
             metadata=metadata if threads is None else metadata | {"threads": str(threads)},
         )
+
+
+def steps_done(folders: Iterable[Path]) -> int:
+    """Return the steps that unfinished trainings have behind them, by the states in their folders.
+
+    Args:
+        folders: of their networks; a state that cannot be read counts as none: the training says so.
+    """
+    steps = 0
+    for folder in folders:
+        with suppress(ZskdError):
+            entries, _ = read_header(folder / STATE)
+            steps += math.prod(entries[_LOSSES].shape) if _LOSSES in entries else 0
+    return steps
 
 
 def load_state(path: Path, key: str, learners: Companions, *, threads: int | None = None) -> Done:

@@ -124,9 +124,12 @@ class TransferSet:
                 raise ZskdError(f"{path} holds {what}: make the set again")
 
     def keeping(self, shards: int) -> TransferSet:
-        """Return the same set with at most so many shards mapped from one call of `images` to the next."""
+        """Return the same set with at most so many shards mapped from one call of `images` to the next.
+
+        There are fewer where the system allows fewer open files.
+        """
         other = TransferSet.__new__(TransferSet)
-        vars(other).update(vars(self), _most=shards, _mapped=OrderedDict())
+        vars(other).update(vars(self), _most=min(shards, self._most), _mapped=OrderedDict())
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:
