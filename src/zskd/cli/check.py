@@ -72,7 +72,7 @@ def check(
     tell, broken = Teller(json), Broken()
     rows, asked, answered = _answers(network, of_teacher, files, broken)
     if not rows:
-        raise ZskdError(f"{folder} holds no picture that can be read: give a folder with some")
+        raise ZskdError(f"{folder} holds no picture that can be used: give a folder with some")
     found = check_answers(
         asked,
         answered,
@@ -99,7 +99,7 @@ def _labelled_files(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], T
 def _answers(
     student: Opened, teacher: Classifier, files: list[Path], broken: Broken
 ) -> tuple[list[int], Tensor, Tensor]:
-    """Return the places of the readable files, and the logits of teacher and student for them."""
+    """Return the places of the files that can be read and answered, and both networks' logits for them."""
     import torch
 
     from zskd.core.memory import at_once
@@ -110,21 +110,36 @@ def _answers(
     rows: list[int] = []
     of_teacher: list[Tensor] = []
     of_student: list[Tensor] = []
+
+    def ask(places: list[int], images: Tensor) -> None:
+        try:
+            answers = logits_of(teacher, images), student.logits(images)
+            if not all(bool(torch.isfinite(one).all()) for one in answers):
+                raise ZskdError("an output of a network is not finite")
+        except ZskdError as error:
+            if len(places) == 1:
+                broken.tell(files[places[0]], ZskdError(f"{files[places[0]]}: {error}"))
+            else:  # one of them, perhaps, as where a network divides by the deviation of one colour
+                for number, place in enumerate(places):
+                    ask([place], images[number : number + 1])
+            return
+        rows.extend(places)
+        of_teacher.append(answers[0])
+        of_student.append(answers[1])
+
     for places, images in read_pictures(files, shape, at_once(PICTURES_AT_ONCE, shape), broken.tell):
-        rows += places
-        of_teacher.append(logits_of(teacher, images))
-        of_student.append(student.logits(images))
+        ask(places, images)
     none = [torch.empty(0, len(student.class_names))]
     return rows, torch.cat(of_teacher or none), torch.cat(of_student or none)
 
 
 def _estimate(folder: Path, student: Opened, teacher: Classifier) -> EstimateRecord | None:
-    """Return the estimate of the student's run, or a new one; None for a student trained on real images."""
-    from zskd.evaluation.agreement import estimate_agreement, is_estimated
+    """Return the estimate of the student's run, or a new one; None where none can be made."""
+    from zskd.evaluation.agreement import estimate_agreement, not_estimated
     from zskd.evaluation.probes import make_probes
     from zskd.run.recorded import recorded_estimate
 
-    if student.card is not None and not is_estimated(student.card.origin):
+    if student.card is not None and not_estimated(teacher, student.card.origin):
         return None
     own = None if student.classifier is None else student.classifier.fingerprint()
     recorded = recorded_estimate(folder, sha256=own, teacher_sha256=teacher.fingerprint())

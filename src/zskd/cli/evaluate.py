@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +10,22 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
+from zskd.cli.options import must_be_result
 from zskd.cli.pairs import check_models, note_other_teacher
 from zskd.cli.places import Place, local
-from zskd.cli.telling import Json, Teller
+from zskd.cli.telling import Json, Teller, print_error
 from zskd.cli.typed import check_data, is_given, note_no_folder
 from zskd.config.data import DataConfig
 from zskd.core.errors import ZskdError
+
+_MEASURED = (
+    "test_accuracy",
+    "test_accuracy_by_class",
+    "test_agreement",
+    "set_agreement",
+    "estimated_agreement",
+)
+"""Keys of the results."""
 
 
 @app.command(
@@ -53,15 +63,18 @@ def evaluate(
         json: Print the results as JSON.
     """
     from zskd.core.files import write_json
-    from zskd.data.datasets import load_data
+    from zskd.data.datasets import folder_of_test, load_test
     from zskd.evaluation.metrics import accuracies, agreement
     from zskd.models.checkpoint import load_checkpoint
+    from zskd.models.class_names import matched_by_order
     from zskd.run.measure import NOT_MEASURED
     from zskd.transfer_set.dataset import TransferSet
 
     if data.name != "none" and not is_given("data", "name"):  # another option of them made it the usual one
         raise ZskdError("--data-dir and --data.* are for a data set: name it, as in --data.name folder")
     check_data(data)
+    if out is not None:
+        must_be_result(out, _MEASURED)
     note_no_folder(data)
     if is_given("data", "validation") and data.validation:
         raise ZskdError("--data.validation divides training images, and test images are read: leave it out")
@@ -78,8 +91,11 @@ def evaluate(
     if data.name == "none":
         tell.line(NOT_MEASURED)
     else:
-        # the test images are the same, also where the others are too few to be divided
-        loaded = load_data(replace(data, validation=0.0), student.spec.shape)
+        loaded = load_test(data, student.spec.shape)
+        if by_order := matched_by_order(student.class_names, loaded.class_names):
+            print_error(f"note: classes are matched by their order: {by_order}")
+        if data.dir is not None and folder_of_test(data) == data.dir:
+            print_error(f"note: a fifth of the images in {data.dir} is for tests; zskd check takes all")
         test = loaded.for_classes(student.class_names).test
         measured, by_class = accuracies(student, test)
         found |= {"test_accuracy": asdict(measured), "test_accuracy_by_class": by_class}
@@ -94,7 +110,9 @@ def evaluate(
         images = (shard.images for shard in made)
         agreed = agreement(teacher_network, student, images)
         found["set_agreement"] = asdict(agreed)
-        tell.line(f"agreement with the teacher on {transfer_set}  {agreed}")
+        own = made.fingerprint() == card.origin.transfer_set_sha256
+        seen = ", which the student learned from" if own else ""
+        tell.line(f"agreement with the teacher on {transfer_set}{seen}  {agreed}")
     if teacher_network is not None and estimate:
         estimated = tell.estimate(teacher_network, student, card.origin)
         found["estimated_agreement"] = None if estimated is None else estimated.record().to_json()

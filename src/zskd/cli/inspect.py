@@ -9,6 +9,7 @@ import numpy as np
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
+from zskd.cli.options import must_be_result
 from zskd.cli.telling import Json, Teller
 from zskd.config.training import NetworkConfig
 
@@ -113,10 +114,12 @@ def similarity(
         json: Print both as JSON.
     """
     from zskd.core.artefact import write_artefact
-    from zskd.run.similarity import similarity_of
+    from zskd.run.similarity import SimilarityFile, similarity_of
     from zskd.teacher.opening import open_teacher
 
     tell = Teller(json)
+    if out is not None:
+        must_be_result(out, SimilarityFile.model_fields)
     classifier, _ = open_teacher(source, model=model)
     found = similarity_of(classifier)
     if out is not None:

@@ -223,3 +223,25 @@ def must_be_absent(path: Path) -> None:
         raise ZskdError(f"{path} cannot be replaced by a new folder: name one inside of it")
     if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise ZskdError(f"{path} is there already: choose another name, or delete it")
+
+
+def must_be_result(path: Path, keys: Collection[str]) -> None:
+    """Check that a file of results takes the place of no other file than of earlier ones.
+
+    Args:
+        path: of the file.
+        keys: that results can have.
+
+    Raises:
+        ZskdError: there is something else.
+    """
+    from zskd.core.reading import read_json
+
+    if not os.path.lexists(path):
+        return
+    try:
+        earlier = read_json(path, "earlier results").keys() <= set(keys)
+    except ZskdError:
+        earlier = False
+    if not earlier:
+        raise ZskdError(f"{path} is there already and holds no such results: choose another name")

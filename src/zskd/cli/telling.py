@@ -71,18 +71,18 @@ class Teller:
                 self.line(name.rjust(width) + "".join(f"{value:.2f}".rjust(width) for value in row))
 
     def estimate(self, teacher: Classifier, student: Classifier, origin: Origin) -> Estimate | None:
-        """Print and return the estimated agreement on real images; None for a student trained on such.
+        """Print and return the estimated agreement on real images; None, and why, where there is none.
 
         Args:
             teacher: not changed.
             student: not changed.
             origin: of the student. The cost of the estimate should not exceed that of its transfer set.
         """
-        from zskd.evaluation.agreement import NOT_ESTIMATED, estimate_agreement, is_estimated
+        from zskd.evaluation.agreement import estimate_agreement, not_estimated
         from zskd.evaluation.probes import make_probes
 
-        if not is_estimated(origin):
-            self.line(NOT_ESTIMATED)
+        if reason := not_estimated(teacher, origin):
+            self.line(reason)
             return None
         probes = make_probes(teacher, count=origin.transfer_set_images, workers=0)
         estimate = estimate_agreement(teacher, student, probes)

@@ -130,7 +130,7 @@ class ImageBankConfig(Config):
     """Optimisation steps of each image: from an augmented image of the transfer set to one on which student
     and teacher differ."""
     learning_rate: float = 0.03
-    """Adam's learning rate in these steps, in units of the pixel range."""
+    """Adam's learning rate in these steps, for pixels in [0, 1]."""
 
     def __post_init__(self) -> None:
         """Check shares and sizes."""

@@ -42,7 +42,7 @@ class SynthesisConfig(Config):
     """Whether to keep or drop an impression that misses its target after all steps. Dropped ones are not
     replaced: the set is smaller."""
     learning_rate: float = 0.1
-    """Adam's learning rate, in units of the pixel range."""
+    """Adam's learning rate, for pixels in [0, 1]."""
     learning_rate_search: int = 0
     """How often the learning rate is doubled, or halved, before the set is made, as long as this lowers the
     objective of some impressions by 3 %; 0: it is used as set."""

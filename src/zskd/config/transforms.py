@@ -70,7 +70,7 @@ class AugmentConfig(WarpConfig):
     salt_pepper: float = 0.0
     """Share of the pixels set to the least or largest value of the box, 0 to 1."""
     gaussian: float = 0.0
-    """Standard deviation of added pixel noise, in units of the pixel range."""
+    """Standard deviation of added pixel noise, for pixels in [0, 1]."""
     jpeg: float = 0.0
     """Share of the images that are saved as JPEG and read again, 0 to 1; for one or three channels."""
     jpeg_quality: tuple[int, int] = (50, 95)

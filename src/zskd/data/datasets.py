@@ -107,6 +107,25 @@ def load_data(data: DataConfig, shape: tuple[int, int, int], *, test: bool = Tru
     )
 
 
+def load_test(data: DataConfig, shape: tuple[int, int, int]) -> Dataset:
+    """Load the test images alone; the other splits are empty. Class folders in `test/` need no `train/`.
+
+    Args:
+        data: name and folder of the data set, and twin; no validation images are taken.
+        shape: channels, height and width of the images to return.
+
+    Raises:
+        ZskdError: as for `load_data`.
+    """
+    root, place = Path(data.dir or ""), folder_of_test(data)
+    if place is None or place == root or not place.is_dir():
+        loaded = load_data(replace(data, validation=0.0), shape)
+        return replace(loaded, train=_none_of(loaded.train))
+    names = class_folders(root / "train" if (root / "train").is_dir() else place)
+    test = _TWINS[data.twin](_to_split(*read_folder(place, names, shape)))
+    return Dataset(_none_of(test), _none_of(test), test, names, 0)
+
+
 def folder_of_test(data: DataConfig) -> Path | None:
     """Return the folder that the test images of class folders are read from; None for other data."""
     if data.name != "folder" or data.dir is None:

@@ -21,7 +21,7 @@ from zskd.core.errors import ZskdError, has_hidden, readable_errors
 from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images
 from zskd.data.packed import ENDINGS, Picture, ScratchError
-from zskd.models.class_names import composed, numbers_of_folders
+from zskd.models.class_names import check_folders, composed, numbers_of_folders
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What a file may be, whatever its name: for some others Pillow starts a program (Ghostscript)."""
@@ -39,7 +39,12 @@ again, which fails where they are not quite right."""
 _Kind = TypeVar("_Kind", bound=Picture)
 
 
-def _check_channels(shape: tuple[int, int, int]) -> None:
+def check_channels(shape: tuple[int, int, int]) -> None:
+    """Refuse a shape (C, H, W) that no picture can be read as.
+
+    Raises:
+        ZskdError: it has other than one or three channels.
+    """
     if shape[0] not in (1, 3):
         raise ZskdError(f"pictures are read as grey or RGB, but the network takes {shape[0]} channels")
 
@@ -50,7 +55,7 @@ def read_image(source: Picture, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
         ZskdError: not a readable picture, or `shape` has other than one or three channels.
     """
-    _check_channels(shape)
+    check_channels(shape)
     channels, height, width = shape
     with (
         opened(source) if isinstance(source, Path) else io.BytesIO(source.read()) as stream,
@@ -101,7 +106,8 @@ def _in_bytes(picture: Image.Image) -> Image.Image:
         raise ValueError(
             f"its pixels are from {pixels.min():g} to {pixels.max():g}, not {kind} in 0 to {largest}"
         )
-    return Image.fromarray(pixels * (255 / largest) if largest == 1 else pixels / 257)
+    in_bytes = pixels * 255 if largest == 1 else pixels / 257
+    return Image.fromarray(np.rint(in_bytes))  # `convert` would cut off what is behind the point
 
 
 def read_pictures(
@@ -125,7 +131,7 @@ def read_pictures(
         ZskdError: `shape` has other than one or three channels.
         ScratchError: pictures cannot be kept on the disk.
     """
-    _check_channels(shape)
+    check_channels(shape)
     for start in range(0, len(files), batch):
         rows, read = list[int](), []
         for row, path in enumerate(files[start : start + batch], start=start):
@@ -182,8 +188,12 @@ def classes_of_files(root: Path, files: Sequence[Path], names: tuple[str, ...]) 
         root: folder of all files.
         files: below it.
         names: of the classes.
+
+    Raises:
+        ZskdError: folders are numbers in an order that nobody knows.
     """
     number_of = numbers_of_folders(names)
+    check_folders(names, (path.relative_to(root).parts[0] for path in files))
 
     def class_of(path: Path) -> int | None:
         folders = map(composed, path.relative_to(root).parts[:-1])

@@ -169,6 +169,8 @@ def measure_changes(
                 used |= dict.fromkeys(used.keys() & _CERTAIN, 1.0)
                 alone = AugmentConfig(outside=config.outside, jpeg_quality=config.jpeg_quality, **used)
                 changed = augment(images, alone, teacher.spec.box, torch_stream(seed, f"change {name}", 0))
+                if torch.equal(changed, images):  # as hue of grey images
+                    continue
                 after = logits_in_parts(teacher, changed, len(images))
                 found.append(_compared(name, before, after))
     return found

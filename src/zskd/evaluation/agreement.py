@@ -22,6 +22,7 @@ from pydantic import field_serializer
 
 from zskd.core.artefact import Artefact
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure, sampling_error
+from zskd.evaluation.sanity import is_reached
 from zskd.models.checkpoint import Origin
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.manifest import PICTURES, REAL
@@ -38,11 +39,10 @@ USELESS = (
     "Warning: this student is likely useless on real images: give it more steps and images, or choose a "
     "larger student (in zskd run: --distill.steps, --count, --student)"
 )
-NOT_ESTIMATED = (
-    "agreement on real images is not estimated: the student was trained on real images, or on pictures that "
-    "were given"
-)
+_WITHOUT = "agreement on real images is not estimated:"
+NOT_ESTIMATED = f"{_WITHOUT} the student was trained on real images, or on pictures that were given"
 """For such a student the estimate would be too low."""
+NO_GRADIENT = f"{_WITHOUT} no gradient of the teacher's logits reaches its images, so that none can be made"
 UNSEEN = "The teacher's own errors cannot be seen: where it is wrong, agreement with it is an error too."
 
 
@@ -154,9 +154,20 @@ class EstimateRecord(Artefact):
         return measured
 
 
-def is_estimated(origin: Origin) -> bool:
-    """Return whether a network learned from images alone that were made for its teacher."""
-    return origin.how != "trained" and origin.method not in (REAL, PICTURES) and not origin.pictures_sha256
+def not_estimated(teacher: Classifier, origin: Origin) -> str | None:
+    """Return why no agreement is estimated for a network; None where it can be.
+
+    It is estimated for networks that learned from images alone that were made for their teacher.
+
+    Args:
+        teacher: run in evaluation mode; not changed.
+        origin: of the network.
+    """
+    if origin.how == "trained" or origin.method in (REAL, PICTURES) or origin.pictures_sha256:
+        return NOT_ESTIMATED
+    if origin.how != "distilled":
+        return f"{_WITHOUT} nothing tells that the network learned from images that were made for its teacher"
+    return None if is_reached(teacher) else NO_GRADIENT
 
 
 @cache

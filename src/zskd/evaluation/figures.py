@@ -227,7 +227,7 @@ def sizes_figure(batches: Sequence[int], teacher: tuple[float, ...], points: Seq
         axes.margins(x=0.2)
         axes.set_xlabel(f"µs per image, batch of {batch}")
     grid[0].set_ylabel("agreement with the teacher, %")
-    figure.suptitle("agreement on held-out impressions against time on one thread")
+    figure.suptitle("agreement with the teacher on held-out images against time on one thread")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
 

@@ -168,18 +168,31 @@ def _of_repeats(teacher: Classifier, images: Images) -> Iterator[Finding]:
 
 
 def _of_gradients(teacher: Classifier, images: Images) -> Iterator[Finding]:
-    """Look whether the logits tell how to change an image."""
-    leaf = images.to(teacher.device).requires_grad_(True)
-    with torch.enable_grad():
-        logits = teacher(leaf)
-        value = logits.square().sum()
-        found = torch.autograd.grad(value, leaf, allow_unused=True) if value.requires_grad else (None,)
-    if found[0] is None or not bool(found[0].any()):
+    if not _tells_changes(teacher, images):
         yield Finding(
             "no gradient of the teacher's logits reaches its images, so that none can be optimised: take "
             "torch.no_grad, detach and rounding out of its forward pass, or take noise for images "
             "(zskd run --method noise)"
         )
+
+
+def is_reached(teacher: Classifier) -> bool:
+    """Return whether the logits tell how to change an image, so that images can be optimised.
+
+    Args:
+        teacher: run in evaluation mode; not changed.
+    """
+    with frozen(teacher):
+        return _tells_changes(teacher, _draw(teacher, "smooth", _IMAGES)[:2])
+
+
+def _tells_changes(teacher: Classifier, images: Images) -> bool:
+    leaf = images.to(teacher.device).requires_grad_(True)
+    with torch.enable_grad():
+        logits = teacher(leaf)
+        value = logits.square().sum()
+        found = torch.autograd.grad(value, leaf, allow_unused=True) if value.requires_grad else (None,)
+    return found[0] is not None and bool(found[0].any())
 
 
 def _where(teacher: Classifier, images: Images, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
+from collections.abc import Iterable
 
 from zskd.core.errors import ZskdError, has_hidden
 
@@ -103,6 +104,31 @@ def unused_names(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
     if not _unnamed(own) or _unnamed(others) or len(own) != len(others):
         return None
     return shlex.join(others[:_MOST_SHOWN]) + (" …" if len(others) > _MOST_SHOWN else "")
+
+
+def matched_by_order(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
+    """Return which classes of data count as which of a network because of their order alone; None if none.
+
+    Classes that nobody named are counted in any case.
+    """
+    if _unnamed(own) or _unnamed(others) or len(own) != len(others) or places(own, others) is not None:
+        return None
+    pairs = [f"{other} → {name}" for name, other in zip(own, others, strict=True) if name != other]
+    return ", ".join(pairs[:_MOST_SHOWN]) + (", …" if len(pairs) > _MOST_SHOWN else "")
+
+
+def check_folders(names: tuple[str, ...], folders: Iterable[str]) -> None:
+    """Refuse folders that are numbers without leading zeros for more than ten classes that nobody named.
+
+    Raises:
+        ZskdError: folder 10 is then the third class for some programs, and for others the eleventh.
+    """
+    found = set(folders)
+    if _unnamed(names) and len(names) > 10 and names[10] in found:
+        raise ZskdError(
+            f"the folders {', '.join(sorted(found)[:4])}, … are numbers, and the network's classes have no "
+            f"names: {_TWO_ORDERS}"
+        )
 
 
 def _cleaned(name: str) -> str:

@@ -24,6 +24,7 @@ from zskd.evaluation.agreement import estimate_agreement
 from zskd.evaluation.gain import Cost, Gain, measure_costs
 from zskd.evaluation.metrics import accuracies, accuracy, agreement
 from zskd.evaluation.probes import Probes, make_probes
+from zskd.evaluation.sanity import is_reached
 from zskd.models.classifier import Classifier
 from zskd.run.arms import Arm, Trainee, execution, optimisation, plan_students, student_spec
 from zskd.run.metrics import ArmMetrics, RunMetrics, SetFacts, SizeMetrics, StudentMetrics, TeacherMetrics
@@ -41,7 +42,7 @@ NOT_MEASURED = "accuracy not measured: no data"
 def held_out_sets(
     recipe: Recipe, teacher: Classifier, folder: Path, progress: Progress
 ) -> dict[str, TransferSet]:
-    """Return sets that no student was trained on, by kind: impressions and three kinds of noise.
+    """Return sets that no student was trained on, by kind: impressions, where they can be, and three noises.
 
     Args:
         recipe: of the run; `held_out_count` is the number of images of each kind.
@@ -87,7 +88,7 @@ def held_out_specs(recipe: Recipe, teacher: Classifier) -> dict[str, SetSpec]:
             carry_moments=False,
         ),
     )
-    specs = {"impressions": impressions}
+    specs = {"impressions": impressions} if is_reached(teacher) else {}
     for name, control in CONTROLS.items():
         if control.method == "noise" and control.start is not None:
             start = replace(impressions.synthesis, start=control.start)
@@ -147,7 +148,9 @@ def measure_run(
     planned = plan_students(recipe, arms)
     with counting("evaluation", teacher=teacher) as tally:
         engine = open_engine(recipe.engine)
-        probes = make_probes(teacher, count=count, workers=recipe.workers, engine=engine)
+        probes = None
+        if is_reached(teacher):
+            probes = make_probes(teacher, count=count, workers=recipe.workers, engine=engine)
         results = {
             one.name: _results(
                 recipe,
@@ -202,7 +205,7 @@ def _results(
     teacher: Classifier,
     student: Classifier,
     held_out: Mapping[str, TransferSet],
-    probes: Probes,
+    probes: Probes | None,
     data: Dataset | None,
     count: int | None,
     passes: Passes | None,
@@ -217,7 +220,9 @@ def _results(
         count=generated_images(recipe.distill) if count is None else count,
         agreement=agrees,
         estimated_agreement=(
-            None if trainee.arm.pictures else estimate_agreement(teacher, student, probes).record()
+            None
+            if trainee.arm.pictures or probes is None
+            else estimate_agreement(teacher, student, probes).record()
         ),
         parameters=student.parameters_count,
         sha256=student.fingerprint(),

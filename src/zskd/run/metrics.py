@@ -95,6 +95,16 @@ class ArmMetrics(Artefact):
     test_accuracy_by_class: dict[str, Percent] | None = None
     validation_accuracy: Measured | None = None
 
+    @property
+    def main_kind(self) -> str:
+        """The images that students are sorted by without data: impressions, or noise where there are none."""
+        return "impressions" if "impressions" in self.agreement else next(iter(self.agreement))
+
+    @property
+    def main_agreement(self) -> Measured:
+        """Agreement on them."""
+        return self.agreement[self.main_kind]
+
 
 class SizeMetrics(ArmMetrics):
     """Results of one of several students of the main arm."""

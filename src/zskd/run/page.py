@@ -27,7 +27,7 @@ from zskd.models.classifier import Classifier
 from zskd.run.metrics import RunMetrics
 from zskd.run.similarity import shows_similarity
 from zskd.run.summary import notes
-from zskd.run.tables import agreement_table, passes_table, results_table, students_table
+from zskd.run.tables import KINDS, agreement_table, passes_table, results_table, students_table
 from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity, concentration
 from zskd.synthesis.spec import SetSpec
@@ -217,7 +217,7 @@ def sizes_chart(metrics: RunMetrics) -> Figure:
     assert metrics.gain is not None
     of_teacher = metrics.gain.teacher.latency
     points = [
-        Point(one.student, tuple(time.median for time in one.cost.latency), one.agreement["impressions"])
+        Point(one.student, tuple(time.median for time in one.cost.latency), one.main_agreement)
         for one in metrics.sizes
     ]
     batches = [time.batch for time in of_teacher]
@@ -227,9 +227,9 @@ def sizes_chart(metrics: RunMetrics) -> Figure:
 def _chart(metrics: RunMetrics) -> Figure:
     ceiling = metrics.teacher.test_accuracy
     bars = [
-        Bar(arm.title, arm.test_accuracy or arm.agreement["impressions"], arm is metrics.arms[0])
+        Bar(arm.title, arm.test_accuracy or arm.main_agreement, arm is metrics.arms[0])
         for arm in metrics.arms
     ]
     if ceiling is None:
-        return bars_figure(bars, None, "agreement with the teacher on held-out impressions")
+        return bars_figure(bars, None, f"agreement with the teacher on {KINDS[metrics.arms[0].main_kind]}")
     return bars_figure(bars, ("teacher", ceiling), f"test accuracy, {metrics.data}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
-from zskd.data.folder import class_of_each
+from zskd.data.folder import check_channels, class_of_each
 from zskd.data.pictures import find_pictures
 from zskd.models.classifier import Classifier
 from zskd.synthesis.given import build_picture_set, picture_passes
@@ -32,10 +32,8 @@ def picture_sets(
         ZskdError: a folder is missing or has no picture that can be read, or there are too many to be few,
             or a few pictures have no label where the settings read labels.
     """
-    most = _most(recipe, teacher)
-    labelled = {"images": False, "few": recipe.distill.label_weight > 0}
-    if recipe.few is not None:
-        _check_few(recipe.few, teacher.class_names, labelled=labelled["few"])
+    check_pictures(recipe, teacher)
+    most, labelled = _most(recipe, teacher), _labelled(recipe)
     return {
         kind: build_picture_set(
             teacher,
@@ -48,6 +46,23 @@ def picture_sets(
         )
         for kind, source in recipe.picture_folders.items()
     }
+
+
+def check_pictures(recipe: Recipe, teacher: Classifier) -> None:
+    """Refuse pictures that no set can be made of, as far as their names and folders tell.
+
+    Args:
+        recipe: as for `picture_sets`.
+        teacher: for its classes and the shape of its images; trained or not.
+
+    Raises:
+        ZskdError: as for `picture_sets`, or the teacher takes neither grey pictures nor RGB.
+    """
+    for source in recipe.picture_folders.values():
+        check_channels(teacher.spec.shape)
+        find_pictures(source)
+    if recipe.few is not None:
+        _check_few(recipe.few, teacher.class_names, labelled=_labelled(recipe)["few"])
 
 
 def passes_of_pictures(recipe: Recipe, teacher: Classifier) -> int:
@@ -67,6 +82,11 @@ def passes_of_pictures(recipe: Recipe, teacher: Classifier) -> int:
 def _most(recipe: Recipe, teacher: Classifier) -> dict[str, int]:
     """Return the largest number of pictures of each kind."""
     return {"images": recipe.distill.pictures.count, "few": _FEW * teacher.classes}
+
+
+def _labelled(recipe: Recipe) -> dict[str, bool]:
+    """Return whether labels are read from the pictures of each kind."""
+    return {"images": False, "few": recipe.distill.label_weight > 0}
 
 
 def _check_few(source: Path, class_names: tuple[str, ...], *, labelled: bool) -> None:

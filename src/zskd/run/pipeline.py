@@ -24,6 +24,7 @@ from zskd.core.tensorboard import tracked
 from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.build import passes_of
+from zskd.distillation.features.paired import pair_features
 from zskd.distillation.invariance import FILE, read_changes, settle_changes
 from zskd.distillation.sources import check_generator
 from zskd.distillation.students import make_students
@@ -40,7 +41,7 @@ from zskd.run.measure import held_out_sets, measure_run
 from zskd.run.metrics import METRICS, RunMetrics, metrics_of
 from zskd.run.page import draw_run, write_page
 from zskd.run.passes import PassBudget, correct_steps, with_steps, within_passes
-from zskd.run.pictures import picture_sets
+from zskd.run.pictures import check_pictures, picture_sets
 from zskd.run.similarity import SIMILARITY, has_similarity, write_similarity
 from zskd.run.stages import Stages
 from zskd.synthesis.build import build_transfer_set
@@ -82,8 +83,10 @@ def run_recipe(
     ):
         sources = sources or open_sources(recipe)
         for student in recipe.every_student:
-            fresh_student(describe_student(student, sources.model), sources.model, recipe.seed)
+            fresh = fresh_student(describe_student(student, sources.model), sources.model, recipe.seed)
+            pair_features(sources.model, fresh, recipe.distill.features, seed=recipe.seed)
         check_generator(sources.model, recipe.distill)
+        check_pictures(recipe, sources.model)
         claim_folder(recipe, folder, with_code(sources, to_values(recipe)))
         # the metrics are the last file of a run: with them it is finished
         finished = metrics_of(folder)

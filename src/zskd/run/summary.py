@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zskd.core.energy import MEASURED, readable_joules
 from zskd.core.progress import readable_seconds
-from zskd.evaluation.agreement import NOT_ESTIMATED
+from zskd.evaluation.agreement import NO_GRADIENT, NOT_ESTIMATED
 from zskd.evaluation.statistics import Share
 from zskd.run.metrics import ArmMetrics, RunMetrics
 from zskd.run.recorded import recorded_run, results_of
@@ -155,6 +155,7 @@ def _estimated(arm: ArmMetrics, sources: SourceHashes) -> list[str]:
     found = arm.estimated_agreement
     if found is None:
         of_pictures = sources.images_sha256 or sources.few_sha256
-        return [f"{arm.title}: {NOT_ESTIMATED}."] if of_pictures else []
+        reason = NOT_ESTIMATED if of_pictures else NO_GRADIENT if "impressions" not in arm.agreement else None
+        return [f"{arm.title}: {reason}."] if reason else []
     first, *others = found.words
     return [f"{arm.title}: {first}.", *(line.rstrip(".") + "." for line in others)]

@@ -20,8 +20,6 @@ KINDS = {
 }
 """Kinds of images that agreement is measured on, and their names in tables."""
 _Results = TypeVar("_Results", bound=ArmMetrics)
-_MAIN = "impressions"
-"""The kind of images that a run without data is sorted by."""
 
 
 def results_table(metrics: RunMetrics) -> Table:
@@ -51,8 +49,8 @@ def sizes_table(metrics: RunMetrics) -> Table | None:
     head = ["student", _measured_name(metrics)]
     rows = [[_named(one), _measured(one).cell] for one in students]
     if metrics.teacher.test_accuracy is not None:
-        head.append(f"agreement on {KINDS[_MAIN]}, %")
-        rows = [[*row, one.agreement[_MAIN].cell] for row, one in zip(rows, students, strict=True)]
+        head.append(f"agreement on {_main_name(metrics)}, %")
+        rows = [[*row, one.main_agreement.cell] for row, one in zip(rows, students, strict=True)]
     rows = [[*row, "best" * (number in best)] for number, row in enumerate(rows)]
     return Table([*head, ""], rows, f"students of {metrics.arms[0].title}", best)
 
@@ -78,7 +76,7 @@ def students_table(metrics: RunMetrics) -> Table | None:
     if costs is None:
         return None
     results: Sequence[ArmMetrics] = metrics.sizes or metrics.arms[:1]
-    columns = {f"agreement on {KINDS[_MAIN]}": ["", *(one.agreement[_MAIN].cell for one in results)]}
+    columns = {f"agreement on {_main_name(metrics)}": ["", *(one.main_agreement.cell for one in results)]}
     of_teacher = metrics.teacher.test_accuracy
     if of_teacher is not None:
         columns["test accuracy"] = [one.cell for one in (of_teacher, *map(_measured, results))]
@@ -107,12 +105,17 @@ def _named(size: SizeMetrics) -> str:
 
 def _measured(arm: ArmMetrics) -> Share:
     """Return what arms are sorted by: the accuracy, or without data the agreement."""
-    return arm.test_accuracy or arm.agreement[_MAIN]
+    return arm.test_accuracy or arm.main_agreement
+
+
+def _main_name(metrics: RunMetrics) -> str:
+    """Return the name of the images that the main agreement is measured on."""
+    return KINDS[metrics.arms[0].main_kind]
 
 
 def _measured_name(metrics: RunMetrics) -> str:
     measured = metrics.teacher.test_accuracy is not None
-    return "test accuracy, %" if measured else f"agreement on {KINDS[_MAIN]}, %"
+    return "test accuracy, %" if measured else f"agreement on {_main_name(metrics)}, %"
 
 
 def _sorted(arms: Sequence[_Results]) -> list[_Results]:

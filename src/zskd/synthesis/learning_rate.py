@@ -31,7 +31,7 @@ class Tried:
     """Some impressions that were made with one learning rate."""
 
     rate: float
-    """Adam's learning rate, in units of the pixel range."""
+    """Adam's learning rate, for pixels in [0, 1]."""
     shard: Shard
     value: float
     """Mean of the objective over them."""
@@ -81,7 +81,7 @@ def try_rate(teacher: Classifier, question: SetSpec, rate: float, progress: Prog
     Args:
         teacher: run in evaluation mode; left as it is.
         question: the images: one shard.
-        rate: Adam's learning rate, in units of the pixel range.
+        rate: Adam's learning rate, for pixels in [0, 1].
         progress: receives images.
 
     Raises:
@@ -92,6 +92,8 @@ def try_rate(teacher: Classifier, question: SetSpec, rate: float, progress: Prog
     with progress.task(f"impressions with learning rate {rate:g}", spec.count, "images") as task:
         shard = make_shard(teacher, spec, 0, on_progress=task.advance)
     images, targets = shard.images.to(teacher.device), shard.targets.to(teacher.device)
+    # in the batches that were optimised: statistics of several together would hide the errors of each
+    parts = list(zip(*(values.split(config.batch_size) for values in (images, targets)), strict=True))
     with frozen(teacher), use_threads(1), counting("synthesis", teacher=teacher):
-        value = objective_value(teacher, spec.objective, images, targets, config)
-    return Tried(rate, shard, value)
+        sums = [len(one[0]) * objective_value(teacher, spec.objective, *one, config) for one in parts]
+    return Tried(rate, shard, sum(sums) / len(images))

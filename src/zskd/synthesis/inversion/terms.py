@@ -88,7 +88,7 @@ _EPSILON = 1e-5
 @final
 @dataclass(frozen=True)
 class TotalVariation(Term):
-    """Mean of |x_i − x_j|^p over horizontal and vertical neighbours, in units of the pixel range.
+    """Mean of |x_i − x_j|^p over horizontal and vertical neighbours, for pixels in [0, 1].
 
     A mean, so that a weight does not depend on the size of an image. DeepInversion's program adds norms over
     the whole batch, with diagonal neighbours; those couple the images of a batch, this term does not.
