@@ -251,6 +251,7 @@ def test_a_folder_for_the_hub_is_opened_as_it_was(tmp_path: Path) -> None:
     # the name of a copy tells too little
     (folder / "config.json").write_text(json.dumps(config | {"architecture": "narrow:0.5 of a"}), "utf-8")
     assert open_teacher(folder, model="lenet5")[0].fingerprint() == network.fingerprint()
+    assert "open its checkpoint folder, export that with --to onnx and open the file" in refused(folder)
     (folder / "config.json").write_text(json.dumps(config | {"preprocessing": {"shape": 3}}), "utf-8")
     assert refused(folder).endswith("export the network again")
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from small_networks import IMAGES, OWN, SHAPE, Ending, Reversed, basic, conv, shapes
 from zskd.core.errors import ZskdError
@@ -107,6 +108,26 @@ def test_a_cut_that_is_wrong_is_seen_and_left_out() -> None:
     assert plan.scope.left == ("body.0",)
     with pytest.raises(CannotCut, match="none of its channels can be cut alone"):
         narrow(Ending(nn.Sequential(conv(3, 8), Reversed()), 8), shape=SHAPE)
+
+
+class Normed(nn.Module):
+    """Group norm with weights of its own, which runs with a multiple of its groups of channels alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, 4, self.weight, self.bias)
+
+
+def test_a_share_is_found_where_a_copy_with_few_channels_does_not_run() -> None:
+    network = Ending(nn.Sequential(conv(3, 16), Normed(16), nn.ReLU(), conv(16, 16)), 16)
+    whole = count_multiply_adds(network, IMAGES[:1])
+    copy = narrow(network, shape=SHAPE)
+    assert 0.2 * whole < count_multiply_adds(copy, IMAGES[:1]) <= 0.5 * whole
+    with pytest.raises(CannotCut, match="leaves at least 0.09 of its multiply-adds, not 0.05$"):
+        narrow(network, 0.05, shape=SHAPE)
 
 
 @settings(max_examples=12)

@@ -216,6 +216,39 @@ def test_a_finished_student_is_returned_to_those_who_ask_for_it(
 # lengths and counts
 
 
+TWO_OUTPUTS = """
+from torch import nn
+
+
+class Both(nn.Module):
+    def __init__(self, classes=4):
+        super().__init__()
+        self.inner, self.head, self.embedding = nn.Linear(64, 8), nn.Linear(8, classes), nn.Linear(8, 5)
+
+    def forward(self, x):
+        features = self.inner(x.flatten(1)).relu()
+        return self.head(features), self.embedding(features)
+
+
+class Scores(Both):
+    def forward(self, x):
+        return super().forward(x)[0]
+"""
+
+
+def test_a_student_may_return_more_than_its_logits(
+    teacher: Classifier, noise: TransferSet, tmp_path: Path
+) -> None:
+    (tmp_path / "two_outputs.py").write_text(TWO_OUTPUTS)
+    code = str(tmp_path / "two_outputs.py")
+    made = build_student(teacher, replace(SPEC, student=f"{code}:Both"), noise, tmp_path / "student")
+    assert made.returned.classes == 4
+    again = build_student(teacher, replace(SPEC, student=f"{code}:Both"), noise, tmp_path / "student")
+    assert again.fingerprint() == made.fingerprint()
+    with pytest.raises(ZskdError, match="has 3 classes and its teacher 4: choose another --student$"):
+        build_student(teacher, replace(SPEC, student=f"{code}:Scores(classes=3)"), noise, tmp_path / "other")
+
+
 def test_epochs_alone_are_the_length_of_a_training() -> None:
     config = DistillConfig(epochs=3)
     assert (config.steps, config.total_steps(2560)) == (None, 30)

@@ -18,6 +18,7 @@ from powercap import Powercap, Work
 from zskd.cli.main import main as run
 from zskd.config.loading import load_recipe
 from zskd.core.energy import MEASURED, NO_COUNTERS
+from zskd.report.run import report_run
 from zskd.run.metrics import read_metrics
 from zskd.run.pipeline import run_recipe
 
@@ -139,6 +140,19 @@ def test_the_page_holds_everything_by_itself(folder: Path) -> None:
         assert arm.test_accuracy is not None
         assert f"{arm.test_accuracy.percent:.2f}" in text
     assert metrics.recipe_sha256 in text
+
+
+def test_of_many_classes_it_says_how_many_are_shown(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (folder / "report.html").read_text("utf-8")
+    assert "The first images of each class in the set" in page
+    assert "of 10 classes" not in page
+    monkeypatch.setattr("zskd.report.gallery._MOST", 6)
+    monkeypatch.setattr("zskd.report.behaviour._SHOWN_CLASSES", 2)
+    page = report_run(folder, tmp_path / "a.html").read_text("utf-8")
+    assert "The first images of 6 of 10 classes in the set" in page
+    assert "<p>The first 2 of 10 classes.</p>" in page
 
 
 def test_without_data_it_says_what_cannot_be_known(without_data: Path) -> None:

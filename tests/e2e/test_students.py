@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Lines
+from conftest import Lines, Stopped
 from zskd.config.loading import load_recipe
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
@@ -17,6 +17,7 @@ from zskd.core.reading import read_json
 from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import load_checkpoint, read_card
+from zskd.models.classifier import Classifier
 from zskd.run.metrics import RunMetrics, read_metrics
 from zskd.run.pipeline import run_recipe
 from zskd.run.summary import summary_lines
@@ -133,3 +134,19 @@ def test_metrics_of_older_versions_are_shown_without_what_they_did_not_measure(
     assert (old.gain, old.sizes) == (None, ())
     assert not any("µs" in line for line in summary_lines(old))
     assert old.to_json() == values
+
+
+def test_the_sizes_of_students_are_those_of_copies_of_the_trained_teacher(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which blocks a copy with fewer of them keeps depends on the weights."""
+    seen: list[str] = []
+
+    def stop(_: object, teacher: Classifier, __: object) -> None:
+        seen.append(teacher.fingerprint())
+        raise Stopped
+
+    monkeypatch.setattr("zskd.run.pipeline.log_sizes", stop)
+    with pytest.raises(Stopped):
+        run_recipe(recipe, tmp_path)
+    assert seen == [load_checkpoint(tmp_path / "teacher")[0].fingerprint()]

@@ -380,6 +380,23 @@ def test_a_folder_needs_only_torch(network: Classifier, tmp_path: Path) -> None:
     assert f"  {NAMES[best]} {expected[best]:.3f}" in done.stdout
 
 
+class WithConstants(nn.Module):
+    """A network with a part of this name, and with a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constants, self.table = nn.Linear(3 * 64, 5), torch.linspace(1, 2, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.constants(x.flatten(1)) * self.table
+
+
+def test_a_part_of_a_network_may_be_called_constants(tmp_path: Path) -> None:
+    network = Classifier(WithConstants(), spec=InputSpec(shape=(3, 8, 8))).freeze()
+    found = export_torch(network, tmp_path / "a")
+    assert found.difference < 1e-5 * found.largest
+
+
 def test_a_folder_that_is_not_empty_is_left(network: Classifier, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "mine").write_text("mine")

@@ -34,6 +34,23 @@ def test_lenet5_takes_416_520_multiply_adds() -> None:
     assert inspect_teacher(of("lenet5")).multiply_adds == 416_520
 
 
+class OfRows(nn.Module):
+    """Rows of an image, one after the other, through a recurrent layer."""
+
+    def __init__(self, kind: type[nn.LSTM | nn.GRU]) -> None:
+        super().__init__()
+        self.layer, self.head = kind(8, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x[:, 0])[0][:, -1])
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3)])
+def test_the_steps_of_recurrent_layers_are_counted(kind: type[nn.LSTM | nn.GRU], gates: int) -> None:
+    network = Classifier(OfRows(kind), spec=InputSpec(shape=(1, 5, 8))).freeze()
+    assert count_multiply_adds(network) == 5 * gates * (8 * 6 + 6 * 6) + 6 * 3
+
+
 def test_the_facts_of_lenet5(teacher: Classifier) -> None:
     found = inspect_teacher(teacher)
     assert (found.head, found.features, found.batch_norms) == ("fc2", 84, 0)

@@ -120,6 +120,14 @@ def test_half_of_a_network_without_convolutions_has_half_the_hidden_units() -> N
     ]
 
 
+@pytest.mark.parametrize(
+    "flatten", [nn.Flatten(1, 3), nn.Flatten(-3), nn.Sequential(nn.Flatten(2), nn.Flatten())]
+)
+def test_half_reads_channels_however_they_are_flattened(flatten: nn.Module) -> None:
+    student = half(nn.Sequential(nn.Conv2d(1, 8, 3), flatten, nn.Linear(8 * 36, 2)))
+    assert student(torch.rand(3, 1, 8, 8)).shape == (3, 2)
+
+
 def test_the_description_of_half_survives_json() -> None:
     description = Layers.model_validate_json(
         describe_half(ARCHITECTURES.load("lenet5_bn")()).model_dump_json(), strict=True
@@ -154,6 +162,18 @@ class Branching(nn.Module):
         (Branching(), "cannot be traced"),
         (nn.Sequential(nn.Softplus(), nn.Linear(4, 3)), "is a Softplus"),
         (nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Flatten(), nn.Linear(8, 2)), "grouped"),
+        (
+            nn.Sequential(
+                nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Linear(6, 4), nn.Flatten(), nn.Linear(8 * 6 * 4, 2)
+            ),
+            "rows",
+        ),
+        (
+            nn.Sequential(
+                nn.Conv2d(1, 8, 3), nn.Flatten(2), nn.Linear(36, 4), nn.Flatten(), nn.Linear(32, 2)
+            ),
+            "rows",
+        ),
     ],
 )
 def test_other_networks_have_no_half_and_the_error_names_the_way_out(module: nn.Module, why: str) -> None:

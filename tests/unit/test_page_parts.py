@@ -11,8 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 
-from zskd.report.behaviour import measure_calibration
+from zskd.models.classifier import Classifier, InputSpec
+from zskd.report.behaviour import _features, measure_calibration
 from zskd.report.charts import Scale, matrix_of, scale_of
 from zskd.report.pictures import data_uri
 from zskd.training.curve import curve_of
@@ -88,6 +90,17 @@ def test_an_image_of_any_channels_is_a_picture_of_the_page(channels: int, mode: 
     shown = np.asarray(picture, dtype=float) / 255
     expected = image.permute(1, 2, 0).numpy() if channels == 3 else image.mean(0).numpy()
     assert np.abs(shown - expected).max() <= 0.5 / 255 + 1e-6
+
+
+def test_features_of_large_images_are_read_in_smaller_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 2))
+    teacher = Classifier(network, spec=InputSpec(shape=(1, 256, 256))).freeze()
+    images, parts = torch.rand(40, 1, 256, 256), []
+    monkeypatch.setattr("zskd.report.behaviour._BATCH", 160)  # of images of 64×64: 16 times as large
+    features = teacher.features
+    monkeypatch.setattr(teacher, "features", lambda part: (parts.append(len(part)), features(part))[1])
+    assert _features(teacher, images).shape == (40, 4)
+    assert parts == [10] * 4
 
 
 def test_a_large_image_is_made_smaller() -> None:

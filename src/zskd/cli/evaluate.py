@@ -81,7 +81,10 @@ def evaluate(
     of_student, of_teacher = local(checkpoint), local(teacher) if teacher else None
     check_models(model, teacher_model, of_student, teacher=of_teacher)
     student, card = load_checkpoint(of_student, model=model)
-    teacher_network = load_checkpoint(of_teacher, model=teacher_model or model)[0] if of_teacher else None
+    teacher_network = None
+    if of_teacher is not None:
+        named = teacher_model or model
+        teacher_network, _ = load_checkpoint(of_teacher, model=named, option="--teacher-model")
     if transfer_set is not None and teacher_network is None:
         raise ZskdError("agreement on a set needs the teacher: add --teacher FOLDER")
     if teacher_network is not None:

@@ -63,7 +63,7 @@ def teacher_of_student(source: Path, own: str | None, of_student: str | None, st
     model = own or (of_student if of_path else None)
     of_it = student.card.origin.teacher_sha256 if student.card else None
     if is_there(source / CARD):
-        teacher = load_checkpoint(source, model=model)[0]
+        teacher = load_checkpoint(source, model=model, option="--teacher-model")[0]
         note_other_teacher(of_it, teacher, "this student was distilled from")
         return teacher.freeze()
     told = "that of its student"

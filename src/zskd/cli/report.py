@@ -54,7 +54,7 @@ def report(
         twin: Report the experiment on this twin of its data.
         data_dir: Folder of the run's data, where it has moved, for its page.
         model: Factory to run for the page of a run, for a teacher in your own code.
-        student_model: Likewise, for a student.
+        student_model: Likewise, for a student that is no copy of its teacher.
         trust: Names of your own code (method, start image) in the settings of the set that may run.
         json: Print the results as JSON, and write no page.
     """

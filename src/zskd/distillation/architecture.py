@@ -118,13 +118,17 @@ def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) ->
         ZskdError: it cannot be built, or has another number of classes than the teacher.
     """
     module = fresh_weights(lambda: _build(architecture, teacher), seed)
-    student = Classifier(module, spec=teacher.spec, copy=False, **_read_as(teacher, module))
-    student.architecture = architecture
-    if student.classes != teacher.classes:
+    reading = {"class_names": teacher.class_names} | _read_as(teacher, module)
+    try:
+        student = Classifier(module, spec=teacher.spec, copy=False, **reading)
+    except ZskdError:
+        own = Classifier(module, spec=teacher.spec, copy=False).classes
+        if own == teacher.classes:
+            raise
         raise ZskdError(
-            f"the student has {student.classes} classes and its teacher {teacher.classes}: choose another "
-            "--student"
-        )
+            f"the student has {own} classes and its teacher {teacher.classes}: choose another --student"
+        ) from None
+    student.architecture = architecture
     return student
 
 

@@ -29,7 +29,7 @@ from zskd.distillation.sources import check_generator
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, read_card, save_checkpoint
 from zskd.models.classifier import Classifier
-from zskd.models.factory import Architecture, Factory, Layers, Narrowed
+from zskd.models.factory import Architecture, Factory, Layers, Narrowed, innermost
 from zskd.training.curve import CURVE
 from zskd.training.state import STATE
 from zskd.transfer_set.dataset import TransferSet
@@ -72,7 +72,8 @@ def build_student(
     if (folder / CARD).is_file():
         _check_finished(folder, teacher, spec, transfer_set, pictures)
         remove_file(folder / STATE)  # of a training killed after its last step
-        student = load_checkpoint(folder, model=spec.factory)[0].freeze().to(teacher.device)
+        code = spec.factory or _code_of(teacher)  # a copy of the teacher runs the teacher's
+        student = load_checkpoint(folder, model=code)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
     config, transfer_set = spec.distill, in_windows(transfer_set, spec.distill)
@@ -177,6 +178,12 @@ def _agree(kept: JsonValue, asked: JsonValue) -> bool:
             for key in kept.keys() & asked.keys()
         )
     return kept == asked
+
+
+def _code_of(teacher: Classifier) -> str | None:
+    """Return the user's own code that built a teacher; None for another network."""
+    of = None if teacher.architecture is None else innermost(teacher.architecture)
+    return of.factory if isinstance(of, Factory) else None
 
 
 def _code(spec: StudentSpec) -> dict[str, str | None]:

@@ -218,12 +218,15 @@ def save_checkpoint(classifier: Classifier, card: Card, folder: str | Path) -> P
     return folder
 
 
-def load_checkpoint(folder: str | Path, *, model: str | None = None) -> tuple[Classifier, StoredCard]:
+def load_checkpoint(
+    folder: str | Path, *, model: str | None = None, option: str = "--model"
+) -> tuple[Classifier, StoredCard]:
     """Read a checkpoint and return the classifier, in evaluation mode, with its card.
 
     Args:
         folder: the checkpoint's folder.
         model: factory to run, for a network in the user's own code.
+        option: by which the user names it, for messages.
 
     Raises:
         ZskdError: files are missing, damaged or do not belong together, weights are not finite, or the
@@ -239,8 +242,8 @@ def load_checkpoint(folder: str | Path, *, model: str | None = None) -> tuple[Cl
     described = isinstance(innermost(architecture), _DESCRIBED)
     least = MOST_PARAMETERS if isinstance(architecture, Narrowed) else 0
     with Allocations(tensors.values(), least=least) if described else nullcontext():
-        module = build(architecture, run_code=model is not None, folder=folder)
-    load_weights(module, tensors, weights)
+        module = build(architecture, run_code=model is not None, folder=folder, option=option)
+    load_weights(module, tensors, weights, option)
     classifier = Classifier(
         module, spec=card.input.spec(), class_names=card.class_names, head=card.head, copy=False
     )
@@ -277,13 +280,16 @@ def read_card(folder: Path) -> StoredCard:
     return parse(values, StoredCard, f"{path}, {_WHAT},", "make the checkpoint again")
 
 
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+def load_weights(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: Path, option: str = "--model"
+) -> None:
     """Load named tensors into a module; names and shapes must match exactly.
 
     Args:
         module: changed in place, to float32.
         tensors: name -> values.
         source: their file, for messages.
+        option: by which the user names the network, likewise.
 
     Raises:
         ZskdError: names or shapes differ (the first difference is named), or a value is not finite.
@@ -300,7 +306,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path)
         why += [f"{len(extra)} are not in the network, e.g. {extra[0]}"] if extra else []
         why += wrong[:1]
         raise ZskdError(
-            f"{source} belongs to another architecture ({'; '.join(why)}): name the right one with --model"
+            f"{source} belongs to another architecture ({'; '.join(why)}): name the right one with {option}"
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():

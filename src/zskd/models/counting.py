@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,6 +21,24 @@ def count_multiply_adds(network: nn.Module, image: Tensor) -> int:
         image: normalised (1, C, H, W), on the network's device.
     """
     counter = FlopCounterMode(display=False)
-    with frozen(network), by_plain_operations(), sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
+    with (
+        frozen(network),
+        by_plain_operations(),
+        _without_onednn(),
+        sdpa_kernel(SDPBackend.MATH),
+        counter,
+        torch.no_grad(),
+    ):
         network(image)
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Run an LSTM by matrix products, not by an operation of oneDNN that the counter does not know."""
+    enabled = torch.backends.mkldnn.enabled
+    try:
+        torch.backends.mkldnn.enabled = False
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = enabled

@@ -164,7 +164,9 @@ def own_code(architecture: Architecture | None) -> dict[str, str | None]:
     return {without_folders(name): code_sha256(name)}
 
 
-def build(architecture: Architecture, *, run_code: bool, folder: Path | None = None) -> nn.Module:
+def build(
+    architecture: Architecture, *, run_code: bool, folder: Path | None = None, option: str = "--model"
+) -> nn.Module:
     """Build the network of an architecture, with random weights.
 
     Args:
@@ -173,6 +175,7 @@ def build(architecture: Architecture, *, run_code: bool, folder: Path | None = N
             the card of a checkpoint must not decide which code runs. A file that the user has named before
             may run too (`zskd.core.trust`).
         folder: of the checkpoint, for a network that is read from a file in it.
+        option: by which the user names a factory that may run, for messages.
 
     Raises:
         ZskdError: unknown or damaged architecture, a factory that fails or may not run, or a library that is
@@ -183,7 +186,7 @@ def build(architecture: Architecture, *, run_code: bool, folder: Path | None = N
             if not (run_code or is_trusted(factory)):
                 raise ZskdError(
                     f"the code {factory!r} builds this network, but a card may not run code that "
-                    f"is new or was changed: if you trust it, add --model {shlex.quote(factory)}"
+                    f"is new or was changed: if you trust it, add {option} {shlex.quote(factory)}"
                 )
             remember(factory)
             name, arguments = parse_call(factory)
@@ -191,7 +194,7 @@ def build(architecture: Architecture, *, run_code: bool, folder: Path | None = N
         case Layers(layers=layers):
             return build_layers(layers)
         case Narrowed(of=of, changes=changes):
-            return apply_changes(build(of, run_code=run_code, folder=folder), changes)
+            return apply_changes(build(of, run_code=run_code, folder=folder, option=option), changes)
         case TimmNetwork() | TorchvisionNetwork() | TransformersNetwork():
             return architecture.build()
         case OnnxNetwork():

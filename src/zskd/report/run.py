@@ -13,8 +13,9 @@ from zskd.config.yaml import read_yaml
 from zskd.core.errors import ZskdError
 from zskd.core.progress import Progress
 from zskd.data.datasets import Dataset, load_data
-from zskd.models.checkpoint import load_checkpoint
+from zskd.models.checkpoint import load_checkpoint, read_card
 from zskd.models.classifier import Classifier
+from zskd.models.factory import innermost
 from zskd.report.behaviour import Behaviour, measure_behaviour
 from zskd.report.gallery import Impression, make_gallery
 from zskd.report.page import write_page
@@ -66,7 +67,7 @@ def report_run(
         folder: of the run.
         out: the page; None: report.html in the folder.
         model: factory to run, for a teacher in your own code.
-        student_model: the same for its student.
+        student_model: the same for its student; absent, for a copy of the teacher: `model`.
         trust: names of your own code in the settings of the set that may run.
         data_dir: folder of the data, where it has moved.
         progress: receives what takes long.
@@ -104,8 +105,11 @@ def read_run(
     arm = metrics.arms[0].arm
     check_model(model, folder / "teacher")
     check_model(student_model, folder / "students" / arm, option="--student-model")
-    teacher, _ = load_checkpoint(folder / "teacher", model=model)
-    student, _ = load_checkpoint(folder / "students" / arm, model=student_model)
+    teacher, card = load_checkpoint(folder / "teacher", model=model)
+    of_student = read_card(folder / "students" / arm)
+    if student_model is None and innermost(of_student.architecture) == innermost(card.architecture):
+        student_model = model  # a copy of the teacher runs the teacher's code
+    student, _ = load_checkpoint(folder / "students" / arm, model=student_model, option="--student-model")
     missing: list[str] = []
     images = TransferSet(folder / "sets" / arm) if (folder / "sets" / arm).is_dir() else None
     gallery: tuple[Impression, ...] = ()

@@ -92,9 +92,9 @@ def run_recipe(
         finished = metrics_of(folder)
         if finished is not None and is_whole(folder, progress):
             return finished
-        log_sizes(recipe.every_student, sources.model, progress)
         run = _Run(recipe, folder, sources, progress, tracker, Meter(Path(powercap)))
         teacher = run.teacher()
+        log_sizes(recipe.every_student, teacher, progress)  # which blocks go depends on the weights
         sets = run.sets(teacher)
         students = run.students(teacher, sets)
         with run.stages("evaluation", "measurements and figures") as of_stage:

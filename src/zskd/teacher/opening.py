@@ -104,10 +104,16 @@ def open_teacher(
             f"there is no file or folder {parsed.name}: give a checkpoint, weights, or a name such as "
             "timm:resnet18 or my_net.py:build@weights.pt (docs/your-teacher.md)"
         )
-    other = "name the right one " + ("with --model" if parsed.kind == "path" else "before the @")
-    parsed = with_weights(parsed, model)
     if (exported := exported_facts(parsed.weights or Path(source))) is not None:
         given = replace(given, otherwise=exported)
+        if parsed.kind == "path" and model is None:
+            raise ZskdError(
+                f"{source} does not tell how its network is built: open its checkpoint folder, export that "
+                "with --to onnx and open the file, or name the network of a library or your own code with "
+                "--model"
+            )
+    other = "name the right one " + ("with --model" if parsed.kind == "path" else "before the @")
+    parsed = with_weights(parsed, model)
     return _open(parsed, given, golden, other)
 
 

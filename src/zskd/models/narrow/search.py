@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -17,8 +18,8 @@ from zskd.models.preparation import copied
 
 _STEPS = 10
 """Halvings of the interval in which the share of channels is."""
-_LEAST = 1 / 64
-"""Least share of channels that is tried."""
+_LEAST = tuple(2.0**-n for n in (6, 5, 4, 3, 2, 1))
+"""Least shares of channels: the first whose copy runs."""
 _UNITS: dict[ShareKind, str] = {"narrow": "multiply-adds", "params": "parameters"}
 
 
@@ -63,12 +64,18 @@ def _search(network: nn.Module, image: Tensor, share: float, unit: str, plan: Pl
     sketch, count = _counter(network, image, unit)
     most = share * count(sketch)
 
-    def size(ratio: float) -> int:
-        return count(cut_channels(sketch, image, ratio, scope=plan.scope, groups=plan.groups).network)
+    def size(ratio: float) -> float:
+        try:
+            return count(cut_channels(sketch, image, ratio, scope=plan.scope, groups=plan.groups).network)
+        except Exception:  # a network may not run with so few channels, and raises any exception then
+            return math.inf
 
-    low, high = _LEAST, 1.0
-    if (least := size(low)) > most:
-        left, what = least / count(sketch), words(plan.groups, plan.scope)
+    what, high = words(plan.groups, plan.scope), 1.0
+    low, least = next(((one, found) for one in _LEAST if (found := size(one)) < math.inf), (high, math.inf))
+    if least == math.inf:
+        raise CannotCut(f"it does not run where half or fewer of {what} are left")
+    if least > most:
+        left = least / count(sketch)
         raise CannotCut(f"cutting {what} leaves at least {left:.2f} of its {unit}, not {share:g}")
     for _ in range(_STEPS):
         middle = (low + high) / 2
