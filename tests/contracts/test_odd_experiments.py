@@ -196,6 +196,60 @@ def test_an_experiment_like_another_inherits_what_its_plan_has(tmp_path: Path) -
     assert load_experiment(str(file)).contrasts == ()
 
 
+ARM = {"title": "other", "settings": {"method": "noise"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"contrasts": [{"first": "noise", "second": "teacher", "rate": 2, "second_rate": 2}]},
+            "teacher at 2 %",
+        ),
+        (
+            {"reported": [{"arm": "noise", "at": {"2 %": 98}, "source": "A 2019"}]},
+            "noise at 2 %: give a rate",
+        ),
+        (
+            {"reported": [{"arm": "noise", "at": {"all": 98}, "source": "A 2019"}]},
+            "noise at all: give a rate",
+        ),
+        ({"reported": [{"arm": "teacher", "at": {"2": 98}, "source": "A 2019"}]}, "teacher at 2.0: give all"),
+    ],
+)
+def test_keys_that_no_cell_reads_are_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ZskdError, match=told):
+        load_experiment(str(plan(tmp_path, **changes)))
+
+
+def test_published_accuracies_are_those_of_the_rate_however_it_is_written(tmp_path: Path) -> None:
+    file = plan(tmp_path, reported=[{"arm": "noise", "at": {"2.0": 98}, "source": "A 2019"}])
+    assert [one.reported and one.reported.value for one in cells(file)] == [None, 98] * 2
+
+
+def test_an_arm_of_ones_own_that_the_plan_of_the_other_experiment_lacks_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    values = {"name": "other", "like": str(plan(tmp_path)), "arms": {"mine": ARM}}
+    other.write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        ZskdError, match="arm mine is in no block of the plan: name it there, or leave it out"
+    ):
+        load_experiment(str(other))
+    other.write_text(yaml.safe_dump(values | {"plan": [{"arms": ["mine"], "rates": [2]}]}))
+    assert set(load_experiment(str(other)).arms) == {"mine"}
+
+
+def test_an_arm_of_an_experiment_like_another_is_merged_as_a_recipe_is(tmp_path: Path) -> None:
+    inherited = {"method": "soft_targeted", "method_settings": {"spread": 2}, "distill": {"steps": 9}}
+    file = plan(tmp_path, arms={"noise": {"title": "noise", "settings": inherited}})
+    other, own = tmp_path / "other.yaml", {"method": "zskd", "distill": {"epochs": 3}}
+    arms = {"noise": {"settings": own}}
+    other.write_text(yaml.safe_dump({"name": "other", "like": str(file), "arms": arms}))
+    recipe = cells(other)[-1].recipe
+    assert (recipe.method, recipe.method_settings) == ("zskd", {})
+    assert (recipe.distill.epochs, recipe.distill.steps) == (3, None)
+
+
 def test_wrong_numbers_of_workers_are_told(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ((), ("--dry-run",)):
         assert zskd("reproduce", done / "tiny.yaml", "--workers", "-1", *words) == 2

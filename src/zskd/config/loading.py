@@ -79,8 +79,6 @@ def layers(
     """
     top = merge(_top(recipe, overrides), chosen)  # nothing is chosen that was named
     preset = read_preset(str(top.get("preset", DEFAULT_PRESET)))
-    if top.get("method", preset.get("method")) != preset.get("method"):
-        preset.pop("method_settings", None)  # another method has other settings
     by_rate = preset.pop(RATES, {})
     at_rate = by_rate.get(_number(top.get("rate")), {})
     # when one setting of a group is given, the others keep their defaults
@@ -91,17 +89,17 @@ def layers(
 def override(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested settings of both.
 
-    Those of `above` come first, also against their alternatives: its epochs against steps of `below`.
+    Those of `above` come first, also against their alternatives: its epochs against steps of `below`. Where
+    its method is another one, the method's settings in `below` are left out.
     """
+    if "method" in below and above.get("method", below["method"]) != below["method"]:
+        below = {key: value for key, value in below.items() if key != "method_settings"}
     return merge(below, _without_alternatives(above))
 
 
 def _top(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return what recipe file and overrides name."""
     file = from_former_keys(read_yaml(str(recipe), RECIPES, "recipe")) if recipe is not None else {}
-    method = file.get("method")
-    if method is not None and overrides.get("method", method) != method:
-        file.pop("method_settings", None)  # another method has other settings
     check_keys(file, Recipe, source=str(recipe))
     check_keys(overrides, Recipe, source="the settings")
     return override(file, overrides)
