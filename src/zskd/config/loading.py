@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from zskd.config.presets import DEFAULT_PRESET, RATES, RECIPES, read_preset
 from zskd.config.recipe import Recipe
 from zskd.config.rule import Row
 from zskd.config.yaml import merge, read_yaml, yaml_names
+from zskd.core.errors import ZskdError
 
 _ALTERNATIVES = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "steps", "epochs"))
 """Group and two settings with the same purpose: the one that is set last is used."""
@@ -38,9 +40,29 @@ def load_recipe(
         chosen: what was chosen for the teacher, by `choices`.
 
     Raises:
-        ZskdError: unknown recipe, preset or key (the nearest is suggested), or a wrong value.
+        ZskdError: unknown recipe, preset or key (the nearest is suggested), a wrong value, or a preset of
+            which the file leaves nothing but the name.
     """
-    return from_values(Recipe, layers(recipe, overrides or {}, chosen or {}), str(recipe or "the settings"))
+    overrides, chosen = overrides or {}, chosen or {}
+    found = from_values(Recipe, layers(recipe, overrides, chosen), str(recipe or "the settings"))
+    if recipe is not None and "preset" in overrides:
+        _check_preset(found, recipe, {key: one for key, one in overrides.items() if key != "preset"}, chosen)
+    return found
+
+
+def _check_preset(
+    found: Recipe, recipe: str | Path, others: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> None:
+    """Refuse a preset beside a file that names all that it would change: results would carry its name."""
+    try:
+        without = from_values(Recipe, layers(recipe, others, chosen), str(recipe))
+    except ZskdError:  # what is given needs the preset
+        return
+    if without.preset != found.preset and replace(without, preset=found.preset) == found:
+        raise ZskdError(
+            f"--preset {found.preset} changes nothing: {recipe} names all settings itself; leave it out, or "
+            "give --method and single settings"
+        )
 
 
 def choices(recipe: str | Path | None, overrides: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
