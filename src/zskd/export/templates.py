@@ -45,14 +45,14 @@ class Network(nn.Module):
             else:
                 owner.register_buffer(last, value)
         held = constants()
-        self.constants = tuple(held)
+        self.__constants = tuple(held)  # with two underscores: a part of the network may be called constants
         for name, value in held.items():
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, images):
         tensors = self.state_dict()
         named = {{argument: tensors[name] for argument, (name, *_) in TENSORS.items()}}
-        return compute(images, **named, **{{name: getattr(self, name) for name in self.constants}})[0]
+        return compute(images, **named, **{{name: getattr(self, name) for name in self.__constants}})[0]
 
 
 def constants():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zskd.core.memory import at_once
 from zskd.core.types import Images, Labels
 from zskd.data.datasets import Split
 from zskd.evaluation.check import check_answers
@@ -189,6 +190,7 @@ def _spots(
 
 
 def _features(teacher: Classifier, images: Images) -> np.ndarray:
-    parts = (teacher.features(part.to(teacher.device)) for part in torch.split(images, _BATCH))
+    size = at_once(_BATCH, images.shape)
+    parts = (teacher.features(part.to(teacher.device)) for part in torch.split(images, size))
     with torch.no_grad():
         return torch.cat([part.cpu() for part in parts]).double().numpy()
