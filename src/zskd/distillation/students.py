@@ -94,6 +94,7 @@ def make_students(
                 folder / name,
                 helper=helper,
                 pictures=pictures,
+                control=True,
                 progress=tracking,
             )
     return students
@@ -282,5 +283,6 @@ def _train_one(work: _Work, number: int, progress: Progress) -> None:
             folder,
             helper=work.helper,
             pictures=pictures,
+            control=True,
             progress=progress,
         )
