@@ -32,7 +32,6 @@ from .distillation.adversarial.base import GeneratorMethod as GeneratorMethod
 from .distillation.architecture import student as student
 from .distillation.build import build_student as build_student
 from .distillation.distill import distill as distill
-from .distillation.execution import Execution as Execution
 from .distillation.features.base import FeatureLoss as FeatureLoss
 from .distillation.initialisation.from_teacher import Initialisation as Initialisation
 from .distillation.initialisation.from_teacher import initialise_from_teacher as initialise_from_teacher

@@ -28,7 +28,7 @@ from zskd.models.factory import build, describe
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.opening import open_teacher
-from zskd.teacher.sources import open_sources
+from zskd.teacher.sources import make_teacher, open_sources
 
 SHAPE = (1, 8, 8)
 CODE = """
@@ -208,6 +208,68 @@ def test_a_teacher_of_changed_code_is_trained_in_another_folder(tmp_path: Path) 
         folders.append(placed[0].teacher)
         change(code)
     assert folders[0] != folders[1]
+
+
+OPTIMISER = """
+import torch
+
+
+def plain(weights, learning_rate):
+    return torch.optim.SGD(weights, lr=learning_rate)
+"""
+
+
+def test_a_teacher_of_a_changed_optimiser_is_trained_in_another_folder(tmp_path: Path) -> None:
+    code = tmp_path / "teachers_optimiser.py"
+    code.write_text(OPTIMISER)
+    recipe = load_recipe(
+        "digits", {"teacher": {"optimiser": f"{code}:plain", "shape": [1, 16, 16], "steps": 4}}
+    )
+    cell = Cell("teacher-0", "teacher", Arm(title="Teacher", images="none"), None, recipe, None)
+    folders = []
+    for _ in range(2):
+        placed = place_cells("mine", [cell], open_sources(recipe), tmp_path / "out", tmp_path / "results")
+        folders.append(placed[0].teacher)
+        change(code)
+    assert folders[0] != folders[1]
+
+
+class StopTeacher(Progress):
+    """Stops the training of a teacher behind its first saved state."""
+
+    listens = True
+
+    def note(self, name: str, value: float, step: int) -> None:
+        if step >= 30:
+            raise Stopped
+
+
+def test_the_training_of_a_teacher_begins_anew_with_a_changed_optimiser(tmp_path: Path) -> None:
+    code = tmp_path / "stopped_optimiser.py"
+    code.write_text(OPTIMISER)
+    training = {"optimiser": f"{code}:plain", "shape": [1, 16, 16], "steps": 40, "batch_size": 128}
+    recipe = load_recipe("digits", {"teacher": training})
+    with pytest.raises(Stopped):
+        make_teacher(recipe, open_sources(recipe), tmp_path / "teacher", StopTeacher())
+    change(code)
+    lines = Begun()
+    make_teacher(recipe, open_sources(recipe), tmp_path / "teacher", lines)
+    assert "it begins anew" in lines.text
+
+
+def test_a_changed_generator_method_of_a_module_makes_another_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "module_of_generators.py"
+    module.write_text("from zskd.distillation.adversarial.dfq import DFQ\n\n\nclass Mine(DFQ):\n    pass\n")
+    generator = {"share": 0.5, "method": "module_of_generators:Mine"}
+    recipe = load_recipe("digits", {"distill": {"generator": generator}})
+    cell = Cell("mine-2-0", "mine", Arm(title="mine"), 2, recipe, None)
+    before = cell.key(26, {})
+    assert cell.key(26, {}) == before
+    change(module)
+    assert cell.key(26, {}) != before
 
 
 def test_a_search_does_not_write_over_the_recipe_that_it_is_given(

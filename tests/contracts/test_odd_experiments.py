@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from zskd.cli.main import main as run
-from zskd.config.loading import choices
+from zskd.config.loading import choices, load_recipe
 from zskd.config.recipe import Recipe
 from zskd.config.rule import TeacherFacts, choose
 from zskd.config.synthesis import SynthesisConfig
@@ -22,9 +22,10 @@ from zskd.evaluation.check import check_answers
 from zskd.evaluation.membership import separation
 from zskd.evaluation.metrics import agreement
 from zskd.evaluation.statistics import prediction_interval
+from zskd.experiment import cost
 from zskd.experiment.cell import _of_nested
-from zskd.experiment.definition import load_experiment
-from zskd.experiment.layout import State, lay_out, states
+from zskd.experiment.definition import Arm, load_experiment
+from zskd.experiment.layout import CellPaths, State, lay_out, states
 from zskd.experiment.plan import Cell, plan_cells
 from zskd.experiment.record import LEDGER, read_record
 from zskd.models.classifier import Classifier
@@ -196,6 +197,60 @@ def test_an_experiment_like_another_inherits_what_its_plan_has(tmp_path: Path) -
     assert load_experiment(str(file)).contrasts == ()
 
 
+ARM = {"title": "other", "settings": {"method": "noise"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"contrasts": [{"first": "noise", "second": "teacher", "rate": 2, "second_rate": 2}]},
+            "teacher at 2 %",
+        ),
+        (
+            {"reported": [{"arm": "noise", "at": {"2 %": 98}, "source": "A 2019"}]},
+            "noise at 2 %: give a rate",
+        ),
+        (
+            {"reported": [{"arm": "noise", "at": {"all": 98}, "source": "A 2019"}]},
+            "noise at all: give a rate",
+        ),
+        ({"reported": [{"arm": "teacher", "at": {"2": 98}, "source": "A 2019"}]}, "teacher at 2.0: give all"),
+    ],
+)
+def test_keys_that_no_cell_reads_are_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ZskdError, match=told):
+        load_experiment(str(plan(tmp_path, **changes)))
+
+
+def test_published_accuracies_are_those_of_the_rate_however_it_is_written(tmp_path: Path) -> None:
+    file = plan(tmp_path, reported=[{"arm": "noise", "at": {"2.0": 98}, "source": "A 2019"}])
+    assert [one.reported and one.reported.value for one in cells(file)] == [None, 98] * 2
+
+
+def test_an_arm_of_ones_own_that_the_plan_of_the_other_experiment_lacks_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    values = {"name": "other", "like": str(plan(tmp_path)), "arms": {"mine": ARM}}
+    other.write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        ZskdError, match="arm mine is in no block of the plan: name it there, or leave it out"
+    ):
+        load_experiment(str(other))
+    other.write_text(yaml.safe_dump(values | {"plan": [{"arms": ["mine"], "rates": [2]}]}))
+    assert set(load_experiment(str(other)).arms) == {"mine"}
+
+
+def test_an_arm_of_an_experiment_like_another_is_merged_as_a_recipe_is(tmp_path: Path) -> None:
+    inherited = {"method": "soft_targeted", "method_settings": {"spread": 2}, "distill": {"steps": 9}}
+    file = plan(tmp_path, arms={"noise": {"title": "noise", "settings": inherited}})
+    other, own = tmp_path / "other.yaml", {"method": "zskd", "distill": {"epochs": 3}}
+    arms = {"noise": {"settings": own}}
+    other.write_text(yaml.safe_dump({"name": "other", "like": str(file), "arms": arms}))
+    recipe = cells(other)[-1].recipe
+    assert (recipe.method, recipe.method_settings) == ("zskd", {})
+    assert (recipe.distill.epochs, recipe.distill.steps) == (3, None)
+
+
 def test_wrong_numbers_of_workers_are_told(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ((), ("--dry-run",)):
         assert zskd("reproduce", done / "tiny.yaml", "--workers", "-1", *words) == 2
@@ -284,6 +339,36 @@ def test_reports_refuse_options_without_effect(done: Path, capsys: pytest.Captur
     assert "--twin is for an experiment" in capsys.readouterr().err
     assert zskd("report", done, "--format", "md", "--trust", "my.py:start") == 2
     assert "--trust is for the page of a run" in capsys.readouterr().err
+
+
+def test_a_report_writes_over_nothing_of_the_users(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("report", done / "tiny.yaml", "--results", done / "results")
+    for name, more in (("error.png", ("--out", ".")), ("tiny.html", ("--format", "html"))):
+        (tmp_path / name).write_text("mine")
+        assert zskd(*words, *more) == 2
+        assert f"{name} is" in (told := capsys.readouterr().err)
+        assert "would be written over" in told
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+        assert zskd(*words, *more) == zskd(*words, *more) == 0
+
+
+def test_an_estimate_charges_the_steps_before_the_first_once(
+    teacher: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {0: 2.0, cost._STEPS: 5.0}
+    monkeypatch.setattr(
+        cost, "_seconds_per_step", lambda recipe, _: seconds[recipe.distill.generator.warm_up]
+    )
+    generator = {"share": 1, "method": "dfad", "warm_up": 100}
+    recipe = load_recipe("digits", {"distill": {"generator": generator, "steps": 50, "start": "random"}})
+    cell = Cell("mine-0", "mine", Arm(title="mine", images="generated"), None, recipe, None)
+    paths = CellPaths(cell, "", 0, None, Path(), Path(), None, Path())
+    (found,) = cost.estimate([paths], teacher, {})
+    assert found.student == 50 * 2.0 + 100 * 3.0
 
 
 def test_the_ending_of_a_picture_is_checked_before_the_work(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from zskd.cli.main import main as run
-from zskd.config.loading import load_recipe
+from zskd.config.loading import load_recipe, to_yaml
 from zskd.core.errors import ZskdError
 from zskd.teacher.sources import open_sources
 from zskd.transfer_set.dataset import TransferSet
@@ -73,6 +73,18 @@ def test_an_option_of_what_is_off_names_the_one_that_is_missing(
 )
 def test_an_option_of_what_a_preset_or_another_option_turns_on_is_taken(typed: str, there: Path) -> None:
     assert run([*MY_TEACHER.split(), "--print-config", *typed.split()]) == 0
+
+
+def test_a_preset_beside_a_file_that_names_all_settings_is_refused(there: Path, capsys: Capture) -> None:
+    Path("all.yaml").write_text(to_yaml(load_recipe("digits", {"preset": "paper"})))
+    told = refusal(capsys, "run", "all.yaml", "--preset", "deepinversion", "--print-config")
+    assert told.startswith("--preset deepinversion changes nothing: all.yaml names all settings itself")
+    assert load_recipe("all.yaml", {"preset": "paper"}) == load_recipe("all.yaml")
+    assert load_recipe("digits", {"preset": "deepinversion"}).method == "deepinversion"
+    # this setting needs the preset
+    Path("few.yaml").write_text("distill: {steps: 9}\n")
+    replay = {"distill": {"generator": {"replay": 0.3}}}
+    assert load_recipe("few.yaml", {"preset": "conditional"} | replay).preset == "conditional"
 
 
 def test_a_search_takes_options_of_what_it_may_turn_on(there: Path, capsys: Capture) -> None:
@@ -174,3 +186,11 @@ def test_two_classes_of_a_teacher_to_be_trained_are_not_named_alike() -> None:
     recipe = load_recipe("digits", {"teacher": {"class_names": [*"abcdefghia"]}})
     with pytest.raises(ZskdError, match="--class-names has 'a' twice: give each class a name of its own"):
         open_sources(recipe)
+
+
+def test_a_search_of_what_is_off_names_what_is_missing(there: Path, capsys: Capture) -> None:
+    words = ["tune", "digits", "--trials", "4", "--over", "distill.fresh.start=shapes,waves"]
+    assert refusal(capsys, *words) == (
+        "--distill.fresh.start has no effect without --distill.fresh.share: give it, too"
+    )
+    assert {path.name for path in there.iterdir()} == {"teacher", "set"}

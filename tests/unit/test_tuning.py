@@ -90,6 +90,53 @@ def test_settings_of_a_method_are_searched_with_methods_that_have_them() -> None
             check(name, "method_settings.spread=0.5..2")
 
 
+def test_a_setting_of_a_method_that_is_an_integer_is_searched_as_one() -> None:
+    def range_of(over: str, **more: Any) -> Range:
+        recipe = {"preset": "boundary", **more}
+        (found,) = check_space(
+            read_space(None, [over]), lambda own: load_recipe("digits", recipe | own)
+        ).values()
+        assert isinstance(found, Range)
+        return found
+
+    assert range_of("method_settings.halvings=2..6") == Range(2, 6, step=1, whole=True)
+    assert not range_of("method_settings.overshoot=0.1..0.5").whole
+    with pytest.raises(ZskdError, match=r"step is 1.5: it must be an integer"):
+        range_of("method_settings.halvings=2..6:1.5")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--over", "distill.generator.method_settings.wrong=1..2"], "unknown key wrong"),
+        (
+            ["--over", "distill.tau=1..9", "--distill.generator.method-settings.wrong", "1"],
+            "unknown key wrong",
+        ),
+        (["--over", "distill.tau=1..9", "--method-settings.wrong", "1"], "there is nothing to choose"),
+        (
+            [
+                "--over",
+                "method_settings.spread=1..2",
+                "--method",
+                "soft_targeted",
+                "--method-settings.spread",
+                "1",
+            ],
+            "--method-settings.spread is given, and method_settings.spread is searched",
+        ),
+    ],
+)
+def test_settings_of_methods_are_checked_before_any_work(
+    options: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tuning"
+    share = ("--distill.generator.share", "0.5", "--distill.generator.method", "dfq")
+    assert run(["tune", "digits", "--trials", "3", *share, *options, "--out", str(out), "--quiet"]) == 2
+    assert line in capsys.readouterr().err
+    assert not out.exists()
+
+
 FILES = {
     "distill.tau: 3": "write {low: 1, high: 20} or {choices: [a, b]}",
     "distill.tau: {low: 1}": "the key high is missing",

@@ -100,7 +100,7 @@ def distill(
     from zskd.core.files import sha256_json
     from zskd.core.progress import Progress
     from zskd.core.ranks import Ranks
-    from zskd.distillation.build import build_student
+    from zskd.distillation.build import build_student, check_alone
     from zskd.distillation.distill import check_images
     from zskd.distillation.sources import check_generator
     from zskd.evaluation.gain import gain_table, measure_gain
@@ -130,11 +130,7 @@ def distill(
     classifier = ready_teacher(local(teacher, progress), model, settings.alone())
     full = replace(settings.of(classifier, progress), engine="local")  # one student is trained here
     loaded = None if transfer_set is None else TransferSet(local(transfer_set, progress))
-    if loaded is not None and not full.distill.needs_set:
-        raise ZskdError(
-            "a generator makes all images of this student: leave the transfer set out, or give "
-            "--distill.generator.share below 1"
-        )
+    check_alone(loaded, full.distill)
     check_images(loaded, full.distill)
     check_generator(classifier, full.distill)
     how = execution(full)

@@ -121,6 +121,15 @@ class Settings:
             for level in (self._overrides, self._file)
         )
 
+    def has(self, key: str) -> bool:
+        """Return whether an option gives a setting, by its dotted name."""
+        level: Any = self._overrides
+        for part in key.split("."):
+            if not isinstance(level, Mapping) or part not in level:
+                return False
+            level = level[part]
+        return True
+
     def over(self, more: Mapping[str, Any]) -> Settings:
         """Return these settings with some others, nested, which come before all."""
         other = copy(self)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from zskd.experiment.report.tables import Records
 
 Form = Literal["html", "md", "csv"]
+_HEAD = 2000
+"""Bytes in which a page has its title."""
 
 
 @app.command(
@@ -136,7 +138,10 @@ def _experiment(
 
     experiment, records = _records(name, twin, results, trust)
     if form == "html":
-        page = report_experiment(records, experiment, out or Path(f"{experiment.name}.html"))
+        if out is None:
+            out = Path(f"{experiment.name}.html")
+            _check_own(out)
+        page = report_experiment(records, experiment, out)
         print_line(f"{len(records)} records: {page}")
     elif form == "csv":
         _give(records_csv(records), out)
@@ -144,6 +149,19 @@ def _experiment(
         print_line(f"{len(records)} records: {write_page(records, experiment, out)}")
     else:
         print_line("\n\n".join(f"## {title}\n\n{text}" for title, text in sections(records, experiment)))
+
+
+def _check_own(page: Path) -> None:
+    """Refuse to write over a file that nobody named, and that is no page about an experiment."""
+    from zskd.core.reading import opened
+
+    if not page.exists():
+        return
+    with opened(page) as stream:
+        if b"<title>zskd: experiment " not in stream.read(_HEAD):
+            raise ZskdError(
+                f"{page} is no page about an experiment and would be written over: give --out FILE"
+            )
 
 
 def _records(

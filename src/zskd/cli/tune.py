@@ -12,7 +12,7 @@ from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.options import Detail, RecipeName, Settings, Trust
 from zskd.cli.telling import Json, Teller
-from zskd.cli.typed import is_given, option
+from zskd.cli.typed import option
 from zskd.config.groups import OUTPUT, RUN
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError
@@ -78,7 +78,7 @@ def tune(
     given = Settings.of_recipe(recipe, settings, trust)
     full, progress, space = given.alone(), detail.progress(), read_space(search, over, trust=trust.trust)
     for key in space:
-        if is_given(*key.split(".")):
+        if given.has(key):
             raise ZskdError(f"{option(key)} is given, and {key} is searched: leave one of them out")
     folder = out or Path("runs") / f"{full.name}-tuning"
     sources = open_sources(full, test=False)

@@ -68,7 +68,7 @@ def option(name: str) -> str:
 
 
 def check_effect(recipe: Recipe, searched: Collection[str] = ()) -> None:
-    """Refuse options that would change nothing, because another setting is off or takes their place.
+    """Refuse options, and settings to search, that would change nothing: another one is off or replaces them.
 
     Args:
         recipe: with all that preset, file and options name, and what was chosen for the teacher.
@@ -77,7 +77,7 @@ def check_effect(recipe: Recipe, searched: Collection[str] = ()) -> None:
     Raises:
         ZskdError: there is such an option.
     """
-    for name in map(".".join, given()):
+    for name in (*map(".".join, given()), *searched):
         needed = next((one for part, one in _NEEDS.items() if f"{name}.".startswith(f"{part}.")), name)
         if name != needed and not {needed, "preset"} & {*searched} and not _value(recipe, needed):
             raise ZskdError(f"{option(name)} has no effect without {option(needed)}: give it, too")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from zskd.config.presets import DEFAULT_PRESET, RATES, RECIPES, read_preset
 from zskd.config.recipe import Recipe
 from zskd.config.rule import Row
 from zskd.config.yaml import merge, read_yaml, yaml_names
+from zskd.core.errors import ZskdError
 
 _ALTERNATIVES = (("", "count", "rate"), ("teacher", "steps", "epochs"), ("distill", "steps", "epochs"))
 """Group and two settings with the same purpose: the one that is set last is used."""
@@ -38,9 +40,29 @@ def load_recipe(
         chosen: what was chosen for the teacher, by `choices`.
 
     Raises:
-        ZskdError: unknown recipe, preset or key (the nearest is suggested), or a wrong value.
+        ZskdError: unknown recipe, preset or key (the nearest is suggested), a wrong value, or a preset of
+            which the file leaves nothing but the name.
     """
-    return from_values(Recipe, layers(recipe, overrides or {}, chosen or {}), str(recipe or "the settings"))
+    overrides, chosen = overrides or {}, chosen or {}
+    found = from_values(Recipe, layers(recipe, overrides, chosen), str(recipe or "the settings"))
+    if recipe is not None and "preset" in overrides:
+        _check_preset(found, recipe, {key: one for key, one in overrides.items() if key != "preset"}, chosen)
+    return found
+
+
+def _check_preset(
+    found: Recipe, recipe: str | Path, others: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> None:
+    """Refuse a preset beside a file that names all that it would change: results would carry its name."""
+    try:
+        without = from_values(Recipe, layers(recipe, others, chosen), str(recipe))
+    except ZskdError:  # what is given needs the preset
+        return
+    if without.preset != found.preset and replace(without, preset=found.preset) == found:
+        raise ZskdError(
+            f"--preset {found.preset} changes nothing: {recipe} names all settings itself; leave it out, or "
+            "give --method and single settings"
+        )
 
 
 def choices(recipe: str | Path | None, overrides: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
@@ -79,8 +101,6 @@ def layers(
     """
     top = merge(_top(recipe, overrides), chosen)  # nothing is chosen that was named
     preset = read_preset(str(top.get("preset", DEFAULT_PRESET)))
-    if top.get("method", preset.get("method")) != preset.get("method"):
-        preset.pop("method_settings", None)  # another method has other settings
     by_rate = preset.pop(RATES, {})
     at_rate = by_rate.get(_number(top.get("rate")), {})
     # when one setting of a group is given, the others keep their defaults
@@ -91,17 +111,17 @@ def layers(
 def override(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested settings of both.
 
-    Those of `above` come first, also against their alternatives: its epochs against steps of `below`.
+    Those of `above` come first, also against their alternatives: its epochs against steps of `below`. Where
+    its method is another one, the method's settings in `below` are left out.
     """
+    if "method" in below and above.get("method", below["method"]) != below["method"]:
+        below = {key: value for key, value in below.items() if key != "method_settings"}
     return merge(below, _without_alternatives(above))
 
 
 def _top(recipe: str | Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return what recipe file and overrides name."""
     file = from_former_keys(read_yaml(str(recipe), RECIPES, "recipe")) if recipe is not None else {}
-    method = file.get("method")
-    if method is not None and overrides.get("method", method) != method:
-        file.pop("method_settings", None)  # another method has other settings
     check_keys(file, Recipe, source=str(recipe))
     check_keys(overrides, Recipe, source="the settings")
     return override(file, overrides)

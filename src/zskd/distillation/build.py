@@ -46,6 +46,7 @@ def build_student(
     *,
     helper: bool = False,
     pictures: Mapping[str, TransferSet] | None = None,
+    control: bool = False,
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Classifier:
@@ -58,16 +59,19 @@ def build_student(
         folder: of this student alone.
         helper: whether a second process makes the batches, as for `distill`.
         pictures: of the user's, as for `distill`.
+        control: whether the set takes the place of a generator that makes all images, to compare with it.
         ranks: as for `distill`; they share the folder.
         progress: reports every step.
 
     Raises:
-        ZskdError: unknown architecture, one that does not fit the teacher, a set of another teacher or none
-            where one is needed, the loss diverges, the folder holds another student, or several ranks cannot
-            divide such a training.
+        ZskdError: unknown architecture, one that does not fit the teacher, a set of another teacher, none
+            where one is needed or one where a generator makes all images, the loss diverges, the folder holds
+            another student, or several ranks cannot divide such a training.
     """
     folder, progress = Path(folder), progress or Progress()
     check_images(transfer_set, spec.distill, pictures)
+    if not control:
+        check_alone(transfer_set, spec.distill)
     pictures = {kind: one for kind, one in (pictures or {}).items() if spec.distill.pictures.shares[kind]}
     if (folder / CARD).is_file():
         _check_finished(folder, teacher, spec, transfer_set, pictures)
@@ -100,6 +104,7 @@ def build_student(
             seed=spec.seed,
             state=folder / STATE,
             begins_as=spec.student,
+            code=code_hashes(spec.student, "student"),
             curve=folder / CURVE,
             helper=helper,
             pictures=pictures,
@@ -131,6 +136,19 @@ def build_student(
         remove_file(folder / STATE)
     ranks.wait()
     return student
+
+
+def check_alone(transfer_set: TransferSet | None, config: DistillConfig) -> None:
+    """Refuse a set beside a generator that makes all images.
+
+    Raises:
+        ZskdError: there are both.
+    """
+    if transfer_set is not None and not config.needs_set:
+        raise ZskdError(
+            "a generator makes all images of this student: leave the transfer set out, or give "
+            "--distill.generator.share below 1"
+        )
 
 
 def _check_finished(

@@ -57,6 +57,7 @@ def distill(
     seed: int = 0,
     state: str | Path | None = None,
     begins_as: str | None = None,
+    code: Mapping[str, str | None] | None = None,
     curve: str | Path | None = None,
     helper: bool = False,
     pictures: Mapping[str, TransferSet] | None = None,
@@ -77,6 +78,7 @@ def distill(
             training is done: delete it when the student is kept.
         begins_as: identifies the student's first weights in `state`, where they are made again to resume and
             may round otherwise; None: a hash of their values.
+        code: hashes of the code that builds the student, by its name: with other code, `state` begins anew.
         curve: file that the curve of the loss is written to when the training is done; None: it is not kept.
         helper: whether a second process makes the batches, teacher's logits included, while the student is
             trained: the same student in less time where a core is free. A script that sets it needs
@@ -163,7 +165,9 @@ def distill(
 
     key = ""
     if state:
-        key = _key(teacher, classifier, begins_as, transfer_set, pictures or {}, config, features, seed)
+        key = _key(
+            teacher, classifier, begins_as, code or {}, transfer_set, pictures or {}, config, features, seed
+        )
     # the teacher that a helper receives is frozen too, because it is pickled in here
     with frozen(teacher), counting("distillation", teacher=teacher), compiling, _several_images():
         fell = fit(
@@ -280,6 +284,7 @@ def _key(
     teacher: Classifier,
     student: Classifier,
     begins_as: str | None,
+    code: Mapping[str, str | None],
     transfer_set: TransferSet | None,
     pictures: Mapping[str, TransferSet],
     config: DistillConfig,
@@ -287,7 +292,7 @@ def _key(
     seed: int,
 ) -> str:
     """Return a hash of everything that a saved state must have in common with this training to be resumed."""
-    code = code_hashes(plain(config)) | code_hashes(begins_as, "student")
+    code = code_hashes(plain(config)) | dict(code)
     return sha256_json(
         {
             "teacher": teacher.fingerprint(),

@@ -96,6 +96,7 @@ def make_students(
                 folder / name,
                 helper=helper,
                 pictures=pictures,
+                control=True,
                 progress=tracking,
             )
     return students
@@ -284,5 +285,6 @@ def _train_one(work: _Work, number: int, progress: Progress) -> None:
             folder,
             helper=work.helper,
             pictures=pictures,
+            control=True,
             progress=progress,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -138,6 +139,8 @@ class Conductor(Generic[Result]):
             try:
                 if folder is not None:
                     self._make_set(users[0], folder)
+                for paths in users:  # what is left takes no more time for it
+                    self._costs[paths.cell.name] = replace(self._costs[paths.cell.name], images=0.0)
             except Exception as error:
                 self._fail(users, _log(error))
 

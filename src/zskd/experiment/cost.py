@@ -85,10 +85,19 @@ def _cost(paths: CellPaths, teacher: Classifier, known: dict[str, float]) -> Cos
         spec = images.spec
         kind = sha256_json({"method": spec.method, "image of": asdict(spec.synthesis)})
         made = _known(known, kind, lambda: seconds_per_image(teacher, fit_spec(teacher, spec))) * images.count
-    learning = replace(recipe.distill, steps=_STEPS, epochs=None)
+    warm_up = 0 if recipe.distill.needs_set else recipe.distill.generator.warm_up
+    step = _step(recipe, teacher, known, warm_up=0)
+    # as many as the steps: each takes one of both
+    begun = max(0.0, _step(recipe, teacher, known, warm_up=_STEPS) - step) * warm_up if warm_up else 0.0
+    return Cost(made, begun + step * paths.cell.student_steps(paths.count))
+
+
+def _step(recipe: Recipe, teacher: Classifier, known: dict[str, float], *, warm_up: int) -> float:
+    """Return the seconds of a student's step, when its generator takes some steps before the first."""
+    generator = replace(recipe.distill.generator, warm_up=warm_up)
+    learning = replace(recipe.distill, steps=_STEPS, epochs=None, generator=generator)
     kind = sha256_json({"student": recipe.student, "step of": asdict(learning)})
-    step = _known(known, kind, lambda: _seconds_per_step(recipe, teacher))
-    return Cost(made, step * paths.cell.student_steps(paths.count))
+    return _known(known, kind, lambda: _seconds_per_step(replace(recipe, distill=learning), teacher))
 
 
 def _known(known: dict[str, float], kind: str, measure: Callable[[], float]) -> float:
@@ -106,8 +115,8 @@ def _made(folder: Path | None) -> bool:
 
 
 def _seconds_per_step(recipe: Recipe, teacher: Classifier) -> float:
-    """Train a student for a few steps on noise."""
-    config = replace(recipe.distill, steps=_STEPS, epochs=None)
+    """Train a student for a few steps on noise, as many as its settings have."""
+    config = recipe.distill
     architecture = describe_student(recipe.student, teacher)
     student = fresh_student(architecture, teacher, recipe.seed).to(teacher.device)
     student.rewrite = teacher.rewrite

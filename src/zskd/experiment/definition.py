@@ -93,6 +93,11 @@ class Publication:
     at: dict[str, Percent]
     """Test accuracy in percent by rate; the key is `all` for an arm without a rate."""
 
+    @property
+    def by_rate(self) -> dict[float | str, float]:
+        """The same accuracies, with rates as numbers: 40 and 40.0 are one."""
+        return {_number(key): value for key, value in self.at.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -164,14 +169,11 @@ class Experiment:
 
     def compared(self) -> list[tuple[tuple[str, float | None], tuple[str, float | None]]]:
         """Return arm and rate of both sides of each contrast; an arm without rates has none there either."""
-        rated = {arm for block in self.plan if block.rates for arm in block.arms}
-        return [
-            (
-                (one.first, one.rate),
-                (one.second, (one.second_rate or one.rate) if one.second in rated else None),
-            )
-            for one in self.contrasts
-        ]
+        rated, sides = {arm for block in self.plan if block.rates for arm in block.arms}, []
+        for one in self.contrasts:
+            rate = one.rate if one.second_rate is None and one.second in rated else one.second_rate
+            sides.append(((one.first, one.rate), (one.second, rate)))
+        return sides
 
     def teacher_of(self, seed: int) -> int:
         """Return the seed of the teacher for the cells of a seed."""
@@ -186,7 +188,7 @@ class Experiment:
                 )
 
     def _check_rates(self) -> None:
-        """Refuse comparisons of cells that are not planned."""
+        """Refuse comparisons of cells that are not planned, and published accuracies of none that can be."""
         cells = {
             (name, rate) for block in self.plan for name in block.arms for rate in block.rates or (None,)
         }
@@ -194,10 +196,25 @@ class Experiment:
         for name, rate in (side for sides in self.compared() for side in sides):
             if (name, rate) not in cells:
                 at = "without a rate" if rate is None else f"at {rate:g} %"
-                raise self._wrong(f"a contrast has {name} {at}, which is not in the plan: give a rate of it")
+                advice = "leave the rate out" if (name, None) in cells else "give a rate of it"
+                raise self._wrong(f"a contrast has {name} {at}, which is not in the plan: {advice}")
+        for one in self.reported:
+            rated = one.arm != TEACHER and self.arms[one.arm].has_rate
+            for rate in one.by_rate:
+                if isinstance(rate, str) if rated else rate != "all":
+                    raise self._wrong(
+                        f"reported has {one.arm} at {rate}: give {'a rate' if rated else 'all'}"
+                    )
 
     def _wrong(self, what: str) -> ZskdError:
         return ZskdError(f"experiment {self.name}: {what}")
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 _PARTS: dict[str, type] = {"arms": Arm, "plan": Block, "contrasts": Contrast, "reported": Publication}
@@ -249,7 +266,7 @@ def _read(name: str) -> dict[str, Any]:
     Arms of the other one that its own plan does not name are left out, and the comparisons with them.
 
     Raises:
-        ZskdError: a file is missing or damaged, or the other one is like a third.
+        ZskdError: a file is missing or damaged, the other one is like a third, or no plan names an own arm.
     """
     values = read_yaml(name, EXPERIMENTS, "experiment")
     if (other := values.pop(LIKE, None)) is None:
@@ -259,16 +276,26 @@ def _read(name: str) -> dict[str, Any]:
         raise ZskdError(f"{name}: {LIKE}: {other} is like {base[LIKE]} itself: name that, or give all keys")
     if "name" not in values:  # its records would be taken for those of the other one
         raise ZskdError(f"{name}: name is missing: an experiment that is like {other} needs one of its own")
-    merged = merge(base, values)
-    below, above = (one.get("settings") for one in (base, values))
-    if isinstance(below, Mapping) and isinstance(above, Mapping):
-        merged["settings"] = override(below, above)
+    merged = _merged(base, values)
     if "plan" in values and all(isinstance(one.get("arms", {}), Mapping) for one in (base, values)):
         named = _planned(values["plan"]) | values.get("arms", {}).keys()
         merged["arms"] = {arm: its for arm, its in merged.get("arms", {}).items() if arm in named}
         for part in {"contrasts", "reported"} - values.keys():
             if isinstance(base.get(part), list):  # all else is refused later
                 merged[part] = [one for one in base[part] if named | {TEACHER} >= _arms_of(one)]
+    if isinstance(own := values.get("arms", {}), Mapping):
+        planned = _planned(merged.get("plan"))
+        for arm in (one for one in own if one not in planned):
+            raise ZskdError(f"{name}: arm {arm} is in no block of the plan: name it there, or leave it out")
+    return merged
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values of both, with the settings of all and of each arm merged as those of a recipe."""
+    merged = merge(below, above)
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            merged[key] = (override if key == "settings" else _merged)(below[key], above[key])
     return merged
 
 

@@ -189,10 +189,7 @@ def _cell(experiment: Experiment, name: str, arm: Arm, rate: float | None, seed:
 
 def _recipe(experiment: Experiment, arm: Arm, own: dict[str, Any]) -> Recipe:
     common = override(experiment.settings, own)
-    below = common
-    if "method" in common and arm.settings.get("method", common["method"]) != common["method"]:
-        below = {key: value for key, value in common.items() if key != "method_settings"}  # of that method
-    recipe = load_recipe(experiment.recipe, override(below, arm.settings))
+    recipe = load_recipe(experiment.recipe, override(common, arm.settings))
     if recipe.picture_folders:
         raise ZskdError(f"experiment {experiment.name}: it takes no images or few: use zskd run for them")
     if arm.own_schedule:
@@ -203,8 +200,8 @@ def _recipe(experiment: Experiment, arm: Arm, own: dict[str, Any]) -> Recipe:
 
 
 def _reported(experiment: Experiment, arm: str, rate: float | None) -> Reported | None:
-    at = "all" if rate is None else f"{rate:g}"
+    at = "all" if rate is None else rate
     for one in experiment.reported:
-        if one.arm == arm and at in one.at:
-            return Reported(value=one.at[at], source=one.source)
+        if one.arm == arm and at in one.by_rate:
+            return Reported(value=one.by_rate[at], source=one.source)
     return None

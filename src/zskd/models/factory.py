@@ -21,6 +21,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.core.trust import is_trusted, remember
 from zskd.models.chain import build_layers, read_layers
+from zskd.models.classifier import Classifier
 from zskd.models.libraries.arguments import construct
 from zskd.models.libraries.describe import describe_library
 from zskd.models.libraries.extras import import_network
@@ -136,12 +137,13 @@ def describe_half(teacher: nn.Module) -> Layers:
 
 
 def half(teacher: nn.Module) -> nn.Module:
-    """Build a narrower copy of a plain sequential teacher, untrained (see `narrow`).
+    """Build a narrower copy of a plain sequential network, or of that of a `Classifier`, untrained.
 
     Raises:
         ZskdError: the teacher's forward pass is not one plain chain of layers.
     """
-    return build(describe_half(teacher), run_code=False)
+    network = teacher.module if isinstance(teacher, Classifier) else teacher
+    return build(describe_half(network), run_code=False)
 
 
 def innermost(architecture: Architecture) -> Architecture:

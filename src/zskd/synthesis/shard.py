@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from reprlib import repr as short
 
 import torch
 import torch.nn.functional as F
@@ -140,7 +141,7 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
     config, method = spec.synthesis, spec.own_method
     entries = [entry_of(teacher, spec, index) for index in indices]
     numbers = [entry.index for entry in entries]
-    targets = torch.from_numpy(method.targets(teacher, entries, spec.targets, seed=spec.seed))
+    targets = _as_tensor(spec.method, method.targets(teacher, entries, spec.targets, seed=spec.seed))
     if targets.shape != (len(entries), teacher.classes) or targets.dtype != torch.float32:
         raise ZskdError(
             f"--method {spec.method} returned {targets.dtype} targets {tuple(targets.shape)}: they must be "
@@ -168,6 +169,18 @@ def plan_shard(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Sh
         entries=[entries[row] for row in rows.tolist()],
         batch=InversionBatch(starts[rows], targets[rows], warps),
     )
+
+
+def _as_tensor(method: str, targets: object) -> Tensor:
+    """Return what `targets` of a method returned as a tensor on the CPU.
+
+    Raises:
+        ZskdError: it is no array of numbers.
+    """
+    try:
+        return torch.as_tensor(targets, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ZskdError(f"--method {method} returned {short(targets)}: targets must be an array") from error
 
 
 def _starts(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Images:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from inspect import signature
 from pathlib import Path
+from reprlib import repr as short
 
 import torch
 from torch import Tensor, nn
@@ -211,6 +212,10 @@ def _rate(passes: int, started: float) -> str:
 
 def _optimiser(module: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     made: torch.optim.Optimizer = OPTIMISERS.load(config.optimiser)(module.parameters(), config.learning_rate)
+    if not hasattr(made, "param_groups") or not hasattr(made, "step"):
+        raise ZskdError(
+            f"the optimiser {config.optimiser} returned {short(made)}: return a torch.optim.Optimizer"
+        )
     closure = signature(made.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise ZskdError(f"the optimiser {config.optimiser} needs a closure: give one whose step() needs none")

@@ -20,6 +20,7 @@ from zskd.core.artefact import JsonObject, JsonValue
 from zskd.core.code import split_names
 from zskd.core.errors import ZskdError
 from zskd.core.reading import read_bytes
+from zskd.distillation.adversarial.base import make_generator_method
 from zskd.synthesis.methods.base import make_method
 
 _SEARCHED = (
@@ -34,6 +35,11 @@ _SEARCHED = (
     "distill",
 )
 """Settings, and groups of them, that trials may differ in."""
+_METHOD_OF = {
+    "method_settings": "method",
+    "distill.generator.method_settings": "distill.generator.method",
+}
+"""Settings of one method -> the setting that names it."""
 _LARGEST = 1 << 20
 _DIGITS = 4
 """Significant digits of a value from a range without steps; no setting is known better."""
@@ -135,7 +141,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check_space(space: Space, recipe_of: Callable[[dict[str, Any]], Recipe]) -> None:
+def check_space(space: Space, recipe_of: Callable[[dict[str, Any]], Recipe]) -> Space:
     """Check that a recipe takes the ends of every range, and every choice.
 
     Settings of a method are checked with each method that is searched.
@@ -144,21 +150,51 @@ def check_space(space: Space, recipe_of: Callable[[dict[str, Any]], Recipe]) -> 
         space: of the search.
         recipe_of: returns the recipe with some nested settings.
 
+    Returns:
+        The space, with ranges of integers also for settings of a method that takes no others.
+
     Raises:
         ZskdError: it does not.
     """
-    by = next((key for key in ("method", "preset") if key in space), None)
-    methods = [{by: value} for value in _ends(space[by])] if by else [{}]
+    found, generated = dict(space), "distill.generator.share" in space
+    groups = {key.rpartition(".")[0] for key in space}
+    for group, method in _METHOD_OF.items():
+        if not {group, method, "preset"} & (groups | space.keys()):
+            _make(recipe_of({}), group, generated)
     for key, one in space.items():
-        others = methods if key.startswith("method_settings.") else [{}]
-        for value, beside in product(_ends(one), others):
+        group, _, name = key.rpartition(".")
+        by = next((other for other in (_METHOD_OF.get(group), "preset") if other in space), None)
+        methods = [{by: value} for value in _ends(space[by])] if by and group in _METHOD_OF else [{}]
+        made = []
+        for value, beside in product(_ends(one), methods):
             try:
-                recipe = recipe_of(nested(beside | {key: value}))
-                if key.startswith("method_settings.") and recipe.distill.needs_set:
-                    make_method(recipe.method, recipe.method_settings)
+                made.append(_make(recipe_of(nested(beside | {key: value})), group, generated))
             except ZskdError as error:
                 told = "".join(f" with {name} {other}" for name, other in beside.items())
                 raise ZskdError(f"{key} cannot be {short(value)}{told}: {error}") from error
+        types = [_types(get_type_hints(type(each)).get(name)) for each in made]
+        if isinstance(one, Range) and all(int in each and float not in each for each in types):
+            found[key] = _range_of(one.low, one.high, one.log, one.step, key, whole=True)
+    return found
+
+
+def _make(recipe: Recipe, group: str, generated: bool) -> object:
+    """Make the method that has the settings of a group; None where nothing reads them.
+
+    Args:
+        recipe: of a trial.
+        group: of the settings.
+        generated: whether a generator makes images in some trial.
+
+    Raises:
+        ZskdError: the method does not take its settings.
+    """
+    generator = recipe.distill.generator
+    if group == "method_settings" and recipe.distill.needs_set:
+        return make_method(recipe.method, recipe.method_settings)
+    if group == "distill.generator.method_settings" and (generator.share or generated):
+        return make_generator_method(generator.method, generator.method_settings)
+    return None
 
 
 def _ends(one: Range | Choices) -> tuple[JsonValue, ...]:
@@ -209,7 +245,10 @@ def _range(key: str, low: Any, high: Any, log: bool, step: Any, where: str) -> R
     types = _type_of(key, where)
     if not {int, float} & types:
         raise ZskdError(f"{where} is no number: give choices")
-    whole = float not in types
+    return _range_of(low, high, log, step, where, whole=float not in types)
+
+
+def _range_of(low: Any, high: Any, log: bool, step: Any, where: str, *, whole: bool) -> Range:
     first, last = _number(low, "low", where, whole), _number(high, "high", where, whole)
     if not first < last:
         raise ZskdError(f"{where}: low is {first:g} and high is {last:g}: low must be below high")
@@ -246,6 +285,10 @@ def _type_of(key: str, where: str) -> set[Any]:
             f"{where} cannot be searched, because all trials have the same teacher, data and seed: choose a "
             f"setting of {', '.join(_SEARCHED)}"
         )
+    return _types(hint)
+
+
+def _types(hint: Any) -> set[Any]:
     return set(get_args(hint) or (hint,))
 
 

@@ -88,7 +88,7 @@ def tune(
     """
     base = recipe_of({})
     _check(base, trials, together)
-    check_space(space, recipe_of)
+    space = check_space(space, recipe_of)
     proposer = Proposer(space, sampler, base.seed)
     progress = progress or Progress()
     if proposer.points is not None and proposer.points < trials:

@@ -100,13 +100,19 @@ def write_page(records: Records, experiment: Experiment, folder: Path) -> Path:
     """Write README.md and the figure of an experiment; return the path of the page.
 
     Raises:
-        ZskdError: the folder cannot be written, or has a README.md that is no page about the experiment.
+        ZskdError: the folder cannot be written, or has a README.md that is no page about the experiment,
+            or its picture without one.
     """
     title, page = f"# Experiment {experiment.name}", folder / "README.md"
     if page.exists() and not read_bytes(page, "a page").startswith(f"{title}\n".encode()):
         raise ZskdError(
             f"{page} is no page about experiment {experiment.name} and would be written over: name another "
             f"folder, such as --out {folder / 'report'}"
+        )
+    if not page.exists() and (folder / PICTURE).exists():
+        raise ZskdError(
+            f"{folder / PICTURE} is of no page about experiment {experiment.name} and would be written over: "
+            f"name another folder, such as --out {folder / 'report'}"
         )
     figure = curves_figure(records, records.arms, f"test error, {experiment.name}")
     save_figure(figure, folder / PICTURE)

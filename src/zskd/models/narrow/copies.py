@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,8 @@ def narrow(
     """
     if not 0 < share <= 1:
         raise ZskdError(f"a copy of {share:g} of the size cannot be made: give a share above 0 and at most 1")
+    if kind not in get_args(ShareKind):
+        raise ZskdError(f"{kind!r} is no kind of share: give one of {', '.join(get_args(ShareKind))}")
     if isinstance(network, Classifier):
         made = copy_teacher(network, Share(kind, share))
         smaller = Classifier(

@@ -153,6 +153,8 @@ class Objective:
         found: dict[str, PerSample] = {}
         for weight, term in self.terms:
             value, name = term(forward), type(term).__name__
+            if not isinstance(value, Tensor):
+                raise ZskdError(f"the term {name} returned {short(value)}: it must return a tensor")
             if value.shape != forward.images.shape[:1]:  # a mean of the batch would depend on its size
                 raise ZskdError(
                     f"the term {name} returned values of shape {tuple(value.shape)}: it must return one for "
