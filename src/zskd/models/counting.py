@@ -38,7 +38,7 @@ def _without_onednn() -> Iterator[None]:
     """Run an LSTM by matrix products, not by an operation of oneDNN that the counter does not know."""
     enabled = torch.backends.mkldnn.enabled
     try:
-        torch.backends.mkldnn.enabled = False
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
         yield
     finally:
         torch.backends.mkldnn.enabled = enabled

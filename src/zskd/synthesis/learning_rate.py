@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import torch
+
 from zskd.core.device import use_threads
 from zskd.core.errors import ZskdError
 from zskd.core.passes import counting
@@ -93,7 +95,10 @@ def try_rate(teacher: Classifier, question: SetSpec, rate: float, progress: Prog
         shard = make_shard(teacher, spec, 0, on_progress=task.advance)
     images, targets = shard.images.to(teacher.device), shard.targets.to(teacher.device)
     # in the batches that were optimised: statistics of several together would hide the errors of each
-    parts = list(zip(*(values.split(config.batch_size) for values in (images, targets)), strict=True))
+    rows = torch.split(torch.arange(len(images), device=images.device), config.batch_size)
     with frozen(teacher), use_threads(1), counting("synthesis", teacher=teacher):
-        sums = [len(one[0]) * objective_value(teacher, spec.objective, *one, config) for one in parts]
+        sums = [
+            len(one) * objective_value(teacher, spec.objective, images[one], targets[one], config)
+            for one in rows
+        ]
     return Tried(rate, shard, sum(sums) / len(images))
