@@ -73,8 +73,8 @@ def build_student(
     if (folder / CARD).is_file():
         _check_finished(folder, teacher, spec, transfer_set, pictures)
         remove_file(folder / _STATE)  # of a training killed after its last step
-        code = spec.factory or _code_of(teacher)  # a copy of the teacher runs the teacher's
-        student = load_checkpoint(folder, model=code)[0].freeze().to(teacher.device)
+        model = spec.factory or _code_of(teacher)  # a copy of the teacher runs the teacher's
+        student = load_checkpoint(folder, model=model)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
     config, transfer_set = spec.distill, in_windows(transfer_set, spec.distill)
