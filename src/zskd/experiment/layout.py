@@ -18,10 +18,9 @@ from zskd.data.datasets import Dataset
 from zskd.experiment.definition import Experiment
 from zskd.experiment.plan import Cell
 from zskd.experiment.record import read_record, record_path
-from zskd.models.factory import own_code
 from zskd.synthesis.build import hashes_of
 from zskd.synthesis.spec import SetSpec, spec_values
-from zskd.teacher.sources import Sources, open_sources
+from zskd.teacher.sources import Sources, code_of_teacher, open_sources
 
 
 @dataclass(frozen=True)
@@ -228,5 +227,5 @@ def _teacher_name(cell: Cell, sources: Sources) -> str:
     values: dict[str, Any] = identity(cell.recipe) | {"seed": seed}
     values["teacher"].pop("seed", None)  # cells of other seeds share their teacher
     known = {key: values[key] for key in ("seed", "data", "teacher", "threads", "device", "rewrite")}
-    known |= {"code": code} if (code := own_code(sources.model.architecture)) else {}
+    known |= {"code": code} if (code := code_of_teacher(cell.recipe, sources)) else {}
     return f"seed-{seed}-{sha256_json(known | sources.hashes.to_json())[:8]}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from zskd.config.identity import identity
+from zskd.config.identity import from_former_keys, identity
 from zskd.config.loading import load_recipe, override
 from zskd.config.recipe import Recipe
 from zskd.config.trust import code_hashes
@@ -91,7 +91,7 @@ class Cell:
         if self.arm.images == "none":
             for name in ("student", "distill"):
                 values.pop(name)
-        if code := code_hashes(values):
+        if code := code_hashes(from_former_keys(values)):  # which names are code, only present keys tell
             values["code"] = code
         if self.arm.images == "made" and (files := self._method_files()):
             values["files"] = files

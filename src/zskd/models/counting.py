@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +37,10 @@ def count_multiply_adds(network: nn.Module, image: Tensor) -> int:
 @contextmanager
 def _without_onednn() -> Iterator[None]:
     """Run an LSTM by matrix products, not by an operation of oneDNN that the counter does not know."""
-    enabled = torch.backends.mkldnn.enabled
+    onednn: Any = torch.backends.mkldnn  # its properties are declared as the objects behind them
+    enabled = onednn.enabled
     try:
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        onednn.enabled = False
         yield
     finally:
-        torch.backends.mkldnn.enabled = enabled
+        onednn.enabled = enabled

@@ -145,6 +145,16 @@ def with_code(sources: Sources, settings: Any) -> SourceHashes:
     return sources.hashes.model_copy(update={"code": code}) if code else sources.hashes
 
 
+def code_of_teacher(recipe: Recipe, sources: Sources) -> dict[str, str | None]:
+    """Return the hashes of the user's own code that a teacher to be trained depends on, by its name.
+
+    Raises:
+        ZskdError: the code cannot be found.
+    """
+    optimiser = {} if recipe.teacher.path else code_hashes(recipe.teacher.optimiser, "optimiser")
+    return {**own_code(sources.model.architecture), **optimiser}
+
+
 def _check_apart(kind: str, pictures: Path, test: Path | None) -> None:
     """Refuse to show a student the images that it is tested on."""
     if test is None:
@@ -243,7 +253,7 @@ def _train(recipe: Recipe, sources: Sources, folder: Path, progress: Progress) -
     settings["seed"] = recipe.teacher_seed
     settings["versions"] = versions()
     how: JsonObject = {"device": recipe.device, "rewrite": recipe.rewrite}
-    if code := own_code(sources.model.architecture):
+    if code := code_of_teacher(recipe, sources):
         how["code"] = {**code}
     train_teacher(
         sources.model,
