@@ -200,10 +200,10 @@ class Experiment:
                 raise self._wrong(f"a contrast has {name} {at}, which is not in the plan: {advice}")
         for one in self.reported:
             rated = one.arm != TEACHER and self.arms[one.arm].has_rate
-            for rate in one.by_rate:
-                if isinstance(rate, str) if rated else rate != "all":
+            for at_rate in one.by_rate:
+                if isinstance(at_rate, str) if rated else at_rate != "all":
                     raise self._wrong(
-                        f"reported has {one.arm} at {rate}: give {'a rate' if rated else 'all'}"
+                        f"reported has {one.arm} at {at_rate}: give {'a rate' if rated else 'all'}"
                     )
 
     def _wrong(self, what: str) -> ZskdError:
