@@ -200,9 +200,11 @@ class Experiment:
                 raise self._wrong(f"a contrast has {name} {at}, which is not in the plan: {advice}")
         for one in self.reported:
             rated = one.arm != TEACHER and self.arms[one.arm].has_rate
-            for rate_or_all in one.by_rate:
-                if isinstance(rate_or_all, str) if rated else rate_or_all != "all":
-                    raise self._wrong(f"reported has {one.arm} at {rate_or_all}: give {'a rate' if rated else 'all'}")
+            for at_rate in one.by_rate:
+                if isinstance(at_rate, str) if rated else at_rate != "all":
+                    raise self._wrong(
+                        f"reported has {one.arm} at {at_rate}: give {'a rate' if rated else 'all'}"
+                    )
 
     def _wrong(self, what: str) -> ZskdError:
         return ZskdError(f"experiment {self.name}: {what}")
