@@ -212,7 +212,23 @@ def test_classes_of_other_names_are_matched_by_their_order_and_that_is_told(
     student = checkpoint(tmp_path / "net", 0, how="imported")
     tree(tmp_path / "data" / "test", ("Hund", "Katze", "Vogel"))
     assert run(["evaluate", student, "--data.name", "folder", "--data-dir", str(tmp_path / "data")]) == 0
-    assert "matched by their order: Hund → cat, Katze → dog, Vogel → bird" in capsys.readouterr().err
+    told = "matched by their order: Hund → cat, Katze → dog, Vogel → bird"
+    assert told in capsys.readouterr().err
+    tree(tmp_path / "data" / "train", ("Hund", "Katze", "Vogel"), each=12)
+    asked = ["run", "my-teacher", "--teacher.path", student, "--data.name", "folder", "--count", "30"]
+    sizes = [
+        "--distill.steps",
+        "2",
+        "--student",
+        "mlp(widths=(4,))",
+        "--held-out",
+        "20",
+        "--controls",
+        "none",
+    ]
+    placed = ["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert run([*asked, *sizes, *placed]) == 0
+    assert told in capsys.readouterr().err
 
 
 def test_folders_that_are_numbers_are_not_guessed_for_more_than_ten_classes(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pydantic import field_serializer
 
 from zskd.core.artefact import Artefact
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure, sampling_error
-from zskd.evaluation.sanity import is_reached
+from zskd.evaluation.sanity import UNREACHED, is_reached
 from zskd.models.checkpoint import Origin
 from zskd.models.classifier import Classifier
 from zskd.transfer_set.manifest import PICTURES, REAL
@@ -42,7 +42,7 @@ USELESS = (
 _WITHOUT = "agreement on real images is not estimated:"
 NOT_ESTIMATED = f"{_WITHOUT} the student was trained on real images, or on pictures that were given"
 """For such a student the estimate would be too low."""
-NO_GRADIENT = f"{_WITHOUT} no gradient of the teacher's logits reaches its images, so that none can be made"
+NO_GRADIENT = f"{_WITHOUT} {UNREACHED}"
 UNSEEN = "The teacher's own errors cannot be seen: where it is wrong, agreement with it is an error too."
 
 

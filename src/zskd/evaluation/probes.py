@@ -26,7 +26,7 @@ from zskd.core.rng import torch_stream
 from zskd.core.types import Images, Logits
 from zskd.data.transforms import augment
 from zskd.evaluation.inspection import count_multiply_adds
-from zskd.evaluation.sanity import is_reached
+from zskd.evaluation.sanity import UNREACHED, is_reached
 from zskd.evaluation.statistics import share_of
 from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
@@ -127,9 +127,7 @@ def make_probes(
         ZskdError: the teacher's logits are not finite, or do not tell how to change an image.
     """
     if not is_reached(teacher):
-        raise ZskdError(
-            "no gradient of the teacher's logits reaches its images: none can be made for an estimate"
-        )
+        raise ZskdError(f"{UNREACHED}: none can be made for an estimate")
     box, share, statistics = teacher.spec.box, _share(teacher, count), _has_statistics(teacher)
     specs = _with_statistics(share) if statistics else _class_impressions(share)
     still, moved, noise = [], [], []

@@ -49,6 +49,8 @@ _NORMALISATIONS: tuple[tuple[int | None, tuple[float, ...], tuple[float, ...]], 
     (3, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
 )
 """Channels, mean and std that are often used: of [0, 1], [-1, 1], 0 to 255, MNIST, ImageNet and CIFAR-10."""
+UNREACHED = "no gradient of the teacher's logits reaches its images"
+"""Why neither impressions nor an estimate can be made."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,8 @@ def _of_repeats(teacher: Classifier, images: Images) -> Iterator[Finding]:
 def _of_gradients(teacher: Classifier, images: Images) -> Iterator[Finding]:
     if not _tells_changes(teacher, images):
         yield Finding(
-            "no gradient of the teacher's logits reaches its images, so that none can be optimised: take "
-            "torch.no_grad, detach and rounding out of its forward pass, or take noise for images "
+            f"{UNREACHED}, so that none can be optimised: take torch.no_grad, detach and rounding out of its "
+            "forward pass, or take noise for images "
             "(zskd run --method noise)"
         )
 

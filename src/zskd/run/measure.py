@@ -149,7 +149,7 @@ def measure_run(
     with counting("evaluation", teacher=teacher) as tally:
         engine = open_engine(recipe.engine)
         probes = None
-        if is_reached(teacher):
+        if "impressions" in held_out:  # else no image can be optimised
             probes = make_probes(teacher, count=count, workers=recipe.workers, engine=engine)
         results = {
             one.name: _results(

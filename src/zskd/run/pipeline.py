@@ -31,7 +31,7 @@ from zskd.distillation.students import make_students
 from zskd.evaluation.sanity import log_findings
 from zskd.evaluation.sizes import log_sizes
 from zskd.models.checkpoint import read_card
-from zskd.models.class_names import unused_names
+from zskd.models.class_names import matched_by_order, unused_names
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.run.arms import Arm, execution, plan_arms, plan_students, trained_as
@@ -188,14 +188,21 @@ class _Run:
             teacher = make_teacher(recipe, sources, self._folder / "teacher", of_teacher)
         if sources.card is None:
             _check_teacher(teacher, self.arms, self._progress)
-        elif names := sources.data and unused_names(teacher.class_names, sources.data.class_names):
+        elif sources.data is not None:
+            self._note_classes(teacher.class_names, sources.data.class_names)
+        if has_similarity(teacher):
+            write_similarity(teacher, self._folder / SIMILARITY, self._progress)
+        return teacher
+
+    def _note_classes(self, own: tuple[str, ...], of_data: tuple[str, ...]) -> None:
+        """Tell what the names of the teacher's classes and of those of the data leave open."""
+        if names := unused_names(own, of_data):
             self._progress.log(
                 "note: the teacher's classes have no names, which reports, exports and checks would use: if "
                 f"the data has the same in the same order, give --teacher.class-names {names}"
             )
-        if has_similarity(teacher):
-            write_similarity(teacher, self._folder / SIMILARITY, self._progress)
-        return teacher
+        if by_order := matched_by_order(own, of_data):
+            self._progress.log(f"note: classes are matched by their order: {by_order}")
 
     def sets(self, teacher: Classifier) -> dict[str, TransferSet]:
         """Return the transfer sets by the names of their arms, as large as the budget allows.
