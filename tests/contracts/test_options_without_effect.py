@@ -47,6 +47,9 @@ DISTILL = "distill teacher set --out student"
         ("--distill.fresh.start shapes", "--distill.fresh.share"),
         ("--distill.replay.keep 100", "--distill.replay.share"),
         ("--distill.features.weight 0 --distill.features.loss fitnets", "--distill.features.weight"),
+        ("--distill.augment.cutout-side 0.3", "--distill.augment.cutout"),
+        ("--distill.augment.jpeg-quality 30 60", "--distill.augment.jpeg"),
+        ("--distill.window-mb 9", "--distill.order by_shard"),
         ("--distill.pictures.share 0.3", "--images"),
         ("--distill.pictures.count 9", "--images"),
         ("--distill.pictures.few-share 0.3", "--few"),
@@ -69,6 +72,7 @@ def test_an_option_of_what_is_off_names_the_one_that_is_missing(
         "--preset dfad --distill.generator.width 8",
         "--distill.generator.share 0.5 --distill.generator.method zskt",
         "--distill.fresh.share 0.2 --distill.fresh.start shapes",
+        "--distill.order by_shard --distill.window-mb 9",
     ],
 )
 def test_an_option_of_what_a_preset_or_another_option_turns_on_is_taken(typed: str, there: Path) -> None:

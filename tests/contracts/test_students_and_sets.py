@@ -46,6 +46,7 @@ from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.methods.base import make_method
 from zskd.synthesis.outcome import outcome_of
 from zskd.synthesis.room import fit_spec, storage_of
+from zskd.synthesis.shard import plan_shard
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 
@@ -302,6 +303,19 @@ def test_pairs_with_candidates_are_not_torn_apart_between_rows() -> None:
     many = replace(spec, count=100 * unit)
     sizes = {*counts_to_choose(many, 10, least_count(many, 10))}
     assert {replace(many, count=size).shard_size(10) % 2 for size in sizes} == {0}
+
+
+def test_pairs_in_rows_start_from_images_of_all_classes() -> None:
+    """Each row is of one class, and so are the start images that are chosen for it among candidates."""
+    synthesis = SynthesisConfig(candidates=50, noise_share=0.0, tolerance=0.0)
+    rows = TargetsConfig(order="rows", betas=(1.0,))
+    spec = SetSpec(method="boundary", count=4 * 6, targets=rows, synthesis=synthesis)
+    quarters = Classifier(
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), spec=InputSpec(shape=SHAPE)
+    ).freeze()  # the class is the brightest quarter of the image
+    for row in range(4):
+        starts = plan_shard(quarters, spec, spec.indices(row, 4)).starts
+        assert set(quarters(starts).argmax(1).tolist()) == {row}
 
 
 def test_what_to_lower_is_the_count_where_a_file_is_a_row(

@@ -209,6 +209,37 @@ def test_an_inversion_brings_the_statistics_near(teacher: Classifier, images: Te
     assert float(norms(teacher, made)) < 0.5 * float(norms(teacher, images))
 
 
+class CalledTwice(nn.Module):
+    """One batch-norm after two convolutions: its running statistics are those of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3)
+        self.norm, self.last = nn.BatchNorm2d(3), nn.Linear(108, 5)
+
+    def entering(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.first(x)
+        return first, self.second(self.norm(first).relu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.entering(x)[1]).relu().flatten(1))
+
+
+def test_a_layer_that_is_called_twice_counts_once_with_all_its_values(images: Tensor) -> None:
+    network = seeded(CalledTwice)
+    teacher = Classifier(network, spec=SPEC).freeze()
+    norm, entering = teacher.module.get_submodule("norm"), teacher.module.entering
+
+    def by_hand(x: Tensor) -> Tensor:
+        values = torch.cat([one.transpose(0, 1).flatten(1) for one in entering((x - 0.4) / 0.3)], 1)
+        mean, var = values.mean(1), values.var(1, correction=0)
+        return (mean - norm.running_mean).norm() + (var - norm.running_var).norm()
+
+    torch.testing.assert_close(
+        gradient(teacher, BatchNormStatistics(), images), 6 * expected(by_hand, images), atol=1e-5, rtol=1e-4
+    )
+
+
 def test_a_second_batch_does_not_remember_the_first(teacher: Classifier, images: Tensor) -> None:
     """With momentum, what a batch becomes does not depend on the batch before it in its shard."""
     objective, config = 1 * BatchNormStatistics(momentum=0.9), replace(STILL, steps=3)

@@ -23,12 +23,15 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.config.training import TeacherConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.core.errors import ZskdError
+from zskd.core.passes import teacher_passes
 from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
 from zskd.data.datasets import Dataset
 from zskd.data.folder import read_image
 from zskd.data.pictures import hash_pictures
+from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.batches import DistillationBatches
+from zskd.distillation.distill import distill
 from zskd.evaluation.agreement import NOT_ESTIMATED
 from zskd.models.classifier import Classifier
 from zskd.run.arms import plan_arms, plan_students
@@ -195,6 +198,18 @@ def test_batches_have_their_share_of_pictures(
     assert all(one in of_set for one in found[12:])
 
 
+def test_a_batch_without_room_for_few_pictures_is_made_and_told(
+    folder: Path, teacher: Classifier, small_set: TransferSet, tmp_path: Path
+) -> None:
+    made = {"few": build_picture_set(teacher, folder, tmp_path / "set")}
+    log = Lines()
+    config = DistillConfig(start="random", steps=2, batch_size=2)
+    student = fresh_student(describe_student("lenet5_half", teacher), teacher, seed=0)
+    distill(teacher, student.module, small_set, config, pictures=made, progress=log)
+    told = "distill: --distill.pictures.few-share gives no image of a batch of 2: raise one of them"
+    assert told in log.lines
+
+
 def recipe(
     teacher_folder: Path, folder: Path, *, controls: tuple[str, ...] = (), **changes: object
 ) -> Recipe:
@@ -245,6 +260,8 @@ def test_a_run_shows_the_method_with_and_without_the_pictures(
     assert all(f"{one.words}." in told and f"distill: {one.words}" in lines.lines for one in metrics.changes)
     assert sorted(path.name for path in (tmp_path / "run" / "sets").iterdir()) == ["zskd"]
     assert metrics.sources.images_sha256 == metrics.sources.few_sha256 == hash_pictures(folder)
+    looked_at = [teacher_passes(one.passes) for one in metrics.arms if one.passes]
+    assert looked_at[0] - looked_at[1] >= 2 * len(TransferSet(tmp_path / "run" / "pictures" / "images"))
     cards = {
         name: json.loads((tmp_path / "run" / "students" / name / "card.json").read_text())["origin"]
         for name in ("zskd", "zskd_alone")
@@ -304,9 +321,22 @@ def test_distill_takes_pictures_too(
             ["--images", str(folder), "--distill.generator.share", "1"],
             "--images stand beside a transfer set: lower --distill.generator.share",
         ),
+        (
+            ["--few", str(folder), "--distill.fresh.share", "0.5", "--distill.replay.share", "0.5"],
+            "--few stand beside a transfer set: lower --distill.fresh.share or --distill.replay.share",
+        ),
     ):
         assert main([*command, *more, "--out", str(tmp_path / "refused")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_run_inside_the_folder_of_its_pictures_is_refused(folder: Path, teacher_folder: Path) -> None:
+    inside = folder / "runs" / "mine"
+    with pytest.raises(
+        ZskdError, match="is inside the folder of --images: .* choose another folder with --out"
+    ):
+        run_recipe(recipe(teacher_folder, folder), inside)
+    assert not (inside / "recipe.yaml").exists()
 
 
 def test_many_pictures_are_not_few(

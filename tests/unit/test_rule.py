@@ -67,6 +67,8 @@ def test_the_rule_reads_the_network(name: str, batch_norm: bool, chain: bool) ->
         ({"count": 7}, {"count": 7, "preset": "batch_norm"}),
         ({"budget": 5.0}, {"count": 60_000, "preset": "batch_norm"}),
         ({"passes": 200_000}, {"count": 60_000, "preset": "batch_norm"}),
+        ({"passes": 200_000, "preset": "zskd_bn"}, {"count": 60_000, "method": "zskd_bn"}),
+        ({"passes": 200_000, "preset": "dafl"}, {"count": None}),
         ({"budget": 5.0, "count": 9}, {"count": 9}),
         ({"rate": 10.0}, {"count": None, "rate": 10.0, "preset": "batch_norm"}),
         ({"method": "deepinversion"}, {"method": "deepinversion", "preset": "batch_norm"}),

@@ -23,11 +23,14 @@ _NEEDS = {
     "distill.image_bank": "distill.image_bank.share",
     "distill.fresh": "distill.fresh.share",
     "distill.replay": "distill.replay.share",
+    "distill.window_mb": "distill.order by_shard",
+    "distill.augment.cutout_side": "distill.augment.cutout",
+    "distill.augment.jpeg_quality": "distill.augment.jpeg",
     "distill.pictures.share": "images",
     "distill.pictures.count": "images",
     "distill.pictures.few_share": "few",
 }
-"""Settings, and groups of them, that nothing reads where another one is absent or 0."""
+"""Settings, and groups of them, that nothing reads where another one is absent or 0, or not of this value."""
 _LIMITS = ("budget", "passes")
 _REPLACED_BY = {
     "distill.steps": _LIMITS,
@@ -63,8 +66,12 @@ def is_given(*path: str) -> bool:
 
 
 def option(name: str) -> str:
-    """Return how a setting is typed: "--distill.image-bank.share" of "distill.image_bank.share"."""
-    return f"--{name}".replace("_", "-")
+    """Return how a setting is typed: "--distill.image-bank.share" of "distill.image_bank.share".
+
+    A value after it stays as it is: "--distill.order by_shard" of "distill.order by_shard".
+    """
+    setting, _, value = name.partition(" ")
+    return f"--{setting}".replace("_", "-") + (value and f" {value}")
 
 
 def check_effect(recipe: Recipe, searched: Collection[str] = ()) -> None:
@@ -79,7 +86,7 @@ def check_effect(recipe: Recipe, searched: Collection[str] = ()) -> None:
     """
     for name in (*map(".".join, given()), *searched):
         needed = next((one for part, one in _NEEDS.items() if f"{name}.".startswith(f"{part}.")), name)
-        if name != needed and not {needed, "preset"} & {*searched} and not _value(recipe, needed):
+        if name != needed and not {needed.split()[0], "preset"} & {*searched} and not _holds(recipe, needed):
             raise ZskdError(f"{option(name)} has no effect without {option(needed)}: give it, too")
         for other in _REPLACED_BY.get(name, ()):
             if _value(recipe, other) is not None:
@@ -104,6 +111,13 @@ def note_no_folder(data: DataConfig) -> None:
     named = is_given("data", "dir") or is_given("data_dir")
     if named and data.name not in IN_FOLDERS:
         print(f"zskd: note: --data-dir has no effect: {data.name} needs no files", file=sys.stderr)
+
+
+def _holds(recipe: Recipe, needed: str) -> bool:
+    """Return whether a setting is neither absent nor 0, or has the value that is named after it."""
+    name, _, wanted = needed.partition(" ")
+    found = _value(recipe, name)
+    return bool(found == wanted if wanted else found)
 
 
 def _value(recipe: Recipe, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -239,10 +240,25 @@ class DistillConfig(FitConfig):
         return self.generator.share < 1
 
     @property
-    def shares_of_nothing(self) -> list[str]:
-        """The options of shares that are less than half an image of a batch."""
-        shares = [(one.option("share"), one.share) for one in self._sources]
-        return [option for option, share in shares if share and not round(share * self.batch_size)]
+    def room_of_set(self) -> float:
+        """Share of the transfer set in a batch, 0 to 1; pictures of the user's take their shares of it."""
+        return max(0.0, 1 - sum(one.share for one in self._sources))
+
+    def shares_of_nothing(self, pictures: Collection[str] = ()) -> list[str]:
+        """Return the options of shares that are less than half an image of a batch.
+
+        Args:
+            pictures: kinds of the user's pictures, "images" and "few".
+        """
+        shares = {one.option("share"): one.share for one in self._sources}
+        for kind in pictures:
+            shares[self.pictures.share_option(kind)] = self.pictures.shares[kind] * self.room_of_set
+        return [option for option, share in shares.items() if share and not round(share * self.batch_size)]
+
+    @property
+    def options_of_sources(self) -> list[str]:
+        """The options of the shares beside the transfer set that are not 0."""
+        return [one.option("share") for one in self._sources if one.share]
 
     @property
     def _sources(self) -> tuple[GeneratorConfig, ImageBankConfig, FreshConfig, ReplayConfig]:
@@ -301,10 +317,9 @@ class DistillConfig(FitConfig):
         Raises:
             ZskdError: they sum to more than 1, or there are labels or no logits where these are needed.
         """
-        groups = self._sources
-        options = [one.option("share") for one in groups if one.share]
+        options = self.options_of_sources
         named = f"{', '.join(options[:-1])} and {options[-1]}" if len(options) > 1 else "".join(options)
-        if sum(one.share for one in groups) > 1 + _ROUNDING:
+        if sum(one.share for one in self._sources) > 1 + _ROUNDING:
             raise ZskdError(f"{named} sum to more than 1: lower one")
         if options and self.label_weight:
             raise ZskdError(f"--distill.label-weight must be 0 with {named}: their images have no labels")

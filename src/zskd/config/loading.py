@@ -65,13 +65,16 @@ def _check_preset(
         )
 
 
-def choices(recipe: str | Path | None, overrides: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+def choices(
+    recipe: str | Path | None, overrides: Mapping[str, Any], rows: Sequence[Row], *, sized: bool = False
+) -> dict[str, Any]:
     """Return the values of the rule for settings that neither recipe nor overrides name.
 
     Args:
         recipe: name of a shipped recipe, a YAML file, or None.
         overrides: nested values.
         rows: that hold for the teacher.
+        sized: whether the number of images is chosen with any preset, because a budget lowers it.
 
     Raises:
         ZskdError: unknown recipe or key.
@@ -81,7 +84,7 @@ def choices(recipe: str | Path | None, overrides: Mapping[str, Any], rows: Seque
     named |= {one for pair in _ALTERNATIVES if not pair[0] and named & {*pair[1:]} for one in pair[1:]}
     named |= {"student"} if "students" in named else set()
     own = [row.values["preset"] for row in rows if "preset" in row.values]
-    if "preset" in named and top["preset"] not in own:  # a published method has its own sizes
+    if not sized and "preset" in named and top["preset"] not in own:  # a published method has its own sizes
         named |= {"count"}
     return {key: value for row in rows for key, value in row.values.items() if key not in named}
 

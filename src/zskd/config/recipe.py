@@ -180,11 +180,12 @@ class Recipe(Config):
         """Refuse pictures where they cannot be used.
 
         Raises:
-            ZskdError: labels are needed, or a generator makes all images.
+            ZskdError: labels are needed, or other sources make all images.
         """
         named = " and ".join(f"--{kind}" for kind in self.picture_folders)
-        if named and not self.distill.needs_set:
-            raise ZskdError(f"{named} stand beside a transfer set: lower --distill.generator.share")
+        if named and not round(self.distill.room_of_set * self.distill.batch_size):
+            others = " or ".join(self.distill.options_of_sources)
+            raise ZskdError(f"{named} stand beside a transfer set: lower {others}")
         shares = self.distill.pictures.shares
         together = sum(shares[kind] for kind in self.picture_folders)
         check_range("--distill.pictures.share and few-share together", together, 0, 1)

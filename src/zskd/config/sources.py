@@ -71,6 +71,10 @@ class PicturesConfig(Config):
         """The share of each kind, by its option: "images" and "few"."""
         return {"images": self.share, "few": self.few_share}
 
+    def share_option(self, kind: str) -> str:
+        """Return the option of the share of a kind."""
+        return self.option({"images": "share", "few": "few_share"}[kind])
+
     def __post_init__(self) -> None:
         """Check shares and number."""
         super().__post_init__()

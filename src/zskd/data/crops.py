@@ -31,9 +31,9 @@ def crop(images: Images, config: AugmentConfig, generator: Generator) -> Images:
 
 def pick_pixels(images: Images, rows: Tensor, columns: Tensor) -> Images:
     """Return images (N, C, h, w) made of the rows (N, h) and columns (N, w) of images (N, C, H, W)."""
-    count, channels, _, width = images.shape
-    tall = rows.view(count, 1, -1, 1).expand(-1, channels, -1, width)
-    wide = columns.view(count, 1, 1, -1).expand(-1, channels, rows.shape[1], -1)
+    channels, width = images.shape[1], images.shape[3]
+    tall = rows[:, None, :, None].expand(-1, channels, -1, width)
+    wide = columns[:, None, None, :].expand(-1, channels, rows.shape[1], -1)
     return images.gather(2, tall).gather(3, wide)
 
 

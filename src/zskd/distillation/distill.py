@@ -128,7 +128,7 @@ def distill(
         f"{f', in each of {ranks.world} processes' if ranks.several else ''}; "
         f"teacher: {teacher.how_run()}; student: {classifier.how_run()}"
     )
-    for option in config.shares_of_nothing:
+    for option in config.shares_of_nothing(pictures or ()):
         progress.log(f"distill: {option} gives no image of a batch of {config.batch_size}: raise one of them")
     if features is not None:
         if features.begins:

@@ -233,11 +233,10 @@ def make_sources(
         made.append(Fresh(teacher, config, seed=seed))
     if config.replay.share:
         made.append(Replayed(teacher, config))
-    rest = max(0.0, 1 - sum(one.share for one in made))  # pictures take their share of the set's place
     for kind, share in config.pictures.shares.items():
         if kind in pictures and share:
             change = _STRONG if kind == "few" else None
-            made.append(Pictured(teacher, pictures[kind], rest * share, change))
+            made.append(Pictured(teacher, pictures[kind], config.room_of_set * share, change))
     return made
 
 

@@ -8,9 +8,9 @@ batch-norms that are part of a convolution already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from zskd.models.hooks import before_runs
 
 @dataclass(frozen=True, kw_only=True)
 class BatchStatistics:
-    """Statistics of one call of a batch-norm layer; differentiable with respect to the images."""
+    """Statistics of one call of a batch-norm layer, or of all; differentiable with respect to the images."""
 
     name: str
     """Dotted name of the layer in the classifier's module."""
@@ -131,6 +131,30 @@ def reading_statistics(classifier: Classifier, rows: Tensor | None = None) -> It
         undo.callback(setattr, classifier, "rewrite", classifier.rewrite)
         classifier.rewrite = False
         yield found
+
+
+def by_layer(calls: Sequence[BatchStatistics]) -> list[BatchStatistics]:
+    """Return the statistics of each layer, in the order of their first calls.
+
+    Args:
+        calls: of one forward pass. Those of a layer that is called several times are put together, because
+            its running statistics are those of all of them.
+    """
+    of_layers: dict[str, list[BatchStatistics]] = {}
+    for one in calls:
+        of_layers.setdefault(one.name, []).append(one)
+    return [_together(own) for own in of_layers.values()]
+
+
+def _together(calls: Sequence[BatchStatistics]) -> BatchStatistics:
+    """Return the statistics of all values of some calls of one layer, by the law of total variance."""
+    first = calls[0]
+    if len(calls) == 1:
+        return first
+    count = sum(one.count for one in calls)
+    mean = torch.stack([one.mean * (one.count / count) for one in calls]).sum(0)
+    spread = [(one.var + (one.mean - mean).square()) * (one.count / count) for one in calls]
+    return replace(first, mean=mean, var=torch.stack(spread).sum(0), count=count)
 
 
 def moments(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def recipe_for(
     asked = load_recipe(recipe, overrides)
     limited = asked.budget is not None or asked.passes is not None
     rows = choose(replace(facts_of(teacher), limited=limited))
-    chosen = choices(recipe, overrides or {}, rows)
+    chosen = choices(recipe, overrides or {}, rows, sized=limited and asked.distill.needs_set)
     chosen = {key: value for key, value in chosen.items() if only is None or key in only}
     for row in rows:
         new = {key: value for key, value in row.values.items() if key in chosen and value != _USUAL[key]}

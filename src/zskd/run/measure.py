@@ -161,7 +161,7 @@ def measure_run(
                 probes,
                 data,
                 _count(one.arm, sets),
-                _of_arm(sets.get(one.arm.set_name), trained[one.name]),
+                _of_arm(one.arm, sets, pictures or {}, trained[one.name]),
             )
             for one in planned
         }
@@ -273,9 +273,15 @@ def _count(arm: Arm, sets: Mapping[str, TransferSet]) -> int | None:
     return arm.spec.count - (dropped or 0)
 
 
-def _of_arm(made: TransferSet | None, trained: Passes | None) -> Passes | None:
-    """Return the passes for a set and for the training on it."""
-    return sum_known([trained] if made is None else [made.manifest.passes, trained])
+def _of_arm(
+    arm: Arm, sets: Mapping[str, TransferSet], pictures: Mapping[str, TransferSet], trained: Passes | None
+) -> Passes | None:
+    """Return the passes for all images that a student was trained on, and for the training."""
+    own = [
+        *([sets[arm.set_name]] if arm.set_name in sets else ()),
+        *(pictures.values() if arm.pictures else ()),
+    ]
+    return sum_known([*(one.manifest.passes for one in own), trained])
 
 
 def _accuracies(classifier: Classifier, data: Dataset | None) -> dict[str, Any]:

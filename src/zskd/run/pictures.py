@@ -32,7 +32,7 @@ def picture_sets(
         ZskdError: a folder is missing or has no picture that can be read, or there are too many to be few,
             or a few pictures have no label where the settings read labels.
     """
-    check_pictures(recipe, teacher)
+    check_pictures(recipe, teacher, folder)
     most, labelled = _most(recipe, teacher), _labelled(recipe)
     return {
         kind: build_picture_set(
@@ -48,17 +48,24 @@ def picture_sets(
     }
 
 
-def check_pictures(recipe: Recipe, teacher: Classifier) -> None:
+def check_pictures(recipe: Recipe, teacher: Classifier, folder: Path) -> None:
     """Refuse pictures that no set can be made of, as far as their names and folders tell.
 
     Args:
         recipe: as for `picture_sets`.
         teacher: for its classes and the shape of its images; trained or not.
+        folder: as for `picture_sets`, there or not.
 
     Raises:
-        ZskdError: as for `picture_sets`, or the teacher takes neither grey pictures nor RGB.
+        ZskdError: as for `picture_sets`, or the teacher takes neither grey pictures nor RGB, or what is
+            written to `folder` would be among the pictures.
     """
-    for source in recipe.picture_folders.values():
+    for kind, source in recipe.picture_folders.items():
+        if folder.resolve().is_relative_to(source.resolve()):
+            raise ZskdError(
+                f"{folder} is inside the folder of --{kind}: its own pictures would be read, too; choose "
+                "another folder with --out"
+            )
         check_channels(teacher.spec.shape)
         find_pictures(source)
     if recipe.few is not None:

@@ -86,7 +86,7 @@ def run_recipe(
             fresh = fresh_student(describe_student(student, sources.model), sources.model, recipe.seed)
             pair_features(sources.model, fresh, recipe.distill.features, seed=recipe.seed)
         check_generator(sources.model, recipe.distill)
-        check_pictures(recipe, sources.model)
+        check_pictures(recipe, sources.model, folder)
         claim_folder(recipe, folder, with_code(sources, to_values(recipe)))
         # the metrics are the last file of a run: with them it is finished
         finished = metrics_of(folder)

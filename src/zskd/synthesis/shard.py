@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from reprlib import repr as short
 
 import torch
@@ -185,11 +185,14 @@ def _as_tensor(method: str, targets: object) -> Tensor:
 
 def _starts(teacher: Classifier, spec: SetSpec, indices: Sequence[int]) -> Images:
     """Return the start image of each index (N, C, H, W); consecutive ones may share it."""
-    owners = [index // spec.own_method.images_per_start for index in indices]
+    sharing = spec.own_method.images_per_start
+    owners = [index // sharing for index in indices]
     places = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
-    drawn = draw_starts(
-        teacher, [entry_of(teacher, spec, owner) for owner in places], spec.synthesis, seed=spec.seed
-    )
+    entries = [entry_of(teacher, spec, owner) for owner in places]
+    if spec.targets.order == "rows":  # the first owners are not of all classes, as they are when interleaved
+        classes = [entry_of(teacher, spec, owner * sharing).anchor for owner in places]
+        entries = [replace(entry, anchor=k) for entry, k in zip(entries, classes, strict=True)]
+    drawn = draw_starts(teacher, entries, spec.synthesis, seed=spec.seed)
     return drawn if len(places) == len(indices) else drawn[[places[owner] for owner in owners]]
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from zskd.models.batch_statistics import BatchStatistics, batch_norms, running_statistics
+from zskd.models.batch_statistics import BatchStatistics, batch_norms, by_layer, running_statistics
 from zskd.models.classifier import Classifier
 
 
@@ -41,10 +41,7 @@ class Statistics(nn.Module):
         Args:
             calls: of one forward pass; several calls of a layer count together.
         """
-        of_layers: dict[str, list[BatchStatistics]] = {}
-        for one in calls:
-            of_layers.setdefault(one.name, []).append(one)
-        return tuple(self._smoothed(_together(own)) for own in of_layers.values())
+        return tuple(self._smoothed(of_layer) for of_layer in by_layer(calls))
 
     def _smoothed(self, found: BatchStatistics) -> BatchStatistics:
         if not self._momentum:
@@ -59,14 +56,3 @@ class Statistics(nn.Module):
         mixed = self._momentum * before + (1 - self._momentum) * value
         kept.copy_(mixed.detach())
         return mixed
-
-
-def _together(calls: Sequence[BatchStatistics]) -> BatchStatistics:
-    """Return the statistics of all values of some calls of one layer, by the law of total variance."""
-    first = calls[0]
-    if len(calls) == 1:
-        return first
-    count = sum(one.count for one in calls)
-    mean = torch.stack([one.mean * (one.count / count) for one in calls]).sum(0)
-    spread = [(one.var + (one.mean - mean).square()) * (one.count / count) for one in calls]
-    return replace(first, mean=mean, var=torch.stack(spread).sum(0), count=count)

@@ -24,7 +24,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.core.types import Features, Images, Logits, PerSample, SoftLabels
 from zskd.data.transforms import affine_matrices, warp
-from zskd.models.batch_statistics import BatchStatistics, reading_statistics
+from zskd.models.batch_statistics import BatchStatistics, by_layer, reading_statistics
 from zskd.models.classifier import Classifier
 from zskd.models.observation import Kinds, LayerValue, Observation, observe
 
@@ -52,7 +52,8 @@ class ForwardPass:
     """Which lanes hold an image (N,), bool. At the end of a shard the others hold a copy, which a term that
     couples images must leave out."""
     statistics: tuple[BatchStatistics, ...] = ()
-    """Of the inputs of the teacher's batch-norm layers over the active lanes, where a term reads them."""
+    """Of the inputs of the teacher's batch-norm layers over the active lanes, where a term reads them: one
+    for each layer, of all its calls together."""
     observed: Observation | None = None
     """The teacher's features, where a term reads them."""
     memory: Memory = field(default_factory=dict)
@@ -303,7 +304,7 @@ def _forward(
         config.tau,
         observed.layers,
         active,
-        tuple(found),
+        tuple(by_layer(found)),
         observed,
         {} if memory is None else memory,
     )
