@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from small_networks import IMAGES, OWN, SHAPE, Ending, Reversed, basic, conv, shapes
+from zskd.config.sizes import ShareKind
 from zskd.core.errors import ZskdError
 from zskd.models.classifier import InputSpec
 from zskd.models.counting import count_multiply_adds
@@ -176,3 +177,41 @@ def test_probes_lie_in_the_box() -> None:
     images = probes(spec, nn.Linear(1, 1))
     assert images.shape == (4, *SHAPE)
     assert -1 <= float(images.min()) < float(images.max()) <= 1
+
+
+@pytest.mark.parametrize("first", [nn.Conv2d, nn.Module], ids=["backbone", "whole"])
+@pytest.mark.parametrize("size", ["narrow", "depth"])
+def test_layers_that_are_frozen_in_the_network_learn_in_its_copy(
+    size: ShareKind, first: type[nn.Module]
+) -> None:
+    """As after fine-tuning of the head alone, and as people freeze a network for inference."""
+    network = own("residual")
+    for layer in network.modules():
+        if isinstance(layer, first):
+            layer.requires_grad_(False)
+    before = [value.requires_grad for value in network.parameters()]
+    copy = narrow(network, 0.7, size, shape=SHAPE)
+    assert all(value.requires_grad for value in copy.parameters())
+    assert [value.requires_grad for value in network.parameters()] == before
+
+
+def test_what_is_fixed_outside_of_layers_stays_fixed_in_a_copy() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.fixed = own("flattened"), nn.Parameter(torch.ones(1), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x * self.fixed)
+
+    copy = narrow(Scaled().eval(), shape=SHAPE)
+    assert [name for name, value in copy.named_parameters() if not value.requires_grad] == ["fixed"]
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_copy_of_a_network_in_another_precision_is_in_single(precision: torch.dtype) -> None:
+    network = own("residual").to(precision)
+    copy = narrow(network, shape=SHAPE)
+    assert {value.dtype for value in copy.parameters()} == {torch.float32}
+    assert {value.dtype for value in network.parameters()} == {precision}
+    assert bool(torch.isfinite(copy(IMAGES)).all())

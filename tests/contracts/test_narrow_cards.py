@@ -27,6 +27,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
 from zskd.distillation.architecture import describe_student, fresh_student, student
 from zskd.distillation.build import build_student
+from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
 from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
@@ -318,3 +319,28 @@ def test_a_copy_of_a_network_from_an_onnx_file_keeps_the_file(tmp_path: Path) ->
     assert torch.equal(loaded.eval()(images), made.eval()(images))
     assert torch.equal(sent.eval()(images), made(images))
     assert made.parameters_count < 0.7 * teacher.parameters_count
+    assert all(value.requires_grad for value in made.module.parameters())  # those of the teacher do not
+    spec = SetSpec(method="noise", count=20, synthesis=SynthesisConfig(shard_size=20))
+    noise = build_transfer_set(teacher, spec, tmp_path / "noise", workers=1)
+    assert initialise_from_teacher(teacher, made.module, noise).from_teacher
+
+
+PARTLY_FROZEN = """
+import torch.nn as nn
+
+def build():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )
+    network[0].requires_grad_(False)
+    return network
+"""
+
+
+def test_a_copy_of_a_network_whose_code_freezes_a_layer_learns_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "partly_frozen.py"
+    path.write_text(PARTLY_FROZEN)
+    teacher, _ = open_teacher(f"{path}:build", shape=SHAPE)
+    made = student("narrow:0.5", like=teacher)
+    assert all(value.requires_grad for value in made.module.parameters())

@@ -24,6 +24,7 @@ from zskd.models.factory import (
 )
 from zskd.models.families import fallback
 from zskd.models.libraries.onnx import ConvertedOnnx, OnnxNetwork
+from zskd.models.modes import let_learn
 from zskd.models.narrow.changes import apply_changes, initialise_all
 from zskd.models.narrow.copies import copy_teacher
 from zskd.models.narrow.plan import CannotCut
@@ -115,7 +116,7 @@ def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) ->
     """Build an untrained student for the teacher's inputs and classes.
 
     Raises:
-        ZskdError: it cannot be built, or has another number of classes than the teacher.
+        ZskdError: it cannot be built, has another number of classes than the teacher, or no weight can learn.
     """
     module = fresh_weights(lambda: _build(architecture, teacher), seed)
     reading = {"class_names": teacher.class_names} | _read_as(teacher, module)
@@ -128,8 +129,22 @@ def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) ->
         raise ZskdError(
             f"the student has {own} classes and its teacher {teacher.classes}: choose another --student"
         ) from None
+    check_learns(module)
     student.architecture = architecture
     return student
+
+
+def check_learns(network: nn.Module) -> None:
+    """Refuse a network to be trained of which nothing can learn.
+
+    Raises:
+        ZskdError: all its weights are frozen.
+    """
+    if not any(value.requires_grad for value in network.parameters()):
+        raise ZskdError(
+            "all weights of the student are frozen: call student.requires_grad_(), or leave out what freezes "
+            "them"
+        )
 
 
 def student(name: str, *, like: Classifier, seed: int = 0) -> Classifier:
@@ -152,7 +167,7 @@ def _build(architecture: Architecture, teacher: Classifier) -> nn.Module:
     onnx = isinstance(innermost(architecture), OnnxNetwork) and isinstance(teacher.module, ConvertedOnnx)
     if not isinstance(architecture, Narrowed) or not onnx:
         return build(architecture, run_code=True)
-    return initialise_all(apply_changes(copied(teacher.module), architecture.changes))
+    return let_learn(initialise_all(apply_changes(copied(teacher.module), architecture.changes)))
 
 
 def _read_as(teacher: Classifier, student: nn.Module) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from zskd.core.progress import Progress, readable_bytes
 from zskd.core.ranks import ALONE, Ranks
 from zskd.core.rng import torch_stream
 from zskd.core.versions import versions
-from zskd.distillation.architecture import copy_student
+from zskd.distillation.architecture import check_learns, copy_student
 from zskd.distillation.batch_norm import Statistics
 from zskd.distillation.batches import DistillationBatches
 from zskd.distillation.compiling import Compiling
@@ -111,8 +111,7 @@ def distill(
     )
     classifier = copy_student(teacher, student)
     ranks.copy_first(classifier.module)
-    if not any(p.requires_grad for p in classifier.module.parameters()):
-        raise ZskdError("all weights of the student are frozen: call student.requires_grad_() first")
+    check_learns(classifier.module)
     features = pair_features(teacher, classifier, config.features, seed=seed)
     check_memory(classifier, config, features, ranks)
     if transfer_set is not None:

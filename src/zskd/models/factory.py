@@ -29,6 +29,7 @@ from zskd.models.libraries.onnx import OnnxNetwork
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.models.libraries.torchvision import TorchvisionNetwork
 from zskd.models.libraries.transformers import TransformersNetwork
+from zskd.models.modes import let_learn
 from zskd.models.narrow.chain import narrow
 from zskd.models.narrow.changes import Changes, apply_changes
 
@@ -196,7 +197,9 @@ def build(
         case Layers(layers=layers):
             return build_layers(layers)
         case Narrowed(of=of, changes=changes):
-            return apply_changes(build(of, run_code=run_code, folder=folder, option=option), changes)
+            return let_learn(
+                apply_changes(build(of, run_code=run_code, folder=folder, option=option), changes)
+            )
         case TimmNetwork() | TorchvisionNetwork() | TransformersNetwork():
             return architecture.build()
         case OnnxNetwork():

@@ -59,3 +59,20 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
             layer.training = mode
         for value, before in parameters.items():
             value.requires_grad_(before)
+
+
+def let_learn(network: nn.Module) -> nn.Module:
+    """Let the layers of a copy of a teacher learn, in place; which of the teacher's were frozen says nothing.
+
+    Frozen parameters outside of layers, such as fixed positions, stay so, but where everything is frozen.
+
+    Args:
+        network: whose `requires_grad` are changed.
+    """
+    values = list(network.parameters())
+    if any(value.requires_grad for value in values):
+        layers = (one for one in network.modules() if {"reset_parameters", "_reset_parameters"} & {*dir(one)})
+        values = [value for layer in layers for value in layer.parameters()]
+    for value in values:
+        value.requires_grad_(value.is_floating_point() or value.is_complex())
+    return network

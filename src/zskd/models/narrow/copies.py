@@ -13,12 +13,13 @@ from zskd.core.errors import ZskdError
 from zskd.models.chain import in_a_row, read_layers
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, Layers, Narrowed
+from zskd.models.modes import let_learn
 from zskd.models.narrow.changes import find_changes
 from zskd.models.narrow.depth import drop_blocks
 from zskd.models.narrow.plan import CannotCut, read_logits
 from zskd.models.narrow.search import narrow_network
 from zskd.models.narrow.tracing import Read
-from zskd.models.preparation import copied, different_images
+from zskd.models.preparation import copied, different_images, in_single_precision
 
 _LARGE = 128 * 128
 """Pixels above which a network is tried on fewer images."""
@@ -58,7 +59,8 @@ def narrow(
         shape: channels, height, width of its images; for a `Classifier` it is known.
 
     Returns:
-        The copy; a `Classifier` for a `Classifier`.
+        The copy in float32, whose layers learn, also those that are frozen in the network; a `Classifier` for
+        a `Classifier`.
 
     Raises:
         ZskdError: no such copy can be made; the message says why.
@@ -70,7 +72,7 @@ def narrow(
     if isinstance(network, Classifier):
         made = copy_teacher(network, Share(kind, share))
         smaller = Classifier(
-            made.network,
+            let_learn(made.network),
             spec=network.spec,
             class_names=network.class_names,
             head=network.head_name if network.head_name in dict(made.network.named_modules()) else None,
@@ -80,7 +82,8 @@ def narrow(
         return smaller
     if shape is None:
         raise ZskdError("the shape of the images is not known: give shape=(3, 224, 224) or a Classifier")
-    return _copy(network, probes(InputSpec(shape=shape), network), share, kind, read_logits)[0]
+    network = in_single_precision(copied(network))
+    return let_learn(_copy(network, probes(InputSpec(shape=shape), network), share, kind, read_logits)[0])
 
 
 def copy_teacher(teacher: Classifier, size: Share) -> Copy:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from zskd.core.errors import ZskdError
 from zskd.models.narrow.cut import Cut, Scope, cut_groups
@@ -117,7 +118,10 @@ def _is_alike(network: nn.Module, copy: nn.Module) -> bool:
         own = of_copy.pop(name, None)
         if own is None:
             return False
-        if type(own) is not type(module):
+        # each torch.fx.GraphModule, as of an ONNX file, has a class of its own
+        if type(own) is not type(module) and not (
+            isinstance(own, GraphModule) and isinstance(module, GraphModule)
+        ):
             if _is_there(own, module):
                 return False
             left_out = f"{name}."
