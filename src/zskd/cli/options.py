@@ -249,7 +249,7 @@ def must_be_result(path: Path, keys: Collection[str]) -> None:
     if not os.path.lexists(path):
         return
     try:
-        earlier = read_json(path, "earlier results").keys() <= set(keys)
+        earlier = read_json(path, "earlier results", "choose another name").keys() <= set(keys)
     except ZskdError:
         earlier = False
     if not earlier:

@@ -34,8 +34,9 @@ def read_seconds(path: Path, what: str) -> dict[str, float]:
     """
     if not path.is_file():
         return {}
-    values: JsonObject = {"seconds": read_json(path, what)}
-    return parse(values, _Seconds, f"{path}, {what},", "delete it").seconds
+    advice = "delete it"
+    values: JsonObject = {"seconds": read_json(path, what, advice)}
+    return parse(values, _Seconds, f"{path}, {what},", advice).seconds
 
 
 class Clock:

@@ -205,7 +205,7 @@ def read_metrics(path: Path) -> RunMetrics:
     Raises:
         ZskdError: the file is missing or damaged.
     """
-    return read_artefact(path, RunMetrics, "the metrics of a run")
+    return read_artefact(path, RunMetrics, "the metrics of a run", "delete it and make the run again")
 
 
 def metrics_of(folder: Path) -> RunMetrics | None:
