@@ -16,6 +16,8 @@ from zskd.core.reading import read_json
 
 _WARM_STEPS, _LEAST_STEPS = 10, 10
 """Number of first steps that are not timed, and least number of steps that are."""
+ENDLESS = 10**9
+"""Steps of a training that is only timed, and stopped before the last one."""
 
 
 class _Seconds(Artefact):

@@ -10,6 +10,7 @@ from typing import Any
 
 from zskd.core.artefact import JsonObject
 from zskd.core.code import without_folders
+from zskd.core.errors import first_few
 from zskd.core.files import whole_folder, write_json, write_text
 from zskd.core.types import Images
 from zskd.export.check import Comparison, check_pictures, compare
@@ -131,7 +132,7 @@ def _model_card(classifier: Classifier, card: Card, results: Sequence[str]) -> s
         parameters=f"{classifier.parameters_count:,}",
         shape="×".join(map(str, classifier.spec.shape)),
         classes=len(classifier.class_names),
-        names=", ".join(classifier.class_names[:20]) + (", …" if len(classifier.class_names) > 20 else ""),
+        names=first_few(classifier.class_names, 20),
         by_timm=_BY_TIMM if timm else "",
         results="\n".join(f"- {line}" for line in results) or _NO_RESULTS,
         made="\n".join(f"- {line}" for line in _made(card.origin)),

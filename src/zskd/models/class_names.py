@@ -6,7 +6,7 @@ import shlex
 import unicodedata
 from collections.abc import Iterable
 
-from zskd.core.errors import ZskdError, has_hidden
+from zskd.core.errors import ZskdError, first_few, has_hidden
 
 _MOST_SHOWN = 12
 """Names of classes in a message."""
@@ -114,7 +114,7 @@ def matched_by_order(own: tuple[str, ...], others: tuple[str, ...]) -> str | Non
     if _unnamed(own) or _unnamed(others) or len(own) != len(others) or places(own, others) is not None:
         return None
     pairs = [f"{other} → {name}" for name, other in zip(own, others, strict=True) if name != other]
-    return ", ".join(pairs[:_MOST_SHOWN]) + (", …" if len(pairs) > _MOST_SHOWN else "")
+    return first_few(pairs, _MOST_SHOWN)
 
 
 def check_folders(names: tuple[str, ...], folders: Iterable[str]) -> None:

@@ -105,6 +105,11 @@ class ArmMetrics(Artefact):
         """Agreement on them."""
         return self.agreement[self.main_kind]
 
+    @property
+    def main_result(self) -> Measured:
+        """What students are sorted by: the accuracy, or without data this agreement."""
+        return self.test_accuracy or self.main_agreement
+
 
 class SizeMetrics(ArmMetrics):
     """Results of one of several students of the main arm."""
