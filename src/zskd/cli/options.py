@@ -218,7 +218,9 @@ def new_folder(
 
 
 def _must_be_unfinished(folder: Path) -> None:
-    if (folder / "card.json").exists():
+    from zskd.models.checkpoint import CARD
+
+    if (folder / CARD).exists():
         raise ZskdError(f"{folder} is finished already: choose another folder, or delete it")
 
 

@@ -23,7 +23,7 @@ from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import check_images, distill
 from zskd.distillation.division import check_division
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
-from zskd.distillation.invariance import FILE, settle_changes
+from zskd.distillation.invariance import ASKED, settle_changes
 from zskd.distillation.order import in_windows
 from zskd.distillation.sources import check_generator
 from zskd.distillation.spec import StudentSpec
@@ -89,7 +89,7 @@ def build_student(
     network = fresh_student(architecture, teacher, spec.seed).module
     make_folder(folder)
     with counting(teacher=teacher) as tally:
-        asked = partial(settle_changes, teacher, transfer_set, config, folder / FILE)
+        asked = partial(settle_changes, teacher, transfer_set, config, folder / ASKED)
         config = ranks.once(partial(asked, seed=spec.seed, progress=progress))
         from_teacher = False
         if ranks.first:  # the others receive its weights

@@ -13,11 +13,11 @@ from zskd.core.trust import remember
 from zskd.models.factory import Factory
 from zskd.models.libraries.arguments import construct
 from zskd.models.libraries.extras import import_network
-from zskd.teacher.named.facts import Fact, Facts, Found, assumed
+from zskd.teacher.named.facts import Fact, Facts, Found, Given, assumed
 from zskd.teacher.named.source import Source
 
 
-def find(source: Source) -> Found:
+def find(source: Source, given: Given) -> Found:
     """Import and call the user's factory. The user has typed its name, so its code may run.
 
     Raises:

@@ -12,6 +12,7 @@ from zskd.config.registry import ARCHITECTURES
 from zskd.core.code import parse_call
 from zskd.core.errors import ZskdError
 from zskd.core.reading import read_json
+from zskd.models.checkpoint import CARD
 
 Kind = Literal["timm", "torchvision", "hf", "onnx", "code", "built-in", "path"]
 
@@ -115,7 +116,7 @@ def _path(text: str) -> Source:
     path = Path(text)
     if path.suffix == ".onnx":
         return Source(text, "onnx", text, {})
-    if is_there(path / CONFIG) and not is_there(path / "card.json"):
+    if is_there(path / CONFIG) and not is_there(path / CARD):
         config = read_config(path)
         if EXPORTED in config and "pretrained_cfg" not in config:  # weights beside it
             found = parse_builtin(str(config.get("architecture")))
