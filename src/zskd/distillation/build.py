@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -80,9 +79,8 @@ def build_student(
         student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
-    config, transfer_set = spec.distill, in_windows(transfer_set, spec.distill)
-    if not config.needs_set and transfer_set is not None:  # the control of a generator is trained without it
-        config = replace(config, generator=replace(config.generator, share=0.0))
+    transfer_set = in_windows(transfer_set, spec.distill)
+    config = spec.trained_with(images=transfer_set is not None)
     check_division(config, ranks)
     check_generator(teacher, config)
     architecture = describe_student(spec.student, teacher)

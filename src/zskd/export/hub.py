@@ -11,6 +11,7 @@ from typing import Any
 from zskd.core.artefact import JsonObject
 from zskd.core.code import without_folders
 from zskd.core.errors import first_few
+from zskd.core.extras import import_extra
 from zskd.core.files import whole_folder, write_json, write_text
 from zskd.core.types import Images
 from zskd.export.check import Comparison, check_pictures, compare
@@ -22,7 +23,6 @@ from zskd.models.checkpoint import Card, Origin
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.exported import Description
 from zskd.models.factory import Architecture, Narrowed
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.transfer_set.export.card import PAPER
 from zskd.transfer_set.manifest import PICTURES, REAL

@@ -90,7 +90,8 @@ class Origin(Artefact):
     transfer_set_images: Count | None = None
     """Size of that set."""
     method: str | None = None
-    """Method of the transfer set; `real` for real images."""
+    """Method of the transfer set (`real` for real images, `pictures` for the user's), or of the generator of
+    all images."""
     seed: Count | None = None
     inherited: bool | None = None
     """Whether a student was initialised from its teacher."""

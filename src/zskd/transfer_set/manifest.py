@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 REAL = "real"
 """Method of a set that holds real images."""
 PICTURES = "pictures"
-"""Method of a set that holds unlabelled pictures of the user's."""
+"""Method of a set that holds pictures of the user's, with labels or without."""
 FORMAT: Final = "zskd-transfer-set/2"
 
 
@@ -155,7 +155,7 @@ class Manifest(Artefact):
 
     @property
     def method(self) -> str:
-        """How the images were made: a key of `METHODS`, or `REAL`."""
+        """How the images were made: a key of `METHODS`, `file.py:Name`, `REAL` or `PICTURES`."""
         return str(self.spec["method"])
 
     @property

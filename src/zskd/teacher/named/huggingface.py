@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from zskd.core.errors import ZskdError, one_line
-from zskd.models.libraries.extras import import_extra
+from zskd.core.extras import import_extra
 from zskd.models.libraries.transformers import (
     ReversedChannels,
     TransformersNetwork,

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.extras import import_extra
 from zskd.models.exported import described, is_exported
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.onnx import ConvertedOnnx, OnnxNetwork, filled
 from zskd.models.modes import in_mode
 from zskd.teacher.named.facts import Fact, Facts, Found, Given
