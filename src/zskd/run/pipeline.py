@@ -202,7 +202,7 @@ class _Run:
                 f"the data has the same in the same order, give --teacher.class-names {names}"
             )
         if by_order := matched_by_order(own, of_data):
-            self._progress.log(f"note: classes are matched by their order: {by_order}")
+            self._progress.log(f"note: {by_order}")
 
     def sets(self, teacher: Classifier) -> dict[str, TransferSet]:
         """Return the transfer sets by the names of their arms, as large as the budget allows.
