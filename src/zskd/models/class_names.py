@@ -107,7 +107,7 @@ def unused_names(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
 
 
 def matched_by_order(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
-    """Return a line about classes of data that count as one of a network by their order alone; None if none do.
+    """Return a line about classes of data that count as others by their order alone; None if there are none.
 
     Classes that nobody named are counted in any case.
     """
