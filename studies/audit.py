@@ -166,7 +166,7 @@ def measured(name: str, cell: Cell, reference: Classifier | None) -> Line:
         cell.others.images,
         (cell.members.labels, cell.others.labels),
         reference=reference,
-        impressions=cell.impressions,
+        transfer_set=cell.impressions,
     )
     return {
         "cell": name,

@@ -19,6 +19,7 @@ from records import RESULTS, Line, made_with, read_lines, write_lines
 from zskd.config.data import DataConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.training import TeacherConfig
+from zskd.core.extras import import_extra
 from zskd.data.datasets import Dataset, Split, load_data
 from zskd.distillation.architecture import describe_student
 from zskd.export.check import Comparison
@@ -29,7 +30,6 @@ from zskd.export.pt2 import export_pt2
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.exported import ExportedNetwork
 from zskd.models.factory import Architecture, build, describe, fresh_weights
-from zskd.models.libraries.extras import import_extra
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.training import train_teacher

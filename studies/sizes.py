@@ -25,12 +25,12 @@ import psutil
 
 from records import RESULTS
 from zskd.core.device import processor
+from zskd.core.extras import import_extra
 from zskd.core.files import write_json
 from zskd.core.versions import source_commit, versions
 from zskd.models.checkpoint import Card, Origin, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.torchvision import TorchvisionNetwork
 from zskd.transfer_set.dataset import TransferSet
 

@@ -29,6 +29,7 @@ from zskd.config.synthesis import SynthesisConfig
 from zskd.core.code import format_call
 from zskd.core.device import processor
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.extras import import_extra
 from zskd.core.versions import source_commit, versions
 from zskd.distillation.build import build_student
 from zskd.distillation.spec import StudentSpec
@@ -36,7 +37,6 @@ from zskd.evaluation.inspection import inspect_teacher
 from zskd.evaluation.metrics import agreement
 from zskd.models.classifier import Classifier
 from zskd.models.factory import build, fresh_weights
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.models.libraries.torchvision import TorchvisionNetwork
 from zskd.synthesis.build import build_transfer_set

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_extra
 from zskd.export.check import compare
 from zskd.export.hub import export_hf
 from zskd.models.checkpoint import Card, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.torchvision import TorchvisionNetwork, make_model
 from zskd.teacher.golden import AT_ONCE, check_golden
 from zskd.teacher.named.facts import Given, settle

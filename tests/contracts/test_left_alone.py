@@ -237,7 +237,7 @@ USING_TEACHER: dict[str, Callable[[Inputs], object]] = {
         inputs.finished,
         inputs.split.images,
         1 - inputs.split.images,
-        impressions=inputs.images,
+        transfer_set=inputs.images,
     ),
     "estimate_agreement": lambda inputs: estimate_agreement(inputs.teacher, inputs.finished),
 }

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from zskd.core.artefact import parse
 from zskd.core.errors import ZskdError
+from zskd.core.extras import EXTRAS, import_extra
 from zskd.models.checkpoint import NOT_KNOWN, Card, load_checkpoint, read_card, save_checkpoint
 from zskd.models.classifier import Classifier
 from zskd.models.factory import build, fresh_weights
-from zskd.models.libraries.extras import EXTRAS, import_extra
 from zskd.models.libraries.onnx import ONNX, ConvertedOnnx, OnnxNetwork
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.models.libraries.torchvision import TorchvisionNetwork

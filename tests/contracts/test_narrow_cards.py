@@ -25,6 +25,7 @@ from zskd.cli.main import main
 from zskd.config.distillation import DistillConfig
 from zskd.config.synthesis import SynthesisConfig
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_extra
 from zskd.distillation.architecture import describe_student, fresh_student, student
 from zskd.distillation.build import build_student
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
@@ -32,7 +33,6 @@ from zskd.distillation.spec import StudentSpec
 from zskd.models.checkpoint import Card, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, Narrowed, build, describe, fresh_weights
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.models.libraries.torchvision import TorchvisionNetwork
 from zskd.models.libraries.transformers import TransformersNetwork

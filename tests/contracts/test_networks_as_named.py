@@ -84,10 +84,10 @@ def test_the_page_of_a_run_refuses_a_network_that_is_not_its_own(
     arms = SimpleNamespace(arms=[SimpleNamespace(arm="zskd")])
     monkeypatch.setattr("zskd.report.run.read_metrics", lambda _: arms)
     saved("lenet5", tmp_path / "teacher"), saved("mlp", tmp_path / "students/zskd")
-    with pytest.raises(ZskdError, match=r"teacher is a checkpoint of lenet5: leave out --model mlp$"):
-        report_run(tmp_path, model="mlp")
+    with pytest.raises(ZskdError, match=r"teacher is a checkpoint of lenet5: leave out --teacher-model mlp$"):
+        report_run(tmp_path, teacher_model="mlp")
     with pytest.raises(ZskdError, match=r"zskd is a checkpoint of mlp: leave out --student-model lenet5$"):
-        report_run(tmp_path, model="lenet5", student_model="lenet5")
+        report_run(tmp_path, teacher_model="lenet5", student_model="lenet5")
 
 
 @pytest.mark.parametrize(

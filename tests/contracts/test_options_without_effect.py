@@ -161,6 +161,8 @@ def test_what_holds_anyway_may_be_said(command: str, there: Path) -> None:
         ("export set --to mat --out new --teacher teacher", "--teacher and --model compute the logits"),
         ("export set --to mat --out new --model lenet5", "--teacher and --model compute the logits"),
         ("golden net.py:A@w.pt --model net.py:B --shape 1 8 8", "leave out --model net.py:B"),
+        ("report digits --teacher-model a.py:b", "--teacher-model is for the page of a run"),
+        ("report digits --model a.py:b", "--teacher-model is for the page of a run"),
         ("run digits --print-config --json", "--print-config prints YAML"),
         ("reproduce digits --again --status", "--again runs cells"),
         ("reproduce digits --again --dry-run", "--again runs cells"),

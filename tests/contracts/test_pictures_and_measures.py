@@ -163,12 +163,12 @@ def test_an_audit_beside_a_set_takes_images_of_double_precision_and_tells_of_non
     members, others = noise(0, 30, *SPEC.shape), noise(1, 25, *SPEC.shape)
     teacher, student = untrained(0), untrained(1)
     made = build_real_set(teacher, Split(members, torch.zeros(30).long()), tmp_path / "set", count=30, seed=0)
-    single = audit_student(teacher, student, members, others, impressions=made)
-    double = audit_student(teacher, student, members.double(), others.double(), impressions=made)
+    single = audit_student(teacher, student, members, others, transfer_set=made)
+    double = audit_student(teacher, student, members.double(), others.double(), transfer_set=made)
     assert double == single
     assert double.nearest is not None
     with pytest.raises(ZskdError, match="there are 0 members and 25 others: give at least 20"):
-        audit_student(teacher, student, members[:0], others, impressions=made)
+        audit_student(teacher, student, members[:0], others, transfer_set=made)
 
 
 # -- the page of a run

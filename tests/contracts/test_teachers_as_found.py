@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zskd.core.code import code_sha256
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_extra
 from zskd.core.files import sha256_file
 from zskd.evaluation.inspection import inspect_teacher
 from zskd.models import allocation
@@ -21,7 +22,6 @@ from zskd.models.chain import read_layers
 from zskd.models.checkpoint import NOT_KNOWN, Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Layers, Narrowed, build, describe
-from zskd.models.libraries.extras import import_extra
 from zskd.models.narrow.changes import Changes
 from zskd.models.narrow.copies import narrow
 from zskd.models.narrow.matching import match_copy

@@ -44,7 +44,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
 
 
 def found(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "budget.json", "the test's")
+    return read_json(folder / "budget.json", "the test's", "look")
 
 
 def enough(attempt: Callable[[float], str], minutes: float) -> float:

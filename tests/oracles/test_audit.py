@@ -216,7 +216,7 @@ def test_impressions_that_repeat_members_are_found_and_others_are_not(tmp_path: 
     (members, of_members), (others, _), (strangers, of_strangers) = (noise(seed, 120) for seed in (2, 3, 4))
     repeated = (members + 0.02 * torch.rand_like(members)).clamp(0, 1)
     copies = build_real_set(teacher, Split(repeated, of_members), tmp_path / "copies", count=60)
-    found = audit_student(teacher, untrained(1), members, others, impressions=copies)
+    found = audit_student(teacher, untrained(1), members, others, transfer_set=copies)
     for by in ("pixels", "features"):
         one = of(found, "impressions", by)
         assert one.tells
@@ -228,7 +228,7 @@ def test_impressions_that_repeat_members_are_found_and_others_are_not(tmp_path: 
     assert 0 < found.nearest[0] < 0.02
     assert "Impressions are nearer to members than to others" in found.sentences[2]
     new = build_real_set(teacher, Split(strangers, of_strangers), tmp_path / "new", count=60)
-    found = audit_student(None, untrained(1), members, others, impressions=new)
+    found = audit_student(None, untrained(1), members, others, transfer_set=new)
     assert not of(found, "impressions", "pixels").tells
     assert [one.by for one in found.tests] == ["loss", "likelihood", "pixels"]
     assert found.sentences[1].startswith("Impressions are not nearer to members than to others")
@@ -237,7 +237,7 @@ def test_impressions_that_repeat_members_are_found_and_others_are_not(tmp_path: 
 def test_an_exact_copy_has_the_distance_zero(tmp_path: Path) -> None:
     images, labels = noise(5, 60)
     copies = build_real_set(untrained(0), Split(images, labels), tmp_path / "set", count=60)
-    found = audit_student(None, untrained(1), images[:30], noise(6, 30)[0], impressions=copies)
+    found = audit_student(None, untrained(1), images[:30], noise(6, 30)[0], transfer_set=copies)
     assert found.nearest is not None
     assert found.nearest[0] == 0
     assert of(found, "impressions", "pixels").area.area == 1
@@ -276,7 +276,7 @@ def test_what_cannot_be_tested_is_refused(
     large_images = Split(torch.rand(20, 1, 8, 8), torch.zeros(20, dtype=torch.int64))
     set_of_large = build_real_set(other, large_images, tmp_path / "large", count=20)
     with pytest.raises(ZskdError, match=r"holds images of \(1, 8, 8\)"):
-        audit_student(None, student, members, others, impressions=set_of_large)
+        audit_student(None, student, members, others, transfer_set=set_of_large)
     broken = {"student": torch.full((20, 2), math.nan)}
     with pytest.raises(ZskdError, match="an output of the student is not finite"):
         audit_shown(Shown(broken, {}), Shown(broken, {}))

@@ -13,11 +13,11 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from zskd.config.transforms import AugmentConfig
+from zskd.core.extras import import_extra
 from zskd.core.types import Images
 from zskd.data.colour import brighten, change_contrast, saturate, turn_hue
 from zskd.data.crops import crop
 from zskd.data.transforms import affine_matrices, augment, warp
-from zskd.models.libraries.extras import import_extra
 
 import_extra("torchvision")
 

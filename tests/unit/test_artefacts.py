@@ -17,6 +17,8 @@ from zskd.models.checkpoint import read_card
 from zskd.run.budget import BudgetFile
 from zskd.run.metrics import read_metrics
 from zskd.run.similarity import SimilarityFile
+from zskd.teacher.named.exported import exported_facts
+from zskd.teacher.named.source import parse_source
 from zskd.teacher.sources import SourceHashes
 from zskd.transfer_set.manifest import read_manifest
 
@@ -41,9 +43,15 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "teacher": in_folder(read_card, "card.json"),
     "student": in_folder(read_card, "card.json"),
     "metrics": read_metrics,
-    "budget": lambda path: read_artefact(path, BudgetFile, "what a budget allows"),
-    "similarity": lambda path: read_artefact(path, SimilarityFile, "a similarity"),
-    "sources": lambda path: read_artefact(path, SourceHashes, "the hashes of a run's sources"),
+    "budget": lambda path: read_artefact(
+        path, BudgetFile, "what a budget allows", "delete it and make it again"
+    ),
+    "similarity": lambda path: read_artefact(
+        path, SimilarityFile, "a similarity", "delete it and make it again"
+    ),
+    "sources": lambda path: read_artefact(
+        path, SourceHashes, "the hashes of a run's sources", "delete it and make it again"
+    ),
 }
 
 
@@ -56,7 +64,7 @@ def test_what_0_1_0_wrote_comes_back_byte_for_byte(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("path", EARLIER, ids=lambda path: path.stem)
 def test_metrics_of_earlier_versions_are_read_and_keep_their_keys(path: Path) -> None:
-    assert read_metrics(path).to_json() == read_json(path, "the test's")
+    assert read_metrics(path).to_json() == read_json(path, "the test's", "look")
 
 
 DAMAGES: list[tuple[str, str, object, str]] = [
@@ -127,6 +135,25 @@ def test_every_key_that_must_be_there_is_named_when_it_is_not(name: str, tmp_pat
         less = copy.deepcopy(values)
         del less[key]
         refuses(name, less, f"{key}: Field required", tmp_path)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_is_no_json_gets_the_advice_of_its_own_reader(name: str, tmp_path: Path) -> None:
+    path, advices = tmp_path / f"{name}.json", set[str]()
+    values = json.loads((FILES / f"{name}.json").read_text())
+    for text in (json.dumps(values | {"more": 1}), "{", "[]"):
+        path.write_text(text)
+        with pytest.raises(ZskdError) as caught:
+            READERS[name](path)
+        advices.add(str(caught.value).rpartition(": ")[2])
+    assert len(advices) == 1
+
+
+def test_the_configuration_of_another_program_is_not_to_be_deleted(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    for read in (lambda: parse_source(str(tmp_path)), lambda: exported_facts(tmp_path)):
+        with pytest.raises(ZskdError, match=r"is damaged .*: download or export it again$"):
+            read()
 
 
 def refuses(name: str, values: object, message: str, folder: Path) -> None:

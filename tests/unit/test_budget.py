@@ -151,11 +151,11 @@ def test_a_set_that_was_begun_to_be_timed_is_the_set_of_its_count(
     # a second budget reads the file; one with other settings does not
     again = Budget(recipe, teacher, tmp_path, key="k", progress=Progress())
     assert again.fit_sets({folder: replace(spec, count=10**6)}) == fitted
-    found = read_json(tmp_path / BUDGET, "the test's")
+    found = read_json(tmp_path / BUDGET, "the test's", "look")
     assert (found["minutes"], found["count"], found["key"]) == (minutes, count, "k")
     other = Budget(recipe, teacher, tmp_path, key="other", progress=Progress())
     assert other.fit_sets({tmp_path / "other": replace(spec, count=400)}).count in (300, 400)
-    assert read_json(tmp_path / BUDGET, "the test's")["key"] == "other"
+    assert read_json(tmp_path / BUDGET, "the test's", "look")["key"] == "other"
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])

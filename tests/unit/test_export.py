@@ -25,6 +25,7 @@ from limits import LIMIT
 from small_networks import Tokens
 from zskd.cli.main import main
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_extra
 from zskd.export import check
 from zskd.export.check import compare
 from zskd.export.folder import export_torch
@@ -36,7 +37,6 @@ from zskd.models.checkpoint import Card, Origin
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.exported import ExportedNetwork
 from zskd.models.factory import Factory, fresh_weights
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.run.summary import checkpoint_results
 from zskd.transfer_set.dataset import TransferSet

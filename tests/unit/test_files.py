@@ -199,7 +199,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_json_comes_back_in_order_and_readable(tmp_path: Path) -> None:
     value = {"b": [1, 0.1], "a": {"ß": None}}
     write_json(tmp_path / "a.json", value)
-    assert read_json(tmp_path / "a.json", "a test") == value
+    assert read_json(tmp_path / "a.json", "a test", "look") == value
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert text.index('"b"') < text.index('"a"')
     assert "ß" in text
@@ -210,7 +210,7 @@ def test_numbers_that_json_does_not_know_are_not_written(tmp_path: Path) -> None
     write_json(tmp_path / "a.json", {"loss": 1.0})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
-    assert read_json(tmp_path / "a.json", "a test") == {"loss": 1.0}
+    assert read_json(tmp_path / "a.json", "a test", "look") == {"loss": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_json_that_cannot_be_used_is_named_with_its_role(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ZskdError, match=rf"card\.json.*{message}") as caught:
-        read_json(path, "the card")
+        read_json(path, "the card", "make it again")
     assert "\n" not in str(caught.value)
 
 

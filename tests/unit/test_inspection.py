@@ -1,9 +1,11 @@
 """Facts and warnings about a teacher: counts that can be computed by hand, and warnings that are true."""
 
+import re
+
 import pytest
 from torch import Tensor, nn
 
-from zskd.config.registry import ARCHITECTURES
+from zskd.config.registry import ARCHITECTURES, GENERATOR_METHODS
 from zskd.evaluation.inspection import count_multiply_adds, inspect_teacher
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.synthesis.similarity import class_similarity
@@ -83,6 +85,14 @@ def test_only_a_network_without_batch_norm_is_warned_of_its_absence() -> None:
     found = inspect_teacher(of("lenet5_bn"))
     assert found.batch_norms == 2
     assert not any("no batch-norm" in w for w in found.warnings)
+
+
+def test_the_warning_names_each_method_that_needs_batch_norm() -> None:
+    (warning,) = (w for w in inspect_teacher(of("lenet5")).warnings if "no batch-norm" in w)
+    synthesis, generators = warning.split("the generators")
+    assert {"deepinversion", "zskd_bn", "adi"} < set(re.findall(r"\w+", synthesis))
+    for name in GENERATOR_METHODS:
+        assert (name in generators) == GENERATOR_METHODS.load(name).reads_statistics
 
 
 class Residual(nn.Module):

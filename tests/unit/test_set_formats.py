@@ -18,10 +18,10 @@ from PIL import Image
 from conftest import Lines
 from zskd.cli.main import main
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_extra
 from zskd.data.folder import read_image
 from zskd.data.pictures import find_pictures, hash_pictures
 from zskd.models.classifier import Classifier
-from zskd.models.libraries.extras import import_extra
 from zskd.synthesis.given import build_picture_set
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.export import parquet as parquet_format

@@ -152,12 +152,12 @@ def test_the_page_of_a_run_opens_a_copy_with_the_code_that_is_named_for_its_teac
     metrics = SimpleNamespace(arms=[SimpleNamespace(arm="zskd")], sets={})
     monkeypatch.setattr("zskd.report.run.read_metrics", lambda _: metrics)
     given = {"student_model": None, "trust": (), "data_dir": None, "progress": Progress()}
-    assert read_run(packaged, model=PACKAGED, **given).class_names == ("0", "1", "2")
+    assert read_run(packaged, teacher_model=PACKAGED, **given).class_names == ("0", "1", "2")
     architecture = describe("mlp", shape=(1, 4, 4), classes=3)
     mlp = Classifier(build(architecture, run_code=False), spec=InputSpec(shape=(1, 4, 4)))
     save_checkpoint(mlp, Card(architecture=architecture), "teacher")
     with pytest.raises(ZskdError, match=rf"if you trust it, add --student-model '{PACKAGED}\(width=12\)'$"):
-        read_run(packaged, model=None, **given)
+        read_run(packaged, teacher_model=None, **given)
 
 
 @pytest.mark.parametrize(

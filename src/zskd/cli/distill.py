@@ -102,12 +102,15 @@ def distill(
     from zskd.core.ranks import Ranks
     from zskd.distillation.build import build_student, check_alone
     from zskd.distillation.distill import check_images
+    from zskd.distillation.invariance import ASKED
     from zskd.distillation.sources import check_generator
     from zskd.evaluation.gain import gain_table, measure_gain
     from zskd.evaluation.sanity import log_findings
     from zskd.evaluation.sizes import log_sizes
     from zskd.models.checkpoint import read_card
     from zskd.run.arms import execution, student_spec
+    from zskd.run.budget import BUDGET, TIMED
+    from zskd.training.curve import CURVE
     from zskd.transfer_set.dataset import TransferSet
 
     settings = Settings(
@@ -139,8 +142,8 @@ def distill(
         | {"teacher": classifier.fingerprint(), "set": loaded and loaded.fingerprint()}
         | {"images": str(images), "few": str(few)}
     )
-    written = ["changes.json", "curve.json", *(["pictures"] if images or few else [])]
-    written += [] if full.budget is None else ["budget.json", "timed"]
+    written = [ASKED, CURVE, *(["pictures"] if images or few else [])]
+    written += [] if full.budget is None else [BUDGET, TIMED]
     with (
         output(out, key, partial(new_folder, what="student", also=written), progress)
         if ranks.first

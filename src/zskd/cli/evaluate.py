@@ -96,9 +96,9 @@ def evaluate(
     else:
         loaded = load_test(data, student.spec.shape)
         if by_order := matched_by_order(student.class_names, loaded.class_names):
-            print_error(f"note: classes are matched by their order: {by_order}")
+            print_error(f"zskd: note: {by_order}")
         if data.dir is not None and folder_of_test(data) == data.dir:
-            print_error(f"note: a fifth of the images in {data.dir} is for tests; zskd check takes all")
+            print_error(f"zskd: note: a fifth of the images in {data.dir} is for tests; zskd check takes all")
         test = loaded.for_classes(student.class_names).test
         measured, by_class = accuracies(student, test)
         found |= {"test_accuracy": asdict(measured), "test_accuracy_by_class": by_class}

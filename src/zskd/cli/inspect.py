@@ -12,6 +12,7 @@ from zskd.cli.help import examples
 from zskd.cli.options import must_be_result
 from zskd.cli.telling import Json, Teller
 from zskd.config.training import NetworkConfig
+from zskd.core.errors import first_few
 
 _MOST_NAMES = 20
 """Classes whose names and similarities fit on a screen."""
@@ -54,7 +55,7 @@ def inspect(
         narrow = f"{size}, by cutting {found.narrow.how}"
     golden = f"{card.golden.pairs} golden pairs agree" if card.golden else "no golden pairs"
     names = classifier.class_names
-    shown = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
+    shown = first_few(names, _MOST_NAMES)
     facts = {
         "network": card.architecture.title,
         "origin": card.origin.how,

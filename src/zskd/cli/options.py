@@ -218,7 +218,9 @@ def new_folder(
 
 
 def _must_be_unfinished(folder: Path) -> None:
-    if (folder / "card.json").exists():
+    from zskd.models.checkpoint import CARD
+
+    if (folder / CARD).exists():
         raise ZskdError(f"{folder} is finished already: choose another folder, or delete it")
 
 
@@ -249,7 +251,7 @@ def must_be_result(path: Path, keys: Collection[str]) -> None:
     if not os.path.lexists(path):
         return
     try:
-        earlier = read_json(path, "earlier results").keys() <= set(keys)
+        earlier = read_json(path, "earlier results", "choose another name").keys() <= set(keys)
     except ZskdError:
         earlier = False
     if not earlier:

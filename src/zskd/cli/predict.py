@@ -9,6 +9,7 @@ from pathlib import Path
 from zskd.cli.app import app
 from zskd.cli.help import examples
 from zskd.cli.telling import PICTURES_AT_ONCE, Broken, Json, Teller
+from zskd.config.checks import check_range
 from zskd.core.errors import ZskdError, escaped
 
 
@@ -42,8 +43,7 @@ def predict(
 
     if not paths:
         raise ZskdError("name at least one picture or folder")
-    if top < 1:
-        raise ZskdError(f"--top is {top}: it must be at least 1")
+    check_range("--top", top, 1)
     check_model(model, checkpoint)
     network = open_network(checkpoint, model=model)
     tell, broken, predicted = Teller(json), Broken(), []

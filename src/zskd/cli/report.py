@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
@@ -39,7 +41,7 @@ def report(
     results: Path | None = None,
     twin: Twin | None = None,
     data_dir: Path | None = None,
-    model: str | None = None,
+    teacher_model: Annotated[str | None, Parameter(name=("--teacher-model", "--model"))] = None,
     student_model: str | None = None,
     trust: tuple[str, ...] = (),
     json: Json = False,
@@ -55,14 +57,18 @@ def report(
         results: Folder of the records of an experiment.
         twin: Report the experiment on this twin of its data.
         data_dir: Folder of the run's data, where it has moved, for its page.
-        model: Factory to run for the page of a run, for a teacher in your own code.
+        teacher_model: Factory to run for the page of a run, for a teacher in your own code.
         student_model: Likewise, for a student that is no copy of its teacher.
         trust: Names of your own code (method, start image) in the settings of the set that may run.
         json: Print the results as JSON, and write no page.
     """
     of_run = _is_run(subject)
     page = of_run and format in (None, "html") and not json
-    for_page: dict[str, object] = {"--data-dir": data_dir, "--model": model, "--student-model": student_model}
+    for_page: dict[str, object] = {
+        "--data-dir": data_dir,
+        "--teacher-model": teacher_model,
+        "--student-model": student_model,
+    }
     if of_run:  # an experiment's file may name such code, too
         for_page["--trust"] = trust or None
     _check_options({"--results": results, "--twin": twin} if of_run else {}, {} if page else for_page)
@@ -80,7 +86,7 @@ def report(
         written = report_run(
             Path(subject),
             out,
-            model=model,
+            teacher_model=teacher_model,
             student_model=student_model,
             trust=trust,
             data_dir=data_dir,

@@ -13,6 +13,7 @@ from zskd.cli.help import examples
 from zskd.cli.options import Detail, ExperimentName, Flag, Trust
 from zskd.cli.telling import Json, Teller
 from zskd.cli.typed import note_no_folder
+from zskd.config.checks import check_range
 from zskd.config.data import Twin
 from zskd.config.names import EngineName
 from zskd.core.errors import ZskdError
@@ -83,8 +84,8 @@ def reproduce(
     from zskd.experiment.definition import load_experiment, on_twin
     from zskd.experiment.plan import plan_cells
 
-    if seeds is not None and seeds < 1:
-        raise ZskdError(f"--seeds is {seeds}: it must be at least 1")
+    if seeds is not None:
+        check_range("--seeds", seeds, 1)
     if workers < 0:
         raise ZskdError(f"--workers is {workers}: it must be at least 0, one per core")
     if again and (dry_run or status):

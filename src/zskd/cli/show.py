@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from zskd.cli.app import app
 from zskd.cli.help import FLAGS, examples
 from zskd.cli.options import Flag, print_line
+from zskd.config.checks import check_range
 from zskd.core.errors import ZskdError
 
 show_app = App(
@@ -78,8 +79,7 @@ def show_samples(
     from zskd.transfer_set.dataset import TransferSet
     from zskd.transfer_set.first import first_of_classes
 
-    if per_class < 1:
-        raise ZskdError(f"--per-class is {per_class}: it must be at least 1")
+    check_range("--per-class", per_class, 1)
     loaded = TransferSet(transfer_set)
     names = loaded.class_names
     if only is not None and only not in names:

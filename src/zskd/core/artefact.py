@@ -76,9 +76,7 @@ def write_artefact(path: Path, artefact: Artefact) -> None:
     write_json(path, artefact.to_json())
 
 
-def read_artefact(
-    path: Path, kind: type[Kind], what: str, advice: str = "delete it and make it again"
-) -> Kind:
+def read_artefact(path: Path, kind: type[Kind], what: str, advice: str) -> Kind:
     """Read an artefact.
 
     Args:
@@ -90,7 +88,7 @@ def read_artefact(
     Raises:
         ZskdError: the file is missing or unreadable, or a value has a wrong type or is out of range.
     """
-    return parse(read_json(path, what), kind, f"{path}, {what},", advice)
+    return parse(read_json(path, what, advice), kind, f"{path}, {what},", advice)
 
 
 def parse(values: JsonObject, kind: type[Kind], what: str, advice: str) -> Kind:

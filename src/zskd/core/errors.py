@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,11 @@ def has_hidden(text: str, *, but: str = "") -> bool:
 def one_line(error: BaseException) -> str:
     """Return the message of an exception in one line, for use inside another message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_few(names: Sequence[str], most: int) -> str:
+    """Return names in one line, `a, b, …`: no more of them than `most`."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 @contextmanager

@@ -218,6 +218,6 @@ def all_in(stage: Stage, passes: Mapping[str, StagePasses]) -> Passes:
     return sum_passes({stage: counts} for counts in passes.values())
 
 
-def teacher_passes(passes: Mapping[str, StagePasses], stages: Iterable[str] = MAKING) -> int:
-    """Return the forward and backward passes of the teacher in some stages."""
-    return sum(passes[stage].teacher for stage in stages if stage in passes)
+def teacher_passes(passes: Mapping[str, StagePasses]) -> int:
+    """Return the forward and backward passes of the teacher in the stages that make a student."""
+    return sum(passes[stage].teacher for stage in MAKING if stage in passes)

@@ -95,7 +95,7 @@ def one_line_errors(
         raise ZskdError(f"{wrong} ({why}): {advice}") from error
 
 
-def read_json(path: Path, what: str, advice: str = "delete it and make it again") -> dict[str, Any]:
+def read_json(path: Path, what: str, advice: str) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:

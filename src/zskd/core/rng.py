@@ -35,7 +35,7 @@ def numpy_stream(seed: int, purpose: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def torch_stream(seed: int, purpose: str, index: int, device: torch.device | str = "cpu") -> torch.Generator:
+def torch_stream(seed: int, purpose: str, index: int) -> torch.Generator:
     """Return the torch generator of one index, e.g. of one training step.
 
     Seed, purpose and index are hashed to a 63-bit seed.
@@ -44,10 +44,9 @@ def torch_stream(seed: int, purpose: str, index: int, device: torch.device | str
         seed: run seed, at least 0.
         purpose: use of the numbers ("order", "dropout", …).
         index: at least 0.
-        device: of the generator.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
-    generator = torch.Generator(device=device)
+    generator = torch.Generator()
     generator.manual_seed(int.from_bytes(digest[:8], "little") & _MASK)
     return generator
 

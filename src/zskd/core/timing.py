@@ -16,6 +16,8 @@ from zskd.core.reading import read_json
 
 _WARM_STEPS, _LEAST_STEPS = 10, 10
 """Number of first steps that are not timed, and least number of steps that are."""
+ENDLESS = 10**9
+"""Steps of a training that is only timed, and stopped before the last one."""
 
 
 class _Seconds(Artefact):
@@ -34,8 +36,9 @@ def read_seconds(path: Path, what: str) -> dict[str, float]:
     """
     if not path.is_file():
         return {}
-    values: JsonObject = {"seconds": read_json(path, what)}
-    return parse(values, _Seconds, f"{path}, {what},", "delete it").seconds
+    advice = "delete it"
+    values: JsonObject = {"seconds": read_json(path, what, advice)}
+    return parse(values, _Seconds, f"{path}, {what},", advice).seconds
 
 
 class Clock:

@@ -59,6 +59,6 @@ def _locate(target: str) -> tuple[str, Path] | None:
 def _known() -> dict[str, object]:
     """Return the list: key -> hash; empty where there is none, or it cannot be read."""
     try:
-        return read_json(user_state_path("zskd") / _LIST, "the list of trusted code")
+        return read_json(user_state_path("zskd") / _LIST, "the list of trusted code", "delete it")
     except ZskdError:
         return {}

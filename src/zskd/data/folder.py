@@ -17,7 +17,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from zskd.core.errors import ZskdError, has_hidden, readable_errors
+from zskd.core.errors import ZskdError, first_few, has_hidden, readable_errors
 from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images
 from zskd.data.packed import ENDINGS, Picture, ScratchError
@@ -215,7 +215,7 @@ def class_of_each(root: Path, files: Sequence[Picture], names: tuple[str, ...]) 
         ZskdError: a file is in no folder, or in one with the name of no class, or the pictures are in other
             files.
     """
-    advice = f"for labels, give folders named after the teacher's classes ({_some(names)})"
+    advice = f"for labels, give folders named after the teacher's classes ({first_few(names, 5)})"
     paths = [path for path in files if isinstance(path, Path)]
     if len(paths) < len(files):
         raise ZskdError(f"{root} has no folders: {advice}")
@@ -226,10 +226,6 @@ def class_of_each(root: Path, files: Sequence[Picture], names: tuple[str, ...]) 
         where = f"the folder {first!r}, which is no class" if more else "no folder"
         raise ZskdError(f"{path} is in {where}: {advice}")
     return torch.tensor(labels, dtype=torch.int64)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def pictures_below(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from zskd.config.transforms import AugmentConfig
 from zskd.core.device import to_device
+from zskd.core.levels import from_levels, to_levels
 from zskd.core.types import Images
 
 _MODES = {1: "L", 3: "RGB"}
@@ -31,7 +32,6 @@ def save_as_jpeg(
         box: least and largest pixel value.
         generator: on the CPU.
     """
-    low, high = box
     touched = torch.rand(len(images), generator=generator) < config.jpeg
     least, most = config.jpeg_quality
     qualities = torch.randint(least, most + 1, (len(images),), generator=generator)
@@ -40,15 +40,13 @@ def save_as_jpeg(
         return images
     chosen = touched.nonzero().squeeze(1)
     there = to_device(chosen, images.device)
-    levels = (images[there] - low) * (255 / (high - low))
-    pixels = levels.round().clamp(0, 255).to("cpu", torch.uint8).movedim(1, -1).squeeze(-1)
+    pixels = to_levels(images[there], box).cpu().movedim(1, -1).squeeze(-1)
     drawn = zip(pixels, qualities[chosen].tolist(), strict=True)
     saved = [_through_a_file(one, quality, mode) for one, quality in drawn]
     changed = images.clone()
     if saved:
         back = torch.stack(saved).view(len(saved), *images.shape[2:], -1).movedim(-1, 1)
-        levels = to_device(back, images.device).to(images.dtype)
-        changed[there] = (low + levels * ((high - low) / 255)).clamp(low, high)
+        changed[there] = from_levels(to_device(back, images.device), box, images.dtype).clamp(*box)
     return changed
 
 

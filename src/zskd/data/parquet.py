@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from zskd.core.errors import ZskdError, one_line, readable_errors
+from zskd.core.extras import import_extra
 from zskd.data.packed import Packed, ScratchError, check_number, check_size
-from zskd.models.libraries.extras import import_extra
 
 _ROWS = 16
 """Rows that are decoded at once."""

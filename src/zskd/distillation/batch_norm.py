@@ -23,6 +23,7 @@ from zskd.models.batch_statistics import batch_norms
 from zskd.models.classifier import Classifier
 from zskd.models.hooks import before_runs
 from zskd.models.modes import in_mode
+from zskd.models.running import running_original
 
 BatchNorm = Literal["running", "again", "fixed"]
 FIXED_FROM = 0.75
@@ -40,14 +41,12 @@ def by_batch(classifier: Classifier) -> Iterator[list[_BatchNorm]]:
     """
     layers = list(batch_norms(classifier.module).values())
     before = [(one.training, one.momentum, one.num_batches_tracked) for one in layers]
-    rewrite = classifier.rewrite
     try:
-        classifier.rewrite = False
         for one in layers:
             one.training, one.momentum, one.num_batches_tracked = True, 0.0, None
-        yield layers
+        with running_original(classifier):
+            yield layers
     finally:
-        classifier.rewrite = rewrite
         for one, (training, momentum, counter) in zip(layers, before, strict=True):
             one.training, one.momentum, one.num_batches_tracked = training, momentum, counter
 

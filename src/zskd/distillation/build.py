@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.distill import check_images, distill
 from zskd.distillation.division import check_division
 from zskd.distillation.initialisation.from_teacher import initialise_from_teacher
-from zskd.distillation.invariance import FILE, settle_changes
+from zskd.distillation.invariance import ASKED, settle_changes
 from zskd.distillation.order import in_windows
 from zskd.distillation.sources import check_generator
 from zskd.distillation.spec import StudentSpec
@@ -80,16 +79,15 @@ def build_student(
         student = load_checkpoint(folder, model=factory)[0].freeze().to(teacher.device)
         student.rewrite = teacher.rewrite
         return student
-    config, transfer_set = spec.distill, in_windows(transfer_set, spec.distill)
-    if not config.needs_set and transfer_set is not None:  # the control of a generator is trained without it
-        config = replace(config, generator=replace(config.generator, share=0.0))
+    transfer_set = in_windows(transfer_set, spec.distill)
+    config = spec.trained_with(images=transfer_set is not None)
     check_division(config, ranks)
     check_generator(teacher, config)
     architecture = describe_student(spec.student, teacher)
     network = fresh_student(architecture, teacher, spec.seed).module
     make_folder(folder)
     with counting(teacher=teacher) as tally:
-        asked = partial(settle_changes, teacher, transfer_set, config, folder / FILE)
+        asked = partial(settle_changes, teacher, transfer_set, config, folder / ASKED)
         config = ranks.once(partial(asked, seed=spec.seed, progress=progress))
         from_teacher = False
         if ranks.first:  # the others receive its weights

@@ -270,11 +270,7 @@ def check_images(
 
 
 def _check_set(teacher: Classifier, transfer_set: TransferSet) -> None:
-    if transfer_set.shape != teacher.spec.shape:
-        raise ZskdError(
-            f"{transfer_set.folder} holds images of {transfer_set.shape} and the teacher takes "
-            f"{teacher.spec.shape}: give a transfer set of this teacher"
-        )
+    transfer_set.check_shape(teacher.spec.shape)
     if transfer_set.manifest.teacher_sha256 != teacher.fingerprint():
         raise ZskdError(f"{transfer_set.folder} was made with another teacher: make a set with this one")
 

@@ -54,7 +54,7 @@ _IMAGES = 1000
 """Images of the transfer set that the teacher is asked about at most, …"""
 _VALUES = 2**26
 """… and pixel values of all of them together."""
-FILE: Final = "changes.json"
+ASKED: Final = "changes.json"
 
 
 class AskedChange(Artefact):

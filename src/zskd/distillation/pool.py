@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from zskd.core.device import to_device
+from zskd.core.levels import from_levels, to_levels
 from zskd.core.types import Images
 
 _MOST_BYTES = 2**28
@@ -75,8 +76,7 @@ class ImagePool(nn.Module):
 
     def read(self, rows: Tensor) -> Images:
         """Return images (N, C, H, W), float32, inside the box."""
-        low, high = self._box
-        return low + self.images[rows].float() * ((high - low) / 255)
+        return from_levels(self.images[rows], self._box)
 
     def add(self, images: Images, keep: Tensor) -> Tensor:
         """Store new images of this step and return their rows (N,); of more than fit, the first are stored.
@@ -121,8 +121,7 @@ class ImagePool(nn.Module):
         self.seen[rows] = self.step
 
     def _store(self, rows: Tensor, images: Images, divergence: Tensor) -> None:
-        low, high = self._box
-        self.images[rows] = ((images.cpu() - low) * (255 / (high - low))).round().to(torch.uint8)
+        self.images[rows] = to_levels(images.cpu(), self._box)
         self.divergence[rows] = divergence
         self.seen[rows] = self.step
         self.made += len(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from zskd.config.checks import LAST_SEED, Config
 from zskd.config.distillation import DistillConfig
@@ -33,6 +33,17 @@ class StudentSpec(Config):
     def factory(self) -> str | None:
         """The user's code that makes the network; None for a built-in one."""
         return self.student if STUDENTS.is_code(self.student) else None
+
+    def trained_with(self, images: bool) -> DistillConfig:
+        """Return the settings of the training.
+
+        Args:
+            images: whether there is a transfer set. Where the generator needs none, the student is its
+                control, which is trained without it.
+        """
+        if self.distill.needs_set or not images:
+            return self.distill
+        return replace(self.distill, generator=replace(self.distill.generator, share=0.0))
 
     def steps(self, count: int | None) -> int:
         """Return the number of steps on a set of `count` images; None: no set, and an epoch is one batch."""

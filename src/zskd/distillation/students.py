@@ -18,7 +18,7 @@ from zskd.core.memory import is_large
 from zskd.core.progress import Progress, Within, WorkerProgress
 from zskd.core.schedule import seconds_until_done
 from zskd.core.tensorboard import tracked
-from zskd.core.timing import Enough, Pace, Stopwatch
+from zskd.core.timing import ENDLESS, Enough, Pace, Stopwatch
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.build import build_student
 from zskd.distillation.distill import choose_reading
@@ -32,8 +32,6 @@ from zskd.transfer_set.dataset import TransferSet
 
 _LONGEST = 60
 """Characters of the names of students that are trained at the same time."""
-_ENDLESS = 10**9
-"""Steps of a training that is only timed, and stopped before the last one."""
 _TIMES_AS_LONG, _FEWEST = 10, 100
 """How many times as long as its steps are timed a training probably takes, and its least number of steps: the
 work of a start from the teacher depends on them."""
@@ -254,7 +252,7 @@ def _time_one(
     work, seconds = shared
     started = time.perf_counter()
     begins = work.specs[number].distill.start
-    pace = _timed(work, number, seconds, start="random", steps=_ENDLESS)
+    pace = _timed(work, number, seconds, start="random", steps=ENDLESS)
     if begins != "random":
         steps = max(_FEWEST, round(_TIMES_AS_LONG * seconds / pace.step))
         pace = replace(pace, start=_timed(work, number, 0.0, start=begins, steps=steps).start)

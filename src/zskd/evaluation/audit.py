@@ -128,7 +128,7 @@ def audit_student(
     labels: tuple[Tensor, Tensor] | None = None,
     *,
     reference: Classifier | None = None,
-    impressions: TransferSet | None = None,
+    transfer_set: TransferSet | None = None,
 ) -> Audit:
     """Test whether student, teacher and transfer set show which images the teacher was trained on.
 
@@ -140,7 +140,7 @@ def audit_student(
         labels: classes of members (N,) and others (M,), 0 to K − 1; None: those that the teacher predicts, or
             the student without a teacher.
         reference: a network of the same classes that was trained on none of these images, but on such.
-        impressions: the transfer set of the student.
+        transfer_set: of the student.
 
     Raises:
         ZskdError: a network has other classes or another input shape than the student, labels do not fit,
@@ -152,7 +152,7 @@ def audit_student(
         check_alike(name, (one.class_names, one.spec.shape), (student.class_names, student.spec.shape))
     asked: dict[str, Network] = {name: partial(logits_of, one) for name, one in given.items()}
     _check_counts(len(members), len(others))
-    near = None if impressions is None else NearestImpressions(impressions, teacher, student.spec.shape)
+    near = None if transfer_set is None else NearestImpressions(transfer_set, teacher, student.spec.shape)
     of_members, of_others = (show(torch.split(images, _BATCH), asked, near) for images in (members, others))
     if labels is not None:
         of_members, of_others = (

@@ -152,7 +152,7 @@ def _warnings(teacher: Classifier, norms: int) -> list[str]:
         )
     if not norms:
         found.append(
-            "no batch-norm with running statistics: methods that match them (DeepInversion, CMI) cannot be "
-            "used"
+            "no batch-norm with running statistics: deepinversion, zskd_bn, adi and the generators dfq and "
+            "conditional, which match them, cannot be used"
         )
     return found

@@ -34,7 +34,7 @@ from zskd.models.modes import frozen
 from zskd.synthesis.build import seconds_per_image
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.methods.base import make_method
-from zskd.synthesis.room import fit_spec, fit_workers, in_files, shard_need
+from zskd.synthesis.room import fit_spec, fit_workers, in_files, need_on
 from zskd.synthesis.shard import make_shard
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 
@@ -164,7 +164,7 @@ def _made(teacher: Classifier, spec: SetSpec, workers: int, engine: Engine) -> I
             (teacher, spec),
             range(shards),
             workers=workers,
-            need=shard_need(teacher, spec),
+            need=need_on(engine, teacher, spec),
             on_progress=lambda _: None,
         )
         parts = dict(done)

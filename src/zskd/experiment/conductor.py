@@ -25,6 +25,7 @@ from zskd.experiment.cell import STUDENT, Job
 from zskd.experiment.cost import COSTS, estimate, read_known, seconds_left
 from zskd.experiment.layout import CellPaths
 from zskd.experiment.plan import Cell
+from zskd.models.checkpoint import CARD
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.real import build_real_set
 from zskd.synthesis.room import possible_workers
@@ -95,7 +96,7 @@ class Conductor(Generic[Result]):
 
     def _train_teachers(self) -> None:
         first = {paths.teacher: paths for paths in self._todo}
-        missing = [paths for paths in first.values() if not (paths.teacher / "card.json").is_file()]
+        missing = [paths for paths in first.values() if not (paths.teacher / CARD).is_file()]
         for teacher in first.keys() - {paths.teacher for paths in missing}:
             remove_file(teacher / STATE)  # of a training killed after its last step
         steps = sum(p.cell.recipe.teacher.total_steps(len(self._data.train)) for p in missing)

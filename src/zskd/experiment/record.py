@@ -20,6 +20,7 @@ from zskd.core.reading import read_json
 from zskd.core.types import CorrectMask
 
 FORMAT: Final = "zskd-record/1"
+_ADVICE = "delete it and run its cell again"
 LEDGER = "ledger.jsonl"
 
 
@@ -139,14 +140,12 @@ def read_record(path: Path) -> Record:
     Raises:
         ZskdError: the file is missing or damaged, or the record is incomplete or contradicts itself.
     """
-    values = read_json(path, "a record")
+    values = read_json(path, "a record", _ADVICE)
     try:
         return Record.model_validate(values)
     except (ValidationError, ZskdError) as error:
         reason = first_mistake(error) if isinstance(error, ValidationError) else str(error)
-        raise ZskdError(
-            f"{path} is no complete record ({reason}): delete it and run its cell again"
-        ) from error
+        raise ZskdError(f"{path} is no complete record ({reason}): {_ADVICE}") from error
 
 
 def read_records(results: Path, experiment: str) -> list[Record]:
@@ -173,7 +172,7 @@ def read_records(results: Path, experiment: str) -> list[Record]:
 
 
 def _is_record(path: Path) -> bool:
-    return read_json(path, "a record").get("format") == FORMAT
+    return read_json(path, "a record", _ADVICE).get("format") == FORMAT
 
 
 def pack_mask(mask: CorrectMask) -> str:

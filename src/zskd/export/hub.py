@@ -10,6 +10,8 @@ from typing import Any
 
 from zskd.core.artefact import JsonObject
 from zskd.core.code import without_folders
+from zskd.core.errors import first_few
+from zskd.core.extras import import_extra
 from zskd.core.files import whole_folder, write_json, write_text
 from zskd.core.types import Images
 from zskd.export.check import Comparison, check_pictures, compare
@@ -21,7 +23,6 @@ from zskd.models.checkpoint import Card, Origin
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.exported import Description
 from zskd.models.factory import Architecture, Narrowed
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.transfer_set.export.card import PAPER
 from zskd.transfer_set.manifest import PICTURES, REAL
@@ -131,7 +132,7 @@ def _model_card(classifier: Classifier, card: Card, results: Sequence[str]) -> s
         parameters=f"{classifier.parameters_count:,}",
         shape="×".join(map(str, classifier.spec.shape)),
         classes=len(classifier.class_names),
-        names=", ".join(classifier.class_names[:20]) + (", …" if len(classifier.class_names) > 20 else ""),
+        names=first_few(classifier.class_names, 20),
         by_timm=_BY_TIMM if timm else "",
         results="\n".join(f"- {line}" for line in results) or _NO_RESULTS,
         made="\n".join(f"- {line}" for line in _made(card.origin)),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zskd.core.errors import ZskdError, one_line, readable_errors
+from zskd.core.extras import import_extra
 from zskd.core.files import whole_file
 from zskd.core.memory import at_once
 from zskd.core.rng import numpy_stream
@@ -25,7 +26,6 @@ from zskd.export.recording import quiet
 from zskd.models.class_names import check_classes
 from zskd.models.classifier import Classifier
 from zskd.models.exported import INPUT, Description, ExportedNetwork
-from zskd.models.libraries.extras import import_extra
 from zskd.transfer_set.dataset import TransferSet
 
 _CALIBRATION, _COMPARED = 500, 1000

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.extras import import_extra
 from zskd.core.files import whole_file
 from zskd.core.types import Images
 from zskd.export.check import Comparison, check_ending, check_pictures, compare
 from zskd.export.recording import quiet, record
 from zskd.models.classifier import Classifier
 from zskd.models.exported import INPUT, OUTPUT, Description, ExportedNetwork
-from zskd.models.libraries.extras import import_extra
 
 ENDING = ".onnx"
 

@@ -52,7 +52,7 @@ from zskd.models.preparation import state_of
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _FORMAT: Final = "zskd-checkpoint/1"
-_WHAT = "the card of a checkpoint"
+_WHAT, _ADVICE = "the card of a checkpoint", "make the checkpoint again"
 NOT_KNOWN = "is not known: "
 """Begins the origin of a fact that nobody told."""
 _DESCRIBED = Named | Layers | LibraryNetwork
@@ -90,7 +90,8 @@ class Origin(Artefact):
     transfer_set_images: Count | None = None
     """Size of that set."""
     method: str | None = None
-    """Method of the transfer set; `real` for real images."""
+    """Method of the transfer set (`real` for real images, `pictures` for the user's), or of the generator of
+    all images."""
     seed: Count | None = None
     inherited: bool | None = None
     """Whether a student was initialised from its teacher."""
@@ -274,10 +275,10 @@ def read_card(folder: Path) -> StoredCard:
             f"{folder} is not a checkpoint folder: import another file with zskd teacher import FILE"
         )
     path = folder / CARD
-    values = read_json(path, _WHAT)
+    values = read_json(path, _WHAT, _ADVICE)
     if values.get("format") != _FORMAT:
-        raise ZskdError(f"{path} is not a card of format {_FORMAT}: make the checkpoint again")
-    return parse(values, StoredCard, f"{path}, {_WHAT},", "make the checkpoint again")
+        raise ZskdError(f"{path} is not a card of format {_FORMAT}: {_ADVICE}")
+    return parse(values, StoredCard, f"{path}, {_WHAT},", _ADVICE)
 
 
 def load_weights(

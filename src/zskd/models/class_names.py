@@ -6,7 +6,7 @@ import shlex
 import unicodedata
 from collections.abc import Iterable
 
-from zskd.core.errors import ZskdError, has_hidden
+from zskd.core.errors import ZskdError, first_few, has_hidden
 
 _MOST_SHOWN = 12
 """Names of classes in a message."""
@@ -107,14 +107,14 @@ def unused_names(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
 
 
 def matched_by_order(own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
-    """Return which classes of data count as which of a network because of their order alone; None if none.
+    """Return a line about classes of data that count as others by their order alone; None if there are none.
 
     Classes that nobody named are counted in any case.
     """
     if _unnamed(own) or _unnamed(others) or len(own) != len(others) or places(own, others) is not None:
         return None
     pairs = [f"{other} → {name}" for name, other in zip(own, others, strict=True) if name != other]
-    return ", ".join(pairs[:_MOST_SHOWN]) + (", …" if len(pairs) > _MOST_SHOWN else "")
+    return f"classes are matched by their order: {first_few(pairs, _MOST_SHOWN)}"
 
 
 def check_folders(names: tuple[str, ...], folders: Iterable[str]) -> None:

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from zskd.core.artefact import LARGEST_IMAGE
 from zskd.core.errors import ZskdError
+from zskd.core.extras import Declarations
 from zskd.core.passes import count_pass
 from zskd.core.rng import keep_global_rng
 from zskd.core.types import Features, HeadWeight, Images, Logits
 from zskd.models.class_names import check_names
 from zskd.models.fusion import HowRun, fuse_layers, is_exported
 from zskd.models.head import Head
-from zskd.models.libraries.extras import Declarations
 from zskd.models.output import Output
 from zskd.models.preparation import (
     copied,

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from zskd.core.artefact import Artefact, ClassNames, Sha256, Shape, parse
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_extra
 from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images, Logits
 from zskd.models.checkpoint import Number
 from zskd.models.classifier import Classifier
-from zskd.models.libraries.extras import import_extra
 
 INPUT, OUTPUT = "images", "logits"
 """Names of the input and the output of an exported network."""

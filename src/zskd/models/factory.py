@@ -18,13 +18,13 @@ from zskd.config.registry import ARCHITECTURES
 from zskd.core.artefact import Artefact, AtLeastOne, JsonValue, Sha256
 from zskd.core.code import code_sha256, format_call, is_code, parse_call, without_folders
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_network
 from zskd.core.rng import keep_global_rng, torch_stream
 from zskd.core.trust import is_trusted, remember
 from zskd.models.chain import build_layers, read_layers
 from zskd.models.classifier import Classifier
 from zskd.models.libraries.arguments import construct
 from zskd.models.libraries.describe import describe_library
-from zskd.models.libraries.extras import import_network
 from zskd.models.libraries.onnx import OnnxNetwork
 from zskd.models.libraries.timm import TimmNetwork
 from zskd.models.libraries.torchvision import TorchvisionNetwork

@@ -15,6 +15,7 @@ from zskd.core.errors import ZskdError
 from zskd.core.types import Features, Images, Logits
 from zskd.models.classifier import Classifier
 from zskd.models.hooks import before_runs
+from zskd.models.running import running_original
 
 Kinds = tuple[type[nn.Module], ...]
 """Classes of layers; subclasses are included."""
@@ -93,8 +94,7 @@ def observe(
             if isinstance(layer, outputs_of) or name in outputs_named:
                 undo.enter_context(layer.register_forward_hook(partial(_keep_output, layers, name)))
         if reads:
-            undo.callback(setattr, classifier, "rewrite", classifier.rewrite)
-            classifier.rewrite = False
+            undo.enter_context(running_original(classifier))
         features: Features | ZskdError = ZskdError("features were not observed: give with_features=True")
         if with_features:
             features, logits = classifier.features_if_any(images)

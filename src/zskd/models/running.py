@@ -1,4 +1,4 @@
-"""Another form of a classifier's network, for a while: a compiled one."""
+"""Another form of a classifier's network, for a while: a compiled one, or the one that was given."""
 
 from __future__ import annotations
 
@@ -25,3 +25,13 @@ def running(classifier: Classifier, network: nn.Module) -> Iterator[None]:
         yield
     finally:
         classifier.whole = before
+
+
+@contextmanager
+def running_original(classifier: Classifier) -> Iterator[None]:
+    """Let a classifier run its original network in the block, not the rewritten one: hooks see each layer."""
+    before, classifier.rewrite = classifier.rewrite, False
+    try:
+        yield
+    finally:
+        classifier.rewrite = before

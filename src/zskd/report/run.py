@@ -52,7 +52,7 @@ def report_run(
     folder: str | Path,
     out: str | Path | None = None,
     *,
-    model: str | None = None,
+    teacher_model: str | None = None,
     student_model: str | None = None,
     trust: Collection[str] = (),
     data_dir: str | Path | None = None,
@@ -66,8 +66,8 @@ def report_run(
     Args:
         folder: of the run.
         out: the page; None: report.html in the folder.
-        model: factory to run, for a teacher in your own code.
-        student_model: the same for its student; absent, for a copy of the teacher: `model`.
+        teacher_model: factory to run, for a teacher in your own code.
+        student_model: the same for its student; absent, for a copy of the teacher: `teacher_model`.
         trust: names of your own code in the settings of the set that may run.
         data_dir: folder of the data, where it has moved.
         progress: receives what takes long.
@@ -79,7 +79,7 @@ def report_run(
     folder, progress = Path(folder), progress or Progress()
     found = read_run(
         folder,
-        model=model,
+        teacher_model=teacher_model,
         student_model=student_model,
         trust=trust,
         data_dir=None if data_dir is None else Path(data_dir),
@@ -91,7 +91,7 @@ def report_run(
 def read_run(
     folder: Path,
     *,
-    model: str | None,
+    teacher_model: str | None,
     student_model: str | None,
     trust: Collection[str],
     data_dir: Path | None,
@@ -103,12 +103,12 @@ def read_run(
     data_config = _data_config(folder, data_dir)
     metrics = read_metrics(folder / METRICS)
     arm = metrics.arms[0].arm
-    check_model(model, folder / "teacher")
+    check_model(teacher_model, folder / "teacher", option="--teacher-model")
     check_model(student_model, folder / "students" / arm, option="--student-model")
-    teacher, card = load_checkpoint(folder / "teacher", model=model)
+    teacher, card = load_checkpoint(folder / "teacher", model=teacher_model, option="--teacher-model")
     of_student = read_card(folder / "students" / arm)
     if student_model is None and innermost(of_student.architecture) == innermost(card.architecture):
-        student_model = model  # a copy of the teacher runs the teacher's code
+        student_model = teacher_model  # a copy of the teacher runs the teacher's code
     student, _ = load_checkpoint(folder / "students" / arm, model=student_model, option="--student-model")
     missing: list[str] = []
     images = TransferSet(folder / "sets" / arm) if (folder / "sets" / arm).is_dir() else None

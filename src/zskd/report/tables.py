@@ -54,16 +54,13 @@ def _shares(metrics: RunMetrics) -> Iterator[tuple[object, ...]]:
     teacher = metrics.teacher
     yield from row("teacher", "teacher", "test accuracy", teacher.test_accuracy)
     yield from row("teacher", "teacher", "validation accuracy", teacher.validation_accuracy)
-    for arm in metrics.arms:
-        yield from row(arm.arm, arm.title, "test accuracy", arm.test_accuracy)
-        yield from row(arm.arm, arm.title, "validation accuracy", arm.validation_accuracy)
-        for kind, share in arm.agreement.items():
-            yield from row(arm.arm, arm.title, f"agreement on {kind}", share)
-    for size in metrics.sizes[1:]:  # the first is the student of the main arm
-        yield from row(size.student, size.network, "test accuracy", size.test_accuracy)
-        yield from row(size.student, size.network, "validation accuracy", size.validation_accuracy)
-        for kind, share in size.agreement.items():
-            yield from row(size.student, size.network, f"agreement on {kind}", share)
+    arms = [(arm.arm, arm.title, arm) for arm in metrics.arms]
+    sizes = metrics.sizes[1:]  # the first is the student of the main arm
+    for name, title, one in [*arms, *((size.student, size.network, size) for size in sizes)]:
+        yield from row(name, title, "test accuracy", one.test_accuracy)
+        yield from row(name, title, "validation accuracy", one.validation_accuracy)
+        for kind, share in one.agreement.items():
+            yield from row(name, title, f"agreement on {kind}", share)
 
 
 def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -80,10 +80,7 @@ def plan_students(recipe: Recipe, arms: Sequence[Arm]) -> list[Trainee]:
 
 def trained_as(one: Trainee) -> DistillConfig:
     """Return the settings that a student is trained with: the control of a generator has a set instead."""
-    config = one.spec.distill
-    if config.needs_set or one.arm.spec is None:
-        return config
-    return replace(config, generator=replace(config.generator, share=0.0))
+    return one.spec.trained_with(images=one.arm.spec is not None)
 
 
 def folder_name(text: str, taken: Container[str]) -> str:

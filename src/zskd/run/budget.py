@@ -48,7 +48,7 @@ from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST, ShardEntry
 
-BUDGET = "budget.json"
+BUDGET, TIMED = "budget.json", "timed"
 _MARGIN = 0.05
 """Share that stays unused, in case the machine becomes slower."""
 _FOR_TIMING = 0.05
@@ -244,7 +244,7 @@ class Budget:
         workers = trained_together(self._teacher, list(specs.values()), how)
         turns = math.ceil(len(specs) / workers)
         each = min(_LONGEST_TIMING, _FOR_TIMING * self._seconds / turns)
-        scratch = self._folder / "timed"
+        scratch = self._folder / TIMED
         shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted measurement
         try:
             paces, beside = time_students(

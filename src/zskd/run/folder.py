@@ -15,15 +15,17 @@ from zskd.core.artefact import read_artefact, write_artefact
 from zskd.core.errors import ZskdError
 from zskd.core.files import check_free, first_difference, remove_file, write_text
 from zskd.core.progress import Progress
+from zskd.distillation.invariance import ASKED
 from zskd.models.checkpoint import CARD
-from zskd.run.budget import BUDGET
+from zskd.run.budget import BUDGET, TIMED
 from zskd.run.metrics import METRICS, SOURCES
+from zskd.run.similarity import SIMILARITY
 from zskd.run.verify import verify_folder
 from zskd.teacher.sources import SourceHashes
 
 _WRITTEN = (
-    *("recipe.yaml", "README.md", METRICS, SOURCES, "similarity.json", "changes.json", BUDGET),
-    *("timings.json", "teacher", "figures", "timed"),
+    *("recipe.yaml", "README.md", METRICS, SOURCES, SIMILARITY, ASKED, BUDGET),
+    *("timings.json", "teacher", "figures", TIMED),
 )
 """What a run writes over, deletes or takes for its own, where it is there."""
 

@@ -105,6 +105,11 @@ class ArmMetrics(Artefact):
         """Agreement on them."""
         return self.agreement[self.main_kind]
 
+    @property
+    def main_result(self) -> Measured:
+        """What students are sorted by: the accuracy, or without data this agreement."""
+        return self.test_accuracy or self.main_agreement
+
 
 class SizeMetrics(ArmMetrics):
     """Results of one of several students of the main arm."""
@@ -205,7 +210,7 @@ def read_metrics(path: Path) -> RunMetrics:
     Raises:
         ZskdError: the file is missing or damaged.
     """
-    return read_artefact(path, RunMetrics, "the metrics of a run")
+    return read_artefact(path, RunMetrics, "the metrics of a run", "delete it and make the run again")
 
 
 def metrics_of(folder: Path) -> RunMetrics | None:

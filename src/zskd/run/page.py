@@ -226,10 +226,7 @@ def sizes_chart(metrics: RunMetrics) -> Figure:
 
 def _chart(metrics: RunMetrics) -> Figure:
     ceiling = metrics.teacher.test_accuracy
-    bars = [
-        Bar(arm.title, arm.test_accuracy or arm.main_agreement, arm is metrics.arms[0])
-        for arm in metrics.arms
-    ]
+    bars = [Bar(arm.title, arm.main_result, arm is metrics.arms[0]) for arm in metrics.arms]
     if ceiling is None:
         return bars_figure(bars, None, f"agreement with the teacher on {KINDS[metrics.arms[0].main_kind]}")
     return bars_figure(bars, ("teacher", ceiling), f"test accuracy, {metrics.data}")

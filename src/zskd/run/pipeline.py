@@ -25,7 +25,7 @@ from zskd.core.types import Images
 from zskd.distillation.architecture import describe_student, fresh_student
 from zskd.distillation.build import passes_of
 from zskd.distillation.features.paired import pair_features
-from zskd.distillation.invariance import FILE, read_changes, settle_changes
+from zskd.distillation.invariance import ASKED, read_changes, settle_changes
 from zskd.distillation.sources import check_generator
 from zskd.distillation.students import make_students
 from zskd.evaluation.sanity import log_findings
@@ -119,7 +119,7 @@ def run_recipe(
                 pictures=run.pictures,
                 trained={name: passes_of(folder / "students" / name) for name in students},
                 threads=read_card(folder / "students" / run.arms[0].name).origin.threads,
-                changes=read_changes(folder / FILE),
+                changes=read_changes(folder / ASKED),
                 recipe_sha256=sha256_json(identity(recipe)),
                 command=command,
             )
@@ -202,7 +202,7 @@ class _Run:
                 f"the data has the same in the same order, give --teacher.class-names {names}"
             )
         if by_order := matched_by_order(own, of_data):
-            self._progress.log(f"note: classes are matched by their order: {by_order}")
+            self._progress.log(f"note: {by_order}")
 
     def sets(self, teacher: Classifier) -> dict[str, TransferSet]:
         """Return the transfer sets by the names of their arms, as large as the budget allows.
@@ -255,7 +255,7 @@ class _Run:
                 teacher,
                 sets.get(self.arms[0].set_name),
                 self.recipe.distill,
-                self._folder / FILE,
+                self._folder / ASKED,
                 seed=self.recipe.seed,
                 progress=of_stage,
             )
@@ -302,12 +302,10 @@ def _first_images(transfer_set: TransferSet) -> Images:
 def _note_results(metrics: RunMetrics, progress: Progress) -> None:
     """Report the final measurements, at the step after the students' last."""
     found = {"test_accuracy/teacher": metrics.teacher.test_accuracy}
-    for arm in metrics.arms:
-        found |= {f"agreement_{kind}/{arm.arm}": share for kind, share in arm.agreement.items()}
-        found[f"test_accuracy/{arm.arm}"] = arm.test_accuracy
-    for size in metrics.sizes:
-        found |= {f"agreement_{kind}/{size.student}": share for kind, share in size.agreement.items()}
-        found[f"test_accuracy/{size.student}"] = size.test_accuracy
+    arms = [(arm.arm, arm) for arm in metrics.arms]
+    for name, one in [*arms, *((size.student, size) for size in metrics.sizes)]:
+        found |= {f"agreement_{kind}/{name}": share for kind, share in one.agreement.items()}
+        found[f"test_accuracy/{name}"] = one.test_accuracy
     for name, share in found.items():
         if share is not None:
             progress.note(name, share.percent, metrics.student_steps)

@@ -11,7 +11,6 @@ from zskd.core.passes import StagePasses
 from zskd.core.tables import Table
 from zskd.distillation.sizes import is_size
 from zskd.evaluation.gain import gain_table
-from zskd.evaluation.statistics import Share
 from zskd.run.metrics import ArmMetrics, RunMetrics, SizeMetrics
 
 KINDS = {
@@ -36,7 +35,7 @@ def results_table(metrics: RunMetrics) -> Table:
     above = len(rows)
     for number, arm in enumerate(arms):
         marks = ["control"] * (id(arm) in controls) + ["best"] * (number in best)
-        rows.append([arm.title, f"{arm.count:,}", _measured(arm).cell, ", ".join(marks)])
+        rows.append([arm.title, f"{arm.count:,}", arm.main_result.cell, ", ".join(marks)])
     return Table(head, rows, f"results of run {metrics.run}", [above + number for number in best])
 
 
@@ -47,7 +46,7 @@ def sizes_table(metrics: RunMetrics) -> Table | None:
     students = _sorted(metrics.sizes)
     best = _best(students)
     head = ["student", _measured_name(metrics)]
-    rows = [[_named(one), _measured(one).cell] for one in students]
+    rows = [[_named(one), one.main_result.cell] for one in students]
     if metrics.teacher.test_accuracy is not None:
         head.append(f"agreement on {_main_name(metrics)}, %")
         rows = [[*row, one.main_agreement.cell] for row, one in zip(rows, students, strict=True)]
@@ -79,7 +78,7 @@ def students_table(metrics: RunMetrics) -> Table | None:
     columns = {f"agreement on {_main_name(metrics)}": ["", *(one.main_agreement.cell for one in results)]}
     of_teacher = metrics.teacher.test_accuracy
     if of_teacher is not None:
-        columns["test accuracy"] = [one.cell for one in (of_teacher, *map(_measured, results))]
+        columns["test accuracy"] = [one.cell for one in (of_teacher, *(one.main_result for one in results))]
     rows = [[*row, *more] for row, *more in zip(costs.rows, *columns.values(), strict=True)]
     return Table([*costs.head, *columns], rows)
 
@@ -103,11 +102,6 @@ def _named(size: SizeMetrics) -> str:
     return f"{size.student}: {size.network}" if is_size(size.student) else size.student
 
 
-def _measured(arm: ArmMetrics) -> Share:
-    """Return what arms are sorted by: the accuracy, or without data the agreement."""
-    return arm.test_accuracy or arm.main_agreement
-
-
 def _main_name(metrics: RunMetrics) -> str:
     """Return the name of the images that the main agreement is measured on."""
     return KINDS[metrics.arms[0].main_kind]
@@ -119,13 +113,13 @@ def _measured_name(metrics: RunMetrics) -> str:
 
 
 def _sorted(arms: Sequence[_Results]) -> list[_Results]:
-    return sorted(arms, key=lambda arm: -_measured(arm).percent)
+    return sorted(arms, key=lambda arm: -arm.main_result.percent)
 
 
 def _best(arms: Sequence[ArmMetrics]) -> list[int]:
     """Return the places of the best of several sorted arms; equal ones are all best."""
-    most = _measured(arms[0]).percent
-    return [number for number, arm in enumerate(arms) if len(arms) > 1 and _measured(arm).percent == most]
+    most = arms[0].main_result.percent
+    return [number for number, arm in enumerate(arms) if len(arms) > 1 and arm.main_result.percent == most]
 
 
 def passes_table(metrics: RunMetrics) -> Table | None:

@@ -18,7 +18,7 @@ import torch
 
 from zskd.config.trust import code_hashes
 from zskd.core.device import use_threads, warn_if_slow
-from zskd.core.engines.base import Engine, Need
+from zskd.core.engines.base import Engine
 from zskd.core.engines.local import LocalEngine
 from zskd.core.errors import ZskdError
 from zskd.core.passes import counting, teacher_passes
@@ -33,9 +33,9 @@ from zskd.synthesis.room import (
     check_disk,
     fit_spec,
     fit_workers,
+    need_on,
     resolve,
     set_bytes,
-    shard_need,
     storage_of,
     workers_bytes,
 )
@@ -192,7 +192,7 @@ def make_shards(
     Raises:
         ZskdError: a loss is not finite, or the teacher cannot be sent to another process.
     """
-    shared, need = (teacher, spec, folder), Need() if engine.here else shard_need(teacher, spec)
+    shared, need = (teacher, spec, folder), need_on(engine, teacher, spec)
     return engine.each_done(_write_one, shared, numbers, workers=workers, need=need, on_progress=on_progress)
 
 
@@ -213,7 +213,7 @@ def time_shards(
     Raises:
         ZskdError: as there.
     """
-    shared, need = (teacher, spec, folder), Need() if engine.here else shard_need(teacher, spec)
+    shared, need = (teacher, spec, folder), need_on(engine, teacher, spec)
     return dict(
         engine.each_done(
             _time_one, shared, numbers, workers=len(numbers), need=need, on_progress=lambda _: None

@@ -185,6 +185,11 @@ def shard_need(teacher: Classifier, made: SetSpec) -> Need:
     return Need(memory=memory, gpus=int(teacher.device.type == "cuda"))
 
 
+def need_on(engine: Engine, teacher: Classifier, made: SetSpec) -> Need:
+    """Return what an engine has to know of a shard: nothing on this machine, which `fit_workers` asks."""
+    return Need() if engine.here else shard_need(teacher, made)
+
+
 def workers_bytes(teacher: Classifier, made: SetSpec, workers: int) -> int:
     """Return about how many bytes some processes need together, the one that starts them included."""
     # this process has measured the speed; of a further one, the workers are copies

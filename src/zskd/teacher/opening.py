@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,20 @@ from zskd.models.libraries.transformers import ReversedChannels
 from zskd.teacher.golden import check_golden
 from zskd.teacher.named.exported import exported_facts
 from zskd.teacher.named.facts import Facts, Found, Given, settle
-from zskd.teacher.named.source import Source, is_there, parse_builtin, parse_source
+from zskd.teacher.named.source import Kind, Source, is_there, parse_builtin, parse_source
 from zskd.teacher.weights.matching import Fitted, fit_weights
 from zskd.teacher.weights.reading import WeightsFile, read_weights
 from zskd.teacher.weights.refusal import Advice
 
+_FINDERS: Mapping[Kind, str] = {
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "hf": "huggingface",
+    "onnx": "onnx",
+    "code": "code",
+    "built-in": "builtin",
+}
+"""Module of `named/` whose `find(source, given)` finds the network of a kind of source."""
 _MOST_SHOWN = 6
 """Values of one option that a message shows."""
 
@@ -244,32 +255,11 @@ def find_network(source: Source, given: Given) -> Found:
     Raises:
         ZskdError: as the `find` of each library does.
     """
-    match source.kind:
-        case "timm":
-            from zskd.teacher.named import timm
-
-            return timm.find(source)
-        case "torchvision":
-            from zskd.teacher.named import torchvision
-
-            return torchvision.find(source)
-        case "hf":
-            from zskd.teacher.named import huggingface
-
-            return huggingface.find(source, given)
-        case "onnx":
-            from zskd.teacher.named import onnx
-
-            return onnx.find(source, given.known_shape)
-        case "code":
-            from zskd.teacher.named import code
-
-            return code.find(source)
-        case "built-in":
-            from zskd.teacher.named import builtin
-
-            return builtin.find(source, given)
-    raise ZskdError(f"{source.text} is a path and no name of a network: say which network it belongs to")
+    if source.kind not in _FINDERS:
+        raise ZskdError(f"{source.text} is a path and no name of a network: say which network it belongs to")
+    module = import_module(f"zskd.teacher.named.{_FINDERS[source.kind]}")
+    found: Found = module.find(source, given)
+    return found
 
 
 def _origin(

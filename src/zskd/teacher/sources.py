@@ -19,7 +19,7 @@ from zskd.core.progress import Progress
 from zskd.core.versions import versions
 from zskd.data.datasets import Dataset, folder_of_test, load_data
 from zskd.data.pictures import hash_pictures
-from zskd.models.checkpoint import Card, Origin, load_checkpoint, save_checkpoint
+from zskd.models.checkpoint import CARD, Card, Origin, load_checkpoint, save_checkpoint
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import Architecture, build, describe, fresh_weights, own_code
 from zskd.teacher.named.facts import check_given_names
@@ -193,7 +193,7 @@ def make_teacher(recipe: Recipe, sources: Sources, folder: Path, progress: Progr
     Raises:
         ZskdError: the loss diverges, or the checkpoint cannot be read or written.
     """
-    if not (folder / "card.json").is_file():
+    if not (folder / CARD).is_file():
         for line in sources.card.origin.lines() if sources.card else ():
             progress.log(f"teacher: {line}")
         card = sources.card or _train(recipe, sources, folder, progress)

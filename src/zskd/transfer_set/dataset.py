@@ -176,6 +176,18 @@ class TransferSet:
         """Return a SHA-256 that identifies these images, as hexadecimal digits."""
         return sha256_json({"shards": [e.sha256 for e in self.manifest.shards], "count": len(self)})
 
+    def check_shape(self, shape: tuple[int, int, int]) -> None:
+        """Refuse a teacher of another input shape.
+
+        Raises:
+            ZskdError: it is not that of these images.
+        """
+        if self.shape != shape:
+            raise ZskdError(
+                f"{self.folder} holds images of {self.shape} and the teacher takes {shape}: "
+                "give a transfer set of this teacher"
+            )
+
     def all_images(self) -> Images:
         """Return a copy of all images in memory (N, C, H, W)."""
         return decode(self.column("images"))

@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 REAL = "real"
 """Method of a set that holds real images."""
 PICTURES = "pictures"
-"""Method of a set that holds unlabelled pictures of the user's."""
+"""Method of a set that holds pictures of the user's, with labels or without."""
 FORMAT: Final = "zskd-transfer-set/2"
 
 
@@ -155,7 +155,7 @@ class Manifest(Artefact):
 
     @property
     def method(self) -> str:
-        """How the images were made: a key of `METHODS`, or `REAL`."""
+        """How the images were made: a key of `METHODS`, `file.py:Name`, `REAL` or `PICTURES`."""
         return str(self.spec["method"])
 
     @property
@@ -177,11 +177,11 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         ZskdError: missing, damaged, or of another format.
     """
-    path, what = folder / MANIFEST, "the manifest of a transfer set"
-    values = read_json(path, what)
+    path, what, advice = folder / MANIFEST, "the manifest of a transfer set", "make the set again"
+    values = read_json(path, what, advice)
     if values.get("format") != FORMAT:
-        raise ZskdError(f"{path} is not a manifest of format {FORMAT}: make the set again")
-    return parse(values, Manifest, f"{path}, {what},", "make the set again")
+        raise ZskdError(f"{path} is not a manifest of format {FORMAT}: {advice}")
+    return parse(values, Manifest, f"{path}, {what},", advice)
 
 
 def verify_transfer_set(folder: Path) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from zskd.core.artefact import JsonValue
 from zskd.core.errors import ZskdError
-from zskd.models.libraries.extras import import_extra
+from zskd.core.extras import import_extra
 from zskd.tuning.space import Choices, Range, Space
 
 Sampler = Literal["tpe", "random", "qmc", "grid"]

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from zskd.config.checks import check_range
 from zskd.config.engines import open_engine
 from zskd.config.identity import identity, to_values
 from zskd.config.loading import to_yaml
@@ -126,8 +127,7 @@ def tune(
 def _check(recipe: Recipe, trials: int, together: int) -> None:
     """Refuse what cannot be the same for all trials."""
     for option, number in (("--trials", trials), ("--together", together)):
-        if number < 1:
-            raise ZskdError(f"{option} is {number}: it must be at least 1")
+        check_range(option, number, 1)
     if recipe.budget is not None or recipe.passes is not None:
         raise ZskdError(
             "a search has no --budget and no --passes: give --distill.steps, equal for all trials"

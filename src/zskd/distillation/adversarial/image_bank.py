@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from zskd.config.distillation import DistillConfig
 from zskd.config.registry import LOSSES
 from zskd.core.device import to_device
+from zskd.core.levels import from_levels, to_levels
 from zskd.core.memory import at_once
 from zskd.core.rng import torch_stream
 from zskd.core.types import Images
@@ -92,21 +93,20 @@ class ImageBank:
         bank.turn += 1
         stored = min(int(bank.made), len(bank.images))
         rows = torch.randint(stored, (count,), generator=rng) if stored else torch.arange(0)
-        low, high = self._networks[1].spec.box
-        images = to_device(bank.images[rows], self._networks[1].device)
-        return low + images.float() * ((high - low) / 255)
+        levels = to_device(bank.images[rows], self._networks[1].device)
+        return from_levels(levels, self._networks[1].spec.box)
 
     def _make(self, number: int) -> None:
         """Make the images of a round; in a full bank they replace the oldest ones."""
         bank, config = self._bank, self._config.image_bank
         rng = torch_stream(self._seed, "round", number)
         count, shape = min(config.images, len(bank.images)), self._networks[1].spec.shape
-        low, high = self._networks[1].spec.box
+        box = self._networks[1].spec.box
         for part in torch.split(torch.arange(count), at_once(count, shape)):
             for batch in torch.split(self._draw(len(part), rng), at_once(_LANES, shape)):
                 made = self._maximise_loss(batch)
                 rows = (int(bank.made) + torch.arange(len(made))) % len(bank.images)
-                bank.images[rows] = ((made - low) * (255 / (high - low))).round().to("cpu", torch.uint8)
+                bank.images[rows] = to_levels(made, box).cpu()
                 bank.made += len(made)
 
     def _maximise_loss(self, starts: Images) -> Images:

@@ -18,7 +18,6 @@ from torch import nn
 
 from zskd.config.distillation import DistillConfig
 from zskd.config.transforms import AugmentConfig
-from zskd.core.errors import ZskdError
 from zskd.core.passes import counting
 from zskd.core.progress import Progress
 from zskd.core.rng import torch_stream
@@ -80,11 +79,7 @@ def initialise_from_teacher(
     Raises:
         ZskdError: images of another shape than the teacher's inputs, or a student of other inputs or classes.
     """
-    if transfer_set.shape != teacher.spec.shape:
-        raise ZskdError(
-            f"{transfer_set.folder} holds images of {transfer_set.shape} and the teacher takes "
-            f"{teacher.spec.shape}: give a transfer set of this teacher"
-        )
+    transfer_set.check_shape(teacher.spec.shape)
     copied = copy_student(teacher, student)
     training, progress = training or DistillConfig(), progress or Progress()
     config, rng = config or DistillConfig().augment, torch_stream(seed, "inheritance", 0)

@@ -29,6 +29,7 @@ from zskd.models.hooks import Before, before_runs
 from zskd.models.narrow.groups import LAYERS, Member
 from zskd.models.narrow.matching import Match, Share
 from zskd.models.narrow.scoring import Makers
+from zskd.models.running import running_original
 
 Rule = Literal["covariance", "fisher", "norm"]
 RULES: tuple[Rule, ...] = ("covariance", "fisher", "norm")
@@ -101,9 +102,7 @@ class Importance:
             for one in share.group.members
             if receives(one, self._makers.modules)
         }
-        with ExitStack() as undo:
-            undo.callback(setattr, teacher, "rewrite", teacher.rewrite)
-            teacher.rewrite = False
+        with running_original(teacher), ExitStack() as undo:
             for name in sorted(names):
                 undo.enter_context(before_runs(teacher.module.get_submodule(name), self._watch(name)))
             for part in parts:

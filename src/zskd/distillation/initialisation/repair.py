@@ -19,6 +19,7 @@ from zskd.distillation.initialisation.ridge import damping
 from zskd.distillation.initialisation.rows import draw_positions, input_rows, output_rows, positions_of
 from zskd.models.classifier import Classifier
 from zskd.models.hooks import after_runs
+from zskd.models.running import running_original
 
 Fitted = nn.Conv2d | nn.Linear
 _MOST_INPUTS = 8192
@@ -115,9 +116,7 @@ def watching(network: Classifier, names: Sequence[str], watch: Watch) -> Iterato
     def hook(name: str) -> Any:
         return lambda layer, given, answer: watch(name, layer, given, answer)
 
-    with ExitStack() as undo:
-        undo.callback(setattr, network, "rewrite", network.rewrite)
-        network.rewrite = False
+    with running_original(network), ExitStack() as undo:
         for name in names:
             undo.enter_context(after_runs(network.module.get_submodule(name), hook(name)))
         yield

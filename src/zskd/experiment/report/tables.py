@@ -135,24 +135,25 @@ def cost_table(records: Records, rate: float) -> str:
         group = list(records.at(arm, rate).values())
         if not group:
             continue
-
-        def mean(fact: str, group: list[Record] = group) -> float:
-            return float(sum(getattr(record, fact) for record in group)) / len(group)
-
+        images = _mean(group, "set_seconds")
         rows.append(
             [
                 records.title(arm),
-                f"{mean('unique_images'):,.0f}",
+                f"{_mean(group, 'unique_images'):,.0f}",
                 f"{group[0].student_steps:,}",
                 _millions(group, "teacher_forwards"),
                 _millions(group, "teacher_backwards"),
-                f"{mean('set_seconds'):,.0f}",
-                f"{mean('wall_seconds') - mean('set_seconds'):,.0f}",
+                f"{images:,.0f}",
+                f"{_mean(group, 'wall_seconds') - images:,.0f}",
             ]
         )
     passes = ("teacher forward, 10⁶ images", "backward, 10⁶ images")
     head = ["arm", "unique images", "student steps", *passes, "images, s", "student, s"]
     return markdown_table(head, rows)
+
+
+def _mean(group: Sequence[Record], fact: str) -> float:
+    return float(sum(getattr(record, fact) for record in group)) / len(group)
 
 
 def _millions(group: Sequence[Record], fact: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from zskd.core.artefact import JsonObject
 from zskd.core.code import parse_call
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_extra
 from zskd.models.libraries import timm, torchvision
 from zskd.models.libraries.arguments import check_arguments
-from zskd.models.libraries.extras import import_extra
 
 
 def describe_library(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from zskd.core.artefact import Artefact, Sha256
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.extras import import_extra
 from zskd.core.reading import opened
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.onnx_layers import convert_with_layers
 from zskd.models.modes import in_mode
 from zskd.models.narrow.changes import Changes, apply_changes, find_changes

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from zskd.core.errors import ZskdError, one_line
-from zskd.models.libraries.extras import import_extra
+from zskd.core.extras import import_extra
 
 Handler = Callable[[Any, Any], Any]
 """What onnx2fx calls for a node: (builder, node) -> node of torch.fx."""

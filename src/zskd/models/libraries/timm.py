@@ -8,8 +8,8 @@ from torch import nn
 from zskd.config.checks import suggestion
 from zskd.core.artefact import Artefact, JsonObject
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_extra
 from zskd.models.libraries.arguments import check_arguments, construct, plain
-from zskd.models.libraries.extras import import_extra
 
 
 class TimmNetwork(Artefact):

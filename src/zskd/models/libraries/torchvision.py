@@ -11,8 +11,8 @@ from torch import nn
 from zskd.config.checks import suggestion
 from zskd.core.artefact import Artefact, JsonObject
 from zskd.core.errors import ZskdError
+from zskd.core.extras import import_extra
 from zskd.models.libraries.arguments import check_arguments, construct, plain
-from zskd.models.libraries.extras import import_extra
 
 SLOW_WEIGHTS: Final = ("googlenet", "inception_v3")
 """Networks whose random weights take seconds to draw, and are drawn twice, unless `init_weights` is False."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from zskd.config.checks import suggestion
 from zskd.core.artefact import Artefact, JsonObject
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.extras import import_extra
 from zskd.models.libraries.arguments import construct
-from zskd.models.libraries.extras import import_extra
 
 _NOT_FROM_A_FILE: Final = frozenset(
     {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zskd.core.engines.base import Engine, Need
+from zskd.core.engines.base import Engine
 from zskd.core.engines.local import LocalEngine
 from zskd.core.progress import Progress
 from zskd.models.classifier import Classifier
@@ -16,7 +16,7 @@ from zskd.run.passes import set_passes
 from zskd.run.shares import least_count
 from zskd.synthesis.build import image_seconds, make_shards, settle_spec
 from zskd.synthesis.cost import Cost
-from zskd.synthesis.room import fit_workers, shard_need
+from zskd.synthesis.room import fit_workers, need_on, shard_need
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.manifest import ShardEntry
 
@@ -124,7 +124,7 @@ def _shard_seconds(
     teacher: Classifier, spec: SetSpec, folder: Path, workers: int, engine: Engine
 ) -> tuple[float, ShardEntry]:
     """Make the first shard as often as there are workers, all at the same time; return its mean duration."""
-    need = Need() if engine.here else shard_need(teacher, spec)
+    need = need_on(engine, teacher, spec)
     work = (teacher, spec, folder / str(workers))
     done = engine.each_done(
         _timed_shard, work, range(workers), workers=workers, need=need, on_progress=lambda _: None

@@ -11,7 +11,7 @@ from pathlib import Path
 from zskd.config.recipe import Recipe
 from zskd.core.progress import Progress
 from zskd.core.tensors import stored_bytes
-from zskd.core.timing import Enough, Stopwatch
+from zskd.core.timing import ENDLESS, Enough, Stopwatch
 from zskd.evaluation.inspection import count_multiply_adds
 from zskd.evaluation.sanity import log_findings
 from zskd.models.classifier import Classifier
@@ -23,8 +23,6 @@ from zskd.teacher.training import train_teacher
 _LONGEST_TRAINING = 60.0
 """Seconds of the longest training that is done, and not only timed: an untrained network does not tell how
 many steps its images take."""
-_ENDLESS = 10**9
-"""Steps of a training that is only timed, and stopped before the last one."""
 
 
 def sample_teacher(
@@ -70,6 +68,6 @@ def _time_training(recipe: Recipe, sources: Sources, seconds: float) -> tuple[fl
     assert data is not None, "without data, the teacher is given"
     watch, model = Stopwatch(seconds), copy.deepcopy(sources.model)
     with suppress(Enough):
-        train_teacher(model, data, replace(config, steps=_ENDLESS, epochs=None), seed=0, progress=watch)
+        train_teacher(model, data, replace(config, steps=ENDLESS, epochs=None), seed=0, progress=watch)
     pace, steps = watch.pace(), config.total_steps(len(data.train))
     return pace.start + steps * pace.step, steps * config.batch_size

@@ -18,7 +18,7 @@ from zskd.core.engines.overhead import measure_overhead
 from zskd.core.errors import ZskdError
 from zskd.core.passes import all_in, counting
 from zskd.core.progress import Progress, readable_seconds
-from zskd.distillation.invariance import FILE, settle_changes
+from zskd.distillation.invariance import ASKED, settle_changes
 from zskd.evaluation.inspection import count_multiply_adds
 from zskd.run.arms import plan_arms, plan_students
 from zskd.run.measure import held_out_specs, measure_run
@@ -148,7 +148,7 @@ class _Trial:
             self._teacher,
             self._sets.get(self._arms[0].set_name),
             self._recipe.distill,
-            self._folder / FILE,
+            self._folder / ASKED,
             seed=self._recipe.seed,
             progress=Progress(),
         )

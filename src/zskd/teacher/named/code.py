@@ -9,15 +9,15 @@ from torch import nn
 from zskd.config.training import DEFAULT_SHAPE
 from zskd.core.code import code_sha256, format_call
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.extras import import_network
 from zskd.core.trust import remember
 from zskd.models.factory import Factory
 from zskd.models.libraries.arguments import construct
-from zskd.models.libraries.extras import import_network
-from zskd.teacher.named.facts import Fact, Facts, Found, assumed
+from zskd.teacher.named.facts import Fact, Facts, Found, Given, assumed
 from zskd.teacher.named.source import Source
 
 
-def find(source: Source) -> Found:
+def find(source: Source, given: Given) -> Found:
     """Import and call the user's factory. The user has typed its name, so its code may run.
 
     Raises:

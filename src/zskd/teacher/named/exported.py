@@ -8,10 +8,9 @@ from typing import Annotated, Final
 from pydantic import ConfigDict, Field
 
 from zskd.core.artefact import Artefact, ClassNames, Shape, parse
-from zskd.core.reading import read_json
 from zskd.models.checkpoint import Number
 from zskd.teacher.named.facts import Fact, Facts
-from zskd.teacher.named.source import EXPORTED, is_there
+from zskd.teacher.named.source import CONFIG, CONFIG_WHAT, EXPORTED, is_there, read_config
 
 _ORIGIN: Final = "config.json of zskd export"
 
@@ -44,13 +43,12 @@ def exported_facts(weights: Path) -> Facts | None:
     Raises:
         ZskdError: its `config.json` is damaged.
     """
-    if not is_there(path := weights / "config.json"):
+    if not is_there(path := weights / CONFIG):
         return None
-    what = "the configuration of a network"
-    values = read_json(path, what)
+    values = read_config(weights)
     if EXPORTED not in values:
         return None
-    config = parse(values, _Config, f"{path}, {what},", "export the network again")
+    config = parse(values, _Config, f"{path}, {CONFIG_WHAT},", "export the network again")
     own = config.preprocessing
     return Facts(
         shape=Fact(own.shape, _ORIGIN),

@@ -19,8 +19,7 @@ import torch
 from torch import nn
 
 from zskd.core.errors import ZskdError, one_line
-from zskd.core.reading import read_json
-from zskd.models.libraries.extras import import_extra
+from zskd.core.extras import import_extra
 from zskd.models.libraries.transformers import (
     ReversedChannels,
     TransformersNetwork,
@@ -28,7 +27,7 @@ from zskd.models.libraries.transformers import (
     clean_config,
 )
 from zskd.teacher.named.facts import Fact, Facts, Found, Given
-from zskd.teacher.named.source import Source
+from zskd.teacher.named.source import CONFIG, Source, read_config
 
 _PROCESSOR = "preprocessor_config.json"
 _ADVICE = "give --shape, --mean and --std"
@@ -46,9 +45,9 @@ def find(source: Source, given: Given) -> Found:
             missing or do not fit.
     """
     folder = Path(source.name)
-    if not (folder / "config.json").is_file():
-        raise ZskdError(f"{folder} is no folder of transformers: it has no config.json")
-    values = clean_config(read_json(folder / "config.json", "the configuration of a network"))
+    if not (folder / CONFIG).is_file():
+        raise ZskdError(f"{folder} is no folder of transformers: it has no {CONFIG}")
+    values = clean_config(read_config(folder))
     kind = str(values.get("model_type"))
     check_type(kind)
     with _quiet():

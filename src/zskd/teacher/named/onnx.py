@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.extras import import_extra
 from zskd.models.exported import described, is_exported
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.onnx import ConvertedOnnx, OnnxNetwork, filled
 from zskd.models.modes import in_mode
-from zskd.teacher.named.facts import Fact, Facts, Found
+from zskd.teacher.named.facts import Fact, Facts, Found, Given
 from zskd.teacher.named.source import Source
 
 _TOLERANCE = 1e-3
@@ -24,12 +24,12 @@ _OF_INTEGERS = re.compile(r"QuantizeLinear|^QLinear|Integer$")
 """Operators of quantised networks."""
 
 
-def find(source: Source, shape: tuple[int, int, int] | None) -> Found:
+def find(source: Source, given: Given) -> Found:
     """Convert an ONNX file and compare the result with onnxruntime.
 
     Args:
         source: the file.
-        shape: channels, height and width, where the file leaves them open.
+        given: channels, height and width, where the file leaves them open.
 
     Raises:
         ZskdError: no ONNX file of a network for images, an operator that cannot be converted, or outputs
@@ -39,6 +39,7 @@ def find(source: Source, shape: tuple[int, int, int] | None) -> Found:
     model, metadata = _read(path)
     network = ConvertedOnnx(model, str(path))
     architecture = OnnxNetwork(onnx_sha256=hashlib.sha256(model).hexdigest())
+    shape = given.known_shape
     sizes = [own or (shape[i] if shape else None) for i, own in enumerate(network.shape)]
     if None in sizes:
         open_sides = ", ".join(

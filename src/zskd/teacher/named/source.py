@@ -12,6 +12,7 @@ from zskd.config.registry import ARCHITECTURES
 from zskd.core.code import parse_call
 from zskd.core.errors import ZskdError
 from zskd.core.reading import read_json
+from zskd.models.checkpoint import CARD
 
 Kind = Literal["timm", "torchvision", "hf", "onnx", "code", "built-in", "path"]
 
@@ -24,6 +25,8 @@ _FOLDER = ("local-dir:", "hf-hub:", "hf_hub:")
 """Prefixes of names of timm that come with their weights."""
 EXPORTED = "zskd"
 """Key of a `config.json` that `zskd export --to hf` wrote."""
+CONFIG = "config.json"
+CONFIG_WHAT = "the configuration of a network"
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,22 @@ def parse_builtin(text: str) -> Source | None:
     return _named(text, "built-in", found)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return what the `config.json` of a folder holds, which may be another program's.
+
+    Raises:
+        ZskdError: it is missing or damaged.
+    """
+    return read_json(folder / CONFIG, CONFIG_WHAT, "download or export it again")
+
+
 def _path(text: str) -> Source:
     """Return the source of a path without prefix. A script may write a `config.json` of its own."""
     path = Path(text)
     if path.suffix == ".onnx":
         return Source(text, "onnx", text, {})
-    if is_there(path / "config.json") and not is_there(path / "card.json"):
-        config = read_json(path / "config.json", "the configuration of a network")
+    if is_there(path / CONFIG) and not is_there(path / CARD):
+        config = read_config(path)
         if EXPORTED in config and "pretrained_cfg" not in config:  # weights beside it
             found = parse_builtin(str(config.get("architecture")))
             return replace(found, text=text, weights=path) if found else Source(text, "path", text, {})

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.extras import import_extra
 from zskd.models.libraries.arguments import check_arguments, plain
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.timm import TimmNetwork, check_name
-from zskd.teacher.named.facts import Fact, Facts, Found, as_json, of_weights
+from zskd.teacher.named.facts import Fact, Facts, Found, Given, as_json, of_weights
 from zskd.teacher.named.source import Source
 
 _CFG = "timm pretrained_cfg"
 
 
-def find(source: Source) -> Found:
+def find(source: Source, given: Given) -> Found:
     """Build a network of timm, with timm's weights unless the user names others.
 
     Raises:

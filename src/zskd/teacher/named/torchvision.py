@@ -11,18 +11,18 @@ from typing import Any, Final
 
 from zskd.config.checks import suggestion
 from zskd.core.errors import ZskdError, one_line
+from zskd.core.extras import import_extra
 from zskd.models.checkpoint import NOT_KNOWN
 from zskd.models.libraries.arguments import check_arguments, plain
-from zskd.models.libraries.extras import import_extra
 from zskd.models.libraries.torchvision import SLOW_WEIGHTS, TorchvisionNetwork, check_name, make_model
-from zskd.teacher.named.facts import Fact, Facts, Found, as_json, of_weights
+from zskd.teacher.named.facts import Fact, Facts, Found, Given, as_json, of_weights
 from zskd.teacher.named.source import Source
 
 _USUAL_SIZE: Final = 224
 """Height and width that a vision transformer is made for where nothing else is told."""
 
 
-def find(source: Source) -> Found:
+def find(source: Source, given: Given) -> Found:
     """Build a network of torchvision, with its weights unless the user names others.
 
     Raises:

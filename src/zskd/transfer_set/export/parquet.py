@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zskd.core.errors import readable_errors
+from zskd.core.extras import import_extra
 from zskd.core.files import whole_folder, write_text
 from zskd.models.classifier import Classifier
-from zskd.models.libraries.extras import import_extra
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.export.card import README, columns, dataset_card
 from zskd.transfer_set.export.samples import IN_ONE_FILE, by_file, check_samples, samples

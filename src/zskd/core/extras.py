@@ -1,4 +1,4 @@
-"""Import a library only when a network of it is named, with a one-line error when it is missing."""
+"""Import a library of an extra only when it is needed, with a one-line error when it is missing."""
 
 from __future__ import annotations
 
