@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zskd.core.errors import ZskdError
 from zskd.models.classifier import Classifier
 from zskd.models.hooks import before_runs
+from zskd.models.running import running_original
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +129,7 @@ def reading_statistics(classifier: Classifier, rows: Tensor | None = None) -> It
         undo.enter_context(before_runs(classifier.module, count))
         for name, layer in batch_norms(classifier.module).items():
             undo.enter_context(before_runs(layer, reader(name)))
-        undo.callback(setattr, classifier, "rewrite", classifier.rewrite)
-        classifier.rewrite = False
+        undo.enter_context(running_original(classifier))
         yield found
 
 
