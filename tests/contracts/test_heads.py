@@ -510,8 +510,11 @@ class TwoAnswers(TwoHeads):
 
 
 def test_of_two_answers_the_head_is_asked_for() -> None:
-    with pytest.raises(ZskdError, match=r"name its head; candidates: fc \(5 outputs\), other \(5 outputs\)"):
+    with pytest.raises(
+        ZskdError, match=r"name its head; candidates: fc \(5 outputs\), other \(5 outputs\)"
+    ) as told:
         made(TwoAnswers)
+    assert str(told.value).endswith("take one with --head")
     one, other = made(TwoAnswers, head="fc"), made(TwoAnswers, head="other")
     both = answer(one, images())
     assert isinstance(both, tuple)

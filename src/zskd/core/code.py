@@ -51,7 +51,10 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
     name, call = _split(text)
     if call is None:
         if "(" in name.rpartition(":")[2]:
-            raise ZskdError(f"the arguments of {short(text)} cannot be read: write NAME(key=value, …)")
+            raise ZskdError(
+                f"the arguments of {short(text)} cannot be read: write NAME(key=value, …), with "
+                'quotes round a word of Python: key="in"'
+            )
         return name, {}
     if call.args:
         raise ZskdError(f"an argument of {short(text)} has no name: write NAME(key=value, …)")

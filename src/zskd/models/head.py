@@ -186,7 +186,7 @@ class _Search:
         if len(left) != 1:
             raise ZskdError(
                 f"the network returns {described}, and several of these can be its class scores: name its "
-                f"head; {self._candidates({one.width for one in possible})}"
+                f"head; {self._candidates({one.width for one in possible})}: take one with --head"
             )
         return left[0]
 
