@@ -102,7 +102,7 @@ def _findings(teacher: Classifier) -> Iterator[Finding]:
     noise = {kind: _draw(teacher, kind, _IMAGES) for kind in _NOISE}
     try:
         _logits(teacher, noise["smooth"][:1])
-    except Exception as error:  # it ran for two images, when the classifier was made
+    except ValueError as error:  # of torch's batch-norm; two images ran when the classifier was made
         yield Finding(str(not_alone(error)), fatal=True)
         return
     logits = torch.cat([_logits(teacher, images) for images in noise.values()])
@@ -207,7 +207,9 @@ def _tells_changes(teacher: Classifier, images: Images) -> bool:
     with torch.enable_grad():
         try:
             value = teacher(leaf).square().sum()
-        except Exception as error:  # it ran without gradients
+        except RuntimeError as error:  # of NumPy's way into tensors, among others
+            if "requires grad" not in str(error):
+                raise
             raise ZskdError(
                 f"the network does not run while gradients are recorded ({one_line(error)}): where it needs "
                 "no gradient, let its forward pass call detach() first"

@@ -36,12 +36,12 @@ def count_multiply_adds(network: nn.Module, image: Tensor) -> int:
     ):
         try:
             network(image)
-        except Exception as error:  # the user's forward pass may raise any exception
+        except ValueError as error:  # of torch's batch-norm
             raise not_alone(error) from error
     return int(counter.get_total_flops()) // 2
 
 
-def not_alone(error: Exception) -> ZskdError:
+def not_alone(error: ValueError) -> ZskdError:
     """Return the error for a network that does not run for one image, of what it raised."""
     return ZskdError(
         f"the network does not run for one image alone ({one_line(error)}): let its batch-norm use running "
