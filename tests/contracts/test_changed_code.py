@@ -1,5 +1,6 @@
 """Another version of the user's own code makes another result; and what a command would silently lose."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from zskd.config.recipe import Recipe
 from zskd.config.synthesis import SynthesisConfig
 from zskd.config.transforms import AugmentConfig
 from zskd.config.trust import code_hashes
-from zskd.core.code import code_sha256, without_folders
+from zskd.core.code import code_sha256, import_object, without_folders
 from zskd.core.errors import ZskdError
 from zskd.core.files import sha256_file
 from zskd.core.progress import Progress
@@ -402,3 +403,18 @@ def test_memory_that_torch_does_not_get_is_one_line(
     distill = ["distill", str(teacher_folder), str(tmp_path / "set"), "--out", str(tmp_path / "student")]
     assert main([*distill, "--distill.loss", f"{greedy}:loss", "--distill.start", "random", "--quiet"]) == 2
     assert "there is not enough memory: lower the batch size" in capsys.readouterr().err
+
+
+def test_a_file_that_another_file_imported_is_named_too_and_run_again_when_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper, first = tmp_path / "imported_by_first.py", tmp_path / "imports_another.py"
+    helper.write_text("class Net:\n    width = 1\n")
+    first.write_text("import imported_by_first\nNet = imported_by_first.Net\n")
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    for file in (helper, first):
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
+    net = import_object(f"{first}:Net")
+    assert import_object(f"{helper}:Net") is net
+    helper.write_text("class Net:\n    width = 22\n")
+    assert import_object(f"{helper}:Net").width == 22

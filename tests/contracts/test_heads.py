@@ -510,8 +510,11 @@ class TwoAnswers(TwoHeads):
 
 
 def test_of_two_answers_the_head_is_asked_for() -> None:
-    with pytest.raises(ZskdError, match=r"name its head; candidates: fc \(5 outputs\), other \(5 outputs\)"):
+    with pytest.raises(
+        ZskdError, match=r"name its head; candidates: fc \(5 outputs\), other \(5 outputs\)"
+    ) as told:
         made(TwoAnswers)
+    assert str(told.value).endswith("take one with --head")
     one, other = made(TwoAnswers, head="fc"), made(TwoAnswers, head="other")
     both = answer(one, images())
     assert isinstance(both, tuple)
@@ -627,3 +630,13 @@ def test_a_run_from_a_teacher_without_a_head_to_a_student_without_a_linear_layer
     told = capsys.readouterr().out
     assert "head          none" in told
     assert "note: no linear layer of the network alone determines its output" in told
+
+
+def test_of_a_network_that_runs_image_by_image_is_told_why_it_has_no_head() -> None:
+    class EachAlone(WithLinear):
+        def forward(self, x: Tensor) -> object:
+            return torch.cat([super(EachAlone, self).forward(one) for one in x.split(1)])
+
+    found = made(EachAlone).find_head()
+    assert isinstance(found, ZskdError)
+    assert "the layer 'fc' runs for a part of the images at a time" in str(found)

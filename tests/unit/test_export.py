@@ -275,6 +275,26 @@ def test_other_onnx_files_are_refused(tmp_path: Path) -> None:
         ExportedNetwork(path)
 
 
+def test_a_network_whose_export_onnxruntime_cannot_run_is_advised_another_format() -> None:
+    with pytest.raises(ZskdError, match="onnxruntime cannot run the exported network .* with --to pt2$"):
+        ExportedNetwork(b"no")
+
+
+def test_a_network_that_depends_on_chance_is_not_advised_another_format(tmp_path: Path) -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(nn.functional.dropout(x.flatten(1)))
+
+    drops = Classifier(Dropping(), spec=InputSpec(shape=(1, 8, 8)))
+    with pytest.raises(ZskdError, match="the network's logits depend on chance: switch dropout"):
+        export_onnx(drops, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 # -- int8
 
 

@@ -69,6 +69,12 @@ def test_what_people_type(text: str, name: str, arguments: dict[str, Any]) -> No
     assert parse_call(text) == (name, arguments)
 
 
+def test_a_word_of_python_is_told_to_be_put_in_quotes() -> None:
+    with pytest.raises(ZskdError, match='with quotes round a word of Python: key="in"'):
+        parse_call("net.py:build(kind=in)")
+    assert parse_call('net.py:build(kind="in")') == ("net.py:build", {"kind": "in"})
+
+
 HOSTILE = [
     "resnet20(__import__('os'))",
     "resnet20(norm=__import__('os').system('touch ran'))",

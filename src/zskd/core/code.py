@@ -51,7 +51,10 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
     name, call = _split(text)
     if call is None:
         if "(" in name.rpartition(":")[2]:
-            raise ZskdError(f"the arguments of {short(text)} cannot be read: write NAME(key=value, …)")
+            raise ZskdError(
+                f"the arguments of {short(text)} cannot be read: write NAME(key=value, …), with "
+                'quotes round a word of Python: key="in"'
+            )
         return name, {}
     if call.args:
         raise ZskdError(f"an argument of {short(text)} has no name: write NAME(key=value, …)")
@@ -204,6 +207,9 @@ def _changed(file: str) -> int:
 def _from_file(file: str, _changed: int) -> ModuleType:
     path = Path(file).resolve()
     other = sys.modules.get(path.stem)
+    if other is not None and not hasattr(other, _IMPORTED_HERE) and _is_of(other, path):
+        setattr(other, _IMPORTED_HERE, True)  # by another file of the user's own; run again if it is changed
+        return other
     if (
         path.stem in sys.stdlib_module_names
         or _is_installed(path.stem)
@@ -223,6 +229,11 @@ def _from_file(file: str, _changed: int) -> ModuleType:
         del sys.modules[path.stem]
         raise
     return module
+
+
+def _is_of(module: ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve() == path
 
 
 def _is_installed(name: str) -> bool:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zskd.core.errors import ZskdError
+from zskd.core.errors import ZskdError, one_line
 from zskd.core.progress import Progress
 from zskd.core.rng import keep_global_rng
 from zskd.core.types import Images, Logits
 from zskd.models.classifier import Classifier, InputSpec
+from zskd.models.counting import not_alone
 from zskd.models.hooks import before_runs
 from zskd.models.modes import frozen
 from zskd.models.products import Recorder
@@ -99,6 +100,11 @@ def _findings(teacher: Classifier) -> Iterator[Finding]:
             "order of the student's classes, not their probabilities"
         )
     noise = {kind: _draw(teacher, kind, _IMAGES) for kind in _NOISE}
+    try:
+        _logits(teacher, noise["smooth"][:1])
+    except ValueError as error:  # of torch's batch-norm; two images ran when the classifier was made
+        yield Finding(str(not_alone(error)), fatal=True)
+        return
     logits = torch.cat([_logits(teacher, images) for images in noise.values()])
     finite = torch.isfinite(logits).all(1)
     if not bool(finite.all()):
@@ -170,7 +176,12 @@ def _of_repeats(teacher: Classifier, images: Images) -> Iterator[Finding]:
 
 
 def _of_gradients(teacher: Classifier, images: Images) -> Iterator[Finding]:
-    if not _tells_changes(teacher, images):
+    try:
+        reached = _tells_changes(teacher, images)
+    except ZskdError as error:
+        yield Finding(str(error), fatal=True)
+        return
+    if not reached:
         yield Finding(
             f"{UNREACHED}, so that none can be optimised: take torch.no_grad, detach and rounding out of its "
             "forward pass, or take noise for images "
@@ -183,6 +194,9 @@ def is_reached(teacher: Classifier) -> bool:
 
     Args:
         teacher: run in evaluation mode; not changed.
+
+    Raises:
+        ZskdError: the network does not run while gradients are recorded.
     """
     with frozen(teacher):
         return _tells_changes(teacher, _draw(teacher, "smooth", _IMAGES)[:2])
@@ -191,8 +205,15 @@ def is_reached(teacher: Classifier) -> bool:
 def _tells_changes(teacher: Classifier, images: Images) -> bool:
     leaf = images.to(teacher.device).requires_grad_(True)
     with torch.enable_grad():
-        logits = teacher(leaf)
-        value = logits.square().sum()
+        try:
+            value = teacher(leaf).square().sum()
+        except RuntimeError as error:  # of NumPy's way into tensors, among others
+            if "requires grad" not in str(error):
+                raise
+            raise ZskdError(
+                f"the network does not run while gradients are recorded ({one_line(error)}): where it needs "
+                "no gradient, let its forward pass call detach() first"
+            ) from error
         found = torch.autograd.grad(value, leaf, allow_unused=True) if value.requires_grad else (None,)
     return found[0] is not None and bool(found[0].any())
 

@@ -128,6 +128,12 @@ def compare(run: Run, classifier: Classifier, images: Images, *, what: str) -> C
         same = found.shape == expected.shape
         difference = float(classifier.returned.apart(found, expected).max()) if same else float("nan")
         if not difference <= _BOUND * largest:
+            again = network_logits(classifier, images, batch)
+            if not float(classifier.returned.apart(again, expected).max()) <= _BOUND * largest:
+                raise ZskdError(
+                    f"{what} was not written: the network's logits depend on chance: switch dropout and "
+                    "other random layers off in evaluation mode"
+                )
             raise ZskdError(
                 f"{what} was not written: in batches of {batch} its logits differ from the network's by "
                 f"{difference:.2g}, and the largest is {largest:.3g}: choose another format with --to"

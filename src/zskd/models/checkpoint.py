@@ -310,7 +310,8 @@ def load_weights(
             f"{source} belongs to another architecture ({'; '.join(why)}): name the right one with {option}"
         )
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
+        kinds = {(one.is_floating_point(), one.is_complex()) for one in (tensor, own[name])}
+        if len(kinds) > 1:
             raise ZskdError(f"{source}: {name} holds {tensor.dtype}, and the network needs {own[name].dtype}")
     check_finite(tensors, source)
     set_state(module.float(), tensors)
@@ -327,7 +328,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
         ZskdError: a value is not.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not bool(torch.isfinite(tensor).all()):
             raise ZskdError(f"{source} holds values that are not finite in {name}: use another file")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
             raise ZskdError(f"{source} holds values in {name} that float32 cannot hold: use another file")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from zskd.core.errors import ZskdError, one_line
 from zskd.models.modes import by_plain_operations, frozen
 
 
@@ -20,6 +21,9 @@ def count_multiply_adds(network: nn.Module, image: Tensor) -> int:
     Args:
         network: run in evaluation mode; left as it is.
         image: normalised (1, C, H, W), on the network's device.
+
+    Raises:
+        ZskdError: the network does not run for one image.
     """
     counter = FlopCounterMode(display=False)
     with (
@@ -30,8 +34,19 @@ def count_multiply_adds(network: nn.Module, image: Tensor) -> int:
         counter,
         torch.no_grad(),
     ):
-        network(image)
+        try:
+            network(image)
+        except ValueError as error:  # of torch's batch-norm
+            raise not_alone(error) from error
     return int(counter.get_total_flops()) // 2
+
+
+def not_alone(error: ValueError) -> ZskdError:
+    """Return the error for a network that does not run for one image, of what it raised."""
+    return ZskdError(
+        f"the network does not run for one image alone ({one_line(error)}): let its batch-norm use running "
+        "statistics (track_running_stats=True) in evaluation mode"
+    )
 
 
 @contextmanager

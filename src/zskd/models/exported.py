@@ -70,14 +70,15 @@ class ExportedNetwork:
     def __init__(self, source: str | Path | bytes, *, threads: int = 1) -> None:
         runtime = import_extra("onnxruntime")
         source = Path(source) if isinstance(source, str) else source
-        name = str(source) if isinstance(source, Path) else "the exported network"
+        name, advice = "the exported network", "export it with --to pt2"
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # errors are raised as well
         if isinstance(source, Path):
+            name, advice = str(source), _ADVICE
             with opened(source) as stream:
                 source = stream.read()
-        with one_line_errors(f"onnxruntime cannot run {name}", _ADVICE):
+        with one_line_errors(f"onnxruntime cannot run {name}", advice):
             self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         self.description = described(self._session.get_modelmeta().custom_metadata_map, name)
         with one_line_errors(f"{name} is not what it says of itself", _ADVICE):

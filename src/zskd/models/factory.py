@@ -32,6 +32,7 @@ from zskd.models.libraries.transformers import TransformersNetwork
 from zskd.models.modes import let_learn
 from zskd.models.narrow.chain import narrow
 from zskd.models.narrow.changes import Changes, apply_changes
+from zskd.models.preparation import copied
 
 MOST_PARAMETERS = 10**9
 """Largest number of parameters of a built-in network, and of any network that a card names a copy of."""
@@ -143,7 +144,7 @@ def half(teacher: nn.Module) -> nn.Module:
     Raises:
         ZskdError: the teacher's forward pass is not one plain chain of layers.
     """
-    network = teacher.module if isinstance(teacher, Classifier) else teacher
+    network = teacher.module if isinstance(teacher, Classifier) else copied(teacher)
     return build(describe_half(network), run_code=False)
 
 

@@ -186,7 +186,7 @@ class _Search:
         if len(left) != 1:
             raise ZskdError(
                 f"the network returns {described}, and several of these can be its class scores: name its "
-                f"head; {self._candidates({one.width for one in possible})}"
+                f"head; {self._candidates({one.width for one in possible})}: take one with --head"
             )
         return left[0]
 
@@ -205,6 +205,12 @@ class _Search:
             head = self._fitted(product, output) if fits else None
             if head is not None:
                 return head
+        if partly := [name for name in self.recorder.partly if self.named in (None, name)]:
+            return ZskdError(
+                f"the layer {partly[0]!r} runs for a part of the images at a time, and no head can be read: "
+                "give a network, or an ONNX file, that takes any number of images, or make images that need "
+                "none (--method class_impressions)"
+            )
         if self.named is not None:
             return ZskdError(
                 f"the network's output is not computed from the head {self.named!r} alone; {candidates}"

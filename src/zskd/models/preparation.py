@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from zskd.core.errors import ZskdError, one_line
@@ -16,14 +16,32 @@ from zskd.core.types import Images
 from zskd.models.modes import in_mode
 
 
+def runnable(module: nn.Module) -> nn.Module:
+    """Return a network, itself changed, as it can be run, cut and switched between its modes.
+
+    torch.compile is taken off, which would compile again for each copy and size, and the program of a
+    torch.export gets the modes back, which it refuses to switch although nothing in it depends on them.
+    """
+    module = getattr(module, "_orig_mod", module)
+    for layer in list(module.modules()):
+        for name, child in list(layer.named_children()):
+            if (inner := getattr(child, "_orig_mod", child)) is not child:
+                setattr(layer, name, inner)
+        if isinstance(layer, fx.GraphModule):
+            vars(layer).pop("train", None)
+            vars(layer).pop("eval", None)
+    return module
+
+
 def copied(module: nn.Module) -> nn.Module:
     """Return a copy of a network.
 
     Raises:
-        ZskdError: it cannot be copied.
+        ZskdError: it is no network, has a lazy layer, or cannot be copied.
     """
+    check_sizes(module)
     try:
-        return copying.deepcopy(module, without_graphs(module))
+        return runnable(copying.deepcopy(module, without_graphs(module)))
     except Exception as error:  # the user's network may raise any exception
         raise ZskdError(
             f"the network cannot be copied ({one_line(error)}): use Classifier(network, copy=False), which "
@@ -54,12 +72,14 @@ def without_graphs(module: nn.Module) -> dict[int, Any]:
     return copies
 
 
-def check_sizes(module: nn.Module) -> None:
+def check_sizes(module: object) -> None:
     """Check that the sizes of all weights are known; those of lazy layers are not before a first image.
 
     Raises:
-        ZskdError: a layer is lazy.
+        ZskdError: a layer is lazy, or this is no network.
     """
+    if not isinstance(module, nn.Module):
+        raise ZskdError(f"a {type(module).__name__} is no network: give a torch.nn.Module")
     for name, layer in module.named_modules():
         if any(is_lazy(value) for value in (*layer.parameters(False), *layer.buffers(False))):
             raise ZskdError(
@@ -87,13 +107,17 @@ def in_single_precision(module: nn.Module) -> nn.Module:
     """Return the module itself, converted to float32.
 
     Raises:
-        ZskdError: a weight is too large for it, or has no size yet.
+        ZskdError: a weight is too large for it, or has no size or no values yet.
     """
     check_sizes(module)
+    module = runnable(module)
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    if absent := next((name for name, value in tensors if value.is_meta), None):
+        raise ZskdError(
+            f"the weights of the network are not loaded ({absent} is on the device meta): build it on the CPU"
+        )
     others = [
-        (name, value)
-        for name, value in (*module.named_parameters(), *module.named_buffers())
-        if value.is_floating_point() and value.dtype != torch.float32
+        (name, value) for name, value in tensors if value.is_floating_point() and value.dtype != torch.float32
     ]
     for name, value in others:
         if bool((torch.isfinite(value) & ~torch.isfinite(value.float())).any()):

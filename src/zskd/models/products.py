@@ -73,6 +73,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Copies of all values that were computed and are as many as K of each image."""
         self.widths: dict[str, set[int]] = {}
         """Numbers of outputs of all maps, by name."""
+        self.partly: dict[str, None] = {}
+        """Names of such maps that were applied to fewer rows than N images have."""
         self.drew: dict[str, None] = {}
         """Layers that drew random numbers."""
         self.mixed: dict[str, None] = {}
@@ -126,6 +128,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         if _is_of_images(inputs, weight, output, self._count):
             self.products.append(Product(name, self._count, inputs, weight.detach(), output.clone()))
+        elif weight.ndim == 2:
+            self.partly[name] = None
 
     def _name(self, weight: Tensor) -> str:
         parameter = self._owners.get(weight.untyped_storage().data_ptr(), "")

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from zskd.core.errors import ZskdError, one_line
+from zskd.models.preparation import runnable
 
 _WEIGHTS = frozenset(
     {
@@ -47,7 +48,7 @@ def construct(title: str, build: Callable[..., Any], arguments: Mapping[str, Any
         raise ZskdError(f"cannot build {title}: {one_line(error)[:200]}") from error
     if not isinstance(network, nn.Module):
         raise ZskdError(f"{title} returned a {type(network).__name__}, not a torch.nn.Module")
-    return network
+    return runnable(network)
 
 
 def plain(value: Any) -> Any:

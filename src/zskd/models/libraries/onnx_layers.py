@@ -64,6 +64,7 @@ def convert_with_layers(model: Any, title: str) -> fx.GraphModule:
         if buffer.is_floating_point() and buffer.ndim:
             delattr(lean, name)
             lean.register_parameter(name, nn.Parameter(buffer.clone()))
+    _fix_axes(lean)
     return lean.eval()
 
 
@@ -237,3 +238,22 @@ def _add_biases(module: fx.GraphModule) -> None:
                 node.replace_all_uses_with(product)
                 module.graph.erase_node(node)
                 break
+
+
+def _fix_axes(module: fx.GraphModule) -> None:
+    """Write axes that the file holds as numbers into the graph: torch.export cannot read them from a tensor.
+
+    Their tensors stay among the buffers, as checkpoints hold them.
+    """
+    for node in list(module.graph.nodes):
+        kind = str(node.meta.get("onnx_op_type"))
+        if kind not in ("Squeeze", "Unsqueeze") and not kind.startswith("Reduce"):
+            continue
+        for axes in node.all_input_nodes:
+            if axes.op != "get_attr" or axes is node.args[0]:
+                continue
+            value = getattr(module, str(axes.target))
+            node.args = tuple(value.tolist() if one is axes else one for one in node.args)
+            if not axes.users:
+                module.graph.erase_node(axes)
+    module.recompile()

@@ -152,8 +152,9 @@ def _converted(stored: StoredTensor, own: Tensor, where: str) -> Tensor:
     """
     if stored.obstacle:
         raise ZskdError(f"{where} {stored.obstacle}: give the weights in float32, float16 or bfloat16")
-    wrong_kind = stored.dtype.is_complex or (own.is_floating_point() and not stored.dtype.is_floating_point)
-    if wrong_kind or own.is_complex():
+    if stored.dtype.is_complex != own.is_complex() or (
+        own.is_floating_point() and not stored.dtype.is_floating_point
+    ):
         raise ZskdError(f"{where} holds {stored.dtype}, and the network needs {own.dtype}: use another file")
     try:
         values = stored.read().reshape(own.shape)
@@ -163,6 +164,8 @@ def _converted(stored: StoredTensor, own: Tensor, where: str) -> Tensor:
         ) from error
     if not bool(torch.isfinite(values).all()):
         raise ZskdError(f"{where} holds values that are not finite (NaN or infinite): use another file")
+    if own.is_complex():
+        return values.to(own.dtype)
     if not own.is_floating_point():
         if not torch.equal(values, values.round() if values.is_floating_point() else values):
             raise ZskdError(f"{where} holds fractions, and the network needs {own.dtype}: use another file")
