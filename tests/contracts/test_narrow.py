@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from small_networks import IMAGES, OWN, SHAPE, Ending, Reversed, basic, conv, shapes
 from zskd.config.sizes import ShareKind
 from zskd.core.errors import ZskdError
-from zskd.models.classifier import InputSpec
+from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.counting import count_multiply_adds
 from zskd.models.factory import build, describe, fresh_weights
 from zskd.models.narrow.copies import narrow, probes
@@ -206,6 +206,14 @@ def test_what_is_fixed_outside_of_layers_stays_fixed_in_a_copy() -> None:
 
     copy = narrow(Scaled().eval(), shape=SHAPE)
     assert [name for name, value in copy.named_parameters() if not value.requires_grad] == ["fixed"]
+
+
+def test_the_head_of_a_chain_in_parts_is_found_in_its_copy() -> None:
+    """The copy is one chain, in which another layer has the name of the head."""
+    parts = nn.Sequential(nn.Sequential(conv(3, 8), nn.ReLU(), nn.Flatten()), nn.Linear(8 * 256, 5))
+    copy = narrow(Classifier(parts, spec=InputSpec(shape=SHAPE)))
+    assert isinstance(copy, Classifier)
+    assert (copy.classes, copy.head_name) == (5, "3")
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import dropwhile
-from typing import Any
 
 from torch import nn
 
@@ -26,7 +24,7 @@ from zskd.models.families import fallback
 from zskd.models.libraries.onnx import ConvertedOnnx, OnnxNetwork
 from zskd.models.modes import let_learn
 from zskd.models.narrow.changes import apply_changes, initialise_all
-from zskd.models.narrow.copies import copy_teacher
+from zskd.models.narrow.copies import copy_teacher, read_as
 from zskd.models.narrow.plan import CannotCut
 from zskd.models.preparation import copied
 
@@ -119,7 +117,7 @@ def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) ->
         ZskdError: it cannot be built, has another number of classes than the teacher, or no weight can learn.
     """
     module = fresh_weights(lambda: _build(architecture, teacher), seed)
-    reading = {"class_names": teacher.class_names} | _read_as(teacher, module)
+    reading = {"class_names": teacher.class_names} | read_as(teacher, module)
     try:
         student = Classifier(module, spec=teacher.spec, copy=False, **reading)
     except ZskdError:
@@ -170,24 +168,6 @@ def _build(architecture: Architecture, teacher: Classifier) -> nn.Module:
     return let_learn(initialise_all(apply_changes(copied(teacher.module), architecture.changes)))
 
 
-def _read_as(teacher: Classifier, student: nn.Module) -> dict[str, Any]:
-    """Return how logits are read from a copy of a teacher that returns more, or other values, than those."""
-    if type(student) is not type(teacher.module) or (teacher.reads_whole and teacher.returned.part is None):
-        return {}
-    head = None if teacher.reads_whole else teacher.head_name
-    # many networks are an nn.Sequential, which tells nothing of their layers
-    if head is not None and _from(head, student) != _from(head, teacher.module):
-        return {}
-    return {"class_names": teacher.class_names, "head": head}
-
-
-def _from(head: str, network: nn.Module) -> list[tuple[str, type[nn.Module]]]:
-    """Return names and kinds of a layer and of those behind it in its module; nothing where it is absent."""
-    around = head.rpartition(".")[0]
-    beside = [(name, type(one)) for name, one in network.named_modules() if name.rpartition(".")[0] == around]
-    return list(dropwhile(lambda one: one[0] != head, beside))
-
-
 def copy_student(teacher: Classifier, student: nn.Module) -> Classifier:
     """Return a copy of a student's network as a classifier of the teacher's inputs and classes.
 
@@ -204,7 +184,7 @@ def copy_student(teacher: Classifier, student: nn.Module) -> Classifier:
             "the student is a Classifier already, and would normalise images twice: give its network, "
             "student.module"
         )
-    reading = {"class_names": teacher.class_names} | _read_as(teacher, student)
+    reading = {"class_names": teacher.class_names} | read_as(teacher, student)
     copied = Classifier(student, spec=teacher.spec, **reading).to(teacher.device)
     copied.rewrite = teacher.rewrite
     return copied

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from itertools import dropwhile
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +75,8 @@ def narrow(
         smaller = Classifier(
             let_learn(made.network),
             spec=network.spec,
-            class_names=network.class_names,
-            head=network.head_name if network.head_name in dict(made.network.named_modules()) else None,
             copy=False,
+            **{"class_names": network.class_names} | read_as(network, made.network),
         )
         smaller.rewrite, smaller.architecture = network.rewrite, made.architecture
         return smaller
@@ -112,6 +112,32 @@ def probes(spec: InputSpec, network: nn.Module) -> Tensor:
     images = different_images(spec.shape, spec.box, each=1 if height * width > _LARGE else 2)
     mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (spec.mean, spec.std))
     return ((images - mean) / std).to(device)
+
+
+def read_as(teacher: Classifier, student: nn.Module) -> dict[str, Any]:
+    """Return how logits are read from a copy of a teacher that returns more, or other values, than those.
+
+    Args:
+        teacher: of which the head is known, or what is returned.
+        student: a copy of its network, or any other, of which nothing is known.
+
+    Returns:
+        Arguments of `Classifier`.
+    """
+    if type(student) is not type(teacher.module) or (teacher.reads_whole and teacher.returned.part is None):
+        return {}
+    head = None if teacher.reads_whole else teacher.head_name
+    # many networks are an nn.Sequential, which tells nothing of their layers
+    if head is not None and _from(head, student) != _from(head, teacher.module):
+        return {}
+    return {"class_names": teacher.class_names, "head": head}
+
+
+def _from(head: str, network: nn.Module) -> list[tuple[str, type[nn.Module]]]:
+    """Return names and kinds of a layer and of those behind it in its module; nothing where it is absent."""
+    around = head.rpartition(".")[0]
+    beside = [(name, type(one)) for name, one in network.named_modules() if name.rpartition(".")[0] == around]
+    return list(dropwhile(lambda one: one[0] != head, beside))
 
 
 def _described(teacher: Classifier) -> tuple[Architecture | None, nn.Module]:
