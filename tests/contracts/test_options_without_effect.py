@@ -137,6 +137,36 @@ def test_a_folder_of_data_that_are_in_none_is_told(command: str, there: Path, ca
 
 
 @pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("--method noise --synthesis.steps 9 --synthesis.warp.flip 0.5", ["steps 9", "warp.flip"]),
+        ("--method boundary --synthesis.steps 9 --synthesis.learning-rate 1", ["learning-rate"]),
+        ("--method deepinversion --preset deepinversion --targets.redraws 9", ["redraws"]),
+        ("--method soft_targeted --targets.redraws 9 --targets.normalise matrix", ["normalise"]),
+        ("--method zskd --targets.redraws 9 --synthesis.learning-rate 1", []),
+        ("--preset dfad --synthesis.learning-rate 1", []),
+    ],
+)
+def test_options_that_the_method_does_not_read_are_told(
+    typed: str, told: list[str], there: Path, capsys: Capture
+) -> None:
+    """Scripts give the same settings to all methods, so they are not refused."""
+    run([*MY_TEACHER.split(), "--print-config", *typed.split()])
+    notes = [line for line in capsys.readouterr().err.splitlines() if "changes no images" in line]
+    assert len(notes) == len(told)
+    for note, name in zip(notes, told, strict=True):
+        assert f".{name.split()[0]} changes no images of --method {typed.split()[1]}" in note
+
+
+def test_a_search_of_what_the_method_does_not_read_is_refused(there: Path, capsys: Capture) -> None:
+    words, boundary = ["tune", "digits", "--trials", "0", "--over"], ["--method", "boundary"]
+    told = refusal(capsys, *words, "synthesis.l2=0,1", *boundary)
+    assert told.startswith("synthesis.l2 changes no images of --method boundary")
+    assert "--trials is 0" in refusal(capsys, *words, "synthesis.l2=0,1", "--over", "method=boundary,zskd")
+    assert "--trials is 0" in refusal(capsys, *words, "synthesis.steps=1..9", *boundary)
+
+
+@pytest.mark.parametrize(
     "command",
     [
         f"{MY_TEACHER} --print-config --data.validation 0 --data.twin none",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from zskd.cli.typed import check_effect, given, note_no_folder
+from zskd.cli.typed import check_effect, given, note_ignored, note_no_folder
 from zskd.config.groups import MACHINE, OUTPUT, RUN_DETAILS
 from zskd.config.loading import load_recipe, override, recipe_names
 from zskd.config.presets import RECIPES
@@ -161,6 +161,7 @@ class Settings:
         check_effect(recipe, searched)
         if progress is not None:  # those of trials have none
             note_no_folder(recipe.data)
+            note_ignored(recipe)
         return recipe
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import reduce
@@ -31,6 +31,8 @@ _NEEDS = {
     "distill.pictures.few_share": "few",
 }
 """Settings, and groups of them, that nothing reads where another one is absent or 0, or not of this value."""
+_OF_METHODS = ("synthesis.", "targets.")
+"""Settings that a method may ignore."""
 _LIMITS = ("budget", "passes")
 _REPLACED_BY = {
     "distill.steps": _LIMITS,
@@ -91,7 +93,16 @@ def check_effect(recipe: Recipe, searched: Collection[str] = ()) -> None:
         for other in _REPLACED_BY.get(name, ()):
             if _value(recipe, other) is not None:
                 raise ZskdError(f"{option(name)} has no effect beside {option(other)}: leave one of them out")
+    if not {"method", "preset"} & {*searched}:
+        for name in _ignored(recipe, searched):
+            raise ZskdError(f"{name} changes no images of --method {recipe.method}: do not search it")
     check_data(recipe.data)
+
+
+def note_ignored(recipe: Recipe) -> None:
+    """Print a line for each option that the method does not read: scripts give one to all methods."""
+    for name in _ignored(recipe, map(".".join, given())):
+        print(f"zskd: note: {option(name)} changes no images of --method {recipe.method}", file=sys.stderr)
 
 
 def check_data(data: DataConfig) -> None:
@@ -118,6 +129,17 @@ def _holds(recipe: Recipe, needed: str) -> bool:
     name, _, wanted = needed.partition(" ")
     found = _value(recipe, name)
     return bool(found == wanted if wanted else found)
+
+
+def _ignored(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """Return those of some settings that the method does not read, where it is known and makes images."""
+    found = [name for name in names if name.startswith(_OF_METHODS)]
+    if not found or not recipe.distill.needs_set:
+        return []
+    from zskd.synthesis.methods.base import make_method
+
+    ignores = make_method(recipe.method, recipe.method_settings).ignores
+    return [name for name in found if any(f"{name}.".startswith(f"{part}.") for part in ignores)]
 
 
 def _value(recipe: Recipe, name: str) -> Any:

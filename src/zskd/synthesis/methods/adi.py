@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
@@ -22,7 +22,7 @@ from zskd.models.class_names import check_classes
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.objective import Objective
 from zskd.synthesis.inversion.terms import Disagreement
-from zskd.synthesis.methods.base import one_hot_targets
+from zskd.synthesis.methods.base import OF_DIRICHLET, one_hot_targets
 from zskd.synthesis.methods.with_statistics import MethodWithStatistics
 
 
@@ -48,6 +48,8 @@ class AdaptiveDeepInversion(MethodWithStatistics):
                 "--method adi competes with a student: give its checkpoint folder as "
                 "--method-settings.student FOLDER"
             )
+
+    ignores: ClassVar[frozenset[str]] = OF_DIRICHLET
 
     targets = one_hot_targets
 

@@ -22,6 +22,19 @@ from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.inversion.objective import Objective, Term, as_objective
 from zskd.synthesis.plan import PlanEntry
 
+OF_DIRICHLET = frozenset(
+    f"targets.{name}" for name in ("normalise", "rescale_after_beta", "concentration_floor", "redraws")
+)
+"""Settings that only targets from Dirichlet distributions read."""
+OF_DESCENT = frozenset(
+    f"synthesis.{name}"
+    for name in (
+        *("learning_rate", "learning_rate_search", "l2", "warp", "changes"),
+        *("tolerance", "missed", "carry_images", "carry_moments"),
+    )
+)
+"""Settings that only steps on an objective towards a target read."""
+
 
 class Method(Config, ABC):
     """A synthesis method, in one file.
@@ -45,6 +58,9 @@ class Method(Config, ABC):
 
     differs_finely: ClassVar[bool] = False
     """Whether images may differ by less than one of 256 grey levels, so that `auto` does not store 8 bits."""
+
+    ignores: ClassVar[frozenset[str]] = frozenset()
+    """Settings, or groups of them, by their dotted names, that change nothing: who types one is told so."""
 
     @abstractmethod
     def targets(

@@ -22,7 +22,7 @@ from zskd.core.types import Images, Labels, Logits, PerSample
 from zskd.models.classifier import Classifier
 from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.inversion.objective import ForwardPass, Objective, Term
-from zskd.synthesis.methods.base import Method, no_targets
+from zskd.synthesis.methods.base import OF_DESCENT, OF_DIRICHLET, Method, no_targets
 from zskd.synthesis.plan import PlanEntry
 
 _LEAST = 1e-12
@@ -47,6 +47,7 @@ class Boundary(Method):
     by_objective: ClassVar[bool] = False
     images_per_start: ClassVar[int] = 2
     differs_finely: ClassVar[bool] = True
+    ignores: ClassVar[frozenset[str]] = OF_DESCENT | OF_DIRICHLET
 
     halvings: int = 4
     """How often the way between both images of a pair is halved, after the steps."""

@@ -7,17 +7,19 @@ ECCV 2018, arXiv:1808.01153.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from zskd.config.synthesis import SynthesisConfig
 from zskd.synthesis.inversion.objective import Objective, match_targets
-from zskd.synthesis.methods.base import Method, one_hot_targets
+from zskd.synthesis.methods.base import OF_DIRICHLET, Method, one_hot_targets
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class ClassImpressions(Method):
     """One-hot targets of the anchor class."""
+
+    ignores: ClassVar[frozenset[str]] = OF_DIRICHLET
 
     targets = one_hot_targets
 

@@ -7,9 +7,9 @@ DeepInversion", CVPR 2020, arXiv:1912.08795. docs/methods/deepinversion.md lists
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
-from zskd.synthesis.methods.base import one_hot_targets
+from zskd.synthesis.methods.base import OF_DIRICHLET, one_hot_targets
 from zskd.synthesis.methods.with_statistics import MethodWithStatistics
 
 
@@ -17,5 +17,7 @@ from zskd.synthesis.methods.with_statistics import MethodWithStatistics
 @dataclass(frozen=True, kw_only=True)
 class DeepInversion(MethodWithStatistics):
     """One-hot targets of the anchor class, with statistics  (equations 2 to 5)."""
+
+    ignores: ClassVar[frozenset[str]] = OF_DIRICHLET
 
     targets = one_hot_targets

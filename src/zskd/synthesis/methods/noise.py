@@ -11,7 +11,7 @@ from typing import ClassVar, final
 
 from zskd.config.synthesis import SynthesisConfig
 from zskd.synthesis.inversion.objective import Objective
-from zskd.synthesis.methods.base import Method, no_targets
+from zskd.synthesis.methods.base import OF_DESCENT, OF_DIRICHLET, Method, no_targets
 
 
 @final
@@ -20,6 +20,9 @@ class Noise(Method):
     """Every image stays its start image."""
 
     optimises: ClassVar[bool] = False
+    ignores: ClassVar[frozenset[str]] = (
+        OF_DESCENT | OF_DIRICHLET | {"synthesis.steps", "synthesis.noise_share"}
+    )
 
     targets = no_targets
 

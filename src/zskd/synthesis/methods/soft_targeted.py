@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from zskd.models.classifier import Classifier
 from zskd.synthesis.dirichlet import redrawn
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.inversion.objective import Objective, match_targets
-from zskd.synthesis.methods.base import Method
+from zskd.synthesis.methods.base import OF_DIRICHLET, Method
 from zskd.synthesis.plan import PlanEntry
 
 _CONFIDENCE = 0.95
@@ -53,6 +53,8 @@ class SoftTargeted(Method):
         """Refuse a negative spread."""
         super().__post_init__()
         self.check_range("spread", low=0)
+
+    ignores: ClassVar[frozenset[str]] = OF_DIRICHLET - {"targets.redraws"}
 
     def targets(
         self, teacher: Classifier, entries: Sequence[PlanEntry], config: TargetsConfig, *, seed: int
