@@ -57,9 +57,9 @@ METHODS = Registry(
 START_IMAGES = Registry(
     "start image",
     {
-        "smooth": Entry("zskd.synthesis.inversion.initial:smooth", "sum of random grids of several sizes"),
+        "smooth": Entry("zskd.synthesis.pictures.noise:smooth", "sum of random grids of several sizes"),
         "shapes": Entry(
-            "zskd.synthesis.inversion.initial:shapes",
+            "zskd.synthesis.pictures.shapes:shapes",
             "random shapes on a plain background (after Baradad et al. 2021)",
         ),
         "procedural": Entry(
@@ -77,8 +77,8 @@ START_IMAGES = Registry(
         "gradients": Entry(
             "zskd.synthesis.pictures.families:gradients", "three colours that pass into each other"
         ),
-        "uniform": Entry("zskd.synthesis.inversion.initial:uniform", "white noise of U(0, 1)"),
-        "gaussian": Entry("zskd.synthesis.inversion.initial:gaussian", "white noise of N(0, 1)"),
+        "uniform": Entry("zskd.synthesis.pictures.noise:uniform", "white noise of U(0, 1)"),
+        "gaussian": Entry("zskd.synthesis.pictures.noise:gaussian", "white noise of N(0, 1)"),
     },
     takes_code=True,
 )

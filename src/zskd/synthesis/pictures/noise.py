@@ -1,4 +1,4 @@
-"""Random fields with a given spectrum."""
+"""Noise: white, smooth, and random fields with a given spectrum."""
 
 from __future__ import annotations
 
@@ -6,14 +6,64 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zskd.core.types import Images
-from zskd.data.drawn import Shape, Streams
-from zskd.synthesis.pictures.streams import direction, exp, log
+from zskd.data.drawn import Box, Shape, Streams
+from zskd.synthesis.pictures.streams import direction, exp, log, numbers, stretched
 
+GRIDS = (2, 4, 8, 16, 32)
+"""Side lengths of the random grids that smooth noise is a sum of."""
+_CONTRAST = (0.1, 1.0)
+"""Least and largest standard deviation of smooth noise before it is clamped to the box."""
 _LEAST = 1e-6
 """Least deviation that a field is divided by."""
+
+
+def gaussian(streams: Streams, shape: Shape, box: Box) -> Images:
+    """White noise of N(0, 1), whatever the box."""
+    return torch.from_numpy(np.stack([s.standard_normal(shape, dtype=np.float32) for s in streams]))
+
+
+def uniform(streams: Streams, shape: Shape, box: Box) -> Images:
+    """White noise of U(0, 1), stretched to the box."""
+    return stretched(torch.from_numpy(np.stack([s.random(shape, dtype=np.float32) for s in streams])), box)
+
+
+def smooth(streams: Streams, shape: Shape, box: Box) -> Images:
+    """Random grids of several sizes, enlarged and added with random weights, brightness and contrast.
+
+    The numbers are drawn per image, the arithmetic is done for all at once.
+    """
+    noise, deviation = field_of_grids(streams, shape, GRIDS, power=2)
+    contrast, brightness = numbers(streams, 2)
+    contrast = _CONTRAST[0] + (_CONTRAST[1] - _CONTRAST[0]) * contrast
+    return stretched((brightness + contrast * noise / deviation).clamp_(0, 1), box)
+
+
+def field_of_grids(
+    streams: Streams, shape: Shape, grids: tuple[int, ...], *, power: int
+) -> tuple[Images, Tensor]:
+    """Return random grids of several sizes, enlarged and added with weights U(0, 1)^power.
+
+    Returns:
+        Fields of mean 0 (N, C, H, W), and the standard deviation of each (N, 1, 1, 1).
+    """
+    channels, height, width = shape
+    drawn = [
+        np.stack([s.standard_normal((channels, g, g), dtype=np.float32) for s in streams]) for g in grids
+    ]
+    noise = torch.zeros(len(streams), *shape)
+    for grid, weight in zip(drawn, numbers(streams, len(grids)), strict=True):
+        enlarged = F.interpolate(
+            torch.from_numpy(grid), size=(height, width), mode="bilinear", align_corners=False
+        )
+        noise += weight**power * enlarged
+    single = shape == (1, 1, 1)  # whose unbiased deviation is 0/0
+    mean = noise.mean((1, 2, 3), keepdim=True)
+    deviation = noise.std((1, 2, 3), keepdim=True, correction=0 if single else 1)
+    return noise - mean, deviation.clamp_min(_LEAST)
 
 
 def spectral(
