@@ -37,13 +37,14 @@ from zskd.run.plan.sets import sample_set
 from zskd.run.plan.trial import _Trial
 from zskd.run.shares import images_that_fit
 from zskd.run.similarity import write_similarity
-from zskd.synthesis import real, room
+from zskd.synthesis import real, room, sizes
 from zskd.synthesis.build import build_transfer_set, seconds_per_image
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.plan import plan_entry
 from zskd.synthesis.real import build_real_set
-from zskd.synthesis.room import fit_spec, in_files_as_begun, worker_bytes
+from zskd.synthesis.room import worker_bytes
 from zskd.synthesis.settling import settle, some_impressions
+from zskd.synthesis.sizes import fit_spec, in_files_as_begun
 from zskd.synthesis.spec import SetSpec
 from zskd.teacher.sources import SourceHashes, Sources
 from zskd.transfer_set.dataset import TransferSet
@@ -278,7 +279,7 @@ def test_what_the_teacher_is_asked_does_not_depend_on_the_threads() -> None:
 
 def parts(teacher: Classifier, spec: SetSpec) -> tuple[int, int]:
     """The bytes of the batch, and of the images of a shard."""
-    _, of_batch, of_images = room._needs(teacher, spec, room._lane_bytes(teacher, spec))
+    _, of_batch, of_images = room.bytes_of_each(teacher, spec, room.lane_bytes(teacher, spec))
     return of_batch, of_images
 
 
@@ -286,13 +287,13 @@ def test_the_batch_is_not_halved_for_a_shard_that_is_large(monkeypatch: pytest.M
     teacher = linear(5, (3, 32, 32))
     spec = SetSpec(count=10**6, synthesis=SynthesisConfig(shard_size=100_000))
     need = worker_bytes(teacher, spec)
-    monkeypatch.setattr(room, "available_memory", lambda _device: need)
+    monkeypatch.setattr(sizes, "available_memory", lambda _device: need)
     assert fit_spec(teacher, spec).synthesis.batch_size == 100
     # as many lanes as there is room for, where the shard leaves some
     of_batch, of_images = parts(teacher, spec)
-    monkeypatch.setattr(room, "available_memory", lambda _device: need - of_batch // 2)
+    monkeypatch.setattr(sizes, "available_memory", lambda _device: need - of_batch // 2)
     assert fit_spec(teacher, spec).synthesis.batch_size == 50
-    monkeypatch.setattr(room, "available_memory", lambda _device: of_images // 2)
+    monkeypatch.setattr(sizes, "available_memory", lambda _device: of_images // 2)
     with pytest.raises(ZskdError, match=r"100,000 in a file, .* lower --synthesis\.shard-size"):
         fit_spec(teacher, spec)
 
@@ -301,10 +302,10 @@ def test_shards_of_the_default_size_are_halved_before_the_batch(monkeypatch: pyt
     teacher = linear(5, (3, 32, 32))
     spec = SetSpec(count=10**6)
     need = worker_bytes(teacher, spec)
-    monkeypatch.setattr(room, "available_memory", lambda _device: need * 3 // 2)
+    monkeypatch.setattr(sizes, "available_memory", lambda _device: need * 3 // 2)
     found = fit_spec(teacher, spec).synthesis
     assert (found.batch_size, found.shard_size) == (100, 500)
-    monkeypatch.setattr(room, "available_memory", lambda _device: need // 2)
+    monkeypatch.setattr(sizes, "available_memory", lambda _device: need // 2)
     found = fit_spec(teacher, spec).synthesis
     assert (found.batch_size, found.shard_size) == (100, 100)
     pairs = replace(spec, method="boundary", synthesis=SynthesisConfig(candidates=2, batch_size=75))

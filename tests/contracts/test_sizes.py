@@ -34,8 +34,9 @@ from zskd.evaluation.probes import _share, make_probes
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import fresh_weights
 from zskd.synthesis.build import build_transfer_set, seconds_per_image
-from zskd.synthesis.room import fit_spec, fit_workers, worker_bytes
+from zskd.synthesis.room import fit_workers, worker_bytes
 from zskd.synthesis.shard import entry_of, make_shard
+from zskd.synthesis.sizes import fit_spec
 from zskd.synthesis.spec import SetSpec, read_spec, spec_values
 from zskd.synthesis.trace import trace_impression
 from zskd.transfer_set.dataset import TransferSet
@@ -140,7 +141,8 @@ def test_a_small_set_says_nothing_new(teacher: Classifier, tmp_path: Path) -> No
 LIMITED = """
 import os
 from zskd.core.memory import available_memory
-from zskd.synthesis.room import fit_spec, fit_workers, worker_bytes
+from zskd.synthesis.room import fit_workers, worker_bytes
+from zskd.synthesis.sizes import fit_spec
 from zskd.synthesis.spec import SetSpec
 wide = Classifier(fresh_weights(lambda: nn.Sequential(
     nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)

@@ -41,12 +41,12 @@ from zskd.models.observation import observe
 from zskd.run.passes import set_passes
 from zskd.run.plan.sets import sample_set
 from zskd.run.shares import counts_to_choose, least_count
-from zskd.synthesis import room
+from zskd.synthesis import sizes
 from zskd.synthesis.build import build_transfer_set
 from zskd.synthesis.methods.base import make_method
 from zskd.synthesis.outcome import outcome_of
-from zskd.synthesis.room import fit_spec, storage_of
 from zskd.synthesis.shard import plan_shard
+from zskd.synthesis.sizes import fit_spec
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 
@@ -269,8 +269,8 @@ def test_pairs_that_differ_by_less_than_a_grey_level_are_stored_as_they_are(tmp_
     teacher = linear(LARGE)
     synthesis = SynthesisConfig(start="uniform", noise_share=0.0, steps=3, tolerance=0.0)
     spec = SetSpec(method="boundary", count=8, synthesis=synthesis)
-    assert storage_of(replace(spec, method="noise"), LARGE) == "uint8"
-    assert storage_of(replace(spec, synthesis=replace(synthesis, storage="uint8")), LARGE) == "uint8"
+    assert replace(spec, method="noise").storage(LARGE) == "uint8"
+    assert replace(spec, synthesis=replace(synthesis, storage="uint8")).storage(LARGE) == "uint8"
     made = build_transfer_set(teacher, spec, tmp_path)
     before, beyond = made.images(torch.arange(0, 8, 2)), made.images(torch.arange(1, 8, 2))
     assert float((before - beyond).abs().max()) < 1 / 255
@@ -321,7 +321,7 @@ def test_pairs_in_rows_start_from_images_of_all_classes() -> None:
 def test_what_to_lower_is_the_count_where_a_file_is_a_row(
     plain: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "available_memory", lambda _: 10**6)
+    monkeypatch.setattr(sizes, "available_memory", lambda _: 10**6)
     for order, lower in (("rows", "--count"), ("interleaved", "--synthesis.shard-size")):
         targets = TargetsConfig(order=order, betas=(1.0,))  # type: ignore[arg-type]
         synthesis = SynthesisConfig(batch_size=1, shard_size=20_000)

@@ -30,8 +30,8 @@ from zskd.evaluation.agreement import (
 from zskd.evaluation.probes import Probes, Signals, make_probes, measure, unexplained
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.factory import build, describe, fresh_weights, half
-from zskd.synthesis.room import fit_spec
 from zskd.synthesis.shard import make_shard
+from zskd.synthesis.sizes import fit_spec
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 
 ROOT = Path(__file__).resolve().parents[2]

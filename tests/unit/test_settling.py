@@ -14,9 +14,9 @@ from zskd.core.passes import teacher_passes
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.run.passes import set_passes
 from zskd.synthesis.build import build_transfer_set
-from zskd.synthesis.room import as_made
 from zskd.synthesis.settling import settle, share_mirrored, some_impressions
 from zskd.synthesis.shard import make_shard
+from zskd.synthesis.sizes import as_made
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 

@@ -122,7 +122,7 @@ def show_filmstrip(
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.page import trace_figure
     from zskd.synthesis.build import hashes_of
-    from zskd.synthesis.room import as_made
+    from zskd.synthesis.sizes import as_made
     from zskd.synthesis.spec import read_spec
     from zskd.teacher.opening import check_model
     from zskd.transfer_set.manifest import read_manifest

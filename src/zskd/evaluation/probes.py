@@ -34,8 +34,9 @@ from zskd.models.modes import frozen
 from zskd.synthesis.build import seconds_per_image
 from zskd.synthesis.inversion.initial import draw_initial
 from zskd.synthesis.methods.base import make_method
-from zskd.synthesis.room import fit_spec, fit_workers, in_files, need_on
+from zskd.synthesis.room import fit_workers, need_on
 from zskd.synthesis.shard import make_shard
+from zskd.synthesis.sizes import fit_spec, in_files
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 
 _IMPRESSIONS, _NOISE = 400, 1000

@@ -24,7 +24,7 @@ from zskd.experiment.layout import CellPaths
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.build import seconds_per_image
-from zskd.synthesis.room import fit_spec
+from zskd.synthesis.sizes import fit_spec
 from zskd.training.batches import Batch
 from zskd.training.loop import fit
 from zskd.transfer_set.manifest import MANIFEST, read_manifest

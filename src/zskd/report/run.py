@@ -21,8 +21,8 @@ from zskd.report.gallery import Impression, make_gallery
 from zskd.report.page import write_page
 from zskd.run.metrics import METRICS, RunMetrics, read_metrics
 from zskd.run.similarity import shows_similarity
-from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity
+from zskd.synthesis.sizes import as_made
 from zskd.synthesis.spec import SetSpec, read_spec
 from zskd.teacher.opening import check_model
 from zskd.training.curve import Curve, read_curve

@@ -43,7 +43,8 @@ from zskd.run.arms import execution
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, images_that_fit, least_count, steps_that_fit
 from zskd.synthesis.build import image_seconds, open_writer, settle_spec, time_shards
 from zskd.synthesis.cost import Cost
-from zskd.synthesis.room import fit_workers, has_usual_shards, in_batches, in_files, possible_workers
+from zskd.synthesis.room import fit_workers, possible_workers
+from zskd.synthesis.sizes import has_usual_shards, in_batches, in_files
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import MANIFEST, ShardEntry

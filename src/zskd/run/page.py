@@ -28,8 +28,8 @@ from zskd.run.metrics import RunMetrics
 from zskd.run.similarity import shows_similarity
 from zskd.run.summary import notes
 from zskd.run.tables import KINDS, agreement_table, passes_table, results_table, students_table
-from zskd.synthesis.room import as_made
 from zskd.synthesis.similarity import class_similarity, concentration
+from zskd.synthesis.sizes import as_made
 from zskd.synthesis.spec import SetSpec
 from zskd.synthesis.trace import trace_impression
 from zskd.transfer_set.dataset import TransferSet

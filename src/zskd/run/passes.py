@@ -20,9 +20,9 @@ from zskd.models.classifier import Classifier
 from zskd.run.arms import Arm, plan_students, trained_as
 from zskd.run.pictures import passes_of_pictures
 from zskd.run.shares import FEWEST_STEPS, FOR_SETS, counts_to_choose, least_count
-from zskd.synthesis.room import of_size
 from zskd.synthesis.settling import some_impressions
 from zskd.synthesis.shard import entry_of
+from zskd.synthesis.sizes import of_size
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.dataset import TransferSet
 

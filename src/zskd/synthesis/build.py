@@ -29,18 +29,10 @@ from zskd.models.factory import own_code
 from zskd.models.modes import frozen
 from zskd.synthesis.cost import Cost
 from zskd.synthesis.outcome import outcome_of
-from zskd.synthesis.room import (
-    check_disk,
-    fit_spec,
-    fit_workers,
-    need_on,
-    resolve,
-    set_bytes,
-    storage_of,
-    workers_bytes,
-)
+from zskd.synthesis.room import check_disk, fit_workers, need_on, set_bytes, workers_bytes
 from zskd.synthesis.settling import Settled, settle
 from zskd.synthesis.shard import entry_of, label, make_shard, missed_target, plan_shard
+from zskd.synthesis.sizes import fit_spec, resolve
 from zskd.synthesis.spec import SetSpec, spec_values
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import Provenance, ShardEntry
@@ -238,7 +230,7 @@ def _write_one(
         shard = make_shard(teacher, spec, number, on_progress=on_progress)
     dropped = len(spec.indices(number, teacher.classes)) - len(shard)
     missed = int(missed_target(shard, spec.synthesis).sum()) + dropped
-    storage = storage_of(spec, teacher.spec.shape)
+    storage = spec.storage(teacher.spec.shape)
     return write_shard(folder, number, shard, missed=missed, storage=storage, passes=tally.passes())
 
 

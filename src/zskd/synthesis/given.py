@@ -24,12 +24,12 @@ from zskd.data.packed import Picture
 from zskd.data.pictures import find_pictures, hash_pictures
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.synthesis.room import in_files_as_begun, usual_storage
 from zskd.synthesis.shard import label
+from zskd.synthesis.sizes import in_files_as_begun
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import PICTURES, Provenance
 from zskd.transfer_set.shard import write_shard
-from zskd.transfer_set.storage import decode, encode, round_to
+from zskd.transfer_set.storage import decode, encode, round_to, usual_storage
 from zskd.transfer_set.writer import Writer
 
 _BATCH = 100

@@ -19,8 +19,8 @@ from zskd.core.types import Labels
 from zskd.data.datasets import Split
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
-from zskd.synthesis.room import in_files_as_begun
 from zskd.synthesis.shard import label
+from zskd.synthesis.sizes import in_files_as_begun
 from zskd.transfer_set.dataset import TransferSet
 from zskd.transfer_set.manifest import REAL, Provenance
 from zskd.transfer_set.shard import write_shard

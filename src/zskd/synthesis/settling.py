@@ -21,8 +21,8 @@ from zskd.models.classifier import Classifier
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
 from zskd.synthesis.learning_rate import search_learning_rate
-from zskd.synthesis.room import in_files
 from zskd.synthesis.shard import make_shard
+from zskd.synthesis.sizes import in_files
 from zskd.synthesis.spec import HELD_OUT, SetSpec
 
 ENOUGH: Final = 0.5

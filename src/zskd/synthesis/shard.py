@@ -24,7 +24,6 @@ from zskd.synthesis.candidates import draw_starts
 from zskd.synthesis.inversion.initial import draw_warps
 from zskd.synthesis.inversion.lanes import InversionBatch
 from zskd.synthesis.plan import PlanEntry, plan_entry
-from zskd.synthesis.room import storage_of
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.shard import Shard
 from zskd.transfer_set.storage import round_to
@@ -67,7 +66,7 @@ def make_shard(
         if on_progress is not None:
             on_progress(len(images) - len(plan.rows))
         images.clamp_(*teacher.spec.box)
-        images = round_to(images, storage_of(spec, teacher.spec.shape), teacher.spec.box)
+        images = round_to(images, spec.storage(teacher.spec.shape), teacher.spec.box)
         answered = not spec.own_method.by_objective
         with counting("labelling"):
             shard = label(

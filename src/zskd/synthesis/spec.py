@@ -17,6 +17,7 @@ from zskd.synthesis.inversion.objective import Objective, as_objective
 from zskd.synthesis.methods.base import Method, make_method
 from zskd.synthesis.plan import optimised_before, row_size
 from zskd.transfer_set.manifest import PICTURES, REAL
+from zskd.transfer_set.storage import Storage, usual_storage
 
 HELD_OUT = 1 << 40
 """Index of the first image of held-out sets; no set for training reaches it."""
@@ -68,6 +69,12 @@ class SetSpec(Config):
     def objective(self) -> Objective:
         """What the optimisation of an image minimises."""
         return as_objective(self.own_method.objective(self.synthesis))
+
+    def storage(self, shape: tuple[int, int, int]) -> Storage:
+        """Return how the images are stored, of a shape (C, H, W)."""
+        if self.synthesis.storage == "auto":
+            return "float32" if self.own_method.differs_finely else usual_storage(shape)
+        return self.synthesis.storage
 
     @property
     def has_traces(self) -> bool:

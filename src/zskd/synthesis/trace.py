@@ -18,7 +18,6 @@ from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.synthesis.inversion.invert import invert
 from zskd.synthesis.inversion.lanes import LaneState
-from zskd.synthesis.room import storage_of
 from zskd.synthesis.shard import entry_of, label, plan_shard
 from zskd.synthesis.spec import SetSpec
 from zskd.transfer_set.storage import round_to
@@ -82,7 +81,7 @@ def trace_impressions(
 
     Args:
         teacher: used in evaluation mode; left as it is.
-        spec: of the set that the impressions belong to, as it was made (`zskd.synthesis.room.as_made`).
+        spec: of the set that the impressions belong to, as it was made (`zskd.synthesis.sizes.as_made`).
         indices: positions of images of one shard in the set, dropped images counted; those that stay noise
             have no trace.
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
@@ -130,7 +129,7 @@ def trace_impressions(
                 on_progress=task.advance,
             )
         for place, row in row_of.items():
-            stored = round_to(images[place][None], storage_of(spec, teacher.spec.shape), box)[0]
+            stored = round_to(images[place][None], spec.storage(teacher.spec.shape), box)[0]
             paths[row].append((int(steps[place]), stored))
         return {
             index: _frames(teacher, config, paths[row], plan.targets[row], plan.anchors[row], frames)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zskd.core.errors import ZskdError
+from zskd.core.memory import is_large
 from zskd.core.types import Images
 
 Storage = Literal["float32", "float16", "uint8"]
@@ -20,6 +21,11 @@ _DTYPES: dict[Storage, torch.dtype] = {
 }
 DTYPES = frozenset(_DTYPES.values())
 """Types that stored images can have."""
+
+
+def usual_storage(shape: tuple[int, int, int]) -> Storage:
+    """Return how images of a shape (C, H, W) are stored where nobody says it."""
+    return "uint8" if is_large(shape) else "float32"
 
 
 def bytes_per_pixel(storage: Storage) -> int:
