@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zskd.cli.options import must_be_absent
+from zskd.cli.outputs import must_be_absent
 from zskd.core.errors import ZskdError
 from zskd.core.files import whole_folder, write_text
 from zskd.data.folder import picture_files, read_image

@@ -13,14 +13,8 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import (
-    Detail,
-    Machine,
-    Settings,
-    Trust,
-    new_folder,
-    ready_teacher,
-)
+from zskd.cli.options import Detail, Machine, Settings, Trust, ready_teacher
+from zskd.cli.outputs import new_folder
 from zskd.cli.places import Place, local, on_this_machine, output
 from zskd.cli.telling import Json, Teller
 from zskd.config.distillation import DistillConfig

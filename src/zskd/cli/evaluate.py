@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import must_be_result
+from zskd.cli.outputs import must_be_result
 from zskd.cli.pairs import check_models, note_other_teacher
 from zskd.cli.places import Place, local
 from zskd.cli.telling import Json, Teller, print_error

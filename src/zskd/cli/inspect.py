@@ -9,7 +9,7 @@ import numpy as np
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import must_be_result
+from zskd.cli.outputs import must_be_result
 from zskd.cli.telling import Json, Teller
 from zskd.config.training import NetworkConfig
 from zskd.core.errors import first_few

@@ -10,7 +10,8 @@ from cyclopts import App, Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import FLAGS, examples
-from zskd.cli.options import Detail, Settings, Trust, new_folder
+from zskd.cli.options import Detail, Settings, Trust
+from zskd.cli.outputs import new_folder
 from zskd.cli.telling import Json, Teller
 from zskd.cli.typed import check_data, note_no_folder
 from zskd.config.data import DataConfig
