@@ -9,9 +9,8 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import print_line
 from zskd.cli.outputs import must_be_absent
-from zskd.cli.telling import Json, Teller
+from zskd.cli.telling import Json, Teller, print_line
 from zskd.core.errors import ZskdError
 
 if TYPE_CHECKING:

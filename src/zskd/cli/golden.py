@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import print_line
+from zskd.cli.telling import print_line
 from zskd.core.errors import ZskdError
 
 

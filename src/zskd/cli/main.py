@@ -11,8 +11,7 @@ from cyclopts import CycloptsError
 
 from zskd.cli.app import app
 from zskd.cli.help import HelpFormatter
-from zskd.cli.options import print_line
-from zskd.cli.telling import print_error
+from zskd.cli.telling import print_error, print_line
 from zskd.config.checks import partial
 from zskd.core.errors import ZskdError, one_line
 from zskd.core.interrupt import Stopped, remembered

@@ -1,8 +1,7 @@
-"""Settings of a command: defaults < preset < recipe < command-line options; and printing."""
+"""Settings of a command: defaults < preset < recipe < command-line options."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, fields
@@ -180,8 +179,3 @@ def ready_teacher(source: Path, model: str | None, recipe: Recipe) -> Classifier
     teacher = open_teacher(source, model=model)[0].to(choose_device(recipe.device))
     teacher.rewrite = recipe.rewrite
     return teacher
-
-
-def print_line(text: str) -> None:
-    """Print one line of a result on standard output."""
-    print(text, file=sys.stdout, flush=True)

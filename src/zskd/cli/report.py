@@ -9,8 +9,7 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import print_line
-from zskd.cli.telling import Json, Teller
+from zskd.cli.telling import Json, Teller, print_line
 from zskd.config.data import Twin
 from zskd.core.errors import ZskdError
 

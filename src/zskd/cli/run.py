@@ -11,8 +11,8 @@ from cyclopts import Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import examples
-from zskd.cli.options import Detail, Flag, RecipeName, Settings, Trust, print_line
-from zskd.cli.telling import Json, Teller
+from zskd.cli.options import Detail, Flag, RecipeName, Settings, Trust
+from zskd.cli.telling import Json, Teller, print_line
 from zskd.config.groups import OUTPUT, RUN
 from zskd.config.recipe import Recipe
 from zskd.core.errors import ZskdError, escaped

@@ -9,7 +9,8 @@ from cyclopts import App, Parameter
 
 from zskd.cli.app import app
 from zskd.cli.help import FLAGS, examples
-from zskd.cli.options import Flag, print_line
+from zskd.cli.options import Flag
+from zskd.cli.telling import print_line
 from zskd.config.checks import check_range
 from zskd.core.errors import ZskdError
 

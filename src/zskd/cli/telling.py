@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from zskd.cli.options import print_line
 from zskd.core.errors import ZskdError
 from zskd.core.tables import WIDTH, Table
 
@@ -27,6 +26,11 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 PICTURES_AT_ONCE = 64
 """Pictures that are read and classified together, fewer of large ones."""
+
+
+def print_line(text: str) -> None:
+    """Print one line of a result on standard output."""
+    print(text, file=sys.stdout, flush=True)
 
 
 def print_error(text: str) -> None:
