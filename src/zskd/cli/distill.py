@@ -67,11 +67,11 @@ def distill(
     """Train a student on a transfer set or against a generator, or resume an interrupted training.
 
     Args:
-        teacher: Checkpoint folder.
+        teacher: Checkpoint folder, or another source that tells its network.
         transfer_set: Folder of the transfer set; absent where a generator makes all images.
         out: Folder of the student. All three may be addresses (s3://bucket/set).
         recipe: Recipe with the settings.
-        preset: Base of the settings. Absent: chosen for the teacher.
+        preset: Base of the settings; absent: chosen for the teacher.
         student: half, narrow:0.5, budget:200k, auto, a built-in network, or file.py:factory. Absent: chosen
             for the teacher.
         seed: Seed of weights, order and augmentation.

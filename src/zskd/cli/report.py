@@ -53,7 +53,7 @@ def report(
             an experiment's md.
         out: File; for the Markdown of an experiment a folder of README.md and the picture. Absent: a page is
             report.html in the run's folder, or EXPERIMENT.html here; a text is printed.
-        results: Folder of the records of an experiment.
+        results: Folder of the records of an experiment; absent: results.
         twin: Report the experiment on this twin of its data.
         data_dir: Folder of the run's data, where it has moved, for its page.
         teacher_model: Factory to run for the page of a run, for a teacher in your own code.

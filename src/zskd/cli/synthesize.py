@@ -55,10 +55,10 @@ def synthesize(
     """Make a transfer set, or resume an interrupted synthesis.
 
     Args:
-        teacher: Checkpoint folder.
+        teacher: Checkpoint folder, or another source that tells its network.
         out: Folder of the set, or an address (s3://bucket/set).
         recipe: Recipe with the settings.
-        preset: Base of the settings. Absent: chosen for the teacher.
+        preset: Base of the settings; absent: chosen for the teacher.
         method: Synthesis method: a name, or file.py:Name for your own. Absent: that of the preset.
         method_settings: Settings of this method only.
         count: Number of images in the set. Absent: from rate, or chosen for the teacher.

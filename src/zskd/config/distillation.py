@@ -176,8 +176,8 @@ class DistillConfig(FitConfig):
     start: Literal["teacher", "random"] = "teacher"
     """Initial weights: `teacher` initialises from the teacher if the student is a narrower or less deep
     copy of it, and at random otherwise; `random` is always at random."""
-    steps: Annotated[int | None, Parameter(group=RUN)] = _STEPS
-    """Number of training steps. Any but the default overrides `epochs`."""
+    steps: Annotated[int | None, Parameter(group=RUN, show_default=False)] = _STEPS
+    """Number of training steps; absent: as the preset says. Any but the default overrides `epochs`."""
     optimiser: OptimiserName = "muon"
     learning_rate: float = 0.01
     precision: Precision = "float32"

@@ -65,7 +65,7 @@ class Recipe(Config):
     name: Annotated[str, Parameter(group=RUN_DETAILS)] = "run"
     """Name of the run. The default of `--out` is runs/NAME."""
     preset: Annotated[PresetName, Parameter(show_default=False)] = "default"
-    """Base of the settings. Most are those of a published method. Absent: chosen for the teacher."""
+    """Base of the settings; absent: chosen for the teacher. Most are those of a published method."""
     seed: int = 0
     """Seed of all random numbers."""
     method: Annotated[MethodName, Parameter(show_default=False)] = "zskd"

@@ -89,8 +89,8 @@ class NetworkConfig(Config):
     package.module:factory. Arguments may follow: resnet20(norm=group), file.py:factory(depth=20). Absent:
     lenet5, unless the source names its network."""
     weights: Annotated[str | None, _short("weights")] = None
-    """Place in a file with several copies of the network. Such as `model_ema`; absent: an averaged copy if
-    there is one, otherwise the first."""
+    """Place in a file with several copies of the network. Such as `model_ema`; absent: an averaged copy, else
+    one called best, else the first that is not from before a training."""
     shape: Annotated[tuple[int, int, int] | None, _short("shape")] = None
     """Channels, height and width of its input. Absent: as the source tells, else 32×32 with the channels of a
     built-in network's weights, or grey; own code in colour must be told."""
@@ -98,8 +98,8 @@ class NetworkConfig(Config):
     """Mean, subtracted from pixels in [0, 1]. One value, or one per channel. Absent: as the source tells, or
     0."""
     std: Annotated[tuple[float, ...] | None, _short("std")] = None
-    """Standard deviation, by which they are divided. One value, or one per channel. Absent: as the source
-    tells, or 1."""
+    """Standard deviation, by which pixels are divided after that. One value, or one per channel. Absent: as
+    the source tells, or 1."""
     box: Annotated[tuple[float, float] | None, _short("box")] = None
     """Least and largest pixel value of a valid image. Both are inside [0, 1]. Absent: as the source tells, or
     0 1."""
@@ -132,7 +132,7 @@ class NetworkConfig(Config):
 class TeacherConfig(FitConfig, NetworkConfig, SourceConfig):
     """The trained classifier: your own file, or a network to train on the data."""
 
-    epochs: Annotated[float | None, Parameter(group=TEACHER)] = 15.0
+    epochs: Annotated[float | None, Parameter(group=TEACHER, show_default=False)] = 15.0
     batch_size: int = 128
     seed: int | None = None
     """Seed of the teacher's training; absent: the seed of the run."""
