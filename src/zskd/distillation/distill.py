@@ -38,7 +38,7 @@ from zskd.distillation.features.paired import PairedFeatures, pair_features
 from zskd.distillation.invariance import settle_changes
 from zskd.distillation.objective import Objective
 from zskd.distillation.order import in_windows, order_of
-from zskd.distillation.room import check_memory
+from zskd.distillation.room import check_memory, reading
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.training.loop import fit
@@ -231,7 +231,7 @@ def choose_reading(
             "give --distill.images mapped"
         )
     if config.images == "auto":
-        config = replace(config, images="memory" if need < free / 2 else "mapped")
+        config = replace(config, images=reading(need, free))
         how = "copied into memory" if config.images == "memory" else "read from mapped files at each step"
         progress.log(
             f"distill: {len(transfer_set):,} images of {readable_bytes(transfer_set.image_bytes)} are {how} "

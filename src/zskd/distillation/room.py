@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -73,6 +74,11 @@ def check_memory(
             f"a step with {config.batch_size} images needs about {readable_bytes(need)}, and "
             f"{readable_bytes(free)} of memory are free: give --distill.batch-size {fits}"
         )
+
+
+def reading(image_bytes: int, free: int) -> Literal["memory", "mapped"]:
+    """Return where images are read from that take so many bytes, where `distill.images` is "auto"."""
+    return "memory" if image_bytes < free / 2 else "mapped"
 
 
 def student_need(student: Classifier, config: DistillConfig, threads: int, image_bytes: int = 0) -> Need:

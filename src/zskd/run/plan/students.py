@@ -12,7 +12,7 @@ from zskd.core.memory import available_memory
 from zskd.core.progress import Progress
 from zskd.core.tensors import stored_bytes
 from zskd.distillation.architecture import describe_student, fresh_student
-from zskd.distillation.room import student_need
+from zskd.distillation.room import reading, student_need
 from zskd.distillation.students import time_students
 from zskd.evaluation.inspection import count_multiply_adds
 from zskd.models.classifier import Classifier
@@ -103,6 +103,6 @@ def _memory(recipe: Recipe, one: Trainee, student: Classifier, sets: Mapping[str
     if like is not None and one.arm.spec is not None:
         in_all = like.image_bytes * one.arm.spec.count // len(like)
     if config.images == "auto":
-        config = replace(config, images="memory" if in_all < available_memory() / 2 else "mapped")
+        config = replace(config, images=reading(in_all, available_memory()))
     threads = execution(recipe).threads_of_each(len(sets))
     return student_need(student, config, threads, in_all).memory
