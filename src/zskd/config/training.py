@@ -98,8 +98,8 @@ class NetworkConfig(Config):
     """Mean, subtracted from pixels in [0, 1]. One value, or one per channel. Absent: as the source tells, or
     0."""
     std: Annotated[tuple[float, ...] | None, _short("std")] = None
-    """Standard deviation, by which pixels are divided after that. One value, or one per channel. Absent: as
-    the source tells, or 1."""
+    """Standard deviation, by which pixels are divided. One value, or one per channel. Absent: as the source
+    tells, or 1."""
     box: Annotated[tuple[float, float] | None, _short("box")] = None
     """Least and largest pixel value of a valid image. Both are inside [0, 1]. Absent: as the source tells, or
     0 1."""
