@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,3 +169,71 @@ def test_every_path_may_be_text(name: str) -> None:
     for one in inspect.signature(inspect.unwrap(getattr(zskd, name))).parameters.values():
         if "Path" in str(one.annotation):
             assert "str | Path" in str(one.annotation), one
+
+
+def test_lists_and_numpy_numbers_give_the_fingerprint_of_tuples() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    plain = zskd.Classifier(
+        module, spec=zskd.InputSpec(shape=(1, 4, 4), mean=(0.5,)), class_names=("a", "b", "c")
+    )
+    spec = zskd.InputSpec(shape=np.array([1, 4, 4]), mean=[np.float64(0.5)], std=torch.ones(1))  # type: ignore[arg-type]
+    listed = zskd.Classifier(module, spec=spec, class_names=["a", "b", "c"])  # type: ignore[arg-type]
+    assert listed.fingerprint() == plain.fingerprint()
+    assert listed.spec == plain.spec
+
+
+def test_a_checkpoint_is_opened_with_what_its_card_says_as_lists() -> None:
+    saved = zskd.student("mlp(widths=(4,))", like=TEACHER).freeze()
+    assert saved.architecture is not None
+    zskd.save_checkpoint(saved, zskd.Card(architecture=saved.architecture), "checkpoint")
+    given = {"shape": [1, 4, 4], "mean": [0.0], "class_names": ["0", "1", "2"]}
+    assert zskd.open_teacher("checkpoint", **given)[0].fingerprint() == saved.fingerprint()  # type: ignore[arg-type]
+    with pytest.raises(zskd.ZskdError, match="is a checkpoint with mean 0"):
+        zskd.open_teacher("checkpoint", mean=[0.5])  # type: ignore[arg-type]
+
+
+def test_a_teacher_goes_on_from_no_state_of_another_training(digits: zskd.Dataset) -> None:
+    spec = zskd.InputSpec(shape=tuple(digits.train.images.shape[1:]))
+
+    def trained(seed: int, rate: float, state: str | None) -> str:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(spec.shape[1] * spec.shape[2], 10))
+        config = zskd.FitConfig(steps=1200, batch_size=8, learning_rate=rate)
+        return zskd.train_teacher(
+            zskd.Classifier(module, spec=spec, class_names=digits.class_names),
+            digits,
+            config,
+            seed=seed,
+            state=state,
+        ).fingerprint()
+
+    first = trained(0, 1e-3, "state")
+    assert Path("state").is_file()
+    assert first == trained(0, 1e-3, None)
+    assert trained(1, 1e-3, "state") == trained(1, 1e-3, None) != first
+    assert trained(0, 1e-4, "state") == trained(0, 1e-4, None) != first
+
+
+def learner() -> nn.Module:
+    return zskd.student("mlp(widths=(4,))", like=TEACHER).module
+
+
+def test_a_student_learns_where_the_caller_has_switched_gradients_off(made: zskd.TransferSet) -> None:
+    usual = zskd.distill(TEACHER, learner(), made, SHORT)
+    with torch.no_grad():
+        assert zskd.distill(TEACHER, learner(), made, SHORT).fingerprint() == usual.fingerprint()
+        assert not torch.is_grad_enabled()
+
+
+def test_a_loss_of_a_notebook_which_has_no_file_trains(
+    made: zskd.TransferSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def own_loss(student: torch.Tensor, teacher: torch.Tensor, config: object) -> torch.Tensor:
+        return (student - teacher).square().mean()
+
+    own_loss.__module__ = "__main__"
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "own_loss", own_loss, raising=False)
+    monkeypatch.delattr(main, "__file__", raising=False)
+    config = replace(SHORT, loss="__main__:own_loss")
+    assert zskd.distill(TEACHER, learner(), made, config, state="state").class_names == ("0", "1", "2")

@@ -193,7 +193,7 @@ def code_sha256(target: str) -> str | None:
     home, file = (found.func if isinstance(found, partial) else found).__module__, target.rpartition(":")[0]
     # of two files with one name, only the last that was imported is among the modules
     own = file.endswith(".py") and home == Path(file).stem
-    source = file if own else sys.modules[home].__file__
+    source = file if own else getattr(sys.modules[home], "__file__", None)  # a notebook has none
     return sha256_file(Path(source)) if source else None
 
 

@@ -60,8 +60,9 @@ class InputSpec:
         Raises:
             ZskdError: a value is invalid.
         """
-        for name in ("shape", "mean", "std", "box"):  # lists would give other fingerprints
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("shape", "mean", "std", "box"):  # lists and NumPy numbers change fingerprints
+            own = (one.item() if hasattr(one, "item") else one for one in getattr(self, name))
+            object.__setattr__(self, name, tuple(own))
         if not all(abs(value) <= 1e6 for value in (*self.mean, *self.std)):  # also for NaN
             raise ZskdError("mean and std must be finite numbers of at most a million")
         if len(self.shape) != 3 or min(self.shape) < 1:
@@ -150,7 +151,7 @@ class Classifier(nn.Module):
                 classes=None if class_names is None else len(class_names),
                 named=head,
             )
-        self.class_names = class_names or tuple(map(str, range(self._reading.classes)))
+        self.class_names = tuple(class_names or map(str, range(self._reading.classes)))
         check_names(self.class_names, self._reading.classes)
 
     @property

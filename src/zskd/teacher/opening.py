@@ -182,7 +182,9 @@ def _check_given(source: str | Path, given: Given, card: StoredCard) -> None:
 
 def _each(value: Any, channels: int) -> Any:
     """Return a value that may be told once for all channels as if it had been told for each."""
-    return tuple(value) * channels if isinstance(value, tuple) and len(value) == 1 else value
+    if isinstance(value, list | tuple):
+        return tuple(value) * (channels if len(value) == 1 else 1)
+    return value
 
 
 def _typed(value: Any) -> str:

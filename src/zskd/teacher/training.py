@@ -7,9 +7,13 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from zskd.config.identity import plain
 from zskd.config.training import FitConfig
+from zskd.config.trust import code_hashes
 from zskd.core.device import read_every, to_device
+from zskd.core.files import sha256_json
 from zskd.core.progress import Progress
+from zskd.core.versions import versions
 from zskd.data.datasets import Dataset
 from zskd.models.class_names import check_classes
 from zskd.models.classifier import Classifier
@@ -35,7 +39,7 @@ def train_teacher(
         config: length, optimiser and schedule.
         seed: of order and dropout.
         state: file to save the state to and to resume from.
-        key: identifies this training in that file.
+        key: identifies this training in that file; absent: a hash of all that it is given.
         progress: receives every step.
 
     Returns:
@@ -50,6 +54,8 @@ def train_teacher(
     def prepare(rows: Tensor, _numbers: Generator) -> Batch:
         return to_device(split.images[rows], device), to_device(split.labels[rows], device)
 
+    if state is not None and not key:
+        key = _key(classifier, data, config, seed)
     last: Batch = ()
 
     def loss(batch: Batch) -> Tensor:
@@ -78,3 +84,20 @@ def train_teacher(
         progress=progress,
     )
     return classifier.freeze()
+
+
+def _key(classifier: Classifier, data: Dataset, config: FitConfig, seed: int) -> str:
+    """Return a hash of what a saved state must have in common with this training to be resumed."""
+    settings = plain(config)
+    return sha256_json(
+        {
+            "classifier": classifier.fingerprint(),
+            "data": data.fingerprint(),
+            "config": settings,
+            "code": code_hashes(settings),
+            "seed": seed,
+            "versions": versions(),
+            "device": classifier.device.type,
+            "rewrite": classifier.rewrite,
+        }
+    )

@@ -138,6 +138,7 @@ def fit(
         keep_global_rng(),
         counting() as tally,
         computing_in(config.precision),
+        torch.enable_grad(),
         sound_gradients(*trained.values()),
         progress.task(section, total, "steps", done=done) as task,
         closing(prepared(batches, range(done, total), helper)) as upcoming,
