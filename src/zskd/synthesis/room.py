@@ -1,4 +1,4 @@
-"""What making a set needs of a machine: memory, room on the disk, and processes. Its bytes stay the same."""
+"""What making a set needs of a machine: memory, disk and processes, which change none of its bytes."""
 
 from __future__ import annotations
 
