@@ -97,6 +97,7 @@ from .synthesis.methods.base import Method as Method
 from .synthesis.plan import PlanEntry as PlanEntry
 from .synthesis.similarity import class_similarity as class_similarity
 from .synthesis.similarity import concentration as concentration
+from .synthesis.sizes import made_spec as made_spec
 from .synthesis.spec import SetSpec as SetSpec
 from .synthesis.trace import Frame as Frame
 from .synthesis.trace import trace_impression as trace_impression

@@ -48,7 +48,14 @@ MEASURES: dict[str, Callable[[Any], object]] = {
     "agreement": lambda images: zskd.agreement(TEACHER, STUDENT, images),
     "check_student": lambda images: zskd.check_student(TEACHER, STUDENT, images, LABELS),
 }
-"""Functions that measure on images; `audit_student` takes the same way."""
+TAKEN: dict[str, Callable[[Any], object]] = {
+    "audit_student": lambda images: zskd.audit_student(None, STUDENT, images, images),
+    "export_onnx": lambda images: zskd.export_onnx(STUDENT, "a.onnx", images=images),
+    "export_pt2": lambda images: zskd.export_pt2(STUDENT, "a.pt2", images=images),
+    "export_torch": lambda images: zskd.export_torch(STUDENT, "folder", images=images),
+}
+"""Functions that are given images for something else, or more of them."""
+"""Functions that measure on images."""
 WRONG: dict[str, tuple[Any, str]] = {
     "bytes": ((IMAGES * 255).byte(), "are torch.uint8: give float pixels from 0 to 1"),
     "0 to 255": (IMAGES * 255, "and the network takes 0 to 1"),
@@ -58,7 +65,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+@pytest.mark.parametrize("measure", (MEASURES | TAKEN).values(), ids=MEASURES | TAKEN)
 @pytest.mark.parametrize(("images", "message"), WRONG.values(), ids=WRONG)
 def test_pixels_of_another_kind_are_refused(
     measure: Callable[[Any], object], images: object, message: str
@@ -74,6 +81,12 @@ def test_other_precisions_and_a_small_overshoot_are_taken(measure: Callable[[Any
         assert str(measure(images)) == str(measure(images.float()))
     assert str(measure(IMAGES.double())) == str(wanted)
     measure(1.6 * IMAGES - 0.3)
+
+
+def test_an_export_is_compared_on_at_least_one_image() -> None:
+    with pytest.raises(zskd.ZskdError, match="there are no images to compare on"):
+        zskd.export_pt2(STUDENT, "a.pt2", images=IMAGES[:0])
+    assert zskd.export_pt2(STUDENT, "a.pt2", images=IMAGES[:1].double()).pictures == 1
 
 
 def test_real_pixels_outside_of_a_narrow_box_are_taken() -> None:
@@ -106,6 +119,27 @@ def test_a_trace_that_is_not_there_is_refused(index: int, frames: int) -> None:
         zskd.trace_impression(TEACHER, SET, index, frames=frames)
     with pytest.raises(zskd.ZskdError, match="from 0 to 7" if frames == 8 else "give at least 2"):
         zskd.trace_impressions(TEACHER, SET, [1, index], frames=frames)
+
+
+def test_impressions_are_traced_by_the_spec_that_they_were_made_with() -> None:
+    asked = replace(
+        SET,
+        synthesis=zskd.SynthesisConfig(
+            steps=3,
+            batch_size=8,
+            tolerance=0.0,
+            noise_share=0.0,
+            learning_rate_search=3,
+            changes="by_teacher",
+            warp=zskd.WarpConfig(flip=0.5),
+        ),
+    )
+    images = zskd.build_transfer_set(TEACHER, asked, "asked")
+    with pytest.raises(zskd.ZskdError, match=r"give that of the finished set, made_spec"):
+        zskd.trace_impression(TEACHER, asked, 0)
+    spec = zskd.made_spec(images.manifest)
+    traces = zskd.trace_impressions(TEACHER, spec, range(8))
+    assert torch.equal(torch.stack([traces[k][-1].image for k in range(8)]), images.all_images())
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])
@@ -237,3 +271,44 @@ def test_a_loss_of_a_notebook_which_has_no_file_trains(
     monkeypatch.delattr(main, "__file__", raising=False)
     config = replace(SHORT, loss="__main__:own_loss")
     assert zskd.distill(TEACHER, learner(), made, config, state="state").class_names == ("0", "1", "2")
+
+
+def test_a_student_of_distill_is_saved_with_the_architecture_of_its_network(made: zskd.TransferSet) -> None:
+    own = zskd.student("mlp(widths=(4,))", like=TEACHER)
+    assert own.architecture is not None
+    trained = zskd.distill(TEACHER, own.module, made, SHORT)
+    zskd.save_checkpoint(trained, zskd.Card(architecture=own.architecture), "student")
+    assert zskd.load_checkpoint("student")[0].fingerprint() == trained.fingerprint()
+
+
+def test_a_teacher_that_cannot_learn_or_takes_other_images_is_not_trained(digits: zskd.Dataset) -> None:
+    spec = zskd.InputSpec(shape=tuple(digits.train.images.shape[1:]))
+    pixels = spec.shape[1] * spec.shape[2]
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 10))
+    frozen = zskd.Classifier(flat, spec=spec, class_names=digits.class_names).freeze()
+    with pytest.raises(zskd.ZskdError, match=r"frozen: call classifier\.requires_grad_\(\)"):
+        zskd.train_teacher(frozen, digits, zskd.FitConfig(steps=1), seed=0)
+    wide = zskd.InputSpec(shape=(1, 2 * spec.shape[1], spec.shape[2]))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(2 * pixels, 10))
+    taller = zskd.Classifier(other, spec=wide, class_names=digits.class_names)
+    with pytest.raises(zskd.ZskdError, match="give images of that shape"):
+        zskd.train_teacher(taller, digits, zskd.FitConfig(steps=1), seed=0)
+
+
+def test_integers_of_numpy_are_seeds_and_settings(made: zskd.TransferSet) -> None:
+    spec = replace(SET, seed=np.int64(0), count=np.int32(8))
+    assert spec == SET
+    assert zskd.build_transfer_set(TEACHER, spec, "again").fingerprint() == made.fingerprint()
+    usual = zskd.distill(TEACHER, learner(), made, SHORT, seed=3)
+    given = zskd.distill(TEACHER, learner(), made, SHORT, seed=np.int64(3), state="state")  # type: ignore[arg-type]
+    assert given.fingerprint() == usual.fingerprint()
+    assert zskd.numpy_stream(np.int64(3), "a", 0).random() == zskd.numpy_stream(3, "a", 0).random()  # type: ignore[arg-type]
+
+
+def test_another_default_precision_of_torch_is_told() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(zskd.ZskdError, match=r"torch\.float64 by default, .*set_default_dtype"):
+            network(0)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -123,8 +123,7 @@ def show_filmstrip(
     from zskd.models.checkpoint import load_checkpoint
     from zskd.run.page import trace_figure
     from zskd.synthesis.build import hashes_of
-    from zskd.synthesis.sizes import as_made
-    from zskd.synthesis.spec import read_spec
+    from zskd.synthesis.sizes import made_spec
     from zskd.teacher.opening import check_model
     from zskd.transfer_set.manifest import read_manifest
 
@@ -134,7 +133,7 @@ def show_filmstrip(
     manifest = read_manifest(transfer_set)
     if manifest.teacher_sha256 != classifier.fingerprint():
         raise ZskdError(f"{transfer_set} was made with another teacher: name the folder of its teacher")
-    spec = as_made(read_spec(manifest.spec, trusted=trust), manifest.resolved)
+    spec = made_spec(manifest, trusted=trust)
     now, kept = hashes_of(spec), manifest.code or {}
     if now.get("files", {}) != (manifest.files or {}):
         raise ZskdError(f"{transfer_set} was made with another student than its settings name: make it again")

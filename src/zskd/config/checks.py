@@ -73,6 +73,8 @@ class Config:
             ZskdError: the value does not fit the type.
         """
         hint = _hints(cls)[name]  # type: ignore[arg-type]
+        if getattr(value, "ndim", None) == 0:
+            value = value.item()  # a number of NumPy or torch
         if isinstance(hint, type) and issubclass(hint, Config):
             if not isinstance(value, Mapping | hint):
                 raise ZskdError(f"{cls.option(name)} is a group of settings, not {short(value)}")

@@ -30,7 +30,7 @@ def numpy_stream(seed: int, purpose: str, index: int) -> np.random.Generator:
         purpose: use of the numbers ("targets", "start", …).
         index: at least 0.
     """
-    key = np.array([seed & ((1 << 64) - 1), _purpose_key(purpose)], dtype=np.uint64)
+    key = np.array([int(seed) & ((1 << 64) - 1), _purpose_key(purpose)], dtype=np.uint64)
     counter = np.array([0, 0, 0, index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 

@@ -22,7 +22,7 @@ from zskd.models.factory import (
 )
 from zskd.models.families import fallback
 from zskd.models.libraries.onnx import ConvertedOnnx, OnnxNetwork
-from zskd.models.modes import let_learn
+from zskd.models.modes import check_learns, let_learn
 from zskd.models.narrow.changes import apply_changes, initialise_all
 from zskd.models.narrow.copies import copy_teacher, read_as
 from zskd.models.narrow.plan import CannotCut
@@ -127,22 +127,9 @@ def fresh_student(architecture: Architecture, teacher: Classifier, seed: int) ->
         raise ZskdError(
             f"the student has {own} classes and its teacher {teacher.classes}: choose another --student"
         ) from None
-    check_learns(module)
+    check_learns(module, "student")
     student.architecture = architecture
     return student
-
-
-def check_learns(network: nn.Module) -> None:
-    """Refuse a network to be trained of which nothing can learn.
-
-    Raises:
-        ZskdError: all its weights are frozen.
-    """
-    if not any(value.requires_grad for value in network.parameters()):
-        raise ZskdError(
-            "all weights of the student are frozen: call student.requires_grad_(), or leave out what freezes "
-            "them"
-        )
 
 
 def student(name: str, *, like: Classifier, seed: int = 0) -> Classifier:

@@ -29,7 +29,7 @@ from zskd.core.progress import Progress, readable_bytes
 from zskd.core.ranks import ALONE, Ranks
 from zskd.core.rng import torch_stream
 from zskd.core.versions import versions
-from zskd.distillation.architecture import check_learns, copy_student
+from zskd.distillation.architecture import copy_student
 from zskd.distillation.batch_norm import Statistics
 from zskd.distillation.batches import DistillationBatches
 from zskd.distillation.compiling import Compiling
@@ -40,7 +40,7 @@ from zskd.distillation.objective import Objective
 from zskd.distillation.order import in_windows, order_of
 from zskd.distillation.room import check_memory, reading
 from zskd.models.classifier import Classifier
-from zskd.models.modes import frozen
+from zskd.models.modes import check_learns, frozen
 from zskd.training.loop import fit
 from zskd.transfer_set.dataset import TransferSet
 
@@ -90,7 +90,9 @@ def distill(
         progress: reports every step.
 
     Returns:
-        The trained copy, frozen. To train it further, give `student.module.requires_grad_()`.
+        The trained copy, frozen. To train it further, give `student.module.requires_grad_()`. To save that of
+        a `network = zskd.student(…)`, give `Card(architecture=network.architecture)` to `save_checkpoint`;
+        `build_student` does all of this.
 
     Raises:
         ZskdError: images, classes or inputs do not fit, no features of the networks can be paired, all
@@ -111,7 +113,7 @@ def distill(
     )
     classifier = copy_student(teacher, student)
     ranks.copy_first(classifier.module)
-    check_learns(classifier.module)
+    check_learns(classifier.module, "student")
     features = pair_features(teacher, classifier, config.features, seed=seed)
     check_memory(classifier, config, features, ranks)
     if transfer_set is not None:
@@ -296,7 +298,7 @@ def _key(
             "student": [[name, list(value.shape)] for name, value in student.module.state_dict().items()],
             "begins_as": begins_as or student.fingerprint(),
             "config": plain(replace(config, images="auto")),
-            "seed": seed,
+            "seed": int(seed),
             "versions": versions(),
             "device": teacher.device.type,
             "rewrite": teacher.rewrite,

@@ -20,7 +20,7 @@ from zskd.core.artefact import Artefact, Fraction
 from zskd.core.errors import ZskdError
 from zskd.core.types import Labels, Logits, OfOneBatch
 from zskd.evaluation.membership import MembershipTest, Of, separation, tests_of_networks
-from zskd.evaluation.metrics import check_alike, checked_labels, logits_of
+from zskd.evaluation.metrics import check_alike, checked_images, checked_labels, logits_of
 from zskd.evaluation.nearest import PIXELS, NearestImpressions
 from zskd.evaluation.statistics import holm
 from zskd.models.classifier import Classifier
@@ -143,14 +143,15 @@ def audit_student(
         transfer_set: of the student.
 
     Raises:
-        ZskdError: a network has other classes or another input shape than the student, labels do not fit,
-            there are too few images, or an output is not finite.
+        ZskdError: a network has other classes or another input shape than the student, images or labels do
+            not fit, there are too few images, or an output is not finite.
     """
     networks = {"teacher": teacher, "student": student, "reference": reference}
     given = {name: one for name, one in networks.items() if one is not None}
     for name, one in given.items():
         check_alike(name, (one.class_names, one.spec.shape), (student.class_names, student.spec.shape))
     asked: dict[str, Network] = {name: partial(logits_of, one) for name, one in given.items()}
+    members, others = (checked_images(images, student.spec) for images in (members, others))
     _check_counts(len(members), len(others))
     near = None if transfer_set is None else NearestImpressions(transfer_set, teacher, student.spec.shape)
     of_members, of_others = (show(torch.split(images, _BATCH), asked, near) for images in (members, others))

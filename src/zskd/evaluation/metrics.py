@@ -15,6 +15,7 @@ from zskd.models.class_names import misplaced
 from zskd.models.classifier import Classifier, InputSpec
 from zskd.models.many_images import logits_in_parts
 from zskd.models.modes import frozen
+from zskd.models.preparation import check_image_shape
 
 _BATCH = 500
 """Images per forward pass, fewer of large ones."""
@@ -49,7 +50,7 @@ def logits_of(classifier: Classifier, images: Images) -> Logits:
     Raises:
         ZskdError: the images have another shape than the classifier's input, or pixels of another kind.
     """
-    images = _checked_images(images, classifier.spec)
+    images = checked_images(images, classifier.spec)
     with frozen(classifier):
         logits = logits_in_parts(classifier, images, _BATCH).cpu()
     if bool(torch.isnan(logits).any()):
@@ -57,8 +58,12 @@ def logits_of(classifier: Classifier, images: Images) -> Logits:
     return logits
 
 
-def _checked_images(images: object, spec: InputSpec) -> Images:
-    """Return images in single precision.
+def checked_images(images: object, spec: InputSpec) -> Images:
+    """Return images (N, C, H, W) in single precision.
+
+    Args:
+        images: what is given as images.
+        spec: of the network that is to see them.
 
     Raises:
         ZskdError: they are no tensor of the shape of the spec, or their pixels are far from its box.
@@ -67,11 +72,7 @@ def _checked_images(images: object, spec: InputSpec) -> Images:
         raise ZskdError(
             f"the images are a {type(images).__name__}: give a float tensor, as torch.from_numpy(x).float()"
         )
-    if tuple(images.shape[1:]) != spec.shape:
-        raise ZskdError(
-            f"the images are {tuple(images.shape[1:])}, and the network takes {spec.shape}: "
-            "give images of that shape"
-        )
+    check_image_shape(images, spec.shape)
     box = f"{spec.box[0]:g} to {spec.box[1]:g}"
     if not images.is_floating_point():
         raise ZskdError(f"the images are {images.dtype}: give float pixels from {box}")

@@ -14,6 +14,7 @@ from zskd.core.rng import numpy_stream
 from zskd.core.types import Images, Logits
 from zskd.data.drawn import draw_start_images
 from zskd.evaluation.gain import Run
+from zskd.evaluation.metrics import checked_images
 from zskd.models.classifier import Classifier
 from zskd.models.modes import frozen
 from zskd.transfer_set.dataset import TransferSet
@@ -61,20 +62,25 @@ def check_ending(path: str | Path, ending: str) -> Path:
     return path
 
 
-def check_pictures(classifier: Classifier, transfer_set: TransferSet | None = None) -> Images:
-    """Return pictures to compare on (N, C, H, W): the first of a set, or random shapes.
+def check_pictures(classifier: Classifier, given: Images | TransferSet | None = None) -> Images:
+    """Return pictures to compare on (N, C, H, W): those given, the first of a set, or random shapes.
 
     Args:
         classifier: tells shape and box.
-        transfer_set: None: random shapes.
+        given: images in [0, 1], or a set; None: random shapes.
 
     Raises:
-        ZskdError: the images of the set have another shape.
+        ZskdError: the images have another shape or pixels of another kind, or there are none.
     """
     count = _LARGE_PICTURES if is_large(classifier.spec.shape) else _PICTURES
-    if transfer_set is not None:
-        check_shape(classifier, transfer_set)
-        return transfer_set.images(torch.arange(min(count, len(transfer_set))))
+    if isinstance(given, TransferSet):
+        check_shape(classifier, given)
+        return given.images(torch.arange(min(count, len(given))))
+    if given is not None:
+        images = checked_images(given, classifier.spec).cpu()
+        if not len(images):
+            raise ZskdError("there are no images to compare on: give some, or leave images out")
+        return images
     streams = [numpy_stream(0, "export", number) for number in range(count)]
     return draw_start_images("shapes", streams, classifier.spec.shape, classifier.spec.box, option="shapes")
 

@@ -41,8 +41,8 @@ def export_torch(
         ZskdError: the folder is not empty or cannot be written, the network cannot be exported or has an
             operation that is none of torch itself, or the folder's logits differ by more than rounding.
     """
+    pictures = check_pictures(classifier, images)
     source = read_source(record(classifier))
-    pictures = check_pictures(classifier) if images is None else images
     with whole_folder(Path(folder)) as temporary:
         write_network(source, Description.of(classifier), title, temporary)
         read = runpy.run_path(str(temporary / MODEL))["load"]()

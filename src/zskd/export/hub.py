@@ -58,9 +58,9 @@ def export_hf(
     Raises:
         ZskdError: as `export_torch` does.
     """
+    pictures = check_pictures(classifier, images)
     source = read_source(record(classifier))
     description, title = Description.of(classifier), plain_title(card.architecture)
-    pictures = check_pictures(classifier) if images is None else images
     with whole_folder(Path(folder)) as temporary:
         write_network(source, description, title, temporary)
         _write_config(classifier, card, temporary / CONFIG)

@@ -39,8 +39,8 @@ def export_onnx(classifier: Classifier, path: str | Path, *, images: Images | No
             network cannot be exported, or the file's logits differ by more than rounding.
     """
     path = check_ending(path, ENDING)
+    pictures = check_pictures(classifier, images)
     model = onnx_model(classifier)
-    pictures = check_pictures(classifier) if images is None else images
     comparison = compare(ExportedNetwork(model), classifier, pictures, what=str(path))
     with whole_file(path) as temporary:
         temporary.write_bytes(model)

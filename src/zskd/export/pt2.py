@@ -38,8 +38,8 @@ def export_pt2(classifier: Classifier, path: str | Path, *, images: Images | Non
             file's logits differ by more than rounding.
     """
     path = check_ending(path, _ENDING)
+    pictures = check_pictures(classifier, images)
     program = record(classifier)
-    pictures = check_pictures(classifier) if images is None else images
     description = Description.of(classifier).model_dump_json(exclude_unset=True)
     archive = io.BytesIO()  # a file's name would become a part of it
     with quiet():

@@ -17,6 +17,7 @@ from zskd.core.reading import one_line_errors, opened
 from zskd.core.types import Images, Logits
 from zskd.models.checkpoint import Number
 from zskd.models.classifier import Classifier
+from zskd.models.preparation import check_image_shape
 
 INPUT, OUTPUT = "images", "logits"
 """Names of the input and the output of an exported network."""
@@ -102,11 +103,7 @@ class ExportedNetwork:
         Raises:
             ZskdError: the images have another shape.
         """
-        if tuple(images.shape[1:]) != self.shape:
-            raise ZskdError(
-                f"the images are {tuple(images.shape[1:])}, and the network takes {self.shape}: give images "
-                "of that shape"
-            )
+        check_image_shape(images, self.shape)
         (logits,) = self._session.run([OUTPUT], {INPUT: images.cpu().contiguous().numpy()})
         return torch.from_numpy(logits)
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from zskd.core.errors import ZskdError
+
 
 @contextmanager
 def by_plain_operations() -> Iterator[None]:
@@ -59,6 +61,23 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
             layer.training = mode
         for value, before in parameters.items():
             value.requires_grad_(before)
+
+
+def check_learns(network: nn.Module, name: str) -> None:
+    """Refuse a network to be trained of which nothing can learn.
+
+    Args:
+        network: whose `requires_grad` are looked at.
+        name: "student", for the message.
+
+    Raises:
+        ZskdError: all its weights are frozen.
+    """
+    if not any(value.requires_grad for value in network.parameters()):
+        raise ZskdError(
+            f"all weights of the {name} are frozen: call {name}.requires_grad_(), or leave out what freezes "
+            "them"
+        )
 
 
 def let_learn(network: nn.Module) -> nn.Module:

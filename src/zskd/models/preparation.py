@@ -88,6 +88,19 @@ def check_sizes(module: object) -> None:
             )
 
 
+def check_image_shape(images: Tensor, shape: tuple[int, int, int]) -> None:
+    """Check that images (N, C, H, W) have the shape (C, H, W) that a network takes.
+
+    Raises:
+        ZskdError: they have another one.
+    """
+    if tuple(images.shape[1:]) != shape:
+        raise ZskdError(
+            f"the images are {tuple(images.shape[1:])}, and the network takes {shape}: give images of that "
+            "shape"
+        )
+
+
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """Return the weights and buffers of a network by name.
 
@@ -107,8 +120,14 @@ def in_single_precision(module: nn.Module) -> nn.Module:
     """Return the module itself, converted to float32.
 
     Raises:
-        ZskdError: a weight is too large for it, or has no size or no values yet.
+        ZskdError: a weight is too large for it, or has no size or no values yet, or torch makes tensors of
+            another precision by default.
     """
+    if torch.get_default_dtype() != torch.float32:
+        raise ZskdError(
+            f"torch makes {torch.get_default_dtype()} by default, and networks run in float32 here: call "
+            "torch.set_default_dtype(torch.float32)"
+        )
     check_sizes(module)
     module = runnable(module)
     tensors = (*module.named_parameters(), *module.named_buffers())

@@ -22,8 +22,8 @@ from zskd.report.page import write_page
 from zskd.run.metrics import METRICS, RunMetrics, read_metrics
 from zskd.run.similarity import shows_similarity
 from zskd.synthesis.similarity import class_similarity
-from zskd.synthesis.sizes import as_made
-from zskd.synthesis.spec import SetSpec, read_spec
+from zskd.synthesis.sizes import made_spec
+from zskd.synthesis.spec import SetSpec
 from zskd.teacher.opening import check_model
 from zskd.training.curve import Curve, read_curve
 from zskd.transfer_set.dataset import TransferSet
@@ -136,7 +136,7 @@ def read_run(
 def _spec(images: TransferSet, trust: Collection[str], missing: list[str]) -> SetSpec | None:
     """Return how the set was made; None where its images cannot be made again."""
     try:
-        return as_made(read_spec(images.manifest.spec, trusted=trust), images.manifest.resolved)
+        return made_spec(images.manifest, trusted=trust)
     except ZskdError as error:
         missing.append(f"There are no filmstrips: {error}.")
         return None

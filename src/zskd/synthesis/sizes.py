@@ -6,7 +6,7 @@ A set's bytes depend on the batch, so it is chosen before anything is made and k
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from zskd.core.memory import at_once, available_memory, is_large
 from zskd.core.progress import readable_bytes
 from zskd.models.classifier import Classifier
 from zskd.synthesis.room import SHARE, bytes_of_each, lane_bytes
-from zskd.synthesis.spec import SetSpec
-from zskd.transfer_set.manifest import MANIFEST, Resolved, ShardEntry, read_manifest
+from zskd.synthesis.spec import SetSpec, read_spec
+from zskd.transfer_set.manifest import MANIFEST, Manifest, Resolved, ShardEntry, read_manifest
 from zskd.transfer_set.shard import Shard
 
 _LITTLE = 0.125
@@ -65,6 +65,19 @@ def fit_spec(teacher: Classifier, spec: SetSpec, folder: Path | None = None) -> 
             f"{lower}"
         )
     return spec
+
+
+def made_spec(manifest: Manifest, *, trusted: Collection[str] = ()) -> SetSpec:
+    """Return the spec that a set was made with, nothing left to ask the teacher: to trace its impressions.
+
+    Args:
+        manifest: of the set.
+        trusted: the user's code that may run if the manifest names it; no other code is imported.
+
+    Raises:
+        ZskdError: the set was not synthesised, or its settings are damaged or name code that is not trusted.
+    """
+    return as_made(read_spec(manifest.spec, trusted=trusted), manifest.resolved)
 
 
 def as_made(spec: SetSpec, resolved: Resolved | None) -> SetSpec:

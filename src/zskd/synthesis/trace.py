@@ -81,7 +81,8 @@ def trace_impressions(
 
     Args:
         teacher: used in evaluation mode; left as it is.
-        spec: of the set that the impressions belong to, as it was made (`zskd.synthesis.sizes.as_made`).
+        spec: of the set that the impressions belong to, as it was made: of a stored set
+            `made_spec(transfer_set.manifest)`.
         indices: positions of images of one shard in the set, dropped images counted; those that stay noise
             have no trace.
         frames: number of frames, at least 2; fewer are returned if there are fewer steps.
@@ -91,8 +92,8 @@ def trace_impressions(
         Traces by index.
 
     Raises:
-        ZskdError: the set's images are not optimised, the method makes them in its own way, an index is not
-            in the set, or there are fewer than 2 frames.
+        ZskdError: the set's images are not optimised, the method makes them in its own way, the spec leaves
+            something to ask the teacher, an index is not in the set, or there are fewer than 2 frames.
     """
     _check(spec, indices, frames)
     wanted = [index for index in indices if entry_of(teacher, spec, index).optimised]
@@ -152,6 +153,11 @@ def _check(spec: SetSpec, indices: Sequence[int], frames: int) -> None:
     if not spec.own_method.by_objective:
         raise ZskdError(
             f"images of --method {spec.method} take no steps towards a target: give a set of another method"
+        )
+    if spec.searches_rate or spec.asks_about_flips:
+        raise ZskdError(
+            "this spec leaves the learning rate or flips to the teacher's answers: give that of the finished "
+            "set, made_spec(transfer_set.manifest)"
         )
     for index in indices:
         if not 0 <= index < spec.count:

@@ -17,6 +17,8 @@ from zskd.core.versions import versions
 from zskd.data.datasets import Dataset
 from zskd.models.class_names import check_classes
 from zskd.models.classifier import Classifier
+from zskd.models.modes import check_learns
+from zskd.models.preparation import check_image_shape
 from zskd.training.batches import Batch
 from zskd.training.loop import fit, percent_of_class
 
@@ -46,9 +48,12 @@ def train_teacher(
         The classifier, frozen.
 
     Raises:
-        ZskdError: classifier and data have different classes, or the loss diverges.
+        ZskdError: classifier and data have different classes or shapes, all weights are frozen, or the loss
+            diverges.
     """
     check_classes(classifier.class_names, data.class_names)
+    check_image_shape(data.train.images, classifier.spec.shape)
+    check_learns(classifier, "classifier")
     split, device = data.train, classifier.device
 
     def prepare(rows: Tensor, _numbers: Generator) -> Batch:
@@ -95,7 +100,7 @@ def _key(classifier: Classifier, data: Dataset, config: FitConfig, seed: int) ->
             "data": data.fingerprint(),
             "config": settings,
             "code": code_hashes(settings),
-            "seed": seed,
+            "seed": int(seed),
             "versions": versions(),
             "device": classifier.device.type,
             "rewrite": classifier.rewrite,
