@@ -87,6 +87,54 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+SAME = replace(
+    QUICK,
+    augment=AugmentConfig(),
+    batch_norm="again",
+    generator=GeneratorConfig(share=1.0, method="zskt", student_steps=7, same=True, latent=4, width=3),
+)
+"""All student's batches after a step of the generator have the same images; at the end, running statistics of
+the generator's batch-norm make those that the student's are taken on."""
+
+
+def test_images_that_several_batches_get_are_made_once(
+    teacher: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    forward = Generator.forward
+
+    def counted(generator: Generator, *inputs: Tensor) -> Tensor:
+        made.append(len(inputs[0]))
+        return forward(generator, *inputs)
+
+    monkeypatch.setattr(Generator, "forward", counted)
+    student = Classifier(network(2, 2), spec=SPEC)
+    method = make_generator_method("zskt", {})
+    generator = AdversarialGenerator(teacher, student, method, SAME.generator, seed=0, steps=14)
+    batches = [generator.images(8) for _ in range(14)]
+    assert made == [8] * 4  # twice for the generator's step, and twice for the student
+    assert all(torch.equal(one, batches[k // 7 * 7]) for k, one in enumerate(batches))
+    assert not torch.equal(batches[0], batches[7])
+
+
+def test_a_training_that_stops_between_batches_of_the_same_images_ends_in_the_same_student(
+    teacher: Classifier, tmp_path: Path
+) -> None:
+    whole = weights(teacher, SAME)
+    with pytest.raises(Stopped):  # saved at 20, in the third turn
+        weights(teacher, SAME, state=tmp_path / "state", progress=StopAt(25))
+    assert same(weights(teacher, SAME, state=tmp_path / "state"), whole)
+
+
+def test_a_student_that_the_loss_does_not_read_is_not_run_for_the_generator(teacher: Classifier) -> None:
+    student = Classifier(network(2, 2), spec=SPEC).train()
+    before = {name: value.clone() for name, value in student.module.named_buffers()}
+    images = torch.rand(8, 1, 8, 8, requires_grad=True)
+    loss = DAFL().loss_on(teacher, student, images)
+    assert loss.equal(DAFL().loss_on(teacher, None, images))
+    assert all(value.equal(before[name]) for name, value in student.module.named_buffers())
+
+
 @pytest.mark.parametrize("method", list(GENERATOR_METHODS))
 def test_an_interrupted_training_resumes_with_average_statistics_and_pool(
     teacher: Classifier, tmp_path: Path, method: str

@@ -57,6 +57,9 @@ class GeneratorMethod(Config, ABC):
     reads_statistics: ClassVar[bool] = False
     """Whether `loss` reads `batch.statistics`, which cost less than the inputs of all layers."""
 
+    reads_student: ClassVar[bool] = True
+    """Whether `loss` reads `batch.student`; if not, that is the teacher's, and the student does not run."""
+
     @abstractmethod
     def loss(self, batch: GeneratorBatch) -> Tensor:
         """Return what the generator minimises, a scalar."""
@@ -97,7 +100,7 @@ class GeneratorMethod(Config, ABC):
         Raises:
             ZskdError: the method reads statistics of batch-norm, and no such layer of the teacher runs.
         """
-        of_student = None if student is None else observe(student, images)
+        of_student = observe(student, images) if student is not None and self.reads_student else None
         with ExitStack() as reading:
             found: list[BatchStatistics] = []
             if self.reads_statistics:

@@ -7,7 +7,7 @@ MNIST program is in recipes/presets/dafl.yaml; docs/methods/dafl.md lists what d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +20,8 @@ from zskd.distillation.adversarial.terms import balance
 @dataclass(frozen=True, kw_only=True)
 class DAFL(GeneratorMethod):
     """One-hot loss, activation loss and information entropy; the student is not read."""
+
+    reads_student: ClassVar[bool] = False
 
     one_hot: float = 1.0
     """Weight of the cross-entropy with the class that the teacher predicts."""

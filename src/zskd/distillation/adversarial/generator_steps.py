@@ -93,6 +93,8 @@ class AdversarialGenerator:
         self._shown = copy.deepcopy(self._generator) if config.average else self._generator
         self._statistics = Statistics(teacher, config.momentum).to(teacher.device)
         self._pool = ImagePool(config.pool, spec.shape, spec.box) if config.pool else None
+        self._kept: Images | None = None
+        """The student's new images since the generator's last step, where all its batches get the same."""
         self._rows = torch.empty(0, dtype=torch.int64)
         """Rows in the pool of the first images of the last batch."""
 
@@ -125,11 +127,16 @@ class AdversarialGenerator:
         if since == 0:
             self._train(own_step, count)
         self._generator.turn += 1
-        whose, index = ("own", own_step) if self._config.same else ("student's", step)
+
+        def new_images(many: int) -> Images:
+            if self._config.same:
+                return self._same_images(own_step, many, first=since == 0)
+            return self._new_images("student's", step, many)
+
         if self._pool is None:
-            return self._new_images(whose, index, count)
+            return new_images(count)
         again = self._pool.draw(round(self._config.replay * count), torch_stream(self._seed, "replay", step))
-        new = self._new_images(whose, index, count - len(again))
+        new = new_images(count - len(again))
         images = torch.cat([to_device(self._pool.read(again), new.device), new])
         self._rows = torch.cat([again, self._pool.add(new, again)])
         return images
@@ -158,6 +165,20 @@ class AdversarialGenerator:
         parts = [torch.split(one, size) for one in inputs if one is not None]
         with in_mode(self._shown, training=False), torch.no_grad():
             return torch.cat([self._shown(*part) for part in zip(*parts, strict=True)])
+
+    def _same_images(self, own_step: int, count: int, *, first: bool) -> Images:
+        """Return the images that all batches after a step of the generator get (count, C, H, W): made once.
+
+        A resumed training makes them again; the generator's running statistics move the first time only.
+        """
+        if not first and self._kept is not None and len(self._kept) == count:
+            return self._kept
+        before = [value.clone() for value in self._shown.buffers()]
+        self._kept = self._new_images("own", own_step, count)
+        if not first:
+            for value, earlier in zip(self._shown.buffers(), before, strict=True):
+                value.copy_(earlier)
+        return self._kept
 
     def _new_images(self, whose: str, index: int, count: int) -> Images:
         if not count:
