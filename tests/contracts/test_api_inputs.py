@@ -48,6 +48,7 @@ MEASURES: dict[str, Callable[[Any], object]] = {
     "agreement": lambda images: zskd.agreement(TEACHER, STUDENT, images),
     "check_student": lambda images: zskd.check_student(TEACHER, STUDENT, images, LABELS),
 }
+"""Functions that measure on images."""
 TAKEN: dict[str, Callable[[Any], object]] = {
     "audit_student": lambda images: zskd.audit_student(None, STUDENT, images, images),
     "export_onnx": lambda images: zskd.export_onnx(STUDENT, "a.onnx", images=images),
@@ -55,7 +56,6 @@ TAKEN: dict[str, Callable[[Any], object]] = {
     "export_torch": lambda images: zskd.export_torch(STUDENT, "folder", images=images),
 }
 """Functions that are given images for something else, or more of them."""
-"""Functions that measure on images."""
 WRONG: dict[str, tuple[Any, str]] = {
     "bytes": ((IMAGES * 255).byte(), "are torch.uint8: give float pixels from 0 to 1"),
     "0 to 255": (IMAGES * 255, "and the network takes 0 to 1"),

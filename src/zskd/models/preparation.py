@@ -1,4 +1,7 @@
-"""What is done to a network before it is run: it is copied, in float32, in the faster memory layout."""
+"""What is done before a network is run: it is copied, in float32, in the faster memory layout.
+
+Sizes of its layers and of its images are checked.
+"""
 
 from __future__ import annotations
 

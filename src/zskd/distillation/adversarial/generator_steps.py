@@ -173,11 +173,10 @@ class AdversarialGenerator:
         """
         if not first and self._kept is not None and len(self._kept) == count:
             return self._kept
-        before = [value.clone() for value in self._shown.buffers()]
+        restored = [] if first else [(value, value.clone()) for value in self._shown.buffers()]
         self._kept = self._new_images("own", own_step, count)
-        if not first:
-            for value, earlier in zip(self._shown.buffers(), before, strict=True):
-                value.copy_(earlier)
+        for value, before in restored:
+            value.copy_(before)
         return self._kept
 
     def _new_images(self, whose: str, index: int, count: int) -> Images:
